@@ -1,0 +1,2 @@
+//! razorfs.
+fn main() {}

@@ -1,0 +1,2 @@
+//! razorfsck.
+fn main() {}

@@ -1,0 +1,2 @@
+//! razorfsd.
+fn main() {}

@@ -1,0 +1,70 @@
+//! The disk under the store: files, or a simulated disk that loses power.
+//!
+//! What a disk may do: a write not followed by a completed flush may survive wholly, in part (any
+//! subset of its 512-byte sectors) or not at all, independently of any other; a flush makes every
+//! write completed before it durable; any call may fail. Imports nothing of razorfs.
+
+use std::io;
+use std::sync::Arc;
+
+/// The unit in which a write can be torn.
+pub const SECTOR_BYTES: usize = 512;
+
+/// One file or block device of a store. All calls take `&self` and may come from any thread.
+pub trait Disk: Send + Sync {
+    /// Reads exactly `buf.len()` bytes at `offset`.
+    ///
+    /// # Errors
+    /// A media error, or `UnexpectedEof` when the range ends beyond [`Disk::len_bytes`].
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`, growing the file when it ends beyond its length. Durable
+    /// only after a later [`Disk::flush`].
+    ///
+    /// # Errors
+    /// A media error or `StorageFull`; what was written then is unknown.
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+
+    /// Makes every completed write durable (and the length, where it grew).
+    ///
+    /// # Errors
+    /// After an error nothing that was not durable before may ever be taken for durable.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Reserves space so that writes within `offset..offset + len` will not fail for want of it,
+    /// and grows the file to hold it. Reads of reserved, unwritten space give zeros.
+    ///
+    /// # Errors
+    /// `StorageFull` when the space is not there; nothing has changed then.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Gives the range's space back; reads of it give zeros afterwards. Only a hint.
+    ///
+    /// # Errors
+    /// A media error.
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+
+    /// Space in bytes still available for growth, by what the medium says now.
+    ///
+    /// # Errors
+    /// When the medium does not answer.
+    fn available_bytes(&self) -> io::Result<u64>;
+}
+
+/// The disks of one store.
+#[derive(Clone)]
+pub struct Media {
+    /// The superblock file.
+    pub superblock: Arc<dyn Disk>,
+    /// Tree pages.
+    pub nodes: Arc<dyn Disk>,
+    /// Interned names.
+    pub strings: Arc<dyn Disk>,
+    /// File content.
+    pub chunks: Arc<dyn Disk>,
+    /// The write-ahead log.
+    pub wal: Arc<dyn Disk>,
+}

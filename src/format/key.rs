@@ -1,0 +1,184 @@
+//! Keys of the trees: byte strings that sort in the order of what they name.
+//!
+//! In a dataset's tree every key begins with an inode number and a kind, so that what belongs to an
+//! inode lies together, and inodes stay apart from the dentries that name them.
+
+use super::FormatError;
+use super::id::{ChunkId, DatasetId, Ino};
+
+/// A key: at most [`KEY_MAX`] bytes.
+pub type Key = Vec<u8>;
+
+/// The longest key in bytes: an xattr name of 255 bytes with its inode, kind and fragment number.
+pub const KEY_MAX: usize = 8 + 1 + 1 + 255 + 2;
+
+/// The longest value in bytes that fits beside the longest key, four cells to a 4 KiB page.
+pub const VALUE_MAX: usize = 704;
+
+/// Which tree of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TreeId {
+    /// Datasets and snapshots: [`dataset`] keys.
+    Datasets,
+    /// Chunk records by [`ChunkId`]: [`chunk`] keys.
+    Chunks,
+    /// Chunk ids by BLAKE3 hash, for datasets with deduplication.
+    ChunkHashes,
+    /// Free ranges of chunks.dat by start: [`u64_key`] of the first unit -> length in units (u64 LE).
+    FreeByStart,
+    /// Free ranges of chunks.dat by size: [`free_by_size`] keys -> empty.
+    FreeBySize,
+    /// Ranges of chunks.dat freed but not yet reusable: [`u64_key`] of the first unit ->
+    /// [`super::record::PendingFree`].
+    FreePending,
+    /// Interned names by hash: see the store's strings module.
+    Names,
+    /// What snapshots alone keep alive.
+    DeadLists,
+    /// The tree of a dataset.
+    Fs(DatasetId),
+}
+
+/// Number of trees whose roots stand in the superblock (all but [`TreeId::Fs`]).
+pub const SYSTEM_TREES: usize = 8;
+
+impl TreeId {
+    /// The trees rooted in the superblock, in the order of their slots there.
+    pub const SYSTEM: [TreeId; SYSTEM_TREES] = [
+        TreeId::Datasets,
+        TreeId::Chunks,
+        TreeId::ChunkHashes,
+        TreeId::FreeByStart,
+        TreeId::FreeBySize,
+        TreeId::FreePending,
+        TreeId::Names,
+        TreeId::DeadLists,
+    ];
+}
+
+/// What a key of a dataset's tree names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`super::record::InodeRecord`].
+    Inode = 0x01,
+    /// A fragment of a symlink's target.
+    Symlink = 0x02,
+    /// Length and first bytes of an xattr's value; further fragments are [`Kind::XattrMore`].
+    Xattr = 0x10,
+    /// A further fragment of an xattr's value.
+    XattrMore = 0x11,
+    /// [`super::record::DentryRecord`] by cookie.
+    Dentry = 0x20,
+    /// [`super::record::ExtentRecord`] by the file offset of its first byte.
+    Extent = 0x30,
+    /// An unlinked inode that may still be open (below inode 0): empty value.
+    Orphan = 0x40,
+}
+
+fn head(ino: Ino, kind: Kind, capacity: usize) -> Key {
+    let mut key = Vec::with_capacity(9 + capacity);
+    key.extend_from_slice(&ino.0.to_be_bytes());
+    key.push(kind as u8);
+    key
+}
+
+fn with_u64(ino: Ino, kind: Kind, rest: u64) -> Key {
+    let mut key = head(ino, kind, 8);
+    key.extend_from_slice(&rest.to_be_bytes());
+    key
+}
+
+/// The key of an inode's record.
+#[must_use]
+pub fn inode(ino: Ino) -> Key {
+    head(ino, Kind::Inode, 0)
+}
+
+/// The key of fragment `index` of a symlink's target.
+#[must_use]
+pub fn symlink(ino: Ino, index: u16) -> Key {
+    let mut key = head(ino, Kind::Symlink, 2);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// The key of an xattr's first fragment. `name` has at most 255 bytes.
+#[must_use]
+pub fn xattr(ino: Ino, name: &[u8]) -> Key {
+    let mut key = head(ino, Kind::Xattr, name.len());
+    key.extend_from_slice(name);
+    key
+}
+
+/// The key of fragment `index` (from 1) of an xattr's value. The name's length stands before it, so
+/// that no name's fragments can lie among another's.
+#[must_use]
+pub fn xattr_more(ino: Ino, name: &[u8], index: u16) -> Key {
+    let mut key = head(ino, Kind::XattrMore, name.len() + 3);
+    key.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    key.extend_from_slice(name);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// The key of a dentry by its cookie.
+#[must_use]
+pub fn dentry(dir: Ino, cookie: u64) -> Key {
+    with_u64(dir, Kind::Dentry, cookie)
+}
+
+/// The key of an extent by the file offset of its first byte.
+#[must_use]
+pub fn extent(ino: Ino, offset: u64) -> Key {
+    with_u64(ino, Kind::Extent, offset)
+}
+
+/// The key of an orphan-list entry.
+#[must_use]
+pub fn orphan(ino: Ino) -> Key {
+    with_u64(Ino(0), Kind::Orphan, ino.0)
+}
+
+/// The half-open range of all keys of one kind of one inode.
+#[must_use]
+pub fn kind_range(ino: Ino, kind: Kind) -> (Key, Key) {
+    let start = head(ino, kind, 0);
+    let mut end = start.clone();
+    if let Some(last) = end.last_mut() {
+        *last += 1; // no kind is 0xff
+    }
+    (start, end)
+}
+
+/// A key of one big-endian u64.
+#[must_use]
+pub fn u64_key(value: u64) -> Key {
+    value.to_be_bytes().to_vec()
+}
+
+/// The key of a chunk's record.
+#[must_use]
+pub fn chunk(id: ChunkId) -> Key {
+    u64_key(id.0)
+}
+
+/// A key of [`TreeId::FreeBySize`]: length first, so that the smallest fit is the next key.
+#[must_use]
+pub fn free_by_size(len_units: u64, start_unit: u64) -> Key {
+    let mut key = u64_key(len_units);
+    key.extend_from_slice(&start_unit.to_be_bytes());
+    key
+}
+
+/// The last eight bytes of a key as a number (a cookie, an offset, a unit, an id).
+///
+/// # Errors
+/// When the key is shorter than eight bytes.
+pub fn trailing_u64(key: &[u8]) -> Result<u64, FormatError> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(FormatError::Length {
+        what: "tree key",
+        expected: 8,
+        found: key.len(),
+    })
+}

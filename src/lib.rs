@@ -1,0 +1,27 @@
+//! razorfs: a durable file system for virtual machines, served over virtiofs.
+//!
+//! ```text
+//! programs    src/bin        flags, exit codes
+//! transport                  vhost-user device, local mount over /dev/fuse
+//! server                     FUSE messages: decode, dispatch, encode
+//! fs                         FUSE semantics over the engine, errno
+//! engine                     a volume: inodes, dentries, extents, xattrs, datasets
+//! log                        WAL, group commit, transactions, checkpoint, recovery
+//! store                      superblock, tree pages, names, chunks, space
+//! disk                       read, write, flush: files, or a simulated disk
+//! ```
+//!
+//! Imports point down only. `format` (bytes and checksums, no I/O) may be used by the engine and
+//! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
+//! it shares no bug with what it checks.
+
+pub mod config;
+pub mod disk;
+pub mod engine;
+pub mod format;
+pub mod fs;
+pub mod fsck;
+pub mod log;
+pub mod server;
+pub mod store;
+pub mod transport;

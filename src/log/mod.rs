@@ -1,0 +1,1 @@
+//! Transactions, the write-ahead log, group commit, checkpoint and recovery.
