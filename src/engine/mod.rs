@@ -1,1 +1,23 @@
-//! (to be described)
+//! A volume: inodes, dentries, extents, xattrs. Every mutation is one transaction of the journal.
+//!
+//! Rules of Linux's VFS that must hold together with a change (setgid inheritance, default ACLs,
+//! suid clearing, link limits, sticky state of append-only and immutable inodes) are applied here,
+//! inside the transaction. Whether a caller may do something (permission bits, sticky directories)
+//! is checked by the guest's kernel (`default_permissions`), not here.
+//!
+//! Lock order: an inode's data lock, then the journal's writer. Nothing that holds the writer waits
+//! for an inode's lock or for the disk's flush.
+
+mod attr;
+mod data;
+mod dir;
+mod error;
+mod inode;
+mod namespace;
+mod types;
+mod volume;
+mod xattr;
+
+pub use error::EngineError;
+pub use types::*;
+pub use volume::{Durability, OpenOptions, Volume};

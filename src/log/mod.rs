@@ -1,1 +1,13 @@
 //! Transactions, the write-ahead log, group commit, checkpoint and recovery.
+//!
+//! A transaction is a list of [`Change`]s. At run time it is applied to the trees and appended to
+//! the log; recovery reads the same changes back and applies them with the same code. What the keys
+//! and values mean is the engine's business.
+
+pub mod change;
+pub mod journal;
+pub mod wal;
+
+pub use change::Change;
+pub use journal::{Journal, Tx, View};
+

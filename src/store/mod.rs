@@ -1,1 +1,5 @@
-//! (to be described)
+//! Superblock, tree pages, names, chunks, space. Knows nothing of transactions or inodes.
+
+pub mod read;
+
+pub use read::{Read, StoreError};

@@ -1,0 +1,65 @@
+//! What an operation on a volume can fail with. `fs::errno` maps each to its errno.
+
+use crate::store::StoreError;
+
+/// Why an operation failed. The volume is unchanged then.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// ENOENT
+    #[error("no such file or directory")]
+    NotFound,
+    /// EEXIST
+    #[error("it exists already")]
+    Exists,
+    /// ENOTDIR
+    #[error("not a directory")]
+    NotDirectory,
+    /// EISDIR
+    #[error("is a directory")]
+    IsDirectory,
+    /// ENOTEMPTY
+    #[error("directory not empty")]
+    NotEmpty,
+    /// EINVAL
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// ENAMETOOLONG
+    #[error("name too long")]
+    NameTooLong,
+    /// EMLINK
+    #[error("too many links")]
+    TooManyLinks,
+    /// EFBIG
+    #[error("file too large")]
+    FileTooLarge,
+    /// EPERM
+    #[error("operation not permitted: {0}")]
+    NotPermitted(&'static str),
+    /// ENODATA
+    #[error("no such attribute")]
+    NoAttribute,
+    /// ERANGE
+    #[error("result does not fit the buffer")]
+    Range,
+    /// E2BIG
+    #[error("attribute value or list too long")]
+    TooBig,
+    /// EOPNOTSUPP
+    #[error("not supported: {0}")]
+    NotSupported(&'static str),
+    /// ENXIO: no data or hole at or after that offset
+    #[error("no data or hole there")]
+    NoSuchOffset,
+    /// ESTALE: an inode that is no longer there
+    #[error("no such inode")]
+    Stale,
+    /// EDQUOT
+    #[error("quota exceeded")]
+    Quota,
+    /// EFAULT or similar: the caller's buffer cannot be read or written
+    #[error("the caller's buffer failed: {0}")]
+    Buffer(String),
+    /// EIO, ENOSPC or EROFS, by what the store says
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,1 @@
+//! The write-ahead log: a ring of batches, group commit.

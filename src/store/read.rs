@@ -1,0 +1,118 @@
+//! Reading the trees of a store, at one moment: what a view and a transaction have in common.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use crate::format::FormatError;
+use crate::format::id::{NameId, PageNo};
+use crate::format::key::{Key, TreeId};
+
+/// What goes wrong below the engine.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// The file and the place.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: std::sync::Arc<io::Error>,
+    },
+    /// A page that is not what its parent says, or does not match its checksum.
+    #[error("nodes.dat page {page}: {reason}")]
+    Page {
+        /// The page.
+        page: PageNo,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record or structure that cannot be read.
+    #[error("{what}: {source}")]
+    Format {
+        /// Where it stands.
+        what: String,
+        /// What is wrong with it.
+        #[source]
+        source: FormatError,
+    },
+    /// References that do not fit together.
+    #[error("{0}")]
+    Corrupt(String),
+    /// No space is left, in the store or on the disk below it.
+    #[error("no space left: {0}")]
+    NoSpace(&'static str),
+    /// The volume is read-only: opened so, or since an earlier write or flush failed.
+    #[error("read-only: {0}")]
+    ReadOnly(String),
+}
+
+impl StoreError {
+    /// An I/O error at a place.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::StorageFull {
+            return StoreError::NoSpace("the disk below the store is full");
+        }
+        StoreError::Io { what: what.into(), source: std::sync::Arc::new(source) }
+    }
+
+    /// A format error at a place.
+    pub fn format(what: impl Into<String>, source: FormatError) -> Self {
+        StoreError::Format { what: what.into(), source }
+    }
+}
+
+/// A scan's visitor: gets key and value in order, and says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// The trees of a store at one moment.
+pub trait Read {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When a page on the way cannot be read or believed.
+    fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The last entry whose key is at most `key`.
+    ///
+    /// # Errors
+    /// As [`Read::get`].
+    fn floor(&self, tree: TreeId, key: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError>;
+
+    /// Visits the entries from `start` (inclusive) to `end` (exclusive) in order, until the visitor
+    /// breaks off.
+    ///
+    /// # Errors
+    /// As [`Read::get`].
+    fn scan(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError>;
+
+    /// An interned name.
+    ///
+    /// # Errors
+    /// When it cannot be read or does not match its checksum.
+    fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError>;
+
+    /// The first entry in `start..end`.
+    ///
+    /// # Errors
+    /// As [`Read::get`].
+    fn first(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+    ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+        let mut found = None;
+        self.scan(tree, start, end, &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+}
