@@ -1,1 +1,185 @@
-//! (being written)
+//! Inode records and the dataset's counters: what every mutation loads, changes and puts back.
+//!
+//! Invariant: a transaction that changes a record loaded it in that same transaction, so that no
+//! change is built on a state that another transaction has replaced.
+
+use super::{EngineError, Time, Volume};
+use crate::format::id::{Ino, Lsn};
+use crate::format::key::{self, TreeId};
+use crate::format::record::{
+    DatasetCounters, DatasetRecord, InodeRecord, counters_key, dataset_key,
+};
+use crate::log::Tx;
+use crate::store::{Read, StoreError};
+
+use super::Durability;
+
+/// The type bits of a mode.
+pub(super) const S_IFMT: u32 = libc::S_IFMT;
+/// A directory.
+pub(super) const S_IFDIR: u32 = libc::S_IFDIR;
+/// A regular file.
+pub(super) const S_IFREG: u32 = libc::S_IFREG;
+/// A symlink.
+pub(super) const S_IFLNK: u32 = libc::S_IFLNK;
+/// Permission bits with setuid, setgid and sticky.
+pub(super) const MODE_BITS: u32 = 0o7777;
+
+/// Of `FS_IOC_GETFLAGS`: nothing about the inode may change.
+pub(super) const FLAG_IMMUTABLE: u32 = 0x10;
+/// Of `FS_IOC_GETFLAGS`: bytes and entries may only be added.
+pub(super) const FLAG_APPEND: u32 = 0x20;
+
+/// What the record says of the inode's kind, in one place.
+pub(super) trait InodeExt {
+    /// Whether it is a directory.
+    fn is_dir(&self) -> bool;
+    /// Whether it is a regular file.
+    fn is_file(&self) -> bool;
+    /// Whether it is a symlink.
+    fn is_symlink(&self) -> bool;
+    /// `DT_*`.
+    fn file_type(&self) -> u8;
+    /// [`EngineError::NotPermitted`] when the inode is immutable.
+    fn check_not_immutable(&self) -> Result<(), EngineError>;
+    /// [`EngineError::NotPermitted`] when the inode is immutable or append-only.
+    fn check_changeable(&self) -> Result<(), EngineError>;
+    /// Clears setuid, and setgid where it means one: what a change by someone without privileges
+    /// does to a regular file. Whether anything changed.
+    fn kill_suidgid(&mut self) -> bool;
+}
+
+impl InodeExt for InodeRecord {
+    fn is_dir(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    fn is_file(&self) -> bool {
+        self.mode & S_IFMT == S_IFREG
+    }
+
+    fn is_symlink(&self) -> bool {
+        self.mode & S_IFMT == S_IFLNK
+    }
+
+    fn file_type(&self) -> u8 {
+        u8::try_from((self.mode & S_IFMT) >> 12).unwrap_or(0)
+    }
+
+    fn check_not_immutable(&self) -> Result<(), EngineError> {
+        if self.flags & FLAG_IMMUTABLE != 0 {
+            return Err(EngineError::NotPermitted("the inode is immutable"));
+        }
+        Ok(())
+    }
+
+    fn check_changeable(&self) -> Result<(), EngineError> {
+        self.check_not_immutable()?;
+        if self.flags & FLAG_APPEND != 0 {
+            return Err(EngineError::NotPermitted("the inode is append-only"));
+        }
+        Ok(())
+    }
+
+    fn kill_suidgid(&mut self) -> bool {
+        if self.is_dir() {
+            return false;
+        }
+        let before = self.mode;
+        self.mode &= !libc::S_ISUID;
+        // Setgid without group execute is not one (it once meant mandatory locking).
+        if self.mode & libc::S_IXGRP != 0 {
+            self.mode &= !libc::S_ISGID;
+        }
+        self.mode != before
+    }
+}
+
+impl Volume {
+    /// The dataset's tree.
+    pub(super) fn tree(&self) -> TreeId {
+        TreeId::Fs(self.dataset)
+    }
+
+    /// The volume's clock.
+    pub(super) fn now(&self) -> Time {
+        (self.clock)()
+    }
+
+    /// An inode's record; [`EngineError::Stale`] when it is not there.
+    pub(super) fn load_inode(
+        &self,
+        read: &impl Read,
+        ino: Ino,
+    ) -> Result<InodeRecord, EngineError> {
+        let bytes = read
+            .get(self.tree(), &key::inode(ino))?
+            .ok_or(EngineError::Stale)?;
+        InodeRecord::decode(&bytes)
+            .map_err(|e| StoreError::format(format!("inode {ino}"), e).into())
+    }
+
+    /// A directory's record; [`EngineError::NotDirectory`] when it is something else.
+    pub(super) fn load_dir(&self, read: &impl Read, ino: Ino) -> Result<InodeRecord, EngineError> {
+        let record = self.load_inode(read, ino)?;
+        if record.is_dir() {
+            Ok(record)
+        } else {
+            Err(EngineError::NotDirectory)
+        }
+    }
+
+    /// Puts an inode's record.
+    pub(super) fn store_inode(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &InodeRecord,
+    ) -> Result<(), EngineError> {
+        Ok(tx.put(self.tree(), key::inode(ino), record.encode())?)
+    }
+
+    /// The dataset's record: its quota and flags.
+    pub(super) fn dataset_record(&self, read: &impl Read) -> Result<DatasetRecord, EngineError> {
+        let what = || format!("dataset {}", self.dataset);
+        let bytes = read
+            .get(TreeId::Datasets, &dataset_key(self.dataset))?
+            .ok_or_else(|| StoreError::Corrupt(format!("{} has no record", what())))?;
+        DatasetRecord::decode(&bytes).map_err(|e| StoreError::format(what(), e).into())
+    }
+
+    /// The dataset's counters.
+    pub(super) fn load_counters(&self, read: &impl Read) -> Result<DatasetCounters, EngineError> {
+        let what = || format!("counters of dataset {}", self.dataset);
+        let bytes = read
+            .get(TreeId::Datasets, &counters_key(self.dataset))?
+            .ok_or_else(|| StoreError::Corrupt(format!("{} are missing", what())))?;
+        DatasetCounters::decode(&bytes).map_err(|e| StoreError::format(what(), e).into())
+    }
+
+    /// Puts the dataset's counters.
+    pub(super) fn store_counters(
+        &self,
+        tx: &mut Tx<'_>,
+        counters: &DatasetCounters,
+    ) -> Result<(), EngineError> {
+        Ok(tx.put(
+            TreeId::Datasets,
+            counters_key(self.dataset),
+            counters.encode(),
+        )?)
+    }
+
+    /// Commits, notes for fsync which inodes were touched, and waits for the disk when the volume
+    /// promises that of every mutation.
+    pub(super) fn commit(&self, tx: Tx<'_>, touched: &[Ino]) -> Result<Lsn, EngineError> {
+        let lsn = tx.commit()?;
+        for ino in touched {
+            self.inodes.touch(*ino, lsn);
+        }
+        if self.options.durability == Durability::Strict {
+            self.journal.sync(lsn)?;
+        }
+        Ok(lsn)
+    }
+}

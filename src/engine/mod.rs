@@ -14,6 +14,7 @@ mod dir;
 mod error;
 mod inode;
 mod namespace;
+mod orphan;
 mod types;
 mod volume;
 mod xattr;

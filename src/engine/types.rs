@@ -237,3 +237,15 @@ pub struct StatFs {
     /// Longest name in bytes.
     pub name_max: u32,
 }
+
+/// What `unlink`, `rmdir` or `rename` took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// The inode whose name is gone.
+    pub ino: Ino,
+    /// It has no name left: it lives on the orphan list until [`super::Volume::reclaim`].
+    pub orphan: bool,
+}
+
+/// Where the volume's times come from.
+pub type Clock = std::sync::Arc<dyn Fn() -> Time + Send + Sync>;

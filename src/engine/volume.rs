@@ -1,10 +1,14 @@
 //! Opening, closing and the background work of a volume.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::EngineError;
-use crate::format::id::DatasetId;
+use parking_lot::RwLock;
+
+use super::data::InodeTable;
+use super::{Clock, EngineError};
+use crate::format::id::{DatasetId, Ino};
 use crate::log::Journal;
 
 /// When an acknowledged operation is durable.
@@ -62,6 +66,10 @@ pub struct Volume {
     pub(super) journal: Journal,
     pub(super) dataset: DatasetId,
     pub(super) options: OpenOptions,
+    pub(super) clock: Clock,
+    pub(super) inodes: InodeTable,
+    /// Inodes without a name: the orphan list as it is in the tree.
+    pub(super) orphans: RwLock<HashSet<Ino>>,
 }
 
 impl Volume {

@@ -176,9 +176,11 @@ pub fn free_by_size(len_units: u64, start_unit: u64) -> Key {
 /// # Errors
 /// When the key is shorter than eight bytes.
 pub fn trailing_u64(key: &[u8]) -> Result<u64, FormatError> {
-    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(FormatError::Length {
-        what: "tree key",
-        expected: 8,
-        found: key.len(),
-    })
+    key.last_chunk::<8>()
+        .map(|bytes| u64::from_be_bytes(*bytes))
+        .ok_or(FormatError::Length {
+            what: "tree key",
+            expected: 8,
+            found: key.len(),
+        })
 }

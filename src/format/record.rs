@@ -38,7 +38,10 @@ struct TimeWire {
 
 impl From<Time> for TimeWire {
     fn from(time: Time) -> Self {
-        TimeWire { sec: time.sec.into(), nsec: time.nsec.into() }
+        TimeWire {
+            sec: time.sec.into(),
+            nsec: time.nsec.into(),
+        }
     }
 }
 
@@ -52,7 +55,10 @@ impl TimeWire {
                 found: nsec.into(),
             });
         }
-        Ok(Time { sec: self.sec.get(), nsec })
+        Ok(Time {
+            sec: self.sec.get(),
+            nsec,
+        })
     }
 }
 
@@ -214,10 +220,18 @@ impl DentryRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let wire: DentryWire = exact("dentry record", bytes)?;
         if wire.ino.get() == 0 {
-            return Err(FormatError::Field { what: "dentry record", field: "inode", found: 0 });
+            return Err(FormatError::Field {
+                what: "dentry record",
+                field: "inode",
+                found: 0,
+            });
         }
         if wire.name_len == 0 {
-            return Err(FormatError::Field { what: "dentry record", field: "name length", found: 0 });
+            return Err(FormatError::Field {
+                what: "dentry record",
+                field: "name length",
+                found: 0,
+            });
         }
         Ok(DentryRecord {
             ino: Ino(wire.ino.get()),
@@ -280,7 +294,11 @@ impl ExtentRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let wire: ExtentWire = exact("extent record", bytes)?;
         if wire.len.get() == 0 {
-            return Err(FormatError::Field { what: "extent record", field: "length", found: 0 });
+            return Err(FormatError::Field {
+                what: "extent record",
+                field: "length",
+                found: 0,
+            });
         }
         Ok(ExtentRecord {
             len: wire.len.get(),
@@ -402,7 +420,12 @@ impl ChunkRecord {
                 found: rest.len(),
             });
         }
-        let crcs = rest.as_chunks::<4>().0.iter().map(|crc| u32::from_le_bytes(*crc)).collect();
+        let crcs = rest
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|crc| u32::from_le_bytes(*crc))
+            .collect();
         Ok(ChunkRecord {
             start_unit: wire.start_unit.get(),
             refcount: wire.refcount.get(),
@@ -429,7 +452,11 @@ impl PendingFree {
     /// The bytes of the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        [self.len_units.to_le_bytes(), self.generation.0.to_le_bytes()].concat()
+        [
+            self.len_units.to_le_bytes(),
+            self.generation.0.to_le_bytes(),
+        ]
+        .concat()
     }
 
     /// Reads the record.
@@ -440,9 +467,16 @@ impl PendingFree {
         let [len, generation]: [U64; 2] = exact("pending free range", bytes)?;
         if len.get() == 0 {
             let (what, field) = ("pending free range", "length");
-            return Err(FormatError::Field { what, field, found: 0 });
+            return Err(FormatError::Field {
+                what,
+                field,
+                found: 0,
+            });
         }
-        Ok(PendingFree { len_units: len.get(), generation: Generation(generation.get()) })
+        Ok(PendingFree {
+            len_units: len.get(),
+            generation: Generation(generation.get()),
+        })
     }
 }
 
@@ -457,7 +491,10 @@ pub struct PagePtr {
 
 impl PagePtr {
     /// The root of an empty tree.
-    pub const EMPTY: PagePtr = PagePtr { page: PageNo(0), generation: Generation(0) };
+    pub const EMPTY: PagePtr = PagePtr {
+        page: PageNo(0),
+        generation: Generation(0),
+    };
 
     /// Bytes of an encoded pointer.
     pub const BYTES: usize = 16;
@@ -478,7 +515,10 @@ impl PagePtr {
     /// When there are not exactly sixteen bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let [page, generation]: [U64; 2] = exact("page pointer", bytes)?;
-        Ok(PagePtr { page: PageNo(page.get()), generation: Generation(generation.get()) })
+        Ok(PagePtr {
+            page: PageNo(page.get()),
+            generation: Generation(generation.get()),
+        })
     }
 }
 
@@ -571,15 +611,25 @@ impl DatasetRecord {
     /// When lengths do not fit together or the name is not UTF-8.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let what = "dataset record";
-        let (wire, name) = DatasetWire::read_from_prefix(bytes).map_err(|_| {
-            FormatError::Length { what, expected: size_of::<DatasetWire>(), found: bytes.len() }
-        })?;
+        let (wire, name) =
+            DatasetWire::read_from_prefix(bytes).map_err(|_| FormatError::Length {
+                what,
+                expected: size_of::<DatasetWire>(),
+                found: bytes.len(),
+            })?;
         let name_len = usize::from(wire.name_len.get());
         if name_len != name.len() {
-            return Err(FormatError::Length { what, expected: name_len, found: name.len() });
+            return Err(FormatError::Length {
+                what,
+                expected: name_len,
+                found: name.len(),
+            });
         }
-        let name = std::str::from_utf8(name)
-            .map_err(|_| FormatError::Field { what, field: "name", found: 0 })?;
+        let name = std::str::from_utf8(name).map_err(|_| FormatError::Field {
+            what,
+            field: "name",
+            found: 0,
+        })?;
         Ok(DatasetRecord {
             root: PagePtr {
                 page: PageNo(wire.root_page.get()),
@@ -619,9 +669,14 @@ impl DatasetCounters {
     /// The bytes of the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        [self.next_ino, self.inodes, self.allocated_bytes, self.reserved_bytes]
-            .map(u64::to_le_bytes)
-            .concat()
+        [
+            self.next_ino,
+            self.inodes,
+            self.allocated_bytes,
+            self.reserved_bytes,
+        ]
+        .map(u64::to_le_bytes)
+        .concat()
     }
 
     /// Reads the record.

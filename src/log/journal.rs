@@ -32,7 +32,9 @@ impl Journal {
     /// The state of everything committed so far.
     #[must_use]
     pub fn view(&self) -> View {
-        View { _roots: Arc::new(()) }
+        View {
+            _roots: Arc::new(()),
+        }
     }
 
     /// Starts a transaction; waits for the one under way, and for log space.

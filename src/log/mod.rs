@@ -10,4 +10,3 @@ pub mod wal;
 
 pub use change::Change;
 pub use journal::{Journal, Tx, View};
-

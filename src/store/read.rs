@@ -53,12 +53,18 @@ impl StoreError {
         if source.kind() == io::ErrorKind::StorageFull {
             return StoreError::NoSpace("the disk below the store is full");
         }
-        StoreError::Io { what: what.into(), source: std::sync::Arc::new(source) }
+        StoreError::Io {
+            what: what.into(),
+            source: std::sync::Arc::new(source),
+        }
     }
 
     /// A format error at a place.
     pub fn format(what: impl Into<String>, source: FormatError) -> Self {
-        StoreError::Format { what: what.into(), source }
+        StoreError::Format {
+            what: what.into(),
+            source,
+        }
     }
 }
 
