@@ -7,7 +7,9 @@
 
 pub mod id;
 pub mod key;
+pub mod page;
 pub mod record;
+pub mod superblock;
 
 /// What is wrong with bytes that were read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,309 @@
+//! Inserting and removing, by copying the path.
+
+use std::sync::Arc;
+
+use super::node::{Link, Node};
+use crate::format::key::{KEY_MAX, VALUE_MAX};
+use crate::format::page::Page;
+use crate::format::record::PagePtr;
+use crate::store::StoreError;
+use crate::store::pages::PageStore;
+
+/// A node below this many used bytes is merged with a neighbour when both fit one page.
+const UNDERFULL_BYTES: usize = Page::CAPACITY / 4;
+/// Merging stops short of a full page, so that the next insertion does not split it again.
+const MERGED_MAX_BYTES: usize = Page::CAPACITY * 7 / 8;
+
+/// What changes of trees cost besides their result.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Pages no longer part of the tree; reusable after the next checkpoint.
+    pub freed: Vec<PagePtr>,
+    /// Nodes that came to wait for the next checkpoint.
+    pub dirtied: u64,
+}
+
+/// The right half of a node that was split.
+struct Split {
+    key: Vec<u8>,
+    node: Node,
+}
+
+/// Inserts or replaces.
+///
+/// # Errors
+/// When a page on the way cannot be read. The tree may then be half changed: the caller drops it.
+pub fn put(
+    root: &mut Link,
+    pages: &PageStore,
+    key: &[u8],
+    value: &[u8],
+    effects: &mut Effects,
+) -> Result<(), StoreError> {
+    assert!(
+        key.len() <= KEY_MAX && value.len() <= VALUE_MAX,
+        "key or value too long"
+    );
+    let Some(node) = root.node_mut(pages, effects)? else {
+        let mut page = Page::new(0);
+        page.insert(0, key, value);
+        effects.dirtied += 1;
+        *root = Link::Memory(Arc::new(Node::new(page, Vec::new())));
+        return Ok(());
+    };
+    let level = node.page.level();
+    if let Some(split) = put_below(node, pages, key, value, effects)? {
+        let mut page = Page::new(level + 1);
+        page.insert(0, &[], &PagePtr::EMPTY.encode());
+        page.insert(1, &split.key, &PagePtr::EMPTY.encode());
+        let Link::Memory(left) = std::mem::replace(root, Link::EMPTY) else {
+            return Err(StoreError::Corrupt(
+                "a root that was changed is not in memory".into(),
+            ));
+        };
+        effects.dirtied += 2;
+        let children = vec![Some(left), Some(Arc::new(split.node))];
+        *root = Link::Memory(Arc::new(Node::new(page, children)));
+    }
+    Ok(())
+}
+
+fn put_below(
+    node: &mut Node,
+    pages: &PageStore,
+    key: &[u8],
+    value: &[u8],
+    effects: &mut Effects,
+) -> Result<Option<Split>, StoreError> {
+    if node.page.level() == 0 {
+        return Ok(put_in_leaf(node, key, value));
+    }
+    let index = node.page.child_index(key);
+    let split = with_child(node, index, pages, effects, |child, effects| {
+        put_below(child, pages, key, value, effects)
+    })?;
+    let Some(split) = split else { return Ok(None) };
+    effects.dirtied += 1;
+    Ok(insert_cell(
+        node,
+        index + 1,
+        &split.key,
+        &PagePtr::EMPTY.encode(),
+        Some(Arc::new(split.node)),
+    ))
+}
+
+fn put_in_leaf(node: &mut Node, key: &[u8], value: &[u8]) -> Option<Split> {
+    let index = match node.page.search(key) {
+        Ok(index) if node.page.value(index).len() == value.len() => {
+            node.page.overwrite(index, value);
+            return None;
+        }
+        Ok(index) => {
+            node.page.remove(index);
+            index
+        }
+        Err(index) => index,
+    };
+    insert_cell(node, index, key, value, None)
+}
+
+/// Inserts a cell, splitting the node when it is full.
+fn insert_cell(
+    node: &mut Node,
+    index: usize,
+    key: &[u8],
+    value: &[u8],
+    child: Option<Arc<Node>>,
+) -> Option<Split> {
+    let internal = node.page.level() > 0;
+    if node.page.fits(key, value) {
+        node.page.insert(index, key, value);
+        if internal {
+            node.children.insert(index, child);
+        }
+        return None;
+    }
+    let at = split_point(&node.page, index, Page::cell_bytes(key, value));
+    let mut right = Page::new(node.page.level());
+    right.append_from(&node.page, at..node.page.len());
+    let mut left = Page::new(node.page.level());
+    left.append_from(&node.page, 0..at);
+    let right_children = if internal {
+        node.children.split_off(at)
+    } else {
+        Vec::new()
+    };
+    node.page = left;
+    let mut right = Node::new(right, right_children);
+    // At the split point itself the cell may go to either side: to the right only when it is last,
+    // where `split_point` made room for it.
+    let (target, index) = if index > at || at == 0 || right.page.is_empty() {
+        (&mut right, index - at)
+    } else {
+        (&mut *node, index)
+    };
+    target.page.insert(index, key, value);
+    if internal {
+        target.children.insert(index, child);
+    }
+    let key = right.page.key(0).to_vec();
+    Some(Split { key, node: right })
+}
+
+/// Where to cut a full page so that a cell of `bytes` fits before or after the cut as
+/// [`insert_cell`] puts it.
+fn split_point(page: &Page, index: usize, bytes: usize) -> usize {
+    if index == page.len() {
+        // Keys that grow: leave full pages behind.
+        return index;
+    }
+    let half = (page.used() + bytes) / 2;
+    let mut left = 0;
+    for at in 0..page.len() {
+        if at == index {
+            left += bytes;
+        }
+        if left >= half {
+            // Cells 0..at, and the new one if it stands before `at`, make up `left`.
+            return at.max(1);
+        }
+        left += Page::cell_bytes(page.key(at), page.value(at));
+    }
+    page.len() - 1
+}
+
+/// Runs `change` on child `index`, ready to be changed, and puts it back.
+fn with_child<T>(
+    node: &mut Node,
+    index: usize,
+    pages: &PageStore,
+    effects: &mut Effects,
+    change: impl FnOnce(&mut Node, &mut Effects) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    // Taken out while it is changed: a second reference would make `make_mut` copy it.
+    let mut link = match node.children.get_mut(index).and_then(Option::take) {
+        Some(child) => Link::Memory(child),
+        None => Link::Disk(node.page.child(index)),
+    };
+    let child = link
+        .node_mut(pages, effects)?
+        .ok_or_else(|| StoreError::Corrupt("an internal tree page points nowhere".into()))?;
+    let result = change(child, effects)?;
+    if let (Link::Memory(child), Some(slot)) = (link, node.children.get_mut(index)) {
+        *slot = Some(child);
+    }
+    Ok(result)
+}
+
+/// Removes a key; whether it was there.
+///
+/// # Errors
+/// As [`put`].
+pub fn delete(
+    root: &mut Link,
+    pages: &PageStore,
+    key: &[u8],
+    effects: &mut Effects,
+) -> Result<bool, StoreError> {
+    if super::get_with(root, pages, key, |_| ())?.is_none() {
+        return Ok(false);
+    }
+    let Some(node) = root.node_mut(pages, effects)? else {
+        return Ok(false);
+    };
+    delete_below(node, pages, key, effects)?;
+    // A root with one child gives way to it.
+    loop {
+        let Some(node) = root.node(pages)? else { break };
+        if node.page.is_empty() {
+            *root = Link::EMPTY;
+            break;
+        }
+        if node.page.level() == 0 || node.page.len() > 1 {
+            break;
+        }
+        let child = node.link(0);
+        if let Some(place) = node.place() {
+            effects.freed.push(place);
+        }
+        *root = child;
+    }
+    Ok(true)
+}
+
+fn delete_below(
+    node: &mut Node,
+    pages: &PageStore,
+    key: &[u8],
+    effects: &mut Effects,
+) -> Result<(), StoreError> {
+    if node.page.level() == 0 {
+        if let Ok(index) = node.page.search(key) {
+            node.page.remove(index);
+        }
+        return Ok(());
+    }
+    let index = node.page.child_index(key);
+    let used = with_child(node, index, pages, effects, |child, effects| {
+        delete_below(child, pages, key, effects)?;
+        Ok(if child.page.is_empty() {
+            0
+        } else {
+            child.page.used()
+        })
+    })?;
+    if used == 0 {
+        remove_cell(node, index);
+    } else if used < UNDERFULL_BYTES && node.page.len() > 1 {
+        merge(node, index, pages, effects)?;
+    }
+    Ok(())
+}
+
+fn remove_cell(node: &mut Node, index: usize) {
+    node.page.remove(index);
+    node.children.remove(index);
+}
+
+/// Merges child `index` with a neighbour when both fit one page well.
+fn merge(
+    node: &mut Node,
+    index: usize,
+    pages: &PageStore,
+    effects: &mut Effects,
+) -> Result<(), StoreError> {
+    let left = if index == 0 { 0 } else { index - 1 };
+    let nowhere = || StoreError::Corrupt("an internal tree page points nowhere".into());
+    let right_node = node.link(left + 1).node(pages)?.ok_or_else(nowhere)?;
+    let left_node = node.link(left).node(pages)?.ok_or_else(nowhere)?;
+    // The separator is the true lower bound of what is right; the first key there may not be.
+    let separator = node.page.key(left + 1).to_vec();
+    let sum = left_node.page.used() + right_node.page.used() + separator.len();
+    if sum > MERGED_MAX_BYTES || left_node.page.level() != right_node.page.level() {
+        return Ok(());
+    }
+    drop(left_node);
+    if let Some(place) = right_node.place() {
+        effects.freed.push(place);
+    }
+    with_child(node, left, pages, effects, |target, _| {
+        if target.page.level() == 0 {
+            target
+                .page
+                .append_from(&right_node.page, 0..right_node.page.len());
+        } else {
+            let end = target.page.len();
+            target
+                .page
+                .insert(end, &separator, right_node.page.value(0));
+            target
+                .page
+                .append_from(&right_node.page, 1..right_node.page.len());
+            target.children.extend(right_node.children.iter().cloned());
+        }
+        Ok(())
+    })?;
+    remove_cell(node, left + 1);
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! Copy-on-write B+ trees.
+//!
+//! A tree in memory is a [`Link`] to its root. What is reached through a link never changes while
+//! anyone else can see it: a change copies the nodes on its path, so a clone of a root is a
+//! snapshot, and readers need no lock. Nodes not yet written hold their children in memory; once a
+//! checkpoint has written them they are links to pages again, and live in the bounded cache.
+//!
+//! Invariants: keys are sorted within a node and across its children; cell 0 of an internal node
+//! stands for everything below cell 1; every other cell's key is at most any key below it; all
+//! leaves are at level 0; no node but the root is empty.
+
+mod change;
+mod checkpoint;
+mod node;
+mod query;
+
+#[cfg(test)]
+mod tests;
+
+pub use change::{Effects, delete, put};
+pub use checkpoint::{freeze, settle};
+pub use node::{Link, Node};
+pub use query::{floor, get_with, last, scan};

@@ -1,0 +1,147 @@
+//! A node in memory, and links to nodes.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::format::page::Page;
+use crate::format::record::PagePtr;
+use crate::store::StoreError;
+use crate::store::pages::PageStore;
+
+/// A node: a page, and those of its children that are not on disk yet.
+pub struct Node {
+    pub(super) page: Page,
+    /// For an internal node one entry a cell; `None` where the cell's pointer counts.
+    pub(super) children: Vec<Option<Arc<Node>>>,
+    /// Where it lies, once a checkpoint has given it a place. Then it never changes again.
+    place: OnceLock<PagePtr>,
+}
+
+impl Clone for Node {
+    /// A copy to change: it has no place yet.
+    fn clone(&self) -> Self {
+        Node {
+            page: self.page.clone(),
+            children: self.children.clone(),
+            place: OnceLock::new(),
+        }
+    }
+}
+
+impl Node {
+    /// A node that is not on disk.
+    pub(super) fn new(page: Page, children: Vec<Option<Arc<Node>>>) -> Self {
+        debug_assert!(page.level() == 0 || children.len() == page.len());
+        Node {
+            page,
+            children,
+            place: OnceLock::new(),
+        }
+    }
+
+    /// A node as read from `place`.
+    #[must_use]
+    pub fn from_disk(page: Page, place: PagePtr) -> Self {
+        let children = if page.level() == 0 {
+            Vec::new()
+        } else {
+            vec![None; page.len()]
+        };
+        Node {
+            page,
+            children,
+            place: OnceLock::from(place),
+        }
+    }
+
+    /// Its page; pointers to children that are not on disk yet mean nothing.
+    #[must_use]
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// Where it lies on disk or will.
+    pub fn place(&self) -> Option<PagePtr> {
+        self.place.get().copied()
+    }
+
+    /// Gives it its place, once.
+    pub(super) fn set_place(&self, place: PagePtr) {
+        let first = self.place.set(place).is_ok();
+        assert!(first, "a node got a second place, {place:?}");
+    }
+
+    /// The link to child `index`.
+    pub(super) fn link(&self, index: usize) -> Link {
+        match self.children.get(index) {
+            Some(Some(node)) => Link::Memory(Arc::clone(node)),
+            _ => Link::Disk(self.page.child(index)),
+        }
+    }
+
+    /// Its page with the places of all children filled in, as it is written. All children have
+    /// places then.
+    pub fn finished_page(&self) -> Page {
+        let mut page = self.page.clone();
+        for (index, child) in self.children.iter().enumerate() {
+            if let Some(place) = child.as_ref().and_then(|child| child.place()) {
+                page.overwrite(index, &place.encode());
+            }
+        }
+        page
+    }
+}
+
+/// A tree, or a subtree: on disk, or in memory.
+#[derive(Clone)]
+pub enum Link {
+    /// A page; [`PagePtr::EMPTY`] for an empty tree.
+    Disk(PagePtr),
+    /// A node not (or not known to be) on disk.
+    Memory(Arc<Node>),
+}
+
+impl Link {
+    /// An empty tree.
+    pub const EMPTY: Link = Link::Disk(PagePtr::EMPTY);
+
+    /// The node, read when need be; `None` for an empty tree.
+    pub(super) fn node(&self, pages: &PageStore) -> Result<Option<Arc<Node>>, StoreError> {
+        match self {
+            Link::Memory(node) => Ok(Some(Arc::clone(node))),
+            Link::Disk(PagePtr::EMPTY) => Ok(None),
+            Link::Disk(place) => pages.load(*place).map(Some),
+        }
+    }
+
+    /// The node for changing: copied unless nobody else can see it and it has no place. The place
+    /// a copy leaves behind is added to `freed`.
+    pub(super) fn node_mut<'a>(
+        &'a mut self,
+        pages: &PageStore,
+        change: &mut super::change::Effects,
+    ) -> Result<Option<&'a mut Node>, StoreError> {
+        let placed = match self {
+            Link::Disk(PagePtr::EMPTY) => return Ok(None),
+            Link::Disk(place) => Some((pages.load(*place)?, *place)),
+            Link::Memory(node) => node.place().map(|place| (Arc::clone(node), place)),
+        };
+        if let Some((node, place)) = placed {
+            change.freed.push(place);
+            change.dirtied += 1;
+            *self = Link::Memory(Arc::new(Node::clone(&node)));
+        }
+        match self {
+            Link::Memory(node) => Ok(Some(Arc::make_mut(node))),
+            Link::Disk(_) => Ok(None),
+        }
+    }
+
+    /// The place of a written tree.
+    #[must_use]
+    pub fn place(&self) -> Option<PagePtr> {
+        match self {
+            Link::Disk(place) => Some(*place),
+            Link::Memory(node) => node.place(),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Trees against `BTreeMap`, with checkpoints and snapshots between the changes.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::disk::Disk;
+use crate::format::id::{Generation, PageNo};
+use crate::format::record::PagePtr;
+use crate::store::pages::PageStore;
+
+#[derive(Default)]
+struct Memory(Mutex<Vec<u8>>);
+
+impl Disk for Memory {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        let bytes = self.0.lock();
+        let source = bytes
+            .get(start..start + buf.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(source);
+        Ok(())
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        let mut bytes = self.0.lock();
+        let end = start + buf.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(buf);
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = usize::try_from(offset + len).unwrap();
+        let mut bytes = self.0.lock();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        Ok(())
+    }
+    fn trim(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn len_bytes(&self) -> u64 {
+        self.0.lock().len() as u64
+    }
+    fn available_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
+
+struct Bench {
+    disk: Arc<Memory>,
+    pages: PageStore,
+    root: Link,
+    model: BTreeMap<Vec<u8>, Vec<u8>>,
+    effects: Effects,
+    generation: u64,
+    rng: ChaCha8Rng,
+}
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+impl Bench {
+    fn new(seed: u64) -> Self {
+        let disk = Arc::new(Memory::default());
+        let pages = PageStore::new(disk.clone(), PageNo(1), 0, 1 << 20);
+        pages.find_free(&[], PageNo(1)).unwrap();
+        Bench {
+            disk,
+            pages,
+            root: Link::EMPTY,
+            model: BTreeMap::new(),
+            effects: Effects::default(),
+            generation: 1,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        let number = self.rng.random_range(0..3_000u64);
+        let mut key = number.to_be_bytes().to_vec();
+        key.resize(8 + usize::try_from(number % 7).unwrap() * 40, b'k');
+        key
+    }
+
+    fn change(&mut self) {
+        let key = self.key();
+        if self.rng.random_bool(0.55) {
+            let value = vec![self.rng.random(); self.rng.random_range(0..=700)];
+            put(&mut self.root, &self.pages, &key, &value, &mut self.effects).unwrap();
+            self.model.insert(key, value);
+        } else {
+            let there = delete(&mut self.root, &self.pages, &key, &mut self.effects).unwrap();
+            assert_eq!(there, self.model.remove(&key).is_some());
+        }
+    }
+
+    fn checkpoint(&mut self) -> PagePtr {
+        let mut written = Vec::new();
+        let (pages, generation) = (&self.pages, Generation(self.generation));
+        pages
+            .reserve(10_000, crate::store::pages::Need::Space)
+            .unwrap();
+        let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
+        let root = freeze(&self.root, &mut place, &mut written).unwrap();
+        pages.write(&written).unwrap();
+        settle(&mut self.root);
+        pages.release(&std::mem::take(&mut self.effects.freed));
+        self.generation += 1;
+        root
+    }
+}
+
+fn contents(root: &Link, pages: &PageStore) -> Model {
+    let mut all = Model::new();
+    scan(root, pages, &[], &[0xff; 9], &mut |key, value| {
+        assert!(all.insert(key.to_vec(), value.to_vec()).is_none());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    all
+}
+
+#[test]
+fn agrees_with_a_model_over_changes_checkpoints_and_reopening() {
+    for seed in 0..6 {
+        let mut bench = Bench::new(seed);
+        for step in 0..6_000 {
+            bench.change();
+            if bench.rng.random_bool(0.002) {
+                let root = bench.checkpoint();
+                if bench.rng.random_bool(0.3) {
+                    // As after reopening: nothing in the cache.
+                    let (end, used) = bench.pages.extent();
+                    bench.pages = PageStore::new(bench.disk.clone(), end, used, 1 << 18);
+                    bench.root = Link::Disk(root);
+                    bench.pages.find_free(&[root], end).unwrap();
+                }
+            }
+            if step % 7 == 0 {
+                let key = bench.key();
+                let found = get_with(&bench.root, &bench.pages, &key, <[u8]>::to_vec).unwrap();
+                assert_eq!(
+                    found.as_ref(),
+                    bench.model.get(&key),
+                    "seed {seed} step {step}"
+                );
+                let below = floor(&bench.root, &bench.pages, &key).unwrap();
+                let expected = bench.model.range(..=key).next_back();
+                assert_eq!(below, expected.map(|(k, v)| (k.clone(), v.clone())));
+            }
+        }
+        assert_eq!(
+            contents(&bench.root, &bench.pages),
+            bench.model,
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_clone_of_the_root_is_a_snapshot() {
+    let mut bench = Bench::new(7);
+    for _ in 0..2_000 {
+        bench.change();
+    }
+    let (snapshot, model) = (bench.root.clone(), bench.model.clone());
+    for _ in 0..4_000 {
+        bench.change();
+    }
+    assert_eq!(contents(&snapshot, &bench.pages), model);
+    assert_eq!(contents(&bench.root, &bench.pages), bench.model);
+}
+
+#[test]
+fn deleting_everything_gives_every_page_back() {
+    let mut bench = Bench::new(8);
+    for _ in 0..5_000 {
+        bench.change();
+    }
+    bench.checkpoint();
+    for key in std::mem::take(&mut bench.model).into_keys() {
+        assert!(delete(&mut bench.root, &bench.pages, &key, &mut bench.effects).unwrap());
+    }
+    assert_eq!(bench.checkpoint(), PagePtr::EMPTY);
+    assert_eq!(bench.pages.extent().1, 0);
+}
+
+#[test]
+fn pages_in_use_are_exactly_those_reached() {
+    let mut bench = Bench::new(9);
+    for _ in 0..30 {
+        for _ in 0..200 {
+            bench.change();
+        }
+        let root = bench.checkpoint();
+        let mut reached = HashSet::new();
+        let mut pending = vec![root];
+        while let Some(place) = pending.pop() {
+            assert!(reached.insert(place));
+            let page = bench.pages.read(place).unwrap();
+            if page.level() > 0 {
+                pending.extend((0..page.len()).map(|index| page.child(index)));
+            }
+        }
+        assert_eq!(bench.pages.extent().1, reached.len() as u64);
+    }
+}
+
+#[test]
+fn growing_keys_leave_full_pages() {
+    let mut bench = Bench::new(10);
+    for number in 0..20_000u64 {
+        let key = number.to_be_bytes();
+        put(
+            &mut bench.root,
+            &bench.pages,
+            &key,
+            &[0; 40],
+            &mut bench.effects,
+        )
+        .unwrap();
+    }
+    bench.checkpoint();
+    let full = 20_000 * 54 / 4064;
+    assert!(
+        bench.pages.extent().1 < full + full / 20 + 4,
+        "{} pages",
+        bench.pages.extent().1
+    );
+}
