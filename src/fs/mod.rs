@@ -1,1 +1,145 @@
-//! (to be described)
+//! FUSE semantics over the engine: what a kernel's file-system requests mean for a volume.
+//!
+//! Names are checked here, lookups are counted (an inode without a name lives as long as the
+//! kernel knows it), cache times and open flags are chosen, and errors become errno values
+//! ([`errno`]). A file handle carries nothing: everything is rebuilt from the inode number, so
+//! that a restarted daemon serves the files its predecessor opened. Knows nothing of message
+//! layouts. May import the engine.
+
+pub mod errno;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{EngineError, Volume};
+
+/// Why a request failed; [`errno::of`] says how that looks to the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A request that is not carried out; the kernel does without, or itself.
+    #[error("no such operation")]
+    NoSuchOperation,
+    /// A message that says something impossible.
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// A name that no entry can have.
+    #[error("not a name")]
+    Name,
+    /// A name of more than 255 bytes.
+    #[error("name too long")]
+    NameTooLong,
+    /// A request before INIT.
+    #[error("no session")]
+    NoSession,
+    /// A protocol that is not spoken.
+    #[error("FUSE {major}.{minor} is not spoken")]
+    Protocol {
+        /// Major.
+        major: u32,
+        /// Minor.
+        minor: u32,
+    },
+    /// The export is read-only.
+    #[error("read-only")]
+    ReadOnly,
+    /// An ioctl that is not known.
+    #[error("no such ioctl")]
+    NoSuchIoctl,
+    /// What is asked is switched off or does not exist here.
+    #[error("not supported")]
+    NotSupported,
+    /// The answer does not fit the room the caller has.
+    #[error("the answer does not fit")]
+    TooSmall,
+    /// There is no such thing.
+    #[error("not found")]
+    NotFound,
+}
+
+/// What the kernel may keep, as virtiofsd's `--cache` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// Names and attributes for a second; data until a file is opened again and has changed.
+    #[default]
+    Auto,
+    /// Everything for a day: right where nobody else changes the export.
+    Always,
+    /// Names and attributes for a day, no data.
+    Metadata,
+    /// Nothing.
+    Never,
+}
+
+impl CacheMode {
+    /// How long names and attributes may be believed.
+    #[must_use]
+    pub fn timeout(self) -> Duration {
+        match self {
+            CacheMode::Auto => Duration::from_secs(1),
+            CacheMode::Always | CacheMode::Metadata => Duration::from_secs(86_400),
+            CacheMode::Never => Duration::ZERO,
+        }
+    }
+}
+
+/// How an export behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// What the kernel may keep.
+    pub cache: CacheMode,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Let the kernel hold written data back.
+    pub writeback: bool,
+    /// Extended attributes.
+    pub xattr: bool,
+    /// POSIX ACLs; needs `xattr`.
+    pub posix_acl: bool,
+    /// Listings that bring attributes along.
+    pub readdirplus: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            cache: CacheMode::Auto,
+            read_only: false,
+            writeback: false,
+            xattr: true,
+            posix_acl: true,
+            readdirplus: true,
+        }
+    }
+}
+
+/// A volume as a kernel sees it.
+pub struct FileSystem {
+    volume: Arc<Volume>,
+    options: Options,
+}
+
+impl FileSystem {
+    /// A file system over a volume.
+    #[must_use]
+    pub fn new(volume: Arc<Volume>, options: Options) -> Self {
+        FileSystem { volume, options }
+    }
+
+    /// How it behaves.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The volume.
+    #[must_use]
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Drops all lookups: the kernel that made them is gone.
+    pub fn forget_all(&self) {}
+}

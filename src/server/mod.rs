@@ -1,1 +1,167 @@
-//! (to be described)
+//! FUSE messages: decode, dispatch, encode.
+//!
+//! A transport hands over a request and a place for the reply, both in memory it shares with a
+//! kernel that is not trusted; [`Server::handle`] answers. Nothing in a request can make it panic,
+//! use memory beyond one request's size, or touch memory other than the request's and the reply's.
+//!
+//! The protocol is spoken here rather than by fuse-backend-rs's server, whose transports are used:
+//! that one knows no SYNCFS, TMPFILE, STATX and COPY_FILE_RANGE and no request extensions.
+//!
+//! May import `fs` and, for what passes through, the engine's types.
+
+mod abi;
+pub mod consts;
+mod init;
+mod reply;
+mod request;
+
+use std::cell::Cell;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fuse_backend_rs::transport::{Reader, Writer};
+use vm_memory::bitmap::BitmapSlice;
+
+use crate::fs::{FileSystem, FsError, errno};
+use abi::InHeader;
+use consts::opcode;
+use reply::Reply;
+use request::Request;
+
+/// The most bytes of one READ or WRITE: 256 pages of 4 KiB.
+pub const WRITE_MAX_BYTES: usize = 256 * 4096;
+
+/// Why a request could not be answered at all. The transport completes it without a reply.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no header in it.
+    #[error("a request of {0} bytes")]
+    Short(usize),
+    /// Its memory cannot be read.
+    #[error("reading a request: {0}")]
+    Request(#[source] io::Error),
+    /// The reply's memory is too small or cannot be written.
+    #[error("writing a reply: {0}")]
+    Reply(#[source] io::Error),
+}
+
+/// One export: a file system and the session with the kernel that has it mounted.
+pub struct Server {
+    fs: FileSystem,
+    /// [`consts::feature`] bits both sides agreed on, and [`SESSION`] once they have.
+    session: AtomicU64,
+}
+
+/// The bit of [`Server::session`] that says INIT was done. No feature has it.
+const SESSION: u64 = 1 << 63;
+
+thread_local! {
+    /// The copy of a request and the reply under construction, kept from one request to the next.
+    static BUFFERS: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
+/// A thread's buffers that grew beyond this are given back.
+const BUFFER_KEEP_BYTES: usize = 128 * 1024;
+
+impl Server {
+    /// A server without a session.
+    #[must_use]
+    pub fn new(fs: FileSystem) -> Self {
+        Server {
+            fs,
+            session: AtomicU64::new(0),
+        }
+    }
+
+    /// The file system served.
+    #[must_use]
+    pub fn fs(&self) -> &FileSystem {
+        &self.fs
+    }
+
+    /// Carries out one request and writes its reply. Returns the reply's length, 0 when the
+    /// protocol wants none.
+    ///
+    /// # Errors
+    /// When there was nobody to answer or no room for an answer.
+    pub fn handle<S: BitmapSlice>(
+        &self,
+        mut request: Reader<'_, S>,
+        mut reply: Writer<'_, S>,
+    ) -> Result<usize, Error> {
+        let (mut copy, mut out) = BUFFERS.take();
+        let result = match Request::read(&mut request, &mut copy) {
+            Err(error) => Err(error),
+            Ok(Err(malformed)) => {
+                let mut out = Reply::new(&mut out);
+                send(
+                    &mut reply,
+                    &malformed.header,
+                    &mut out,
+                    Err(malformed.reason),
+                )
+            }
+            Ok(Ok(decoded)) => self.answer(
+                &decoded,
+                &mut request,
+                &mut reply,
+                &mut Reply::new(&mut out),
+            ),
+        };
+        if copy.capacity() <= BUFFER_KEEP_BYTES && out.capacity() <= BUFFER_KEEP_BYTES {
+            BUFFERS.set((copy, out));
+        }
+        result
+    }
+
+    /// Whether requests of this kind may wait for the disk or take long, so that a transport had
+    /// better not hold up others behind them.
+    #[must_use]
+    pub fn may_block(opcode: u32) -> bool {
+        matches!(
+            opcode,
+            opcode::FSYNC
+                | opcode::FSYNCDIR
+                | opcode::SYNCFS
+                | opcode::RENAME
+                | opcode::RENAME2
+                | opcode::FALLOCATE
+                | opcode::COPY_FILE_RANGE
+                | opcode::DESTROY
+        )
+    }
+
+    /// Ends the session: the kernel on the other side is gone or starts again. What it had open
+    /// and unlinked is freed.
+    pub fn reset(&self) {
+        self.session.store(0, Ordering::Release);
+        self.fs.forget_all();
+    }
+
+    fn answer<S: BitmapSlice>(
+        &self,
+        request: &Request<'_>,
+        _payload: &mut Reader<'_, S>,
+        writer: &mut Writer<'_, S>,
+        out: &mut Reply<'_>,
+    ) -> Result<usize, Error> {
+        let result = match request.header.opcode {
+            opcode::INIT => self.init(request, out),
+            _ => Err(FsError::NoSuchOperation),
+        };
+        send(writer, &request.header, out, result)
+    }
+}
+
+/// Sends what is in `out`, or an error, in one write.
+fn send<S: BitmapSlice>(
+    writer: &mut Writer<'_, S>,
+    header: &InHeader,
+    out: &mut Reply<'_>,
+    result: Result<(), FsError>,
+) -> Result<usize, Error> {
+    let error = result.err().map_or(0, |error| errno::of(&error));
+    let bytes = out.finish(header.unique, error);
+    writer.write_all(bytes).map_err(Error::Reply)?;
+    Ok(bytes.len())
+}
