@@ -7,9 +7,11 @@
 
 pub mod id;
 pub mod key;
+pub mod name;
 pub mod page;
 pub mod record;
 pub mod superblock;
+pub mod wal;
 
 /// What is wrong with bytes that were read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,106 +1,481 @@
-//! The journal: views of the store, transactions on it, commit, checkpoint.
+//! The journal: an open store. Views of it, transactions on it, and when they are durable.
+//!
+//! One writer at a time works on a copy of the roots; commit appends its changes to the log and
+//! publishes the copy. Readers take the published roots and are never in anyone's way. A failed
+//! write or flush latches the journal: nothing is changed or made durable from then on.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Change;
-use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
+use super::wal::{Wal, WalError};
+use crate::disk::{Disk, Media};
+use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId, PageNo};
 use crate::format::key::{Key, TreeId};
+use crate::format::record::PagePtr;
+use crate::format::superblock::{Superblock, UNIT_BYTES};
+use crate::store::pages::Need;
 use crate::store::read::Visit;
+use crate::store::roots::{Reading, Roots, Storage};
+use crate::store::tree::Effects;
 use crate::store::{Read, StoreError};
 
-/// The open store: hands out views and transactions.
-pub struct Journal {}
+/// Pages that one transaction may make dirty, at most: what a commit must never run out of.
+const TRANSACTION_PAGES_MAX: u64 = 512;
+/// Dirty pages from which a checkpoint is due: 64 MiB.
+const DIRTY_PAGES_DUE: u64 = 16 * 1024;
+
+/// The open store.
+pub struct Journal {
+    pub(super) storage: Arc<Storage>,
+    pub(super) media: Media,
+    /// `None` when opened read-only.
+    pub(super) wal: Option<Wal>,
+    pub(super) published: ArcSwap<Roots>,
+    pub(super) writer: Mutex<Writer>,
+    /// The newest checkpoint on disk; held while the next one is made.
+    pub(super) checkpoint: Mutex<Superblock>,
+    /// The checkpoint the store was opened with.
+    pub(super) opened: Superblock,
+    pub(super) durable_generation: AtomicU64,
+    pub(super) dirty_pages: AtomicU64,
+    chunks: Arc<dyn Disk>,
+    latch: RwLock<Option<StoreError>>,
+}
+
+/// What only the one who writes may touch.
+pub(super) struct Writer {
+    pub(super) roots: Roots,
+    /// What came off the trees since the last checkpoint, and how many nodes wait for the next.
+    pub(super) effects: Effects,
+    /// The checkpoint that will hold what is committed now.
+    pub(super) generation: Generation,
+}
+
+/// How urgent a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Not at all.
+    None,
+    /// One should start.
+    Due,
+    /// New work should wait for one.
+    Urgent,
+}
 
 /// All trees at one moment. Cheap to take, never blocks a writer, and is not changed by one.
 #[derive(Clone)]
 pub struct View {
-    _roots: Arc<()>,
+    pub(super) roots: Arc<Roots>,
+    pub(super) storage: Arc<Storage>,
 }
 
 /// A transaction in the making: reads see its own changes. Dropped without [`Tx::commit`] it never
 /// was. Only one exists at a time; the next [`Journal::begin`] waits for it.
 pub struct Tx<'a> {
-    _journal: &'a Journal,
-    _changes: Vec<Change>,
+    journal: &'a Journal,
+    writer: MutexGuard<'a, Writer>,
+    roots: Roots,
+    effects: Effects,
+    changes: Vec<Change>,
+    /// A change failed half-way: only dropping is left.
+    broken: bool,
 }
 
-fn unfinished<T>() -> Result<T, StoreError> {
-    Err(StoreError::ReadOnly("not yet".into()))
+/// chunks.dat, remembering whether it was written to since its last flush.
+struct Tracked {
+    disk: Arc<dyn Disk>,
+    written: Arc<AtomicBool>,
+}
+
+impl Tracked {
+    /// Notes a write after it is done: a flush that ran beside it does not count for it.
+    fn note<T>(&self, result: T) -> T {
+        self.written.store(true, Ordering::Release);
+        result
+    }
+}
+
+impl Disk for Tracked {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.disk.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
+        self.note(self.disk.write_at(offset, buf))
+    }
+    fn flush(&self) -> std::io::Result<()> {
+        if self.written.swap(false, Ordering::AcqRel) {
+            self.disk.flush()
+        } else {
+            Ok(())
+        }
+    }
+    fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.note(self.disk.allocate(offset, len))
+    }
+    fn trim(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.disk.trim(offset, len)
+    }
+    fn len_bytes(&self) -> u64 {
+        self.disk.len_bytes()
+    }
+    fn available_bytes(&self) -> std::io::Result<u64> {
+        self.disk.available_bytes()
+    }
+}
+
+/// What recovery or mkfs hands over to make a journal of.
+pub(super) struct Parts {
+    pub(super) media: Media,
+    pub(super) storage: Arc<Storage>,
+    pub(super) superblock: Superblock,
+    pub(super) roots: Roots,
+    pub(super) effects: Effects,
 }
 
 impl Journal {
+    /// Makes a journal; `open_wal` gets the barrier that each batch of the log must wait for.
+    pub(super) fn assemble(
+        parts: Parts,
+        open_wal: impl FnOnce(Barrier) -> Result<Option<Wal>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let Parts {
+            mut media,
+            storage,
+            superblock,
+            roots,
+            effects,
+        } = parts;
+        let written = Arc::new(AtomicBool::new(false));
+        let chunks: Arc<dyn Disk> = Arc::new(Tracked {
+            disk: Arc::clone(&media.chunks),
+            written,
+        });
+        media.chunks = Arc::clone(&chunks);
+        let barrier_disk = Arc::clone(&chunks);
+        // Without it the log could promise extents whose bytes a power cut took.
+        let wal = open_wal(Box::new(move || barrier_disk.flush()))?;
+        let generation = superblock.generation;
+        Ok(Journal {
+            storage,
+            media,
+            wal,
+            published: ArcSwap::from_pointee(roots.clone()),
+            dirty_pages: AtomicU64::new(effects.dirtied),
+            writer: Mutex::new(Writer {
+                roots,
+                effects,
+                generation: Generation(generation.0 + 1),
+            }),
+            opened: superblock.clone(),
+            checkpoint: Mutex::new(superblock),
+            durable_generation: AtomicU64::new(generation.0),
+            chunks,
+            latch: RwLock::new(None),
+        })
+    }
+
     /// The state of everything committed so far.
     #[must_use]
     pub fn view(&self) -> View {
         View {
-            _roots: Arc::new(()),
+            roots: self.published.load_full(),
+            storage: Arc::clone(&self.storage),
         }
     }
 
-    /// Starts a transaction; waits for the one under way, and for log space.
+    /// Starts a transaction that may need space; waits for the one under way.
     ///
     /// # Errors
-    /// When the volume is read-only.
+    /// When the volume is read-only, or the disk has no room for what a transaction may change.
     pub fn begin(&self) -> Result<Tx<'_>, StoreError> {
-        unfinished()
+        self.begin_for(Need::Space)
+    }
+
+    /// Starts a transaction that gives space back, and may use what is kept for that.
+    ///
+    /// # Errors
+    /// As [`Journal::begin`].
+    pub fn begin_reclaim(&self) -> Result<Tx<'_>, StoreError> {
+        self.begin_for(Need::Reclaim)
+    }
+
+    fn begin_for(&self, need: Need) -> Result<Tx<'_>, StoreError> {
+        self.writable()?;
+        let writer = self.writer.lock();
+        // A latch that closed while this waited.
+        self.writable()?;
+        let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
+        self.storage.pages.reserve(dirty, need)?;
+        self.storage.strings.reserve(writer.roots.strings_end)?;
+        let roots = writer.roots.clone();
+        let effects = Effects::default();
+        Ok(Tx {
+            journal: self,
+            writer,
+            roots,
+            effects,
+            changes: Vec::new(),
+            broken: false,
+        })
+    }
+
+    /// Whether changes are possible.
+    ///
+    /// # Errors
+    /// Why they are not: opened read-only, or latched.
+    pub fn writable(&self) -> Result<(), StoreError> {
+        if let Some(error) = &*self.latch.read() {
+            return Err(StoreError::ReadOnly(format!(
+                "an earlier write failed: {error}"
+            )));
+        }
+        match self.wal {
+            Some(_) => Ok(()),
+            None => Err(StoreError::ReadOnly("opened read-only".into())),
+        }
+    }
+
+    /// Latches: the volume is read-only from here on, and nothing more becomes durable. The first
+    /// error stays the reason.
+    pub fn fail(&self, error: &StoreError) {
+        let mut latch = self.latch.write();
+        if latch.is_none() {
+            ::log::error!("a write failed, the volume is read-only until reopened: {error}");
+            *latch = Some(error.clone());
+        }
+    }
+
+    /// Passes a result on; an error latches the journal.
+    ///
+    /// # Errors
+    /// The error of `result`.
+    pub fn latching<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|error| self.fail(error))
+    }
+
+    pub(super) fn wal(&self) -> Result<&Wal, StoreError> {
+        self.wal
+            .as_ref()
+            .ok_or_else(|| StoreError::ReadOnly("opened read-only".into()))
     }
 
     /// Waits until everything before `lsn` is durable (group commit).
     ///
     /// # Errors
     /// When the log cannot be written or flushed; the volume is read-only from then on.
-    pub fn sync(&self, _lsn: Lsn) -> Result<(), StoreError> {
-        unfinished()
+    pub fn sync(&self, lsn: Lsn) -> Result<(), StoreError> {
+        let Some(wal) = &self.wal else { return Ok(()) };
+        if wal.durable_lsn() >= lsn {
+            return Ok(());
+        }
+        self.writable()?;
+        self.latching(wal.sync(lsn).map_err(StoreError::from))
     }
 
     /// The end of the log: what is committed so far lies before it.
     #[must_use]
     pub fn end_lsn(&self) -> Lsn {
-        Lsn(0)
+        self.wal.as_ref().map_or(Lsn(0), Wal::next_lsn)
     }
 
     /// Everything before it is durable.
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
-        Lsn(0)
+        self.wal.as_ref().map_or(Lsn(0), Wal::durable_lsn)
+    }
+
+    /// The newest checkpoint that is durable: space freed before or in it can be used again.
+    #[must_use]
+    pub fn durable_generation(&self) -> Generation {
+        Generation(self.durable_generation.load(Ordering::Acquire))
+    }
+
+    /// Whether a checkpoint should be made.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        let Some(wal) = &self.wal else {
+            return Pressure::None;
+        };
+        let (used, free) = (wal.used_bytes(), wal.free_bytes());
+        let dirty = self.dirty_pages.load(Ordering::Relaxed);
+        if used > free.saturating_mul(3) || dirty > 4 * DIRTY_PAGES_DUE {
+            Pressure::Urgent
+        } else if used > free || dirty > DIRTY_PAGES_DUE {
+            Pressure::Due
+        } else {
+            Pressure::None
+        }
+    }
+
+    /// File content. What is written here before a commit is durable when the commit is.
+    #[must_use]
+    pub fn chunks(&self) -> &Arc<dyn Disk> {
+        &self.chunks
+    }
+
+    /// Bytes of a unit of chunks.dat.
+    #[must_use]
+    pub fn unit_bytes(&self) -> u32 {
+        UNIT_BYTES
+    }
+
+    /// Key of the hashes that make names into dentry cookies.
+    #[must_use]
+    pub fn hash_seed(&self) -> [u8; 16] {
+        self.storage.hash_seed
+    }
+
+    /// The superblock of the newest checkpoint.
+    #[must_use]
+    pub fn superblock(&self) -> Superblock {
+        self.checkpoint.lock().clone()
+    }
+
+    /// Bytes of file content the store may hold; 0 for as many as the disk gives.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.opened.capacity_bytes
+    }
+
+    /// Bytes that tree pages and names take.
+    #[must_use]
+    pub fn metadata_bytes(&self) -> u64 {
+        let (_, pages) = self.storage.pages.extent();
+        pages * crate::format::page::PAGE_BYTES as u64 + self.published.load().strings_end
+    }
+
+    /// Finds the pages that can be reused, by reading the internal pages of the trees the store was
+    /// opened with. To be called once, in the background; until then nodes.dat only grows.
+    ///
+    /// # Errors
+    /// When a page cannot be believed; no page is reused then.
+    pub fn find_free_pages(&self) -> Result<(), StoreError> {
+        let mut roots: Vec<PagePtr> = self.opened.roots.to_vec();
+        let opened = Roots::on_disk(&self.opened.roots, self.opened.strings_end);
+        let datasets = super::recovery::datasets(&Reading {
+            roots: &opened,
+            storage: &self.storage,
+        })?;
+        roots.extend(datasets.into_iter().map(|(_, record)| record.root));
+        self.storage
+            .pages
+            .find_free(&roots, PageNo(self.opened.nodes_end.0.max(1)))
+    }
+}
+
+/// Makes durable what the log's entries refer to.
+pub(super) type Barrier = Box<dyn Fn() -> std::io::Result<()> + Send + Sync>;
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Applies one change to the trees: what a transaction does and recovery repeats. Changes to file
+/// bytes are the engine's and not the trees'.
+///
+/// # Errors
+/// When a page cannot be read, or the change does not fit the trees. The roots are then to be
+/// dropped.
+pub(super) fn apply(
+    storage: &Storage,
+    roots: &mut Roots,
+    change: &Change,
+    effects: &mut Effects,
+) -> Result<bool, StoreError> {
+    match change {
+        Change::Put { tree, key, value } => roots
+            .put(storage, *tree, key, value, effects)
+            .map(|()| true),
+        Change::Delete { tree, key } => roots.delete(storage, *tree, key, effects),
+        Change::Intern { id, name } => roots.intern(storage, *id, name, effects).map(|()| true),
+        Change::Data { .. } | Change::DataClear { .. } => Ok(true),
     }
 }
 
 impl Tx<'_> {
+    fn apply(&mut self, change: Change) -> Result<bool, StoreError> {
+        let storage = &self.journal.storage;
+        let done = apply(storage, &mut self.roots, &change, &mut self.effects)
+            .inspect_err(|_| self.broken = true)?;
+        if done {
+            self.changes.push(change);
+        }
+        Ok(done)
+    }
+
     /// Inserts or replaces a value of at most [`crate::format::key::VALUE_MAX`] bytes.
     ///
     /// # Errors
     /// When a page cannot be read.
-    pub fn put(&mut self, _tree: TreeId, _key: Key, _value: Vec<u8>) -> Result<(), StoreError> {
-        unfinished()
+    pub fn put(&mut self, tree: TreeId, key: Key, value: Vec<u8>) -> Result<(), StoreError> {
+        self.apply(Change::Put { tree, key, value }).map(|_| ())
     }
 
     /// Removes a key; whether it was there.
     ///
     /// # Errors
     /// When a page cannot be read.
-    pub fn delete(&mut self, _tree: TreeId, _key: Key) -> Result<bool, StoreError> {
-        unfinished()
+    pub fn delete(&mut self, tree: TreeId, key: Key) -> Result<bool, StoreError> {
+        self.apply(Change::Delete { tree, key })
     }
 
     /// The id of a name of 1 to 255 bytes, interning it when it is new.
     ///
     /// # Errors
     /// When a page or name cannot be read.
-    pub fn intern(&mut self, _name: &[u8]) -> Result<NameId, StoreError> {
-        unfinished()
+    pub fn intern(&mut self, name: &[u8]) -> Result<NameId, StoreError> {
+        if let Some(id) = self.roots.find_name(&self.journal.storage, name)? {
+            return Ok(id);
+        }
+        let id = NameId(self.roots.strings_end);
+        self.apply(Change::Intern {
+            id,
+            name: name.to_vec(),
+        })?;
+        Ok(id)
     }
 
     /// Carries file bytes in the log.
-    pub fn data(&mut self, _dataset: DatasetId, _ino: Ino, _offset: u64, _bytes: Vec<u8>) {}
+    pub fn data(&mut self, dataset: DatasetId, ino: Ino, offset: u64, bytes: Vec<u8>) {
+        self.changes.push(Change::Data {
+            dataset,
+            ino,
+            offset,
+            bytes,
+        });
+    }
 
     /// Says that file bytes logged before in the range no longer count.
-    pub fn data_clear(&mut self, _dataset: DatasetId, _ino: Ino, _offset: u64, _len: u64) {}
+    pub fn data_clear(&mut self, dataset: DatasetId, ino: Ino, offset: u64, len: u64) {
+        self.changes.push(Change::DataClear {
+            dataset,
+            ino,
+            offset,
+            len,
+        });
+    }
 
     /// The checkpoint that will hold this transaction: the birth of what it makes.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        Generation(0)
+        self.writer.generation
+    }
+
+    /// The largest key of a tree.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn last_key(&self, tree: TreeId) -> Result<Option<Key>, StoreError> {
+        Ok(self.floor(tree, &[0xff; 9])?.map(|(key, _)| key))
     }
 
     /// Makes the changes visible to all and appends them to the log; the returned position is
@@ -108,34 +483,75 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// When the log refuses; the transaction then never was.
-    pub fn commit(self) -> Result<Lsn, StoreError> {
-        unfinished()
+    pub fn commit(mut self) -> Result<Lsn, StoreError> {
+        if self.broken {
+            return Err(StoreError::Corrupt(
+                "a transaction with a failed change".into(),
+            ));
+        }
+        let wal = self.journal.wal()?;
+        if self.changes.is_empty() {
+            return Ok(wal.next_lsn());
+        }
+        let end = match wal.append(&self.changes, now_ns()) {
+            Ok(appended) => appended.end,
+            Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
+            Err(error) => return self.journal.latching(Err(error.into())),
+        };
+        self.writer.roots = self.roots.clone();
+        self.writer.effects.freed.append(&mut self.effects.freed);
+        self.writer.effects.dirtied += self.effects.dirtied;
+        self.journal
+            .dirty_pages
+            .store(self.writer.effects.dirtied, Ordering::Relaxed);
+        self.journal.published.store(Arc::new(self.roots));
+        Ok(end)
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            roots: &self.roots,
+            storage: &self.journal.storage,
+        }
     }
 }
 
-macro_rules! read_stub {
-    ($t:ty) => {
-        impl Read for $t {
-            fn get(&self, _: TreeId, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-                unfinished()
+impl View {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            roots: &self.roots,
+            storage: self.storage.deref(),
+        }
+    }
+}
+
+macro_rules! read_through_reading {
+    ($type:ty) => {
+        impl Read for $type {
+            fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+                self.reading().get(tree, key)
             }
-            fn floor(&self, _: TreeId, _: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-                unfinished()
+            fn floor(
+                &self,
+                tree: TreeId,
+                key: &[u8],
+            ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+                self.reading().floor(tree, key)
             }
             fn scan(
                 &self,
-                _: TreeId,
-                _: &[u8],
-                _: &[u8],
-                _: &mut Visit<'_>,
+                tree: TreeId,
+                start: &[u8],
+                end: &[u8],
+                visit: &mut Visit<'_>,
             ) -> Result<(), StoreError> {
-                unfinished()
+                self.reading().scan(tree, start, end, visit)
             }
-            fn name(&self, _: NameId) -> Result<Vec<u8>, StoreError> {
-                unfinished()
+            fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+                self.reading().name(id)
             }
         }
     };
 }
-read_stub!(View);
-read_stub!(Tx<'_>);
+read_through_reading!(View);
+read_through_reading!(Tx<'_>);

@@ -5,7 +5,10 @@
 //! and values mean is the engine's business.
 
 pub mod change;
+mod checkpoint;
 pub mod journal;
+pub mod recovery;
+mod scan;
 pub mod wal;
 
 pub use change::Change;

@@ -2,6 +2,9 @@
 
 pub mod pages;
 pub mod read;
+pub mod roots;
+pub mod strings;
+pub mod superblock;
 pub mod tree;
 
 pub use read::{Read, StoreError};

@@ -1,0 +1,114 @@
+//! Checkpoints: what the log holds goes into the trees on disk, and the log's space is free again.
+//!
+//! The writer stops only while places are given to changed nodes, in memory. Pages, names and file
+//! content are then written and flushed while transactions go on; the superblock follows, and makes
+//! the checkpoint count. Everything the previous checkpoint needs stays untouched until both
+//! copies of the superblock are durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::journal::Journal;
+use crate::format::id::{Generation, Lsn};
+use crate::format::record::PagePtr;
+use crate::format::superblock::Superblock;
+use crate::store::tree::{Effects, Node};
+use crate::store::{StoreError, superblock};
+
+/// The trees at the moment of the checkpoint.
+struct Frozen {
+    superblock: Superblock,
+    nodes: Vec<Arc<Node>>,
+    freed: Vec<PagePtr>,
+}
+
+impl Journal {
+    /// Makes a checkpoint: durable on return is everything committed before. `clean` says that
+    /// nothing will follow. File bytes that only the log holds must have been written out before.
+    ///
+    /// # Errors
+    /// When the disk refuses; the volume is read-only from then on.
+    pub fn checkpoint(&self, clean: bool) -> Result<(), StoreError> {
+        self.writable()?;
+        let mut newest = self.checkpoint.lock();
+        let Some(frozen) = self.latching(self.freeze(&newest, clean))? else {
+            return Ok(());
+        };
+        let lsn = frozen.superblock.checkpoint_lsn;
+        self.latching(self.write(&newest, &frozen))?;
+        self.durable_generation
+            .store(frozen.superblock.generation.0, Ordering::Release);
+        self.latching(self.wal()?.release(lsn).map_err(StoreError::from))?;
+        self.storage.pages.release(&frozen.freed);
+        self.storage.strings.settle(frozen.superblock.strings_end);
+        let mut writer = self.writer.lock();
+        writer.roots.settle();
+        self.published.store(Arc::new(writer.roots.clone()));
+        drop(writer);
+        *newest = frozen.superblock;
+        Ok(())
+    }
+
+    /// Fixes what the checkpoint holds; `None` when there is nothing new.
+    fn freeze(&self, newest: &Superblock, clean: bool) -> Result<Option<Frozen>, StoreError> {
+        let wal = self.wal()?;
+        let mut writer = self.writer.lock();
+        let (checkpoint_lsn, next_tx) = wal.seal();
+        if checkpoint_lsn == newest.checkpoint_lsn
+            && newest.clean == clean
+            && newest.generation != Generation(0)
+        {
+            return Ok(None);
+        }
+        let generation = writer.generation;
+        let mut nodes = Vec::new();
+        let mut place = || Ok(self.storage.pages.allocate(generation));
+        let Effects { mut freed, .. } = std::mem::take(&mut writer.effects);
+        let mut effects = Effects::default();
+        let roots = writer
+            .roots
+            .freeze(&self.storage, &mut place, &mut nodes, &mut effects)?;
+        // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
+        freed.append(&mut effects.freed);
+        writer.generation = Generation(generation.0 + 1);
+        self.dirty_pages.store(0, Ordering::Relaxed);
+        self.published.store(Arc::new(writer.roots.clone()));
+        let (nodes_end, in_use) = self.storage.pages.extent();
+        let superblock = Superblock {
+            generation,
+            checkpoint_lsn,
+            next_tx,
+            nodes_end,
+            strings_end: writer.roots.strings_end,
+            nodes_used: in_use.saturating_sub(freed.len() as u64),
+            clean,
+            roots,
+            ..newest.clone()
+        };
+        Ok(Some(Frozen {
+            superblock,
+            nodes,
+            freed,
+        }))
+    }
+
+    fn write(&self, newest: &Superblock, frozen: &Frozen) -> Result<(), StoreError> {
+        self.storage
+            .strings
+            .write(newest.strings_end, frozen.superblock.strings_end)?;
+        self.storage.pages.write(&frozen.nodes)?;
+        // Without it the new superblock could name pages that a power cut took.
+        self.storage.pages.flush()?;
+        // Without it extents whose log entries are not flushed could name chunks that are not there.
+        self.chunks()
+            .flush()
+            .map_err(|source| StoreError::io("chunks.dat, flushing", source))?;
+        superblock::write(&*self.media.superblock, &frozen.superblock)
+    }
+
+    /// The log position recovery would start from.
+    #[must_use]
+    pub fn checkpoint_lsn(&self) -> Lsn {
+        self.checkpoint.lock().checkpoint_lsn
+    }
+}

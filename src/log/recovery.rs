@@ -1,0 +1,307 @@
+//! Opening a store: analysis, redo, undo (the phases of ARIES (1992), on a redo-only log).
+//!
+//! Analysis reads the log from the newest checkpoint to the first entry that is not whole. Redo
+//! applies every committed transaction to the trees in memory, in order, with the code that run
+//! time uses. Undo has nothing to take back on disk: what did not commit was never in the trees, and
+//! is dropped; the engine frees the orphans. Nothing is written before the checkpoint that ends
+//! recovery, so a crash in recovery is just another crash, and a read-only opening writes nothing.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::journal::{Journal, Parts, apply};
+use super::wal::{self, Damage, Wal};
+use super::{Change, View};
+use crate::disk::Media;
+use crate::format::id::{DatasetId, Lsn, TxId};
+use crate::format::key::{TreeId, trailing_u64};
+use crate::format::record::{DatasetRecord, dataset_key};
+use crate::format::superblock::Superblock;
+use crate::store::pages::PageStore;
+use crate::store::roots::{Roots, Storage};
+use crate::store::strings::Strings;
+use crate::store::tree::Effects;
+use crate::store::{Read, StoreError, superblock};
+
+/// How to open.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Write nothing; the log is applied in memory only.
+    pub read_only: bool,
+    /// Go on past damage in acknowledged log, losing what lies behind it.
+    pub discard_damaged_log: bool,
+    /// Bytes of memory for clean tree pages.
+    pub cache_bytes: u64,
+}
+
+/// What recovery found and did.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The checkpoint it started from.
+    pub superblock: Superblock,
+    /// Copies of the superblock that cannot be used, and why.
+    pub superblock_damage: Vec<(u8, String)>,
+    /// Where the log ended.
+    pub log_end: Lsn,
+    /// Batches of the log that were read.
+    pub batches: u64,
+    /// Transactions applied.
+    pub applied: u64,
+    /// Transactions that did not commit and were dropped.
+    pub dropped: u64,
+    /// Bytes at the log's end that were not whole.
+    pub torn_bytes: u64,
+    /// Damage in the acknowledged part of the log.
+    pub damage: Option<Damage>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Report {
+    /// Whether the store had been closed, with nothing to recover.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.superblock.clean
+            && self.batches == 0
+            && self.damage.is_none()
+            && self.superblock_damage.is_empty()
+    }
+}
+
+/// An opened store.
+pub struct Opened {
+    /// The store.
+    pub journal: Journal,
+    /// What recovery did.
+    pub report: Report,
+    /// [`Change::Data`] and [`Change::DataClear`] of the log, in order: file bytes that no chunk
+    /// holds yet.
+    pub data: Vec<Change>,
+}
+
+/// Opens a store.
+///
+/// # Errors
+/// When it is not a store, is of a version or has features this program does not know, or is damaged
+/// so that nothing of it can be trusted.
+pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
+    let started = Instant::now();
+    let found = superblock::read(&*media.superblock)?;
+    let superblock = found.superblock;
+    check_files(&media, &superblock)?;
+    let storage = Arc::new(Storage {
+        pages: PageStore::new(
+            Arc::clone(&media.nodes),
+            superblock.nodes_end,
+            superblock.nodes_used,
+            options.cache_bytes,
+        ),
+        strings: Strings::new(Arc::clone(&media.strings)),
+        hash_seed: superblock.hash_seed,
+    });
+    let mut roots = Roots::on_disk(&superblock.roots, superblock.strings_end);
+    let mut effects = Effects::default();
+    let mut data = Vec::new();
+    let mut applied = 0;
+    let scan = wal::scan(
+        &*media.wal,
+        superblock.uuid,
+        superblock.checkpoint_lsn,
+        superblock.next_tx,
+        &mut |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
+            redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
+            applied += 1;
+            Ok::<(), StoreError>(())
+        },
+    )?;
+    let report = Report {
+        superblock: superblock.clone(),
+        superblock_damage: found.damaged,
+        log_end: scan.end,
+        batches: scan.batches,
+        applied,
+        dropped: scan.dropped,
+        torn_bytes: scan.torn_bytes,
+        damage: scan.damage.clone(),
+        took: started.elapsed(),
+    };
+    let damaged = scan.damage.is_some() && !options.discard_damaged_log;
+    let newer = superblock.ro_compat & !crate::format::superblock::RO_COMPAT_KNOWN != 0;
+    let read_only = options.read_only || damaged || newer;
+    let (wal_disk, uuid) = (Arc::clone(&media.wal), superblock.uuid);
+    let head = superblock.checkpoint_lsn;
+    let parts = Parts {
+        media,
+        storage,
+        superblock,
+        roots,
+        effects,
+    };
+    let journal = Journal::assemble(parts, |barrier| {
+        if read_only {
+            return Ok(None);
+        }
+        Ok(Some(Wal::open(wal_disk, uuid, head, &scan, barrier)?))
+    })?;
+    Ok(Opened {
+        journal,
+        report,
+        data,
+    })
+}
+
+/// Applies one transaction of the log.
+fn redo(
+    storage: &Storage,
+    roots: &mut Roots,
+    lsn: Lsn,
+    changes: Vec<Change>,
+    effects: &mut Effects,
+    data: &mut Vec<Change>,
+) -> Result<(), StoreError> {
+    for change in changes {
+        if !apply(storage, roots, &change, effects)? {
+            return Err(StoreError::Corrupt(format!(
+                "the log at {lsn} removes what is not there: log and trees do not fit together"
+            )));
+        }
+        if matches!(change, Change::Data { .. } | Change::DataClear { .. }) {
+            data.push(change);
+        }
+    }
+    Ok(())
+}
+
+/// Files shorter than the superblock says were truncated: nothing in them can be trusted to be whole.
+fn check_files(media: &Media, superblock: &Superblock) -> Result<(), StoreError> {
+    let page_bytes = crate::format::page::PAGE_BYTES as u64;
+    let files = [
+        (
+            "nodes.dat",
+            media.nodes.len_bytes(),
+            superblock.nodes_end.0.saturating_mul(page_bytes),
+        ),
+        (
+            "strings.dat",
+            media.strings.len_bytes(),
+            superblock.strings_end,
+        ),
+        ("wal.log", media.wal.len_bytes(), superblock.log_bytes),
+    ];
+    for (file, found, expected) in files {
+        if found < expected {
+            return Err(StoreError::Corrupt(format!(
+                "{file} is {found} bytes long, the superblock says at least {expected}: it was \
+                 truncated; restore it from a copy"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a new store is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Format {
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Key of the hashes of names.
+    pub hash_seed: [u8; 16],
+    /// Seconds since 1970.
+    pub created_sec: i64,
+    /// Bytes of file content it may hold; 0 for as many as the disk gives.
+    pub capacity_bytes: u64,
+    /// Bytes of the log's ring, a multiple of 4096.
+    pub log_bytes: u64,
+}
+
+/// Makes a store on empty media. It becomes one with the first checkpoint, which the caller makes
+/// after filling in the first dataset.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal, StoreError> {
+    Wal::format(&*media.wal, format.uuid, format.log_bytes)?;
+    let superblock = Superblock {
+        compat: 0,
+        ro_compat: 0,
+        incompat: 0,
+        uuid: format.uuid,
+        hash_seed: format.hash_seed,
+        created_sec: format.created_sec,
+        capacity_bytes: format.capacity_bytes,
+        log_bytes: format.log_bytes,
+        generation: crate::format::id::Generation(0),
+        checkpoint_lsn: Lsn(0),
+        next_tx: TxId(1),
+        nodes_end: crate::format::id::PageNo(1),
+        strings_end: 0,
+        nodes_used: 0,
+        clean: false,
+        roots: [crate::format::record::PagePtr::EMPTY; crate::format::key::SYSTEM_TREES],
+    };
+    let storage = Arc::new(Storage {
+        pages: PageStore::new(
+            Arc::clone(&media.nodes),
+            superblock.nodes_end,
+            0,
+            cache_bytes,
+        ),
+        strings: Strings::new(Arc::clone(&media.strings)),
+        hash_seed: format.hash_seed,
+    });
+    let roots = Roots::on_disk(&superblock.roots, 0);
+    let (wal_disk, uuid) = (Arc::clone(&media.wal), format.uuid);
+    let parts = Parts {
+        media,
+        storage,
+        superblock,
+        roots,
+        effects: Effects::default(),
+    };
+    Journal::assemble(parts, |barrier| {
+        Ok(Some(Wal::open(
+            wal_disk,
+            uuid,
+            Lsn(0),
+            &wal::ScanReport::empty(),
+            barrier,
+        )?))
+    })
+}
+
+/// All datasets and snapshots.
+///
+/// # Errors
+/// When a page or record cannot be read.
+pub fn datasets(read: &impl Read) -> Result<Vec<(DatasetId, DatasetRecord)>, StoreError> {
+    let mut raw = Vec::new();
+    let (start, end) = (dataset_key(DatasetId(0)), dataset_key(DatasetId(u64::MAX)));
+    read.scan(TreeId::Datasets, &start, &end, &mut |key, value| {
+        raw.push((trailing_u64(key), value.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    raw.into_iter()
+        .map(|(id, value)| {
+            let what = "dataset record";
+            let id = id.map_err(|source| StoreError::format(what, source))?;
+            let record = DatasetRecord::decode(&value)
+                .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
+            Ok((DatasetId(id), record))
+        })
+        .collect()
+}
+
+/// A store as recovery would leave it, in memory, for those who only read.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_read_only(media: Media, cache_bytes: u64) -> Result<(View, Opened), StoreError> {
+    let options = Options {
+        read_only: true,
+        discard_damaged_log: false,
+        cache_bytes,
+    };
+    let opened = open(media, options)?;
+    Ok((opened.journal.view(), opened))
+}

@@ -1,0 +1,318 @@
+//! All trees of a store at one moment.
+
+use std::hash::Hasher;
+use std::ops::ControlFlow;
+
+use siphasher::sip::SipHasher13;
+
+use super::pages::PageStore;
+use super::read::Visit;
+use super::strings::Strings;
+use super::tree::{self, Effects, Link};
+use super::{Read, StoreError};
+use crate::format::id::{DatasetId, NameId};
+use crate::format::key::{Key, SYSTEM_TREES, TreeId, u64_key};
+use crate::format::record::{DatasetRecord, PagePtr, dataset_key};
+
+/// Where pages and names are read from.
+pub struct Storage {
+    /// Tree pages.
+    pub pages: PageStore,
+    /// Names.
+    pub strings: Strings,
+    /// Key of the hashes of names.
+    pub hash_seed: [u8; 16],
+}
+
+/// The roots of all trees: cloning it takes a snapshot.
+#[derive(Clone)]
+pub struct Roots {
+    system: [Link; SYSTEM_TREES],
+    /// Datasets in use, or changed since the last checkpoint; of others the record tells the root.
+    datasets: Vec<(DatasetId, Link)>,
+    /// Where the next name goes.
+    pub strings_end: u64,
+}
+
+impl Roots {
+    /// The roots that a superblock names.
+    #[must_use]
+    pub fn on_disk(system: &[PagePtr; SYSTEM_TREES], strings_end: u64) -> Self {
+        Roots {
+            system: system.map(Link::Disk),
+            datasets: Vec::new(),
+            strings_end,
+        }
+    }
+
+    fn system_index(tree: TreeId) -> Option<usize> {
+        TreeId::SYSTEM.iter().position(|each| *each == tree)
+    }
+
+    fn link(&self, storage: &Storage, tree: TreeId) -> Result<Link, StoreError> {
+        if let Some(link) = Self::system_index(tree).and_then(|index| self.system.get(index)) {
+            return Ok(link.clone());
+        }
+        let TreeId::Fs(id) = tree else {
+            return Err(StoreError::Corrupt(format!("{tree:?} is no tree")));
+        };
+        match self.datasets.iter().find(|(each, _)| *each == id) {
+            Some((_, link)) => Ok(link.clone()),
+            None => Ok(Link::Disk(self.dataset(storage, id)?.root)),
+        }
+    }
+
+    fn link_mut(&mut self, storage: &Storage, tree: TreeId) -> Result<&mut Link, StoreError> {
+        let none = || StoreError::Corrupt(format!("{tree:?} is no tree"));
+        if let Some(index) = Self::system_index(tree) {
+            return self.system.get_mut(index).ok_or_else(none);
+        }
+        let TreeId::Fs(id) = tree else {
+            return Err(none());
+        };
+        let index = match self.datasets.iter().position(|(each, _)| *each == id) {
+            Some(index) => index,
+            None => {
+                let root = self.dataset(storage, id)?.root;
+                self.datasets.push((id, Link::Disk(root)));
+                self.datasets.len() - 1
+            }
+        };
+        self.datasets
+            .get_mut(index)
+            .map(|(_, link)| link)
+            .ok_or_else(none)
+    }
+
+    /// A dataset's record.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn dataset(&self, storage: &Storage, id: DatasetId) -> Result<DatasetRecord, StoreError> {
+        let bytes = self
+            .get(storage, TreeId::Datasets, &dataset_key(id))?
+            .ok_or_else(|| StoreError::Corrupt(format!("there is no dataset {id}")))?;
+        DatasetRecord::decode(&bytes)
+            .map_err(|source| StoreError::format(format!("dataset {id}"), source))
+    }
+
+    /// Inserts or replaces.
+    ///
+    /// # Errors
+    /// When a page cannot be read; these roots are then to be dropped.
+    pub fn put(
+        &mut self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+        value: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        tree::put(
+            self.link_mut(storage, tree)?,
+            &storage.pages,
+            key,
+            value,
+            effects,
+        )
+    }
+
+    /// Removes; whether it was there.
+    ///
+    /// # Errors
+    /// As [`Roots::put`].
+    pub fn delete(
+        &mut self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+        effects: &mut Effects,
+    ) -> Result<bool, StoreError> {
+        tree::delete(self.link_mut(storage, tree)?, &storage.pages, key, effects)
+    }
+
+    /// Enters a new name under its id.
+    ///
+    /// # Errors
+    /// As [`Roots::put`]; and when the id is not the next one.
+    pub fn intern(
+        &mut self,
+        storage: &Storage,
+        id: NameId,
+        name: &[u8],
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        if id.0 != self.strings_end {
+            let end = self.strings_end;
+            return Err(StoreError::Corrupt(format!(
+                "a name for {id}, the next goes to {end}"
+            )));
+        }
+        self.strings_end = storage.strings.add(id, name);
+        self.put(
+            storage,
+            TreeId::Names,
+            &name_key(storage, name, id),
+            &[],
+            effects,
+        )
+    }
+
+    /// The id of a name, if it was interned.
+    ///
+    /// # Errors
+    /// When a page or a name cannot be read.
+    pub fn find_name(&self, storage: &Storage, name: &[u8]) -> Result<Option<NameId>, StoreError> {
+        let start = name_key(storage, name, NameId(0));
+        let end = name_key(storage, name, NameId(u64::MAX));
+        let mut same_hash = Vec::new();
+        self.scan(storage, TreeId::Names, &start, &end, &mut |key, _| {
+            same_hash.extend(crate::format::key::trailing_u64(key));
+            ControlFlow::Continue(())
+        })?;
+        for id in same_hash {
+            if storage.strings.read(NameId(id))? == name {
+                return Ok(Some(NameId(id)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// See [`Read::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(
+        &self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        tree::get_with(
+            &self.link(storage, tree)?,
+            &storage.pages,
+            key,
+            <[u8]>::to_vec,
+        )
+    }
+
+    /// See [`Read::floor`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn floor(
+        &self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+    ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+        tree::floor(&self.link(storage, tree)?, &storage.pages, key)
+    }
+
+    /// See [`Read::scan`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scan(
+        &self,
+        storage: &Storage,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        tree::scan(
+            &self.link(storage, tree)?,
+            &storage.pages,
+            start,
+            end,
+            visit,
+        )
+    }
+
+    /// Gives every changed node a place from `place`, and enters the datasets' new roots in their
+    /// records. Returns the system trees' places; the nodes to write are added to `out`.
+    ///
+    /// # Errors
+    /// When a page of the dataset tree cannot be read.
+    pub fn freeze(
+        &mut self,
+        storage: &Storage,
+        place: &mut impl FnMut() -> Result<PagePtr, StoreError>,
+        out: &mut Vec<std::sync::Arc<tree::Node>>,
+        effects: &mut Effects,
+    ) -> Result<[PagePtr; SYSTEM_TREES], StoreError> {
+        for index in 0..self.datasets.len() {
+            let Some((id, link)) = self.datasets.get(index).cloned() else {
+                continue;
+            };
+            let key = dataset_key(id);
+            let Some(bytes) = self.get(storage, TreeId::Datasets, &key)? else {
+                return Err(StoreError::Corrupt(format!(
+                    "dataset {id} has a tree, but no record"
+                )));
+            };
+            let mut record = DatasetRecord::decode(&bytes)
+                .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
+            let root = tree::freeze(&link, place, out)?;
+            if record.root != root {
+                record.root = root;
+                self.put(storage, TreeId::Datasets, &key, &record.encode(), effects)?;
+            }
+        }
+        let mut places = [PagePtr::EMPTY; SYSTEM_TREES];
+        for (link, slot) in self.system.iter().zip(&mut places) {
+            *slot = tree::freeze(link, place, out)?;
+        }
+        Ok(places)
+    }
+
+    /// Lets go of nodes that are on disk now.
+    pub fn settle(&mut self) {
+        self.system.iter_mut().for_each(tree::settle);
+        self.datasets
+            .iter_mut()
+            .for_each(|(_, link)| tree::settle(link));
+    }
+}
+
+/// A key of [`TreeId::Names`]: hash, id.
+fn name_key(storage: &Storage, name: &[u8], id: NameId) -> Key {
+    let mut hasher = SipHasher13::new_with_key(&storage.hash_seed);
+    hasher.write(name);
+    let mut key = u64_key(hasher.finish());
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+/// Roots with what is needed to read them.
+pub struct Reading<'a> {
+    /// The roots.
+    pub roots: &'a Roots,
+    /// Pages and names.
+    pub storage: &'a Storage,
+}
+
+impl Read for Reading<'_> {
+    fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.roots.get(self.storage, tree, key)
+    }
+
+    fn floor(&self, tree: TreeId, key: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+        self.roots.floor(self.storage, tree, key)
+    }
+
+    fn scan(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        self.roots.scan(self.storage, tree, start, end, visit)
+    }
+
+    fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+        self.storage.strings.read(id)
+    }
+}

@@ -1,0 +1,117 @@
+//! Interned names: strings.dat, and names that wait for the next checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::StoreError;
+use crate::disk::Disk;
+use crate::format::id::NameId;
+use crate::format::name;
+
+/// strings.dat grows by at least this many bytes at a time.
+const GROWTH_BYTES: u64 = 1 << 20;
+
+/// The names of a store. A name never changes once something committed refers to it.
+pub struct Strings {
+    disk: Arc<dyn Disk>,
+    /// Names not yet written. One that a dropped transaction put here is replaced by the next name
+    /// that gets its place: nothing refers to it.
+    waiting: RwLock<BTreeMap<NameId, Arc<[u8]>>>,
+}
+
+impl Strings {
+    /// The names on `disk`.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>) -> Self {
+        Strings {
+            disk,
+            waiting: RwLock::default(),
+        }
+    }
+
+    /// A name.
+    ///
+    /// # Errors
+    /// When it cannot be read or does not match its checksum.
+    pub fn read(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+        if let Some(name) = self.waiting.read().get(&id) {
+            return Ok(name.to_vec());
+        }
+        let what = || format!("strings.dat, name at {id}");
+        let left = self.disk.len_bytes().saturating_sub(id.0);
+        let len = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(name::RECORD_MAX_BYTES);
+        let mut bytes = vec![0; len];
+        self.disk
+            .read_at(id.0, &mut bytes)
+            .map_err(|source| StoreError::io(what(), source))?;
+        let name = name::decode(id, &bytes).map_err(|source| StoreError::format(what(), source))?;
+        Ok(name.to_vec())
+    }
+
+    /// Gives a name its place, in memory until the next checkpoint. Returns the place after it.
+    pub fn add(&self, id: NameId, name: &[u8]) -> u64 {
+        self.waiting.write().insert(id, Arc::from(name));
+        id.0 + name::record_bytes(name.len()) as u64
+    }
+
+    /// Makes sure that names up to `end` can be written.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when the disk has no more.
+    pub fn reserve(&self, end: u64) -> Result<(), StoreError> {
+        let length = self.disk.len_bytes();
+        if end + GROWTH_BYTES / 4 <= length {
+            return Ok(());
+        }
+        let missing = end.saturating_sub(length) + GROWTH_BYTES;
+        self.disk
+            .allocate(length, missing)
+            .map_err(|source| StoreError::io("strings.dat, growing", source))
+    }
+
+    /// Writes and flushes the names in `start..end`, which lie one behind the other.
+    ///
+    /// # Errors
+    /// When the disk refuses; the checkpoint has failed then.
+    pub fn write(&self, start: u64, end: u64) -> Result<(), StoreError> {
+        if start == end {
+            return Ok(());
+        }
+        let what = || format!("strings.dat, writing {start}..{end}");
+        let mut bytes = Vec::new();
+        for (id, name) in self.waiting.read().range(NameId(start)..NameId(end)) {
+            if id.0 != start + bytes.len() as u64 {
+                return Err(StoreError::Corrupt(format!(
+                    "{}: a gap before {id}",
+                    what()
+                )));
+            }
+            name::encode(*id, name, &mut bytes)
+                .map_err(|source| StoreError::format(what(), source))?;
+        }
+        if start + bytes.len() as u64 != end {
+            return Err(StoreError::Corrupt(format!(
+                "{}: names are missing",
+                what()
+            )));
+        }
+        self.disk
+            .write_at(start, &bytes)
+            .map_err(|source| StoreError::io(what(), source))?;
+        // Without it the new trees could refer to names that a power cut took.
+        self.disk
+            .flush()
+            .map_err(|source| StoreError::io("strings.dat, flushing", source))
+    }
+
+    /// Lets go of the names before `end`, which are on disk.
+    pub fn settle(&self, end: u64) {
+        let mut waiting = self.waiting.write();
+        let rest = waiting.split_off(&NameId(end));
+        *waiting = rest;
+    }
+}
