@@ -6,12 +6,22 @@
 //! that a restarted daemon serves the files its predecessor opened. Knows nothing of message
 //! layouts. May import the engine.
 
+mod attr;
+mod dir;
 pub mod errno;
+mod file;
+mod lookups;
+mod names;
+mod namespace;
+mod pending;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{EngineError, Volume};
+pub use file::Open;
+use lookups::Lookups;
+pub use names::NAME_MAX;
 
 /// Why a request failed; [`errno::of`] says how that looks to the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -119,13 +129,18 @@ impl Default for Options {
 pub struct FileSystem {
     volume: Arc<Volume>,
     options: Options,
+    lookups: Lookups,
 }
 
 impl FileSystem {
     /// A file system over a volume.
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
-        FileSystem { volume, options }
+        FileSystem {
+            volume,
+            options,
+            lookups: Lookups::default(),
+        }
     }
 
     /// How it behaves.
@@ -140,6 +155,17 @@ impl FileSystem {
         &self.volume
     }
 
-    /// Drops all lookups: the kernel that made them is gone.
-    pub fn forget_all(&self) {}
+    /// How long the kernel may believe names and attributes.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.options.cache.timeout()
+    }
+
+    fn check_writable(&self) -> Result<(), FsError> {
+        if self.options.read_only {
+            Err(FsError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
 }

@@ -11,6 +11,10 @@
 
 mod abi;
 pub mod consts;
+mod convert;
+mod data;
+mod dispatch;
+mod ext;
 mod init;
 mod reply;
 mod request;
@@ -22,8 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fuse_backend_rs::transport::{Reader, Writer};
 use vm_memory::bitmap::BitmapSlice;
 
+use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, errno};
-use abi::InHeader;
+use abi::{InHeader, OutHeader};
 use consts::opcode;
 use reply::Reply;
 use request::Request;
@@ -57,7 +62,34 @@ const SESSION: u64 = 1 << 63;
 
 thread_local! {
     /// The copy of a request and the reply under construction, kept from one request to the next.
-    static BUFFERS: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers::EMPTY) };
+}
+
+/// What a request needs of memory.
+struct Buffers {
+    request: Vec<u8>,
+    reply: Vec<u8>,
+    looked_up: Vec<Ino>,
+}
+
+impl Buffers {
+    const EMPTY: Buffers = Buffers {
+        request: Vec::new(),
+        reply: Vec::new(),
+        looked_up: Vec::new(),
+    };
+
+    fn is_small(&self) -> bool {
+        self.request.capacity() <= BUFFER_KEEP_BYTES
+            && self.reply.capacity() <= BUFFER_KEEP_BYTES
+            && self.looked_up.capacity() * size_of::<Ino>() <= BUFFER_KEEP_BYTES
+    }
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Buffers::EMPTY
+    }
 }
 
 /// A thread's buffers that grew beyond this are given back.
@@ -89,27 +121,20 @@ impl Server {
         mut request: Reader<'_, S>,
         mut reply: Writer<'_, S>,
     ) -> Result<usize, Error> {
-        let (mut copy, mut out) = BUFFERS.take();
-        let result = match Request::read(&mut request, &mut copy) {
+        let mut buffers = BUFFERS.take();
+        let mut out = Reply::new(&mut buffers.reply, &mut buffers.looked_up);
+        let result = match Request::read(&mut request, &mut buffers.request) {
             Err(error) => Err(error),
-            Ok(Err(malformed)) => {
-                let mut out = Reply::new(&mut out);
-                send(
-                    &mut reply,
-                    &malformed.header,
-                    &mut out,
-                    Err(malformed.reason),
-                )
-            }
-            Ok(Ok(decoded)) => self.answer(
-                &decoded,
-                &mut request,
+            Ok(Err(malformed)) => send(
                 &mut reply,
-                &mut Reply::new(&mut out),
+                &malformed.header,
+                &mut out,
+                Err(malformed.reason),
             ),
+            Ok(Ok(decoded)) => self.answer(&decoded, &mut request, &mut reply, &mut out),
         };
-        if copy.capacity() <= BUFFER_KEEP_BYTES && out.capacity() <= BUFFER_KEEP_BYTES {
-            BUFFERS.set((copy, out));
+        if buffers.is_small() {
+            BUFFERS.set(buffers);
         }
         result
     }
@@ -141,15 +166,40 @@ impl Server {
     fn answer<S: BitmapSlice>(
         &self,
         request: &Request<'_>,
-        _payload: &mut Reader<'_, S>,
+        payload: &mut Reader<'_, S>,
         writer: &mut Writer<'_, S>,
         out: &mut Reply<'_>,
     ) -> Result<usize, Error> {
+        let session = self.session.load(Ordering::Acquire);
         let result = match request.header.opcode {
             opcode::INIT => self.init(request, out),
-            _ => Err(FsError::NoSuchOperation),
+            opcode::FORGET | opcode::BATCH_FORGET => {
+                self.forget(request);
+                return Ok(0);
+            }
+            // An answer to a notification, and none is ever sent.
+            opcode::NOTIFY_REPLY => return Ok(0),
+            _ if session & SESSION == 0 => Err(FsError::NoSession),
+            opcode::READ => return self.read(request, writer, out),
+            opcode::WRITE => self.write(request, payload, session, out),
+            _ => {
+                let room = writer
+                    .available_bytes()
+                    .saturating_sub(size_of::<OutHeader>());
+                self.dispatch(request, session, room, out)
+            }
         };
-        send(writer, &request.header, out, result)
+        let failed = result.is_err();
+        if let Err(error) = &result {
+            log::trace!("opcode {}: {error}", request.header.opcode);
+        }
+        let sent = send(writer, &request.header, out, result);
+        if failed || sent.is_err() {
+            for ino in out.take_looked_up() {
+                self.fs.forget(ino, 1);
+            }
+        }
+        sent
     }
 }
 

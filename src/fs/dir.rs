@@ -1,0 +1,41 @@
+//! Listing directories.
+
+use super::{FileSystem, FsError};
+use crate::engine::{Attr, DirEntry};
+use crate::format::id::Ino;
+
+impl FileSystem {
+    /// Visits the entries after cookie `after` until the visitor returns false.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn readdir(
+        &self,
+        ino: Ino,
+        after: u64,
+        visit: &mut dyn FnMut(DirEntry) -> bool,
+    ) -> Result<(), FsError> {
+        Ok(self.volume.readdir(ino, after, visit)?)
+    }
+
+    /// [`FileSystem::readdir`] with attributes. An entry that the visitor takes, other than `.`
+    /// and `..`, counts as one lookup of its inode.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn readdirplus(
+        &self,
+        ino: Ino,
+        after: u64,
+        visit: &mut dyn FnMut(DirEntry, &Attr) -> bool,
+    ) -> Result<(), FsError> {
+        Ok(self.volume.readdirplus(ino, after, &mut |entry, attr| {
+            let counts = !matches!(entry.name.as_slice(), b"." | b"..");
+            let taken = visit(entry, &attr);
+            if taken && counts {
+                self.known(&attr);
+            }
+            taken
+        })?)
+    }
+}

@@ -1,0 +1,197 @@
+//! Files: open, read, write, sync, space.
+
+use super::pending::Pending as _;
+use super::{CacheMode, FileSystem, FsError};
+use crate::engine::{EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
+use crate::format::id::Ino;
+
+/// `FOPEN_DIRECT_IO`: the kernel keeps none of the file's data.
+const DIRECT_IO: u32 = 1;
+/// `FOPEN_KEEP_CACHE`: what the kernel kept stays good.
+const KEEP_CACHE: u32 = 2;
+/// `FOPEN_CACHE_DIR`: the kernel may keep listings.
+const CACHE_DIR: u32 = 8;
+/// `FOPEN_PARALLEL_DIRECT_WRITES`: writes to one file need not wait for each other.
+const PARALLEL_DIRECT_WRITES: u32 = 0x40;
+
+/// Of `FS_IOC_GETFLAGS`: nothing may change.
+const FLAG_IMMUTABLE: u32 = 0x10;
+/// Of `FS_IOC_GETFLAGS`: bytes may only be added.
+const FLAG_APPEND: u32 = 0x20;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// `O_*`
+    pub flags: i32,
+    /// Truncating drops suid and sgid.
+    pub kill_suidgid: bool,
+}
+
+impl FileSystem {
+    /// Opens a file, truncating it with `O_TRUNC`. Returns `FOPEN_*` flags.
+    ///
+    /// # Errors
+    /// [`EngineError::NotPermitted`] where immutable or append-only files forbid it.
+    pub fn open(&self, ino: Ino, open: Open) -> Result<u32, FsError> {
+        let attr = self.volume.getattr(ino)?;
+        let writes = open.flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let truncates = open.flags & libc::O_TRUNC != 0;
+        if writes || truncates {
+            self.check_writable()?;
+            let only_appends = open.flags & libc::O_APPEND != 0 && !truncates;
+            if attr.flags & FLAG_IMMUTABLE != 0 {
+                return Err(EngineError::NotPermitted("the inode is immutable").into());
+            }
+            if attr.flags & FLAG_APPEND != 0 && !only_appends {
+                return Err(EngineError::NotPermitted("the inode is append-only").into());
+            }
+        }
+        if truncates {
+            let set = SetAttr {
+                size: Some(0),
+                kill_suidgid: open.kill_suidgid,
+                ..SetAttr::default()
+            };
+            self.volume.setattr(ino, &set)?;
+        }
+        Ok(self.file_open_flags())
+    }
+
+    /// Opens a directory. Returns `FOPEN_*` flags.
+    ///
+    /// # Errors
+    /// [`EngineError::NotDirectory`].
+    pub fn opendir(&self, ino: Ino) -> Result<u32, FsError> {
+        let attr = self.volume.getattr(ino)?;
+        if attr.mode & libc::S_IFMT != libc::S_IFDIR {
+            return Err(EngineError::NotDirectory.into());
+        }
+        Ok(match self.options.cache {
+            CacheMode::Always => CACHE_DIR | KEEP_CACHE,
+            CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => 0,
+        })
+    }
+
+    /// The `FOPEN_*` flags of a file, by the cache mode.
+    pub(super) fn file_open_flags(&self) -> u32 {
+        match self.options.cache {
+            CacheMode::Auto => PARALLEL_DIRECT_WRITES,
+            CacheMode::Always => KEEP_CACHE | PARALLEL_DIRECT_WRITES,
+            CacheMode::Metadata | CacheMode::Never => DIRECT_IO | PARALLEL_DIRECT_WRITES,
+        }
+    }
+
+    /// Reads up to `len` bytes into `sink`.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(), FsError> {
+        self.volume.p_read(ino, offset, len, sink)?;
+        Ok(())
+    }
+
+    /// Writes `len` bytes from `source`.
+    ///
+    /// # Errors
+    /// What the engine says; nothing is written then.
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        source: &mut dyn Source,
+        flags: WriteFlags,
+    ) -> Result<(), FsError> {
+        self.check_writable()?;
+        self.volume.p_write(ino, offset, len, source, flags)?;
+        Ok(())
+    }
+
+    /// Makes a file durable, with `data_only` its data and size.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
+        Ok(self.volume.p_fsync(ino, data_only)?)
+    }
+
+    /// Makes a directory's entries durable.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
+        Ok(self.volume.p_fsync_dir(ino)?)
+    }
+
+    /// Makes everything durable.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn syncfs(&self) -> Result<(), FsError> {
+        Ok(self.volume.p_sync_all()?)
+    }
+
+    /// fallocate(2) with its mode bits.
+    ///
+    /// # Errors
+    /// [`FsError::NotSupported`] for modes that are not; what the engine says.
+    pub fn fallocate(&self, ino: Ino, mode: u32, offset: u64, len: u64) -> Result<(), FsError> {
+        const KEEP_SIZE: u32 = libc::FALLOC_FL_KEEP_SIZE.cast_unsigned();
+        const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
+        const ZERO_RANGE: u32 = libc::FALLOC_FL_ZERO_RANGE.cast_unsigned();
+        self.check_writable()?;
+        let keep_size = mode & KEEP_SIZE != 0;
+        let how = match mode & !KEEP_SIZE {
+            0 => Fallocate::Allocate { keep_size },
+            PUNCH_HOLE if keep_size => Fallocate::PunchHole,
+            ZERO_RANGE => Fallocate::ZeroRange { keep_size },
+            _ => return Err(FsError::NotSupported),
+        };
+        let end = offset
+            .checked_add(len)
+            .filter(|end| i64::try_from(*end).is_ok());
+        if len == 0 {
+            return Err(EngineError::Invalid("length").into());
+        }
+        if end.is_none() {
+            return Err(EngineError::FileTooLarge.into());
+        }
+        Ok(self.volume.p_fallocate(ino, how, offset, len)?)
+    }
+
+    /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for others, which a kernel answers itself; what the engine says.
+    pub fn seek(&self, ino: Ino, offset: u64, whence: u32) -> Result<u64, FsError> {
+        let whence = match whence.cast_signed() {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return Err(EngineError::Invalid("whence").into()),
+        };
+        Ok(self.volume.p_seek(ino, offset, whence)?)
+    }
+
+    /// copy_file_range(2): shares what can be shared. Returns the bytes done.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn copy_range(
+        &self,
+        source: (Ino, u64),
+        target: (Ino, u64),
+        len: u64,
+    ) -> Result<u64, FsError> {
+        self.check_writable()?;
+        Ok(self
+            .volume
+            .p_copy_range(source.0, source.1, target.0, target.1, len)?)
+    }
+}

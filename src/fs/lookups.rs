@@ -1,0 +1,135 @@
+//! How often the kernel knows each inode, so that one without a name is freed when nobody can
+//! refer to it any more.
+//!
+//! Bounded by the inodes there are: one small entry for each that the kernel knows, none for the
+//! root, which is never forgotten. A count beyond 2^64 stays there and one below zero is zero.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use parking_lot::Mutex;
+
+use crate::format::id::Ino;
+
+/// Parts of the table with a lock each.
+const SHARDS: usize = 16;
+
+/// Inode numbers are given out by the volume, not by the guest: one multiplication spreads them.
+#[derive(Default)]
+pub(super) struct InoHasher(u64);
+
+impl Hasher for InoHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+type Shard = HashMap<Ino, u64, BuildHasherDefault<InoHasher>>;
+
+/// The lookup counts of a session.
+#[derive(Default)]
+pub(super) struct Lookups {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl Lookups {
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or_default();
+        // The remainder is in range.
+        #[allow(clippy::indexing_slicing)]
+        &self.shards[index]
+    }
+
+    /// Counts one lookup.
+    pub(super) fn add(&self, ino: Ino) {
+        if ino != Ino::ROOT {
+            let mut shard = self.shard(ino).lock();
+            let count = shard.entry(ino).or_insert(0);
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Drops `n` lookups; whether the kernel knows the inode no more.
+    pub(super) fn drop(&self, ino: Ino, n: u64) -> bool {
+        if ino == Ino::ROOT {
+            return false;
+        }
+        match self.shard(ino).lock().entry(ino) {
+            Entry::Vacant(_) => true,
+            Entry::Occupied(mut entry) if *entry.get() > n => {
+                *entry.get_mut() -= n;
+                false
+            }
+            Entry::Occupied(entry) => {
+                entry.remove();
+                true
+            }
+        }
+    }
+
+    /// Whether the kernel knows the inode.
+    pub(super) fn knows(&self, ino: Ino) -> bool {
+        ino == Ino::ROOT || self.shard(ino).lock().contains_key(&ino)
+    }
+
+    /// Drops everything and calls `each` with what was known.
+    pub(super) fn clear(&self, mut each: impl FnMut(Ino)) {
+        for shard in &self.shards {
+            let known = std::mem::take(&mut *shard.lock());
+            known.into_keys().for_each(&mut each);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lookup_dropped_is_told_and_no_count_goes_below_zero() {
+        let lookups = Lookups::default();
+        let ino = Ino(42);
+        lookups.add(ino);
+        lookups.add(ino);
+        assert!(!lookups.drop(ino, 1));
+        assert!(lookups.knows(ino));
+        assert!(lookups.drop(ino, 1));
+        assert!(!lookups.knows(ino));
+        assert!(lookups.drop(ino, u64::MAX));
+        lookups.add(ino);
+        assert!(lookups.drop(ino, u64::MAX));
+    }
+
+    #[test]
+    fn the_root_is_always_known() {
+        let lookups = Lookups::default();
+        assert!(!lookups.drop(Ino::ROOT, u64::MAX));
+        assert!(lookups.knows(Ino::ROOT));
+    }
+
+    #[test]
+    fn clearing_tells_each_inode_once() {
+        let lookups = Lookups::default();
+        for ino in 2..100 {
+            lookups.add(Ino(ino));
+            lookups.add(Ino(ino));
+        }
+        let mut seen = Vec::new();
+        lookups.clear(|ino| seen.push(ino.0));
+        seen.sort_unstable();
+        assert_eq!(seen, (2..100).collect::<Vec<_>>());
+        assert!(!lookups.knows(Ino(50)));
+    }
+}

@@ -1,0 +1,242 @@
+//! Names: lookup, making, linking, renaming, removing; and the lookups that go with them.
+
+use super::{FileSystem, FsError, names};
+use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode};
+use crate::format::id::Ino;
+
+/// How often CREATE tries again when the name comes and goes under it.
+const CREATE_TRIES: usize = 8;
+
+impl FileSystem {
+    /// The inode a name leads to, counted as one lookup. `.` and `..` are asked for handles that
+    /// an NFS server kept.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] and what the engine says.
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        let attr = match name {
+            b"." => self.volume.getattr(dir)?,
+            b".." => self.volume.lookup(dir, name)?,
+            _ => {
+                names::check(name)?;
+                self.volume.lookup(dir, name)?
+            }
+        };
+        self.known(&attr);
+        // Removed meanwhile by someone who found it unknown: it is being freed.
+        if attr.nlink > 0 && self.volume.is_orphan(attr.ino) {
+            self.forget(attr.ino, 1);
+            return Err(EngineError::NotFound.into());
+        }
+        Ok(attr)
+    }
+
+    /// Drops `n` lookups of an inode, and frees it when it has no name and nobody knows it.
+    pub fn forget(&self, ino: Ino, n: u64) {
+        if self.lookups.drop(ino, n) && self.volume.is_orphan(ino) {
+            self.reclaim(ino);
+        }
+    }
+
+    /// Drops all lookups: the kernel that made them is gone.
+    pub fn forget_all(&self) {
+        self.lookups.clear(|ino| {
+            if self.volume.is_orphan(ino) {
+                self.reclaim(ino);
+            }
+        });
+    }
+
+    /// Makes a regular file, fifo, socket, device node (type in `new.mode`, 0 for a regular file)
+    /// or directory.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for another type; what the engine says.
+    pub fn make(
+        &self,
+        cred: Cred,
+        dir: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+    ) -> Result<Attr, FsError> {
+        self.check_writable()?;
+        names::check(name)?;
+        let mut new = *new;
+        match new.mode & libc::S_IFMT {
+            0 => new.mode |= libc::S_IFREG,
+            libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO | libc::S_IFSOCK => {}
+            libc::S_IFCHR | libc::S_IFBLK => {}
+            _ => return Err(EngineError::Invalid("file type").into()),
+        }
+        let attr = self.volume.create(cred, dir, name, &new)?;
+        self.known(&attr);
+        Ok(attr)
+    }
+
+    /// Makes or opens a regular file, as open(2) with `O_CREAT`. Returns its attributes and
+    /// `FOPEN_*` flags.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn create(
+        &self,
+        cred: Cred,
+        dir: Ino,
+        name: &[u8],
+        new: &NewInode<'_>,
+        open: super::Open,
+    ) -> Result<(Attr, u32), FsError> {
+        let mut new = *new;
+        new.mode = (new.mode & !libc::S_IFMT) | libc::S_IFREG;
+        for _ in 0..CREATE_TRIES {
+            match self.make(cred, dir, name, &new) {
+                Ok(attr) => return Ok((attr, self.file_open_flags())),
+                Err(FsError::Engine(EngineError::Exists)) if open.flags & libc::O_EXCL == 0 => {}
+                Err(error) => return Err(error),
+            }
+            // The kernel believed the name to be free, and it is not: open what is there.
+            match self.lookup(dir, name) {
+                Ok(attr) => return self.open_found(attr, open),
+                Err(FsError::Engine(EngineError::NotFound)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(EngineError::Exists.into())
+    }
+
+    fn open_found(&self, attr: Attr, open: super::Open) -> Result<(Attr, u32), FsError> {
+        let opened = match attr.mode & libc::S_IFMT {
+            libc::S_IFREG => self.open(attr.ino, open),
+            libc::S_IFDIR => Err(EngineError::IsDirectory.into()),
+            // A kernel opens these itself, with what LOOKUP tells it.
+            _ => Err(EngineError::Exists.into()),
+        };
+        match opened.and_then(|flags| Ok((self.volume.getattr(attr.ino)?, flags))) {
+            Ok(opened) => Ok(opened),
+            Err(error) => {
+                self.forget(attr.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a regular file without a name and opens it.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn tmpfile(
+        &self,
+        cred: Cred,
+        dir: Ino,
+        new: &NewInode<'_>,
+    ) -> Result<(Attr, u32), FsError> {
+        self.check_writable()?;
+        let mut new = *new;
+        new.mode = (new.mode & !libc::S_IFMT) | libc::S_IFREG;
+        let attr = self.volume.tmpfile(cred, dir, &new)?;
+        self.known(&attr);
+        Ok((attr, self.file_open_flags()))
+    }
+
+    /// Makes a symlink.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn symlink(
+        &self,
+        cred: Cred,
+        dir: Ino,
+        name: &[u8],
+        target: &[u8],
+        new: &NewInode<'_>,
+    ) -> Result<Attr, FsError> {
+        self.check_writable()?;
+        names::check(name)?;
+        let attr = self.volume.symlink(cred, dir, name, target, new)?;
+        self.known(&attr);
+        Ok(attr)
+    }
+
+    /// Gives an inode one more name.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        self.check_writable()?;
+        names::check(name)?;
+        let attr = self.volume.link(ino, dir, name)?;
+        self.known(&attr);
+        Ok(attr)
+    }
+
+    /// Takes a name from something that is not a directory.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        self.check_writable()?;
+        names::check(name)?;
+        let removed = self.volume.unlink(dir, name)?;
+        self.removed(removed);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// What the engine says; rmdir(2)'s for `.` and `..`.
+    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        self.check_writable()?;
+        names::check(name)?;
+        let removed = self.volume.rmdir(dir, name)?;
+        self.removed(removed);
+        Ok(())
+    }
+
+    /// Renames, with the `RENAME_*` flags of rename(2).
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for flags that do not go together; what the engine says.
+    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Result<(), FsError> {
+        self.check_writable()?;
+        names::check(from.1)?;
+        names::check(to.1)?;
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            _ => return Err(EngineError::Invalid("rename flags").into()),
+        };
+        if let Some(removed) = self.volume.rename(from.0, from.1, to.0, to.1, mode)? {
+            self.removed(removed);
+        }
+        Ok(())
+    }
+
+    /// A symlink's target.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        Ok(self.volume.readlink(ino)?)
+    }
+
+    /// Counts a lookup.
+    pub(super) fn known(&self, attr: &Attr) {
+        self.lookups.add(attr.ino);
+    }
+
+    /// Frees what lost its last name, unless the kernel still knows it: then forgetting it will.
+    fn removed(&self, removed: Removed) {
+        if removed.orphan && !self.lookups.knows(removed.ino) {
+            self.reclaim(removed.ino);
+        }
+    }
+
+    fn reclaim(&self, ino: Ino) {
+        if let Err(error) = self.volume.reclaim(ino) {
+            log::warn!("freeing inode {ino}, which has no name: {error}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! READ, WRITE and listings: bytes go straight between the caller's memory and the engine.
+
+use std::io::{Read as _, Write as _};
+
+use fuse_backend_rs::transport::{Reader, Writer};
+use vm_memory::bitmap::BitmapSlice;
+use zerocopy::IntoBytes;
+
+use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
+use super::consts::{WRITE_CACHE, WRITE_KILL_SUIDGID, feature};
+use super::reply::Reply;
+use super::request::Request;
+use super::{Error, Server, WRITE_MAX_BYTES, convert, send};
+use crate::engine::{Attr, DirEntry, EngineError, Sink, Source, WriteFlags};
+use crate::format::id::Ino;
+use crate::fs::{FsError, errno};
+
+const HEADER_BYTES: usize = size_of::<OutHeader>();
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// The part of a reply behind its header.
+struct WriterSink<'w, 'm, S: BitmapSlice> {
+    writer: &'w mut Writer<'m, S>,
+    /// Bytes that may still be put.
+    room: usize,
+}
+
+impl<S: BitmapSlice> Sink for WriterSink<'_, '_, S> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        self.room = self
+            .room
+            .checked_sub(bytes.len())
+            .ok_or_else(|| EngineError::Buffer("more bytes than were asked for".into()))?;
+        self.writer
+            .write_all(bytes)
+            .map_err(|error| EngineError::Buffer(error.to_string()))
+    }
+
+    fn zeros(&mut self, mut len: usize) -> Result<(), EngineError> {
+        while len > 0 {
+            let now = len.min(ZEROS.len());
+            self.put(ZEROS.get(..now).unwrap_or_default())?;
+            len -= now;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes behind a WRITE's header.
+struct ReaderSource<'r, 'm, S: BitmapSlice>(&'r mut Reader<'m, S>);
+
+impl<S: BitmapSlice> Source for ReaderSource<'_, '_, S> {
+    fn fill(&mut self, buf: &mut [u8]) -> Result<(), EngineError> {
+        self.0
+            .read_exact(buf)
+            .map_err(|error| EngineError::Buffer(error.to_string()))
+    }
+}
+
+impl Server {
+    /// Reads into the reply behind its header, then puts the header before it.
+    pub(super) fn read<S: BitmapSlice>(
+        &self,
+        request: &Request<'_>,
+        writer: &mut Writer<'_, S>,
+        out: &mut Reply<'_>,
+    ) -> Result<usize, Error> {
+        let mut body = request.body;
+        let asked = match body.take::<ReadIn>() {
+            Ok(asked) => asked,
+            Err(error) => return send(writer, &request.header, out, Err(error)),
+        };
+        let mut data = writer
+            .split_at(HEADER_BYTES)
+            .map_err(|error| Error::Reply(std::io::Error::other(error)))?;
+        let len = usize::try_from(asked.size)
+            .unwrap_or(usize::MAX)
+            .min(data.available_bytes())
+            .min(WRITE_MAX_BYTES);
+        let mut sink = WriterSink {
+            writer: &mut data,
+            room: len,
+        };
+        let result = self
+            .fs
+            .read(Ino(request.header.nodeid), asked.offset, len, &mut sink);
+        let done = len - sink.room;
+        let (error, done) = match result {
+            Ok(()) => (0, done),
+            Err(error) => (errno::of(&error), 0),
+        };
+        let header = OutHeader {
+            len: u32::try_from(HEADER_BYTES + done).unwrap_or(u32::MAX),
+            error: -error,
+            unique: request.header.unique,
+        };
+        writer.write_all(header.as_bytes()).map_err(Error::Reply)?;
+        writer
+            .commit((error == 0).then_some(&data))
+            .map_err(Error::Reply)?;
+        Ok(HEADER_BYTES + done)
+    }
+
+    /// Writes what stands behind the request's header.
+    pub(super) fn write<S: BitmapSlice>(
+        &self,
+        request: &Request<'_>,
+        payload: &mut Reader<'_, S>,
+        session: u64,
+        out: &mut Reply<'_>,
+    ) -> Result<(), FsError> {
+        let mut body = request.body;
+        let asked: WriteIn = body.take()?;
+        let len = usize::try_from(asked.size).unwrap_or(usize::MAX);
+        if len > request.payload_len || len > WRITE_MAX_BYTES {
+            return Err(FsError::Malformed("length of a write"));
+        }
+        let flags = asked.flags.cast_signed();
+        // What comes out of the page cache has its place already, and so has an append whose
+        // kernel keeps written data back.
+        let cached = asked.write_flags & WRITE_CACHE != 0;
+        let flags = WriteFlags {
+            append: flags & libc::O_APPEND != 0
+                && !cached
+                && session & feature::WRITEBACK_CACHE == 0,
+            sync: flags & libc::O_DSYNC != 0,
+            kill_suidgid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
+        };
+        let mut source = ReaderSource(payload);
+        self.fs.write(
+            Ino(request.header.nodeid),
+            asked.offset,
+            len,
+            &mut source,
+            flags,
+        )?;
+        out.put(&WriteOut {
+            size: asked.size,
+            padding: 0,
+        });
+        Ok(())
+    }
+
+    /// READDIR: as many entries as fit.
+    pub(super) fn readdir(
+        &self,
+        request: &Request<'_>,
+        room: usize,
+        out: &mut Reply<'_>,
+    ) -> Result<(), FsError> {
+        let mut body = request.body;
+        let asked: ReadIn = body.take()?;
+        let room = listing_room(&asked, room);
+        self.fs
+            .readdir(Ino(request.header.nodeid), asked.offset, &mut |entry| {
+                let fits = out.body_len() + dirent_bytes(&entry) <= room;
+                if fits {
+                    put_dirent(out, &entry);
+                }
+                fits
+            })
+    }
+
+    /// READDIRPLUS: as many entries as fit, each with its attributes and a lookup.
+    pub(super) fn readdirplus(
+        &self,
+        request: &Request<'_>,
+        room: usize,
+        out: &mut Reply<'_>,
+    ) -> Result<(), FsError> {
+        let mut body = request.body;
+        let asked: ReadIn = body.take()?;
+        let room = listing_room(&asked, room);
+        let timeout = self.fs.timeout();
+        let mut visit = |entry: DirEntry, attr: &Attr| {
+            let bytes = size_of::<EntryOut>() + dirent_bytes(&entry);
+            if out.body_len() + bytes > room {
+                return false;
+            }
+            if matches!(entry.name.as_slice(), b"." | b"..") {
+                // The kernel knows both already: no lookup.
+                out.put(&EntryOut::default());
+            } else {
+                out.put(&convert::entry_out(attr, timeout));
+                out.looked_up(attr.ino);
+            }
+            put_dirent(out, &entry);
+            true
+        };
+        self.fs
+            .readdirplus(Ino(request.header.nodeid), asked.offset, &mut visit)
+    }
+}
+
+fn listing_room(asked: &ReadIn, room: usize) -> usize {
+    usize::try_from(asked.size)
+        .unwrap_or(usize::MAX)
+        .min(room)
+        .min(WRITE_MAX_BYTES)
+}
+
+fn dirent_bytes(entry: &DirEntry) -> usize {
+    (size_of::<Dirent>() + entry.name.len()).next_multiple_of(8)
+}
+
+fn put_dirent(out: &mut Reply<'_>, entry: &DirEntry) {
+    out.put(&Dirent {
+        ino: entry.ino.0,
+        off: entry.cookie,
+        namelen: u32::try_from(entry.name.len()).unwrap_or_default(),
+        kind: u32::from(entry.file_type),
+    });
+    out.bytes(&entry.name);
+    out.align();
+}
