@@ -9,16 +9,21 @@
 //! for an inode's lock or for the disk's flush.
 
 mod attr;
+mod background;
 mod data;
 mod dir;
 mod error;
 mod inode;
+mod mkfs;
 mod namespace;
+mod options;
 mod orphan;
 mod types;
 mod volume;
 mod xattr;
 
 pub use error::EngineError;
+pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
+pub use options::{Durability, OpenOptions};
 pub use types::*;
-pub use volume::{Durability, OpenOptions, Volume};
+pub use volume::{Volume, system_clock};

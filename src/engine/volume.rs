@@ -1,65 +1,22 @@
-//! Opening, closing and the background work of a volume.
+//! Opening, closing and checkpointing a volume.
 
 use std::collections::HashSet;
-use std::path::Path;
-use std::time::Duration;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use super::background::Background;
 use super::data::InodeTable;
-use super::{Clock, EngineError};
+use super::{Clock, EngineError, OpenOptions, Time};
+use crate::disk::Media;
 use crate::format::id::{DatasetId, Ino};
+use crate::format::key::{self, Kind, trailing_u64};
 use crate::log::Journal;
-
-/// When an acknowledged operation is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// Every acknowledged mutation.
-    Strict,
-    /// What fsync, fdatasync, fsync of a directory or sync returned for; the rest at most a commit
-    /// interval later.
-    #[default]
-    Fsync,
-    /// fsync does not wait for the disk: everything at most a commit interval later.
-    Relaxed,
-}
-
-/// How to open a volume.
-#[derive(Debug, Clone)]
-pub struct OpenOptions {
-    /// Refuse every change and write nothing to the store.
-    pub read_only: bool,
-    /// When an acknowledged operation is durable.
-    pub durability: Durability,
-    /// The longest an acknowledged mutation stays off the disk.
-    pub commit_interval: Duration,
-    /// Bytes of file data in memory before writers wait.
-    pub dirty_limit_bytes: u64,
-    /// Bytes of memory for clean tree pages and chunks.
-    pub cache_bytes: u64,
-    /// Accept a store on a file system that does not survive a power cut.
-    pub allow_volatile: bool,
-    /// Run the commit timer and checkpoints in threads of their own; without, the caller drives
-    /// them ([`Volume::commit_tick`], [`Volume::checkpoint`]), as deterministic tests must.
-    pub background: bool,
-    /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
-    pub discard_damaged_log: bool,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        OpenOptions {
-            read_only: false,
-            durability: Durability::Fsync,
-            commit_interval: Duration::from_secs(5),
-            dirty_limit_bytes: 256 << 20,
-            cache_bytes: 256 << 20,
-            allow_volatile: false,
-            background: true,
-            discard_damaged_log: false,
-        }
-    }
-}
+use crate::log::journal::Pressure;
+use crate::log::recovery::{self, Report};
+use crate::store::{Read, StoreError};
 
 /// One dataset of an open store.
 pub struct Volume {
@@ -70,14 +27,194 @@ pub struct Volume {
     pub(super) inodes: InodeTable,
     /// Inodes without a name: the orphan list as it is in the tree.
     pub(super) orphans: RwLock<HashSet<Ino>>,
+    /// What opening found and did.
+    recovery: Report,
+    orphans_freed: u64,
+    /// One checkpoint at a time: held from writing out logged data to the release of freed space.
+    checkpointing: Mutex<()>,
+    pub(super) background: Background,
+}
+
+/// The system's clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let sec = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        Time {
+            sec,
+            nsec: since.subsec_nanos(),
+        }
+    })
 }
 
 impl Volume {
-    /// Opens the main dataset of the store in directory `store`, recovering it first.
+    /// Opens the main dataset of the store on `media`, recovering it first. Durable on return is
+    /// what recovery brought back.
     ///
     /// # Errors
-    /// When it is not a store, is in use, is newer than this program, or is damaged beyond trust.
-    pub fn open(_store: &Path, _options: OpenOptions) -> Result<Volume, EngineError> {
-        Err(EngineError::NotSupported("not yet"))
+    /// When it is not a store, is newer than this program, or is damaged beyond trust.
+    pub fn open(
+        media: Media,
+        options: OpenOptions,
+        clock: Clock,
+    ) -> Result<Arc<Volume>, EngineError> {
+        let opened = recovery::open(
+            media,
+            recovery::Options {
+                read_only: options.read_only,
+                discard_damaged_log: options.discard_damaged_log,
+                cache_bytes: options.cache_bytes / 2,
+            },
+        )?;
+        if let Some(damage) = &opened.report.damage {
+            ::log::error!("{damage}");
+        }
+        for (copy, reason) in &opened.report.superblock_damage {
+            ::log::warn!("superblock copy {copy} cannot be used: {reason}; the other one is whole");
+        }
+        let mut volume = Volume::assemble(opened.journal, options, clock, opened.report);
+        for change in opened.data {
+            volume.replay_data(change)?;
+        }
+        volume.load_orphans()?;
+        if volume.is_writable() {
+            volume.finish_recovery()?;
+        }
+        let volume = Arc::new(volume);
+        if volume.options.background && volume.is_writable() {
+            Background::start(&volume);
+        }
+        Ok(volume)
+    }
+
+    pub(super) fn assemble(
+        journal: Journal,
+        options: OpenOptions,
+        clock: Clock,
+        recovery: Report,
+    ) -> Volume {
+        Volume {
+            journal,
+            dataset: DatasetId::MAIN,
+            options,
+            clock,
+            inodes: InodeTable::default(),
+            orphans: RwLock::default(),
+            recovery,
+            orphans_freed: 0,
+            checkpointing: Mutex::new(()),
+            background: Background::default(),
+        }
+    }
+
+    fn load_orphans(&self) -> Result<(), EngineError> {
+        let (start, end) = key::kind_range(Ino(0), Kind::Orphan);
+        let mut found = Vec::new();
+        self.journal
+            .view()
+            .scan(self.tree(), &start, &end, &mut |key, _| {
+                found.push(trailing_u64(key));
+                ControlFlow::Continue(())
+            })?;
+        let mut orphans = self.orphans.write();
+        for ino in found {
+            let ino = ino.map_err(|source| StoreError::format("orphan list", source))?;
+            orphans.insert(Ino(ino));
+        }
+        Ok(())
+    }
+
+    /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
+    /// the trees.
+    fn finish_recovery(&mut self) -> Result<(), EngineError> {
+        self.orphans_freed = self.reclaim_all_orphans()?;
+        if !self.recovery.was_clean() {
+            self.checkpoint()?;
+        }
+        if !self.options.background {
+            self.journal.find_free_pages()?;
+        }
+        Ok(())
+    }
+
+    /// What opening found and did.
+    #[must_use]
+    pub fn recovery_report(&self) -> &Report {
+        &self.recovery
+    }
+
+    /// Orphans that opening freed.
+    #[must_use]
+    pub fn orphans_freed(&self) -> u64 {
+        self.orphans_freed
+    }
+
+    /// Whether changes are possible: not opened read-only, and no write has failed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.journal.writable().is_ok()
+    }
+
+    /// Moves everything committed into the trees on disk and frees the log. Durable on return is
+    /// all metadata and all data that was fsynced.
+    ///
+    /// # Errors
+    /// When the disk refuses; the volume is read-only from then on.
+    pub fn checkpoint(&self) -> Result<(), EngineError> {
+        let _one = self.checkpointing.lock();
+        self.prepare_checkpoint()?;
+        let result = self.journal.checkpoint(false);
+        self.finish_checkpoint(result.is_ok())?;
+        Ok(result?)
+    }
+
+    /// Waits for a checkpoint when the log or memory is nearly full. To be called where an
+    /// operation begins, with no lock held: the checkpoint needs them.
+    ///
+    /// # Errors
+    /// When the checkpoint fails.
+    pub(super) fn throttle(&self) -> Result<(), EngineError> {
+        match self.journal.pressure() {
+            Pressure::None => Ok(()),
+            Pressure::Due if self.options.background => {
+                self.background.request_checkpoint();
+                Ok(())
+            }
+            Pressure::Urgent if self.options.background => {
+                self.background.wait_for_checkpoint();
+                Ok(())
+            }
+            Pressure::Due | Pressure::Urgent => self.checkpoint(),
+        }
+    }
+
+    /// Makes everything durable and marks the store as closed. Operations after it fail or are not
+    /// durable; closing again does nothing.
+    ///
+    /// # Errors
+    /// When the disk refuses; the next opening recovers what was durable.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.background.stop();
+        if !self.is_writable() {
+            return Ok(());
+        }
+        self.write_out_all()?;
+        self.checkpoint()?;
+        let _one = self.checkpointing.lock();
+        self.prepare_checkpoint()?;
+        let result = self.journal.checkpoint(true);
+        self.finish_checkpoint(false)?;
+        Ok(result?)
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Without a close this is a power cut, as far as the store is concerned; the threads must
+        // end all the same.
+        self.background.stop();
     }
 }

@@ -23,6 +23,9 @@ pub const INCOMPAT_KNOWN: u64 = 0;
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Bytes of one unit of chunks.dat.
 pub const UNIT_BYTES: u32 = 4096;
+/// The unit at which chunks.dat ends for good: a store's free ranges and chunks together make up
+/// exactly the units below it, however large the file is.
+pub const UNITS_END: u64 = 1 << 52;
 
 /// The store closed after its last checkpoint; the log holds nothing.
 const FLAG_CLEAN: u32 = 1;

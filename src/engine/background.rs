@@ -1,0 +1,172 @@
+//! The threads of a volume: the commit timer and the checkpointer.
+//!
+//! They hold the volume weakly: it can be dropped while they sleep, and they end then.
+
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Volume;
+use crate::log::journal::Pressure;
+
+/// A checkpoint is made at least this often while there is something for it.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the checkpointer sleeps between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The threads, and how others talk to them.
+#[derive(Default)]
+pub(super) struct Background {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something to do: a request, or the end.
+    wake: Condvar,
+    /// A checkpoint ended.
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    requested: bool,
+    checkpoints: u64,
+}
+
+impl Background {
+    /// Starts the threads of `volume`.
+    pub(super) fn start(volume: &Arc<Volume>) {
+        let shared = &volume.background.shared;
+        let weak = Arc::downgrade(volume);
+        let interval = volume.options.commit_interval.max(Duration::from_millis(1));
+        let timer = {
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            spawn("commit", move || commit_loop(&shared, &weak, interval))
+        };
+        let checkpointer = {
+            let shared = Arc::clone(shared);
+            spawn("checkpoint", move || checkpoint_loop(&shared, &weak))
+        };
+        volume
+            .background
+            .threads
+            .lock()
+            .extend([timer, checkpointer].into_iter().flatten());
+    }
+
+    /// Asks for a checkpoint soon.
+    pub(super) fn request_checkpoint(&self) {
+        let mut state = self.shared.state.lock();
+        if !state.requested {
+            state.requested = true;
+            self.shared.wake.notify_all();
+        }
+    }
+
+    /// Asks for a checkpoint and waits until one has ended.
+    pub(super) fn wait_for_checkpoint(&self) {
+        let mut state = self.shared.state.lock();
+        let before = state.checkpoints;
+        state.requested = true;
+        self.shared.wake.notify_all();
+        while state.checkpoints == before && !state.stopping {
+            self.shared.done.wait(&mut state);
+        }
+    }
+
+    /// Ends the threads and waits for them (but not for the one that calls).
+    pub(super) fn stop(&self) {
+        self.shared.state.lock().stopping = true;
+        self.shared.wake.notify_all();
+        self.shared.done.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for handle in threads {
+            if handle.thread().id() != thread::current().id() && handle.join().is_err() {
+                ::log::error!("a background thread of the volume panicked");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    let spawned = thread::Builder::new()
+        .name(format!("razorfs-{name}"))
+        .spawn(body);
+    spawned
+        .inspect_err(|error| ::log::error!("cannot start the {name} thread: {error}"))
+        .ok()
+}
+
+/// Sleeps until `deadline`; false when the volume is being closed.
+fn sleep(shared: &Shared, deadline: Instant) -> bool {
+    let mut state = shared.state.lock();
+    while !state.stopping {
+        if shared.wake.wait_until(&mut state, deadline).timed_out() {
+            return !state.stopping;
+        }
+    }
+    false
+}
+
+/// Bounds what a crash can take of what was not synced.
+fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
+    while sleep(shared, Instant::now() + interval) {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        if let Err(error) = volume.commit_tick()
+            && volume.is_writable()
+        {
+            ::log::error!("periodic commit: {error}");
+        }
+    }
+}
+
+fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
+    match volume.upgrade() {
+        Some(volume) => {
+            if let Err(error) = volume.journal.find_free_pages() {
+                ::log::error!("nodes.dat will only grow until it is repaired: {error}");
+            }
+        }
+        None => return,
+    }
+    let mut last = Instant::now();
+    while wait_for_request(shared) {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        let due = volume.journal.pressure() > Pressure::None
+            || last.elapsed() >= CHECKPOINT_INTERVAL
+            || shared.state.lock().requested;
+        if due {
+            shared.state.lock().requested = false;
+            if let Err(error) = volume.checkpoint()
+                && volume.is_writable()
+            {
+                ::log::error!("checkpoint: {error}");
+            }
+            last = Instant::now();
+            shared.state.lock().checkpoints += 1;
+            shared.done.notify_all();
+        }
+    }
+}
+
+/// Waits for a request or a while; false when the volume is being closed.
+fn wait_for_request(shared: &Shared) -> bool {
+    let mut state = shared.state.lock();
+    let deadline = Instant::now() + LOOK_INTERVAL;
+    while !state.stopping && !state.requested {
+        if shared.wake.wait_until(&mut state, deadline).timed_out() {
+            break;
+        }
+    }
+    !state.stopping
+}

@@ -1,0 +1,116 @@
+//! Making a store.
+
+use super::{Clock, EngineError};
+use crate::disk::Media;
+use crate::format::id::{DatasetId, Generation, Ino};
+use crate::format::key::{self, TreeId};
+use crate::format::record::{
+    DatasetCounters, DatasetRecord, InodeRecord, PagePtr, counters_key, dataset_key,
+    dataset_name_key,
+};
+use crate::format::superblock::UNITS_END;
+use crate::log::recovery;
+
+/// What a new store is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct MkfsOptions {
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Random bytes: the key of the hashes of names.
+    pub hash_seed: [u8; 16],
+    /// Bytes of file content it may hold; 0 for as many as the disk gives.
+    pub capacity_bytes: u64,
+    /// Bytes of the log's ring: a multiple of 4096, at least 4 MiB.
+    pub log_bytes: u64,
+    /// Owner of the root directory.
+    pub root_uid: u32,
+    /// Group of the root directory.
+    pub root_gid: u32,
+    /// Permissions of the root directory.
+    pub root_mode: u32,
+}
+
+/// The log's size when nobody says otherwise: 64 MiB.
+pub const LOG_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Makes a store with one dataset, `main`, on empty media. Durable on return; before that it is no
+/// store.
+///
+/// # Errors
+/// When the disk refuses or has no room.
+pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), EngineError> {
+    let now = clock();
+    let superblock = std::sync::Arc::clone(&media.superblock);
+    let format = recovery::Format {
+        uuid: options.uuid,
+        hash_seed: options.hash_seed,
+        created_sec: now.sec,
+        capacity_bytes: options.capacity_bytes,
+        log_bytes: options.log_bytes,
+    };
+    let journal = recovery::create(media, format, 1 << 20)?;
+    journal.find_free_pages()?;
+    let mut tx = journal.begin()?;
+    let id = DatasetId::MAIN;
+    let dataset = DatasetRecord {
+        root: PagePtr::EMPTY,
+        flags: 0,
+        quota_bytes: 0,
+        quota_inodes: 0,
+        reserved_bytes: 0,
+        origin: DatasetId(0),
+        snapshot_of: DatasetId(0),
+        birth: Generation(1),
+        created: now,
+        uuid: options.uuid,
+        codec: 0,
+        codec_level: 0,
+        name: "main".into(),
+    };
+    tx.put(TreeId::Datasets, dataset_key(id), dataset.encode())?;
+    tx.put(
+        TreeId::Datasets,
+        dataset_name_key(&dataset.name),
+        id.0.to_le_bytes().to_vec(),
+    )?;
+    let counters = DatasetCounters {
+        next_ino: Ino::ROOT.0 + 1,
+        inodes: 1,
+        ..Default::default()
+    };
+    tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
+    let root = InodeRecord {
+        mode: libc::S_IFDIR | (options.root_mode & 0o7777),
+        nlink: 2,
+        uid: options.root_uid,
+        gid: options.root_gid,
+        rdev: 0,
+        flags: 0,
+        projid: 0,
+        xattrs: 0,
+        size: 0,
+        allocated: 0,
+        entries: 0,
+        parent: Ino::ROOT,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+    };
+    tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
+    tx.put(
+        TreeId::FreeByStart,
+        key::u64_key(0),
+        UNITS_END.to_le_bytes().to_vec(),
+    )?;
+    tx.put(
+        TreeId::FreeBySize,
+        key::free_by_size(UNITS_END, 0),
+        Vec::new(),
+    )?;
+    tx.commit()?;
+    superblock
+        .allocate(0, 2 * crate::format::superblock::SUPERBLOCK_BYTES as u64)
+        .map_err(|source| crate::store::StoreError::io("superblock, allocating", source))?;
+    Ok(journal.checkpoint(true)?)
+}

@@ -1,0 +1,53 @@
+//! How a volume is opened.
+
+use std::time::Duration;
+
+/// When an acknowledged operation is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Every acknowledged mutation.
+    Strict,
+    /// What fsync, fdatasync, fsync of a directory or sync returned for; the rest at most a commit
+    /// interval later.
+    #[default]
+    Fsync,
+    /// fsync does not wait for the disk: everything at most a commit interval later.
+    Relaxed,
+}
+
+/// How to open a volume.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Refuse every change and write nothing to the store.
+    pub read_only: bool,
+    /// When an acknowledged operation is durable.
+    pub durability: Durability,
+    /// The longest an acknowledged mutation stays off the disk.
+    pub commit_interval: Duration,
+    /// Bytes of file data in memory before writers wait.
+    pub dirty_limit_bytes: u64,
+    /// Bytes of memory for clean tree pages and chunks.
+    pub cache_bytes: u64,
+    /// Accept a store on a file system that does not survive a power cut.
+    pub allow_volatile: bool,
+    /// Run the commit timer and checkpoints in threads of their own; without, the caller drives
+    /// them ([`Volume::commit_tick`], [`Volume::checkpoint`]), as deterministic tests must.
+    pub background: bool,
+    /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
+    pub discard_damaged_log: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        OpenOptions {
+            read_only: false,
+            durability: Durability::Fsync,
+            commit_interval: Duration::from_secs(5),
+            dirty_limit_bytes: 256 << 20,
+            cache_bytes: 256 << 20,
+            allow_volatile: false,
+            background: true,
+            discard_damaged_log: false,
+        }
+    }
+}
