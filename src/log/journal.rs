@@ -6,13 +6,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Change;
+use super::tracked::Tracked;
 use super::wal::{Wal, WalError};
 use crate::disk::{Disk, Media};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId, PageNo};
@@ -87,48 +88,6 @@ pub struct Tx<'a> {
     broken: bool,
 }
 
-/// chunks.dat, remembering whether it was written to since its last flush.
-struct Tracked {
-    disk: Arc<dyn Disk>,
-    written: Arc<AtomicBool>,
-}
-
-impl Tracked {
-    /// Notes a write after it is done: a flush that ran beside it does not count for it.
-    fn note<T>(&self, result: T) -> T {
-        self.written.store(true, Ordering::Release);
-        result
-    }
-}
-
-impl Disk for Tracked {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        self.disk.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.note(self.disk.write_at(offset, buf))
-    }
-    fn flush(&self) -> std::io::Result<()> {
-        if self.written.swap(false, Ordering::AcqRel) {
-            self.disk.flush()
-        } else {
-            Ok(())
-        }
-    }
-    fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
-        self.note(self.disk.allocate(offset, len))
-    }
-    fn trim(&self, offset: u64, len: u64) -> std::io::Result<()> {
-        self.disk.trim(offset, len)
-    }
-    fn len_bytes(&self) -> u64 {
-        self.disk.len_bytes()
-    }
-    fn available_bytes(&self) -> std::io::Result<u64> {
-        self.disk.available_bytes()
-    }
-}
-
 /// What recovery or mkfs hands over to make a journal of.
 pub(super) struct Parts {
     pub(super) media: Media,
@@ -151,11 +110,7 @@ impl Journal {
             roots,
             effects,
         } = parts;
-        let written = Arc::new(AtomicBool::new(false));
-        let chunks: Arc<dyn Disk> = Arc::new(Tracked {
-            disk: Arc::clone(&media.chunks),
-            written,
-        });
+        let chunks: Arc<dyn Disk> = Arc::new(Tracked::new(Arc::clone(&media.chunks)));
         media.chunks = Arc::clone(&chunks);
         let barrier_disk = Arc::clone(&chunks);
         // Without it the log could promise extents whose bytes a power cut took.

@@ -9,6 +9,9 @@ mod checkpoint;
 pub mod journal;
 pub mod recovery;
 mod scan;
+#[cfg(test)]
+mod tests;
+mod tracked;
 pub mod wal;
 
 pub use change::Change;

@@ -176,11 +176,17 @@ fn redo(
 /// Files shorter than the superblock says were truncated: nothing in them can be trusted to be whole.
 fn check_files(media: &Media, superblock: &Superblock) -> Result<(), StoreError> {
     let page_bytes = crate::format::page::PAGE_BYTES as u64;
+    // Page 0 is never used: a store without pages needs none of the file.
+    let pages = if superblock.nodes_end.0 > 1 {
+        superblock.nodes_end.0
+    } else {
+        0
+    };
     let files = [
         (
             "nodes.dat",
             media.nodes.len_bytes(),
-            superblock.nodes_end.0.saturating_mul(page_bytes),
+            pages.saturating_mul(page_bytes),
         ),
         (
             "strings.dat",

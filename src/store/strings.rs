@@ -16,8 +16,8 @@ const GROWTH_BYTES: u64 = 1 << 20;
 /// The names of a store. A name never changes once something committed refers to it.
 pub struct Strings {
     disk: Arc<dyn Disk>,
-    /// Names not yet written. One that a dropped transaction put here is replaced by the next name
-    /// that gets its place: nothing refers to it.
+    /// Names not yet written. What a dropped transaction put here goes when the next name gets its
+    /// place: nothing refers to it.
     waiting: RwLock<BTreeMap<NameId, Arc<[u8]>>>,
 }
 
@@ -54,7 +54,10 @@ impl Strings {
 
     /// Gives a name its place, in memory until the next checkpoint. Returns the place after it.
     pub fn add(&self, id: NameId, name: &[u8]) -> u64 {
-        self.waiting.write().insert(id, Arc::from(name));
+        let mut waiting = self.waiting.write();
+        // The name goes to the end: what stands behind it is left from a dropped transaction.
+        drop(waiting.split_off(&id));
+        waiting.insert(id, Arc::from(name));
         id.0 + name::record_bytes(name.len()) as u64
     }
 
