@@ -4,6 +4,9 @@
 //! subset of its 512-byte sectors) or not at all, independently of any other; a flush makes every
 //! write completed before it durable; any call may fail. Imports nothing of razorfs.
 
+pub mod file;
+mod mapped;
+
 use std::io;
 use std::sync::Arc;
 

@@ -89,7 +89,10 @@ impl Mount {
     /// # Errors
     /// When there is no /dev/fuse, no such directory, or the kernel refuses.
     pub fn new(point: &Path, options: &MountOptions) -> Result<Mount, MountError> {
-        let at_point = |source| MountError::MountPoint { path: point.to_owned(), source };
+        let at_point = |source| MountError::MountPoint {
+            path: point.to_owned(),
+            source,
+        };
         let point = point.canonicalize().map_err(at_point)?;
         if !point.metadata().map_err(at_point)?.is_dir() {
             return Err(at_point(io::Error::from(io::ErrorKind::NotADirectory)));
@@ -120,9 +123,15 @@ impl Mount {
         .into_iter()
         .filter(|(on, _)| *on)
         .fold(0, |flags, (_, flag)| flags | flag);
-        mount(&options.source, &point, flags, &data)
-            .map_err(|source| MountError::Mount { path: point.clone(), source })?;
-        Ok(Mount { connection: Arc::new(connection), point, threads: options.threads.max(1) })
+        mount(&options.source, &point, flags, &data).map_err(|source| MountError::Mount {
+            path: point.clone(),
+            source,
+        })?;
+        Ok(Mount {
+            connection: Arc::new(connection),
+            point,
+            threads: options.threads.max(1),
+        })
     }
 
     /// The mount point.
@@ -195,7 +204,9 @@ fn serve(connection: &File, server: &Server) {
                 }
             },
         };
-        let Some(message) = request.get_mut(..len) else { continue };
+        let Some(message) = request.get_mut(..len) else {
+            continue;
+        };
         let reader = match Reader::<()>::from_fuse_buffer(FuseBuf::new(message)) {
             Ok(reader) => reader,
             Err(error) => {
@@ -235,12 +246,20 @@ fn mount(source: &str, point: &Path, flags: libc::c_ulong, data: &str) -> io::Re
             data.as_ptr().cast(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn umount(point: &Path, flags: libc::c_int) -> io::Result<()> {
     let point = c_string(point.as_os_str().as_bytes())?;
     // SAFETY: the string ends with NUL and lives until the call returns.
     let done = unsafe { libc::umount2(point.as_ptr(), flags) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
