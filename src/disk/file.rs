@@ -81,8 +81,13 @@ fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> DiskErr
 pub struct StoreDir {
     /// The disks.
     pub media: Media,
-    /// Held for its lock.
-    _lock: File,
+    /// Keeps other processes out while it lives.
+    pub lock: StoreLock,
+}
+
+/// The lock on a store: it ends when this is dropped, or with the process.
+pub struct StoreLock {
+    _file: File,
 }
 
 /// How to open a store's files.
@@ -117,8 +122,7 @@ pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<Sto
     } else if occupied {
         return Err(DiskError::NotEmpty(dir.to_owned()));
     }
-    let lock = open_file(&superblock, false, true)?;
-    take_lock(dir, &lock)?;
+    let lock = take_lock(dir, open_file(&superblock, false, true)?)?;
     let disk = |name: &str, mapped: bool| -> Result<Arc<dyn Disk>, DiskError> {
         let path = dir.join(name);
         let file = open_file(&path, false, true)?;
@@ -140,7 +144,7 @@ pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<Sto
         wal: disk(WAL_FILE, false)?,
     };
     sync_directory(dir)?;
-    Ok(StoreDir { media, _lock: lock })
+    Ok(StoreDir { media, lock })
 }
 
 /// Opens the files of the store in `dir`.
@@ -155,8 +159,7 @@ pub fn open_store(dir: &Path, options: OpenDir) -> Result<StoreDir, DiskError> {
         Err(source) => return Err(failed(&superblock, "looking for it")(source)),
     }
     check_volatile(dir, options.allow_volatile)?;
-    let lock = open_file(&superblock, options.read_only, false)?;
-    take_lock(dir, &lock)?;
+    let lock = take_lock(dir, open_file(&superblock, options.read_only, false)?)?;
     let disk = |name: &str, mapped: bool| -> Result<Arc<dyn Disk>, DiskError> {
         let path = dir.join(name);
         let file = open_file(&path, options.read_only, false)?;
@@ -169,7 +172,7 @@ pub fn open_store(dir: &Path, options: OpenDir) -> Result<StoreDir, DiskError> {
         chunks: disk(CHUNKS_FILE, false)?,
         wal: disk(WAL_FILE, false)?,
     };
-    Ok(StoreDir { media, _lock: lock })
+    Ok(StoreDir { media, lock })
 }
 
 fn open_file(path: &Path, read_only: bool, create: bool) -> Result<File, DiskError> {
@@ -197,12 +200,12 @@ fn sync_directory(dir: &Path) -> Result<(), DiskError> {
 }
 
 /// Takes the store's lock.
-fn take_lock(dir: &Path, file: &File) -> Result<(), DiskError> {
+fn take_lock(dir: &Path, file: File) -> Result<StoreLock, DiskError> {
     match file.try_lock() {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(StoreLock { _file: file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(DiskError::Locked {
             path: dir.to_owned(),
-            holder: lock_holder(file),
+            holder: lock_holder(&file),
         }),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(dir, "locking")(source)),
     }

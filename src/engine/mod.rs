@@ -26,4 +26,4 @@ pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use types::*;
-pub use volume::{Volume, system_clock};
+pub use volume::{OpenError, Volume, system_clock};

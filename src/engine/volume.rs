@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use super::background::Background;
 use super::data::InodeTable;
 use super::{Clock, EngineError, OpenOptions, Time};
 use crate::disk::Media;
+use crate::disk::file::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, Kind, trailing_u64};
 use crate::log::Journal;
@@ -33,6 +35,25 @@ pub struct Volume {
     /// One checkpoint at a time: held from writing out logged data to the release of freed space.
     checkpointing: Mutex<()>,
     pub(super) background: Background,
+    /// The store's lock, when it is a directory: held as long as the volume lives.
+    lock: Option<StoreLock>,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is in them cannot be used.
+    #[error("{store}: {source}")]
+    Store {
+        /// The store.
+        store: PathBuf,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
 }
 
 /// The system's clock.
@@ -51,15 +72,43 @@ pub fn system_clock() -> Clock {
 }
 
 impl Volume {
+    /// Opens the main dataset of the store in directory `store`, which stays locked until the
+    /// volume is dropped.
+    ///
+    /// # Errors
+    /// When the directory is not a store or is in use; and as [`Volume::open_media`].
+    pub fn open(store: &Path, options: OpenOptions) -> Result<Arc<Volume>, OpenError> {
+        let how = OpenDir {
+            read_only: options.read_only,
+            allow_volatile: options.allow_volatile,
+        };
+        let StoreDir { media, lock } = open_store(store, how)?;
+        Self::open_locked(media, options, system_clock(), Some(lock)).map_err(|source| {
+            OpenError::Store {
+                store: store.to_owned(),
+                source,
+            }
+        })
+    }
+
     /// Opens the main dataset of the store on `media`, recovering it first. Durable on return is
     /// what recovery brought back.
     ///
     /// # Errors
     /// When it is not a store, is newer than this program, or is damaged beyond trust.
-    pub fn open(
+    pub fn open_media(
         media: Media,
         options: OpenOptions,
         clock: Clock,
+    ) -> Result<Arc<Volume>, EngineError> {
+        Self::open_locked(media, options, clock, None)
+    }
+
+    fn open_locked(
+        media: Media,
+        options: OpenOptions,
+        clock: Clock,
+        lock: Option<StoreLock>,
     ) -> Result<Arc<Volume>, EngineError> {
         let opened = recovery::open(
             media,
@@ -76,6 +125,7 @@ impl Volume {
             ::log::warn!("superblock copy {copy} cannot be used: {reason}; the other one is whole");
         }
         let mut volume = Volume::assemble(opened.journal, options, clock, opened.report);
+        volume.lock = lock;
         for change in opened.data {
             volume.replay_data(change)?;
         }
@@ -90,12 +140,7 @@ impl Volume {
         Ok(volume)
     }
 
-    pub(super) fn assemble(
-        journal: Journal,
-        options: OpenOptions,
-        clock: Clock,
-        recovery: Report,
-    ) -> Volume {
+    fn assemble(journal: Journal, options: OpenOptions, clock: Clock, recovery: Report) -> Volume {
         Volume {
             journal,
             dataset: DatasetId::MAIN,
@@ -107,6 +152,7 @@ impl Volume {
             orphans_freed: 0,
             checkpointing: Mutex::new(()),
             background: Background::default(),
+            lock: None,
         }
     }
 

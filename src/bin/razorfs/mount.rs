@@ -149,7 +149,7 @@ impl MountArgs {
 /// When the store cannot be opened or closed, or the directory cannot be mounted on.
 pub fn run(args: &MountArgs) -> Result<(), Error> {
     let flags = args.flags()?;
-    let volume = Arc::new(Volume::open(&args.store, args.open_options(flags.read_only)?)?);
+    let volume = Volume::open(&args.store, args.open_options(flags.read_only)?)?;
     let fs = FileSystem::new(Arc::clone(&volume), args.fs_options(flags.read_only));
     let server = Arc::new(Server::new(fs));
     // Before mounting: from then on a signal must unmount.
