@@ -167,7 +167,11 @@ pub fn run(args: &MountArgs) -> Result<(), Error> {
         },
     )?);
     let serving = mount.serve(&server)?;
-    log::info!("{} is mounted on {}", args.store.display(), mount.point().display());
+    log::info!(
+        "{} is mounted on {}",
+        args.store.display(),
+        mount.point().display()
+    );
 
     let (over, is_over) = mpsc::channel();
     let unmounted = over.clone();

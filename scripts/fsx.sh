@@ -1,0 +1,50 @@
+#!/bin/bash
+# Runs `fsx` (crates.io) on the local mount: random reads, writes, mappings, truncations, holes,
+# copies and syncs of one file, every read compared with what must be there.
+#
+#   scripts/fsx.sh [OPERATIONS [SEED]]      100,000 operations with a random seed by default
+#
+# With CACHE=auto|always|metadata|never another cache mode than the default. Needs root and
+# /dev/fuse.
+
+. "$(dirname "$0")/local_mount.sh"
+
+operations=${1:-100000}
+seed=${2:-$RANDOM}
+
+install_tool fsx 0.3.2
+start_mount ${CACHE:+--cache "$CACHE"} ${DURABILITY:+--durability "$DURABILITY"}
+
+cat > "$WORK/fsx.toml" <<END
+flen = 4194304
+
+[opsize]
+max = 262144
+min = 0
+align = 1
+
+[weights]
+close_open = 1
+invalidate = 1
+mapread = 5
+mapwrite = 5
+read = 10
+write = 10
+truncate = 5
+fsync = 0.2
+fdatasync = 0.2
+posix_fallocate = 2
+punch_hole = 5
+sendfile = 2
+posix_fadvise = 1
+copy_file_range = 5
+END
+echo "fsx: $operations operations, seed $seed"
+if ! "$TOOL" -N "$operations" -S "$seed" -P "$WORK" -f "$WORK/fsx.toml" "$MNT/file" \
+    > "$WORK/out" 2>&1; then
+    tail -n 40 "$WORK/out"
+    fail "fsx found a difference (seed $seed)"
+fi
+tail -n 1 "$WORK/out"
+stop_mount
+echo "fsx: no difference"

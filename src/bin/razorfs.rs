@@ -1,2 +1,0 @@
-//! razorfs.
-fn main() {}
