@@ -6,6 +6,7 @@
 
 pub mod file;
 mod mapped;
+pub mod sim;
 
 use std::io;
 use std::sync::Arc;

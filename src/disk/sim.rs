@@ -1,0 +1,567 @@
+//! A simulated disk that loses power, tears and reorders what was not flushed, and fails on demand.
+//!
+//! One run of a workload records every event; [`Recording`] then gives the disks as they may be
+//! found after power was lost at any point of it. Everything is decided by a seed.
+//!
+//! What survives: a write that a later completed flush of its disk covers, wholly; of any other
+//! write any subset of its 512-byte sectors, whatever became of the writes around it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Disk, Media, SECTOR_BYTES};
+
+const PAGE: usize = 4096;
+const DISKS: usize = 5;
+
+/// The content of a disk, sparse: what was never written is zeros.
+#[derive(Clone, Default)]
+pub struct Image {
+    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    len: u64,
+}
+
+impl Image {
+    fn read(&self, offset: u64, buf: &mut [u8]) {
+        for_pages(offset, buf.len(), |page, at, range| {
+            let Some(target) = buf.get_mut(range) else {
+                return;
+            };
+            match self
+                .pages
+                .get(&page)
+                .and_then(|page| page.get(at..at + target.len()))
+            {
+                Some(source) => target.copy_from_slice(source),
+                None => target.fill(0),
+            }
+        });
+    }
+
+    fn write(&mut self, offset: u64, buf: &[u8]) {
+        for_pages(offset, buf.len(), |page, at, range| {
+            let Some(source) = buf.get(range) else { return };
+            let page = self
+                .pages
+                .entry(page)
+                .or_insert_with(|| Arc::new([0; PAGE]));
+            if let Some(target) = Arc::make_mut(page).get_mut(at..at + source.len()) {
+                target.copy_from_slice(source);
+            }
+        });
+        self.len = self.len.max(offset + buf.len() as u64);
+    }
+
+    fn trim(&mut self, offset: u64, len: u64) {
+        let first = offset.div_ceil(PAGE as u64);
+        let end = (offset + len) / PAGE as u64;
+        for page in first..end {
+            self.pages.remove(&page);
+        }
+    }
+}
+
+/// Cuts a range at page boundaries: page, offset in it, range of the buffer.
+fn for_pages(offset: u64, len: usize, mut each: impl FnMut(u64, usize, std::ops::Range<usize>)) {
+    let mut done = 0;
+    while done < len {
+        let position = offset + done as u64;
+        let at = usize::try_from(position % PAGE as u64).unwrap_or(0);
+        let part = (PAGE - at).min(len - done);
+        each(position / PAGE as u64, at, done..done + part);
+        done += part;
+    }
+}
+
+/// What happened to a disk.
+#[derive(Clone)]
+enum Event {
+    Write {
+        disk: usize,
+        offset: u64,
+        bytes: Arc<[u8]>,
+    },
+    Allocate {
+        disk: usize,
+        end: u64,
+    },
+    Trim {
+        disk: usize,
+        offset: u64,
+        len: u64,
+    },
+    Flush {
+        disk: usize,
+    },
+}
+
+/// A kind of call that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// [`Disk::read_at`]
+    Read,
+    /// [`Disk::write_at`]; half of it is written before it fails.
+    Write,
+    /// [`Disk::flush`]
+    Flush,
+    /// [`Disk::allocate`]
+    Allocate,
+}
+
+/// Which call is to fail.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// The kind of call.
+    pub call: Call,
+    /// How many of that kind succeed first.
+    pub after: u64,
+    /// Whether all later ones of the kind fail too.
+    pub sticky: bool,
+    /// The error.
+    pub kind: io::ErrorKind,
+}
+
+#[derive(Default)]
+struct World {
+    events: Vec<Event>,
+    fault: Option<Fault>,
+    calls: u64,
+    /// Bytes all disks may have pages for.
+    capacity: Option<u64>,
+}
+
+impl World {
+    /// Counts a call; whether it fails.
+    fn call(&mut self, call: Call) -> io::Result<()> {
+        let Some(fault) = self.fault.filter(|fault| fault.call == call) else {
+            return Ok(());
+        };
+        self.calls += 1;
+        let nth = self.calls - 1;
+        if nth == fault.after || (fault.sticky && nth > fault.after) {
+            return Err(io::Error::new(fault.kind, "made to fail"));
+        }
+        Ok(())
+    }
+}
+
+struct SimDisk {
+    index: usize,
+    world: Arc<Mutex<World>>,
+    live: Arc<Mutex<[Image; DISKS]>>,
+}
+
+impl SimDisk {
+    fn live<T>(&self, with: impl FnOnce(&mut Image) -> T) -> T {
+        let mut live = self.live.lock();
+        match live.get_mut(self.index) {
+            Some(image) => with(image),
+            None => with(&mut Image::default()),
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.world.lock().call(Call::Read)?;
+        self.live(|image| {
+            if offset + buf.len() as u64 > image.len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            image.read(offset, buf);
+            Ok(())
+        })
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let mut world = self.world.lock();
+        let result = world.call(Call::Write);
+        let written = if result.is_ok() {
+            buf
+        } else {
+            buf.split_at(buf.len() / 2).0
+        };
+        self.live(|image| image.write(offset, written));
+        let (disk, bytes) = (self.index, Arc::from(written));
+        world.events.push(Event::Write {
+            disk,
+            offset,
+            bytes,
+        });
+        result
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.call(Call::Flush)?;
+        world.events.push(Event::Flush { disk: self.index });
+        Ok(())
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.call(Call::Allocate)?;
+        let end = offset + len;
+        let used: u64 = self.live.lock().iter().map(|image| image.len).sum();
+        self.live(|image| {
+            let growth = end.saturating_sub(image.len);
+            if world
+                .capacity
+                .is_some_and(|capacity| used + growth > capacity)
+            {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            image.len = image.len.max(end);
+            Ok(())
+        })?;
+        world.events.push(Event::Allocate {
+            disk: self.index,
+            end,
+        });
+        Ok(())
+    }
+
+    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut world = self.world.lock();
+        self.live(|image| image.trim(offset, len));
+        world.events.push(Event::Trim {
+            disk: self.index,
+            offset,
+            len,
+        });
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.live(|image| image.len)
+    }
+
+    fn available_bytes(&self) -> io::Result<u64> {
+        let used: u64 = self.live.lock().iter().map(|image| image.len).sum();
+        Ok(self
+            .world
+            .lock()
+            .capacity
+            .unwrap_or(1 << 40)
+            .saturating_sub(used))
+    }
+}
+
+/// The disks of one store.
+#[derive(Default)]
+pub struct SimMedia {
+    world: Arc<Mutex<World>>,
+    live: Arc<Mutex<[Image; DISKS]>>,
+    base: [Image; DISKS],
+}
+
+impl SimMedia {
+    /// Empty disks.
+    #[must_use]
+    pub fn new() -> Self {
+        SimMedia::default()
+    }
+
+    fn with(images: [Image; DISKS]) -> Self {
+        SimMedia {
+            world: Arc::default(),
+            live: Arc::new(Mutex::new(images.clone())),
+            base: images,
+        }
+    }
+
+    /// The disks, for a store to use.
+    #[must_use]
+    pub fn media(&self) -> Media {
+        let disk = |index| -> Arc<dyn Disk> {
+            Arc::new(SimDisk {
+                index,
+                world: Arc::clone(&self.world),
+                live: Arc::clone(&self.live),
+            })
+        };
+        Media {
+            superblock: disk(0),
+            nodes: disk(1),
+            strings: disk(2),
+            chunks: disk(3),
+            wal: disk(4),
+        }
+    }
+
+    /// Makes a call fail from now on; counting starts anew.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        let mut world = self.world.lock();
+        world.fault = fault;
+        world.calls = 0;
+    }
+
+    /// Limits the bytes that all disks together may allocate.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.world.lock().capacity = bytes;
+    }
+
+    /// How many events there were: a position for [`Recording::crash_at`].
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.world.lock().events.len()
+    }
+
+    /// A copy of the disks as they are now, with every write: as after the process, not the
+    /// machine, was killed.
+    #[must_use]
+    pub fn killed(&self) -> SimMedia {
+        SimMedia::with(self.live.lock().clone())
+    }
+
+    /// Changes bytes behind the store's back: `disk` is 0 superblock, 1 nodes, 2 strings,
+    /// 3 chunks, 4 wal.
+    pub fn corrupt(&self, disk: usize, offset: u64, bytes: &[u8]) {
+        if let Some(image) = self.live.lock().get_mut(disk) {
+            image.write(offset, bytes);
+        }
+    }
+
+    /// Length of a disk in bytes.
+    #[must_use]
+    pub fn disk_len(&self, disk: usize) -> u64 {
+        self.live.lock().get(disk).map_or(0, |image| image.len)
+    }
+
+    /// Reads behind the store's back.
+    pub fn peek(&self, disk: usize, offset: u64, buf: &mut [u8]) {
+        if let Some(image) = self.live.lock().get(disk) {
+            image.read(offset, buf);
+        }
+    }
+
+    /// What happened since these disks were made.
+    #[must_use]
+    pub fn recording(&self) -> Recording {
+        Recording {
+            durable: self.base.clone(),
+            pending: Vec::new(),
+            events: self.world.lock().events.clone(),
+            position: 0,
+        }
+    }
+}
+
+/// What becomes of writes that were not flushed.
+#[derive(Debug, Clone, Copy)]
+pub enum Survival {
+    /// None survives.
+    None,
+    /// All survive.
+    All,
+    /// Each survives wholly, in part, or not at all, as the seed decides.
+    Random(u64),
+}
+
+/// The events of a run, walked through from the beginning.
+pub struct Recording {
+    durable: [Image; DISKS],
+    /// Writes since the last flush of their disk.
+    pending: Vec<Event>,
+    events: Vec<Event>,
+    position: usize,
+}
+
+impl Recording {
+    /// Number of events.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether nothing happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Whether event `index` is a flush.
+    #[must_use]
+    pub fn is_flush(&self, index: usize) -> bool {
+        matches!(self.events.get(index), Some(Event::Flush { .. }))
+    }
+
+    /// The disks after power was lost when the first `events` events had happened. Positions are
+    /// asked for in growing order.
+    pub fn crash_at(&mut self, events: usize, survival: Survival) -> SimMedia {
+        assert!(events >= self.position, "crash positions must not go back");
+        while self.position < events.min(self.events.len()) {
+            self.step();
+        }
+        let mut images = self.durable.clone();
+        let mut rng = match survival {
+            Survival::Random(seed) => ChaCha8Rng::seed_from_u64(seed),
+            _ => ChaCha8Rng::seed_from_u64(0),
+        };
+        for event in &self.pending {
+            match survival {
+                Survival::None => {}
+                Survival::All => apply(&mut images, event),
+                Survival::Random(_) => apply_some(&mut images, event, &mut rng),
+            }
+        }
+        SimMedia::with(images)
+    }
+
+    fn step(&mut self) {
+        let Some(event) = self.events.get(self.position).cloned() else {
+            return;
+        };
+        self.position += 1;
+        if let Event::Flush { disk } = event {
+            let durable = &mut self.durable;
+            self.pending.retain(|event| {
+                let covered = disk_of(event) == disk;
+                if covered {
+                    apply(durable, event);
+                }
+                !covered
+            });
+        } else {
+            self.pending.push(event);
+        }
+    }
+}
+
+fn disk_of(event: &Event) -> usize {
+    match event {
+        Event::Write { disk, .. }
+        | Event::Allocate { disk, .. }
+        | Event::Trim { disk, .. }
+        | Event::Flush { disk } => *disk,
+    }
+}
+
+fn apply(images: &mut [Image; DISKS], event: &Event) {
+    let Some(image) = images.get_mut(disk_of(event)) else {
+        return;
+    };
+    match event {
+        Event::Write { offset, bytes, .. } => image.write(*offset, bytes),
+        Event::Allocate { end, .. } => image.len = image.len.max(*end),
+        Event::Trim { offset, len, .. } => image.trim(*offset, *len),
+        Event::Flush { .. } => {}
+    }
+}
+
+/// Applies an event wholly, in part or not at all.
+fn apply_some(images: &mut [Image; DISKS], event: &Event, rng: &mut ChaCha8Rng) {
+    match (rng.random_range(0..4), event) {
+        (0, _) => {}
+        (
+            1,
+            Event::Write {
+                disk,
+                offset,
+                bytes,
+            },
+        ) => {
+            let Some(image) = images.get_mut(*disk) else {
+                return;
+            };
+            let mut position = *offset;
+            let mut rest: &[u8] = bytes;
+            while !rest.is_empty() {
+                let sector = SECTOR_BYTES as u64;
+                let room = usize::try_from(sector - position % sector).unwrap_or(SECTOR_BYTES);
+                let (part, next) = rest.split_at(room.min(rest.len()));
+                if rng.random() {
+                    image.write(position, part);
+                }
+                position += part.len() as u64;
+                rest = next;
+            }
+        }
+        _ => apply(images, event),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_flushed_survives_and_the_rest_may_not() {
+        let sim = SimMedia::new();
+        let disk = sim.media().nodes;
+        disk.write_at(0, &[1; 4096]).unwrap();
+        disk.flush().unwrap();
+        disk.write_at(0, &[2; 4096]).unwrap();
+        let mut recording = sim.recording();
+        let mut seen = std::collections::HashSet::new();
+        for seed in 0..200 {
+            let crashed = recording.crash_at(3, Survival::Random(seed)).media().nodes;
+            let mut buf = [0; 4096];
+            crashed.read_at(0, &mut buf).unwrap();
+            assert!(buf.iter().all(|byte| *byte == 1 || *byte == 2));
+            for sector in buf.chunks(SECTOR_BYTES) {
+                assert!(
+                    sector.iter().all(|byte| *byte == sector[0]),
+                    "torn within a sector"
+                );
+            }
+            seen.insert(buf.to_vec());
+        }
+        assert!(
+            seen.len() > 20,
+            "too few ways to tear a write: {}",
+            seen.len()
+        );
+    }
+
+    #[test]
+    fn before_a_flush_nothing_need_survive() {
+        let sim = SimMedia::new();
+        let disk = sim.media().wal;
+        disk.write_at(100, &[1; 10]).unwrap();
+        disk.flush().unwrap();
+        let mut recording = sim.recording();
+        assert_eq!(
+            recording
+                .crash_at(1, Survival::None)
+                .media()
+                .wal
+                .len_bytes(),
+            0
+        );
+        assert_eq!(
+            recording
+                .crash_at(2, Survival::None)
+                .media()
+                .wal
+                .len_bytes(),
+            110
+        );
+    }
+
+    #[test]
+    fn fails_the_call_it_is_told_to() {
+        let sim = SimMedia::new();
+        let media = sim.media();
+        let kind = io::ErrorKind::Other;
+        sim.set_fault(Some(Fault {
+            call: Call::Flush,
+            after: 1,
+            sticky: true,
+            kind,
+        }));
+        assert!(media.wal.flush().is_ok());
+        assert!(media.nodes.flush().is_err());
+        assert!(media.wal.flush().is_err());
+        assert!(media.wal.write_at(0, &[0]).is_ok());
+        sim.set_capacity(Some(10_000));
+        assert!(media.chunks.allocate(0, 8000).is_ok());
+        let error = media.chunks.allocate(8000, 8000).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}
