@@ -1,87 +1,23 @@
-//! The journal on disks that lose power.
+//! The journal on disks that lose power and fail.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::Journal;
-use super::recovery::{self, Format, Options};
-use crate::disk::{Disk, Media};
+use super::recovery::{self, Format, Opened, Options};
+use crate::disk::sim::{Call, Fault, SimMedia, Survival};
 use crate::format::key::TreeId;
-use crate::store::Read;
+use crate::store::{Read, StoreError};
 
-#[derive(Default)]
-struct Memory(Mutex<Vec<u8>>);
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-impl Disk for Memory {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap();
-        let bytes = self.0.lock();
-        let source = bytes
-            .get(start..start + buf.len())
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(source);
-        Ok(())
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap();
-        let mut bytes = self.0.lock();
-        let end = start + buf.len();
-        if bytes.len() < end {
-            bytes.resize(end, 0);
-        }
-        bytes[start..end].copy_from_slice(buf);
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        let end = usize::try_from(offset + len).unwrap();
-        let mut bytes = self.0.lock();
-        if bytes.len() < end {
-            bytes.resize(end, 0);
-        }
-        Ok(())
-    }
-    fn trim(&self, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn len_bytes(&self) -> u64 {
-        self.0.lock().len() as u64
-    }
-    fn available_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
-    }
-}
+const TREE: TreeId = TreeId::Chunks;
 
-fn media() -> Media {
-    let disk = || Arc::new(Memory::default()) as Arc<dyn Disk>;
-    Media {
-        superblock: disk(),
-        nodes: disk(),
-        strings: disk(),
-        chunks: disk(),
-        wal: disk(),
-    }
-}
-
-fn contents(read: &impl Read) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    read.scan(TreeId::Chunks, &[], &[0xff; 9], &mut |key, value| {
-        all.insert(key.to_vec(), value.to_vec());
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    all
-}
-
-#[test]
-fn reopening_brings_back_what_was_synced() {
-    let media = media();
+fn create(sim: &SimMedia) {
     let format = Format {
         uuid: [1; 16],
         hash_seed: [2; 16],
@@ -89,38 +25,307 @@ fn reopening_brings_back_what_was_synced() {
         capacity_bytes: 0,
         log_bytes: 4 << 20,
     };
-    let journal = recovery::create(media.clone(), format, 1 << 20).unwrap();
+    let journal = recovery::create(sim.media(), format, 1 << 20).unwrap();
     journal.checkpoint(true).unwrap();
-    drop(journal);
+}
+
+fn open(sim: &SimMedia) -> Result<Opened, StoreError> {
     let options = Options {
         read_only: false,
         discard_damaged_log: false,
         cache_bytes: 1 << 20,
     };
-    let mut model = BTreeMap::new();
-    for round in 0..30u64 {
-        let opened = recovery::open(media.clone(), options).unwrap();
-        assert_eq!(opened.report.damage, None);
-        let journal: Journal = opened.journal;
+    recovery::open(sim.media(), options)
+}
+
+fn contents(read: &impl Read) -> Model {
+    let mut all = BTreeMap::new();
+    read.scan(TREE, &[], &[0xff; 9], &mut |key, value| {
+        all.insert(key.to_vec(), value.to_vec());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    all
+}
+
+/// What a run acknowledged: the state after each transaction, and at each event of the disks how
+/// many transactions were committed and how many known to be durable.
+struct History {
+    states: Vec<Model>,
+    /// Position in the events, transactions durable from there on.
+    durable: Vec<(usize, usize)>,
+}
+
+/// Random transactions with syncs and checkpoints between them.
+fn run(sim: &SimMedia, journal: &Journal, steps: usize, rng: &mut ChaCha8Rng) -> History {
+    let mut model = contents(&journal.view());
+    let mut history = History {
+        states: vec![model.clone()],
+        durable: vec![(0, 0)],
+    };
+    for _ in 0..steps {
+        let mut tx = journal.begin().unwrap();
+        for _ in 0..rng.random_range(1..5) {
+            let key = rng.random_range(0..60u64).to_be_bytes().to_vec();
+            if rng.random_bool(0.3) {
+                let there = tx.delete(TREE, key.clone()).unwrap();
+                assert_eq!(there, model.remove(&key).is_some());
+            } else {
+                let value = vec![rng.random(); rng.random_range(0..600)];
+                tx.put(TREE, key.clone(), value.clone()).unwrap();
+                model.insert(key, value);
+            }
+            let name = rng.random_range(0..40u32);
+            tx.intern(format!("name {name}").as_bytes()).unwrap();
+        }
+        if rng.random_bool(0.1) {
+            drop(tx);
+            model.clone_from(history.states.last().unwrap());
+            continue;
+        }
+        let end = tx.commit().unwrap();
+        history.states.push(model.clone());
+        let durable = match rng.random_range(0..20) {
+            0..5 => journal.sync(end).is_ok(),
+            5 => journal.checkpoint(rng.random()).is_ok(),
+            _ => false,
+        };
+        if durable {
+            history
+                .durable
+                .push((sim.events(), history.states.len() - 1));
+        }
+    }
+    history
+}
+
+/// Power lost after every event, three ways each; the recovered state must be one of the history,
+/// not before what was durable then, and recovery crashed again must come to the same.
+fn explore(seed: u64, steps: usize) -> usize {
+    let sim = SimMedia::new();
+    create(&sim);
+    let sim = sim.killed();
+    let journal = open(&sim).unwrap().journal;
+    journal.find_free_pages().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let history = run(&sim, &journal, steps, &mut rng);
+    let mut recording = sim.recording();
+    let mut crashes = 0;
+    for event in 0..=recording.len() {
+        for survival in [
+            Survival::None,
+            Survival::All,
+            Survival::Random(rng.random()),
+        ] {
+            let crashed = recording.crash_at(event, survival);
+            let context = format!("seed {seed}, event {event}, {survival:?}");
+            check(&crashed, &history, event, &context, &mut rng);
+            crashes += 1;
+        }
+    }
+    crashes
+}
+
+fn check(crashed: &SimMedia, history: &History, event: usize, context: &str, rng: &mut ChaCha8Rng) {
+    let opened = open(crashed).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(opened.report.damage, None, "{context}");
+    let found = contents(&opened.journal.view());
+    let durable = history
+        .durable
+        .iter()
+        .rev()
+        .find(|(position, _)| *position <= event)
+        .map_or(0, |(_, durable)| *durable);
+    let prefix = history.states[durable..]
+        .iter()
+        .any(|state| *state == found);
+    assert!(
+        prefix,
+        "{context}: the state is none of those after {durable}"
+    );
+
+    // Recovery ends with a checkpoint; the power goes again in the middle of that.
+    opened.journal.find_free_pages().unwrap();
+    opened.journal.checkpoint(false).unwrap();
+    let mut recording = crashed.recording();
+    let second = rng.random_range(0..=recording.len());
+    let again = recording.crash_at(second, Survival::Random(rng.random()));
+    let opened = open(&again).unwrap_or_else(|error| panic!("{context}, again {second}: {error}"));
+    assert_eq!(
+        contents(&opened.journal.view()),
+        found,
+        "{context}, again {second}"
+    );
+}
+
+#[test]
+fn a_crash_at_any_event_leaves_a_state_not_older_than_what_was_synced() {
+    let crashes: usize = (0..40).map(|seed| explore(seed, 60)).sum();
+    assert!(crashes > 6000, "{crashes} crashes explored");
+}
+
+#[test]
+fn goes_on_for_many_laps_of_the_log() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut model = Model::new();
+    for round in 0..12 {
+        let journal = open(&sim).unwrap().journal;
         assert_eq!(contents(&journal.view()), model, "round {round}");
         journal.find_free_pages().unwrap();
-        for step in 0..300u64 {
-            let mut tx = journal.begin().unwrap();
-            let key = ((step * 7919 + round) % 1000).to_be_bytes().to_vec();
-            let value = vec![u8::try_from(step % 256).unwrap(); 300];
-            tx.put(TreeId::Chunks, key.clone(), value.clone()).unwrap();
-            tx.intern(format!("name {}", (round * step) % 77).as_bytes())
-                .unwrap();
-            let end = tx.commit().unwrap();
-            model.insert(key, value);
-            if step % 50 == 0 {
-                journal.sync(end).unwrap();
-                assert!(journal.durable_lsn() >= end);
-            }
-            if step % 130 == round % 130 {
+        for _ in 0..3000 {
+            if journal.pressure() > super::journal::Pressure::None {
                 journal.checkpoint(false).unwrap();
             }
+            let mut tx = journal.begin().unwrap();
+            let key = rng.random_range(0..500u64).to_be_bytes().to_vec();
+            let value = vec![rng.random(); 600];
+            tx.put(TREE, key.clone(), value.clone()).unwrap();
+            tx.commit().unwrap();
+            model.insert(key, value);
         }
         journal.sync(journal.end_lsn()).unwrap();
     }
+    // 20 MiB went through a log of 4: the pages of old checkpoints were used again.
+    assert!(
+        sim.disk_len(1) < 8 << 20,
+        "nodes.dat has {} bytes",
+        sim.disk_len(1)
+    );
+}
+
+#[test]
+fn a_full_log_refuses_and_a_checkpoint_helps() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let journal = open(&sim).unwrap().journal;
+    let put = |key: u64| {
+        let mut tx = journal.begin()?;
+        tx.put(TREE, key.to_be_bytes().to_vec(), vec![1; 700])?;
+        tx.commit()
+    };
+    let full = (0..10_000).find_map(|key| put(key).err()).unwrap();
+    assert!(matches!(full, StoreError::NoSpace(_)), "{full}");
+    journal.checkpoint(false).unwrap();
+    put(1).unwrap();
+}
+
+#[test]
+fn after_any_failed_write_or_flush_nothing_more_becomes_durable() {
+    for call in [Call::Write, Call::Flush] {
+        for after in 0..12 {
+            let sim = SimMedia::new();
+            create(&sim);
+            let sim = sim.killed();
+            let journal = open(&sim).unwrap().journal;
+            let kind = io::ErrorKind::Other;
+            let sticky = false;
+            sim.set_fault(Some(Fault {
+                call,
+                after,
+                sticky,
+                kind,
+            }));
+            let mut durable = 0;
+            let mut failed = false;
+            for step in 0..20u64 {
+                let committed = journal.begin().and_then(|mut tx| {
+                    tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])?;
+                    tx.commit()
+                });
+                let result = committed.and_then(|end| {
+                    if step % 4 == 3 {
+                        journal.checkpoint(false)
+                    } else {
+                        journal.sync(end)
+                    }
+                });
+                match result {
+                    Ok(()) => {
+                        assert!(!failed, "{call:?} {after}: durable after a failure");
+                        durable = step + 1;
+                    }
+                    Err(_) => failed = true,
+                }
+            }
+            assert!(failed, "{call:?} {after} was never reached");
+            assert!(journal.writable().is_err());
+            let mut recording = sim.recording();
+            let events = recording.len();
+            for seed in 0..10 {
+                let crashed = recording.crash_at(events, Survival::Random(seed));
+                let found = contents(&open(&crashed).unwrap().journal.view());
+                assert!(
+                    found.len() as u64 >= durable,
+                    "{call:?} {after}: lost what was synced"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_in_acknowledged_log_is_reported_and_nothing_is_written_over_it() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let journal = open(&sim).unwrap().journal;
+    for step in 0..5u64 {
+        let mut tx = journal.begin().unwrap();
+        tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])
+            .unwrap();
+        journal.sync(tx.commit().unwrap()).unwrap();
+    }
+    drop(journal);
+    // The third batch: two header blocks, then a block a batch.
+    sim.corrupt(4, 8192 + 2 * 4096 + 100, &[0xff]);
+    let events = sim.events();
+    let opened = open(&sim).unwrap();
+    assert!(opened.report.damage.is_some());
+    assert_eq!(contents(&opened.journal.view()).len(), 2);
+    assert!(
+        opened.journal.begin().is_err(),
+        "read-only until somebody decides"
+    );
+    assert_eq!(sim.events(), events);
+
+    let options = Options {
+        read_only: false,
+        discard_damaged_log: true,
+        cache_bytes: 1 << 20,
+    };
+    let opened = recovery::open(sim.media(), options).unwrap();
+    opened.journal.checkpoint(false).unwrap();
+    drop(opened);
+    let opened = open(&sim).unwrap();
+    assert_eq!(opened.report.damage, None);
+    assert_eq!(contents(&opened.journal.view()).len(), 2);
+}
+
+#[test]
+fn waiting_fsyncs_share_a_flush() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let journal = open(&sim).unwrap().journal;
+    let ends: Vec<_> = (0..100u64)
+        .map(|step| {
+            let mut tx = journal.begin().unwrap();
+            tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])
+                .unwrap();
+            tx.commit().unwrap()
+        })
+        .collect();
+    let before = sim.events();
+    std::thread::scope(|scope| {
+        for end in ends {
+            let journal = &journal;
+            scope.spawn(move || journal.sync(end).unwrap());
+        }
+    });
+    // One write and one flush of the log, and one flush of chunks.dat, for all hundred.
+    assert!(
+        sim.events() - before <= 3,
+        "{} events",
+        sim.events() - before
+    );
 }
