@@ -147,6 +147,30 @@ pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<Sto
     Ok(StoreDir { media, lock })
 }
 
+/// Removes the files of a store from `dir`, as far as they are there: for what could not be made.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn remove_store_files(dir: &Path) -> Result<(), DiskError> {
+    // The superblock last: until it is gone, another attempt says that something is there.
+    let names = [
+        NODES_FILE,
+        STRINGS_FILE,
+        CHUNKS_FILE,
+        WAL_FILE,
+        SUPERBLOCK_FILE,
+    ];
+    for path in names.map(|name| dir.join(name)) {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&path, "removing")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Opens the files of the store in `dir`.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! `razorfs`: administration of stores.
 
+mod info;
+mod mkfs;
 mod mount;
+mod recover;
 
 use std::process::ExitCode;
 
@@ -16,14 +19,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Mkfs(mkfs::MkfsArgs),
+    Info(info::InfoArgs),
     Mount(mount::MountArgs),
+    Recover(recover::RecoverArgs),
 }
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let cli = Cli::parse();
     let done = match &cli.command {
+        Command::Mkfs(args) => mkfs::run(args),
+        Command::Info(args) => info::run(args),
         Command::Mount(args) => mount::run(args),
+        Command::Recover(args) => recover::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

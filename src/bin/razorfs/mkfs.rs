@@ -1,0 +1,168 @@
+//! `razorfs mkfs STORE`: makes a store.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use razorfs::disk::file::{create_store, remove_store_files};
+use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
+use uuid::Uuid;
+
+type Error = Box<dyn std::error::Error>;
+
+/// The smallest log: 4 MiB.
+const LOG_BYTES_MIN: u64 = 4 << 20;
+/// What the log's size is a multiple of.
+const LOG_BYTES_STEP: u64 = 4096;
+
+/// Makes a store in a new or empty directory.
+#[derive(Debug, Args)]
+pub struct MkfsArgs {
+    /// The store's directory; made when it is not there.
+    store: PathBuf,
+    /// Bytes of file content the store may hold (K, M, G, T, P for powers of 1024); as much as the
+    /// disk below gives when not said.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    size: Option<u64>,
+    /// Bytes of the log: what may be acknowledged between two checkpoints.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value_t = LOG_BYTES_DEFAULT)]
+    log_size: u64,
+    /// The store's UUID; random when not said.
+    #[arg(long)]
+    uuid: Option<Uuid>,
+    /// Owner and group of the root directory.
+    #[arg(long, value_name = "UID:GID", value_parser = parse_owner, default_value = "0:0")]
+    root_owner: Owner,
+    /// Permissions of the root directory, in octal.
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, default_value = "755")]
+    root_mode: u32,
+    /// Destroy the store that is there.
+    #[arg(long)]
+    force: bool,
+    /// Accept a file system that does not survive a power cut.
+    #[arg(long)]
+    allow_volatile: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+/// A number of bytes with an optional suffix for a power of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let suffix = text.get(digits.len()..).unwrap_or_default();
+    let shift = match suffix.to_ascii_uppercase().trim_end_matches("IB") {
+        "" | "B" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        "P" => 50,
+        _ => return Err(format!("'{suffix}' is none of K, M, G, T, P")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number of bytes, like 4096, 64M or 2T"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("'{text}' is more than 2^64 bytes"))
+}
+
+fn parse_owner(text: &str) -> Result<Owner, String> {
+    let wrong = || format!("'{text}' is not UID:GID in numbers");
+    let (uid, gid) = text.split_once(':').ok_or_else(wrong)?;
+    Ok(Owner {
+        uid: uid.parse().map_err(|_| wrong())?,
+        gid: gid.parse().map_err(|_| wrong())?,
+    })
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(mode),
+        _ => Err(format!("'{text}' is not a mode from 0 to 7777")),
+    }
+}
+
+/// Makes the store: durable when this returns. A store that cannot be made leaves nothing behind.
+///
+/// # Errors
+/// When the directory holds something else, is in use, or the disk refuses.
+pub fn run(args: &MkfsArgs) -> Result<(), Error> {
+    if args.log_size < LOG_BYTES_MIN || args.log_size % LOG_BYTES_STEP != 0 {
+        let size = args.log_size;
+        return Err(format!(
+            "--log-size {size}: the log takes a multiple of 4096 bytes, at least 4M"
+        )
+        .into());
+    }
+    let uuid = args.uuid.unwrap_or_else(Uuid::new_v4);
+    let existed = args.store.exists();
+    let store = create_store(&args.store, args.allow_volatile, args.force)?;
+    let options = MkfsOptions {
+        uuid: *uuid.as_bytes(),
+        hash_seed: rand::random(),
+        capacity_bytes: args.size.unwrap_or(0),
+        log_bytes: args.log_size,
+        root_uid: args.root_owner.uid,
+        root_gid: args.root_owner.gid,
+        root_mode: args.root_mode,
+    };
+    if let Err(error) = mkfs(store.media.clone(), &options, &system_clock()) {
+        clean_up(&args.store, existed);
+        return Err(format!("{}: no store was made: {error}", args.store.display()).into());
+    }
+    println!("{}: made store {uuid}", args.store.display());
+    Ok(())
+}
+
+/// Takes away what an attempt left; if that fails too, the next attempt says what is there.
+fn clean_up(store: &Path, existed: bool) {
+    if let Err(error) = remove_store_files(store) {
+        log::warn!("removing what was begun: {error}");
+    } else if !existed && let Err(error) = std::fs::remove_dir(store) {
+        log::warn!("removing {}: {error}", store.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_suffixes_and_are_checked() {
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("2TiB"), Ok(2 << 40));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        for wrong in [
+            "",
+            "M",
+            "12X",
+            "-1",
+            "1.5G",
+            "99999999999P",
+            "20000000000000000000",
+        ] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn owners_and_modes_are_checked() {
+        assert_eq!(
+            parse_owner("1000:100"),
+            Ok(Owner {
+                uid: 1000,
+                gid: 100
+            })
+        );
+        assert!(parse_owner("1000").is_err());
+        assert!(parse_owner("root:root").is_err());
+        assert_eq!(parse_mode("1777"), Ok(0o1777));
+        assert!(parse_mode("10000").is_err());
+        assert!(parse_mode("rwx").is_err());
+    }
+}
