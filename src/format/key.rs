@@ -3,6 +3,8 @@
 //! In a dataset's tree every key begins with an inode number and a kind, so that what belongs to an
 //! inode lies together, and inodes stay apart from the dentries that name them.
 
+use siphasher::sip::SipHasher13;
+
 use super::FormatError;
 use super::id::{ChunkId, DatasetId, Ino};
 
@@ -126,6 +128,16 @@ pub fn xattr_more(ino: Ino, name: &[u8], index: u16) -> Key {
 #[must_use]
 pub fn dentry(dir: Ino, cookie: u64) -> Key {
     with_u64(dir, Kind::Dentry, cookie)
+}
+
+/// The cookies that a name may have in its directory: those of its hash, which is keyed by the
+/// store's random seed so that nobody can choose names that collide. From 65536, below 2^63; 1 and 2
+/// are `.` and `..`.
+#[must_use]
+pub fn name_cookies(seed: &[u8; 16], name: &[u8]) -> std::ops::Range<u64> {
+    let hash = (SipHasher13::new_with_key(seed).hash(name) >> 17).max(1);
+    // 65,535 of them: so even the end of the last range is below 2^63.
+    (hash << 16)..((hash << 16) | 0xffff)
 }
 
 /// The key of an extent by the file offset of its first byte.

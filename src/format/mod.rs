@@ -12,6 +12,7 @@ pub mod page;
 pub mod record;
 pub mod superblock;
 pub mod wal;
+pub mod xattr;
 
 /// What is wrong with bytes that were read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -472,6 +472,12 @@ impl Tx<'_> {
 }
 
 impl View {
+    /// Bytes of strings.dat that hold names, those that wait for a checkpoint included.
+    #[must_use]
+    pub fn strings_end(&self) -> u64 {
+        self.roots.strings_end
+    }
+
     fn reading(&self) -> Reading<'_> {
         Reading {
             roots: &self.roots,
