@@ -276,11 +276,17 @@ impl Roots {
     }
 }
 
+/// The hash by which [`TreeId::Names`] finds a name.
+#[must_use]
+pub fn name_hash(hash_seed: &[u8; 16], name: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_key(hash_seed);
+    hasher.write(name);
+    hasher.finish()
+}
+
 /// A key of [`TreeId::Names`]: hash, id.
 fn name_key(storage: &Storage, name: &[u8], id: NameId) -> Key {
-    let mut hasher = SipHasher13::new_with_key(&storage.hash_seed);
-    hasher.write(name);
-    let mut key = u64_key(hasher.finish());
+    let mut key = u64_key(name_hash(&storage.hash_seed, name));
     key.extend_from_slice(&id.0.to_be_bytes());
     key
 }
