@@ -306,6 +306,12 @@ impl SimMedia {
         self.world.lock().capacity = bytes;
     }
 
+    /// Bytes that all disks have allocated.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.live.lock().iter().map(|image| image.len).sum()
+    }
+
     /// How many events there were: a position for [`Recording::crash_at`].
     #[must_use]
     pub fn events(&self) -> usize {

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 
 use super::background::Background;
-use super::data::InodeTable;
+use super::data::{DataState, InodeTable};
 use super::{Clock, EngineError, OpenOptions, Time};
 use crate::disk::Media;
 use crate::disk::file::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
@@ -27,6 +27,7 @@ pub struct Volume {
     pub(super) options: OpenOptions,
     pub(super) clock: Clock,
     pub(super) inodes: InodeTable,
+    pub(super) data: DataState,
     /// Inodes without a name: the orphan list as it is in the tree.
     pub(super) orphans: RwLock<HashSet<Ino>>,
     /// What opening found and did.
@@ -147,6 +148,7 @@ impl Volume {
             options,
             clock,
             inodes: InodeTable::default(),
+            data: DataState::default(),
             orphans: RwLock::default(),
             recovery,
             orphans_freed: 0,
@@ -176,10 +178,13 @@ impl Volume {
     /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
     /// the trees.
     fn finish_recovery(&mut self) -> Result<(), EngineError> {
-        self.orphans_freed = self.reclaim_all_orphans()?;
+        if !self.orphans.read().is_empty() {
+            self.orphans_freed = self.reclaim_all_orphans()?;
+        }
         if !self.recovery.was_clean() {
             self.checkpoint()?;
         }
+        self.recover_space()?;
         if !self.options.background {
             self.journal.find_free_pages()?;
         }

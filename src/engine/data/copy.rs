@@ -1,0 +1,186 @@
+//! copy_file_range: the target's extents refer to the source's chunks.
+
+use std::collections::HashMap;
+
+use super::extents::{Editor, add_references, overlapping};
+use super::table::InodeState;
+use super::write::SIZE_MAX;
+use super::{EXTENTS_MAX, check_file};
+use crate::engine::inode::InodeExt;
+use crate::engine::{Durability, EngineError, Volume};
+use crate::format::id::Ino;
+
+/// Where bytes are copied from and to.
+#[derive(Clone, Copy)]
+struct Range {
+    source: Ino,
+    source_offset: u64,
+    target: Ino,
+    target_offset: u64,
+    len: u64,
+}
+
+impl Volume {
+    /// Copies at most `len` bytes between files (or within one) by sharing chunks. Returns how many:
+    /// fewer at the source's end, or when there are more extents than one transaction takes.
+    ///
+    /// # Errors
+    /// `Invalid` when source and target overlap, `FileTooLarge`, `NotPermitted`.
+    pub fn copy_range(
+        &self,
+        source: Ino,
+        source_offset: u64,
+        target: Ino,
+        target_offset: u64,
+        len: u64,
+    ) -> Result<u64, EngineError> {
+        self.throttle()?;
+        let range = Range {
+            source,
+            source_offset,
+            target,
+            target_offset,
+            len,
+        };
+        let (from, to) = (self.inodes.state(source), self.inodes.state(target));
+        if source == target {
+            let ends = (
+                source_offset.saturating_add(len),
+                target_offset.saturating_add(len),
+            );
+            if source_offset < ends.1 && target_offset < ends.0 {
+                return Err(EngineError::Invalid("source and target overlap"));
+            }
+            let _io = to.io.lock();
+            return self.copy_locked(range, &from, &to);
+        }
+        let (first, second) = if source < target {
+            (&from, &to)
+        } else {
+            (&to, &from)
+        };
+        let _first = first.io.lock();
+        let _second = second.io.lock();
+        self.copy_locked(range, &from, &to)
+    }
+
+    fn copy_locked(
+        &self,
+        range: Range,
+        from: &InodeState,
+        to: &InodeState,
+    ) -> Result<u64, EngineError> {
+        loop {
+            self.write_out_locked(range.source, from)?;
+            let source_data = (range.source != range.target).then(|| from.data.read());
+            let mut target_data = match &source_data {
+                // Against the order of the numbers this may only be tried.
+                Some(_) if range.target < range.source => match to.data.try_write() {
+                    Some(data) => data,
+                    None => continue,
+                },
+                _ => to.data.write(),
+            };
+            // Written again since: then once more.
+            let unwritten = source_data.as_deref().unwrap_or(&target_data);
+            if !unwritten.is_empty() {
+                continue;
+            }
+            let (lsn, copied) = self.share(range, &mut target_data)?;
+            let Some(lsn) = lsn else { return Ok(0) };
+            to.touch(lsn);
+            from.touch(lsn);
+            drop(target_data);
+            drop(source_data);
+            if self.options.durability == Durability::Strict {
+                self.journal.sync(lsn)?;
+            }
+            return Ok(copied);
+        }
+    }
+
+    /// The transaction: the target's range gets the source's extents.
+    fn share(
+        &self,
+        range: Range,
+        target_data: &mut super::dirty::DirtyMap,
+    ) -> Result<(Option<crate::format::id::Lsn>, u64), EngineError> {
+        let mut tx = self.journal.begin()?;
+        let source = self.load_inode(&tx, range.source)?;
+        let mut record = self.load_inode(&tx, range.target)?;
+        check_file(&source)?;
+        check_file(&record)?;
+        record.check_changeable()?;
+        let end = range
+            .source_offset
+            .saturating_add(range.len)
+            .min(source.size);
+        let Some(len) = end.checked_sub(range.source_offset).filter(|len| *len > 0) else {
+            return Ok((None, 0));
+        };
+        let tree = self.tree();
+        let found = overlapping(
+            &tx,
+            tree,
+            range.source,
+            range.source_offset,
+            end,
+            EXTENTS_MAX,
+        )?;
+        let len = match found.last() {
+            Some(last) if found.len() >= EXTENTS_MAX => len.min(last.end() - range.source_offset),
+            _ => len,
+        };
+        let end = range.source_offset + len;
+        let target_end = range
+            .target_offset
+            .checked_add(len)
+            .filter(|end| *end <= SIZE_MAX);
+        let target_end = target_end.ok_or(EngineError::FileTooLarge)?;
+        self.check_quota(&tx, len)?;
+        let mut counters = self.load_counters(&tx)?;
+        let mut references: HashMap<_, u64> = HashMap::new();
+        let parts: Vec<_> = found
+            .iter()
+            .filter(|extent| !extent.record.is_reserved())
+            .map(|extent| extent.clipped(range.source_offset, end))
+            .collect();
+        for part in &parts {
+            *references.entry(part.record.chunk).or_default() += 1;
+        }
+        // Before the target's old extents go: they may be the chunks' last.
+        for (chunk, count) in references {
+            add_references(&mut tx, chunk, count)?;
+        }
+        let birth = tx.generation();
+        let mut editor = Editor {
+            tx: &mut tx,
+            tree,
+            ino: range.target,
+            record: &mut record,
+            counters: &mut counters,
+        };
+        while !editor.punch(range.target_offset, target_end, EXTENTS_MAX)? {}
+        for part in parts {
+            let at = range.target_offset + (part.start - range.source_offset);
+            let mut extent = part.record;
+            extent.birth = birth;
+            editor.insert(at, extent)?;
+        }
+        let now = self.now();
+        record.size = record.size.max(target_end);
+        record.mtime = now;
+        record.ctime = now;
+        record.kill_suidgid();
+        if target_data.has_logged() {
+            tx.data_clear(self.dataset, range.target, range.target_offset, len);
+        }
+        self.store_inode(&mut tx, range.target, &record)?;
+        self.store_counters(&mut tx, &counters)?;
+        let lsn = tx.commit()?;
+        self.change_dirty(target_data, |map| {
+            map.remove(range.target_offset, target_end)
+        });
+        Ok((Some(lsn), len))
+    }
+}

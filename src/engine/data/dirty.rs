@@ -1,0 +1,373 @@
+//! File bytes that no chunk holds yet.
+//!
+//! Invariants: runs are disjoint, do not touch within a window, and never cross a multiple of
+//! [`CHUNK_MAX`], so that a run becomes one chunk and whole windows become equal chunks wherever
+//! they stand. A run's buffer is shared with whoever writes it out; changing it then makes a copy,
+//! so that the buffer's identity tells whether what was written out is still what is here.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::format::record::CHUNK_MAX;
+use crate::format::superblock::UNIT_BYTES;
+
+const WINDOW: u64 = CHUNK_MAX as u64;
+
+/// Bytes in one piece.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The bytes.
+    pub data: Arc<Vec<u8>>,
+    /// Offsets in the file between which bytes are not in the log: the smallest range with all.
+    unlogged: Option<(u64, u64)>,
+    /// Whether the log holds some of it, and must be told when a chunk does.
+    pub logged: bool,
+}
+
+/// The unwritten bytes of a file.
+#[derive(Debug, Default)]
+pub struct DirtyMap {
+    runs: BTreeMap<u64, Run>,
+    bytes: u64,
+    /// Units of chunks.dat that writing everything out takes.
+    units: u64,
+}
+
+fn units_of(run: &Run) -> u64 {
+    len_of(run).div_ceil(u64::from(UNIT_BYTES))
+}
+
+fn len_of(run: &Run) -> u64 {
+    run.data.len() as u64
+}
+
+/// A length within one window.
+fn small(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(CHUNK_MAX as usize)
+}
+
+fn hull(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    match (a, b) {
+        (Some((a0, a1)), Some((b0, b1))) => Some((a0.min(b0), a1.max(b1))),
+        (one, None) => one,
+        (None, other) => other,
+    }
+}
+
+/// Cuts `offset..offset + len` at the windows' boundaries.
+pub fn windows(offset: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
+    let end = offset.saturating_add(len);
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let next = (at / WINDOW + 1).saturating_mul(WINDOW).min(end);
+        let range = at..next;
+        at = next;
+        Some(range)
+    })
+}
+
+impl DirtyMap {
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Units of chunks.dat that writing everything out takes.
+    #[must_use]
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+
+    fn put(&mut self, start: u64, run: Run) {
+        self.bytes += len_of(&run);
+        self.units += units_of(&run);
+        self.runs.insert(start, run);
+    }
+
+    fn take(&mut self, start: u64) -> Option<Run> {
+        let run = self.runs.remove(&start)?;
+        self.bytes -= len_of(&run);
+        self.units -= units_of(&run);
+        Some(run)
+    }
+
+    /// Bytes that neither chunk nor log holds.
+    #[must_use]
+    pub fn unlogged_bytes(&self) -> u64 {
+        self.runs
+            .values()
+            .filter_map(|run| run.unlogged)
+            .map(|(start, end)| end - start)
+            .sum()
+    }
+
+    /// Whether the log holds bytes that no chunk does.
+    #[must_use]
+    pub fn has_logged(&self) -> bool {
+        self.runs.values().any(|run| run.logged)
+    }
+
+    /// The runs, by offset.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, &Run)> {
+        self.runs.iter().map(|(start, run)| (*start, run))
+    }
+
+    /// The run that holds byte `offset`.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> Option<(u64, &Run)> {
+        let (start, run) = self.runs.range(..=offset).next_back()?;
+        (offset < start + len_of(run)).then_some((*start, run))
+    }
+
+    /// Where the first run at or behind `offset` begins.
+    #[must_use]
+    pub fn next_start(&self, offset: u64) -> Option<u64> {
+        self.runs.range(offset..).next().map(|(start, _)| *start)
+    }
+
+    /// Puts in bytes that lie within one window, over what is there. `logged` says that the log
+    /// holds them.
+    pub fn insert(&mut self, offset: u64, bytes: Vec<u8>, logged: bool) {
+        let end = offset + bytes.len() as u64;
+        debug_assert!(windows(offset, bytes.len() as u64).count() == 1);
+        let unlogged = (!logged).then_some((offset, end));
+        let window = offset / WINDOW * WINDOW;
+        // Neighbours in the window join, so that bytes which belong together become one chunk.
+        let mut touching: Vec<u64> = self
+            .runs
+            .range(window..=end)
+            .filter(|(start, run)| {
+                *start + len_of(run) >= offset && **start / WINDOW == window / WINDOW
+            })
+            .map(|(start, _)| *start)
+            .collect();
+        if let [start] = *touching
+            && start <= offset
+            && let Some(mut run) = self.take(start)
+        {
+            overwrite(Arc::make_mut(&mut run.data), small(offset - start), &bytes);
+            run.unlogged = hull(run.unlogged, unlogged);
+            run.logged |= logged;
+            self.put(start, run);
+            return;
+        }
+        let mut first = offset;
+        let mut joined = Run {
+            data: Arc::new(Vec::new()),
+            unlogged,
+            logged,
+        };
+        let mut data = Vec::new();
+        let mut last = end;
+        touching.retain(|start| {
+            first = first.min(*start);
+            self.runs.get(start).is_some_and(|run| {
+                last = last.max(start + len_of(run));
+                true
+            })
+        });
+        if touching.is_empty() {
+            data = bytes;
+        } else {
+            data.resize(small(last - first), 0);
+            for start in touching {
+                if let Some(run) = self.take(start) {
+                    overwrite(&mut data, small(start - first), &run.data);
+                    joined.unlogged = hull(joined.unlogged, run.unlogged);
+                    joined.logged |= run.logged;
+                }
+            }
+            overwrite(&mut data, small(offset - first), &bytes);
+        }
+        joined.data = Arc::new(data);
+        self.put(first, joined);
+    }
+
+    /// Drops the bytes in `start..end`; whether the log held any of what was dropped.
+    pub fn remove(&mut self, start: u64, end: u64) -> bool {
+        let mut logged = false;
+        let first = self.at(start).map_or(start, |(first, _)| first);
+        let touched: Vec<u64> = self.runs.range(first..end).map(|(at, _)| *at).collect();
+        for at in touched {
+            let Some(run) = self.take(at) else { continue };
+            logged |= run.logged;
+            let run_end = at + len_of(&run);
+            self.keep(&run, at, at..start.clamp(at, run_end));
+            self.keep(&run, at, end.clamp(at, run_end)..run_end);
+        }
+        logged
+    }
+
+    /// Puts back a part of a run that began at `at`.
+    fn keep(&mut self, run: &Run, at: u64, part: Range<u64>) {
+        let range = small(part.start - at)..small(part.end - at);
+        let Some(bytes) = run.data.get(range).filter(|bytes| !bytes.is_empty()) else {
+            return;
+        };
+        let unlogged = run.unlogged.and_then(|(start, end)| {
+            let cut = (start.max(part.start), end.min(part.end));
+            (cut.0 < cut.1).then_some(cut)
+        });
+        let data = Arc::new(bytes.to_vec());
+        self.put(
+            part.start,
+            Run {
+                data,
+                unlogged,
+                logged: run.logged,
+            },
+        );
+    }
+
+    /// The bytes that the log does not hold yet: offset and bytes.
+    #[must_use]
+    pub fn unlogged(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut pieces = Vec::new();
+        for (at, run) in &self.runs {
+            if let Some((start, end)) = run.unlogged
+                && let Some(bytes) = run.data.get(small(start - at)..small(end - at))
+            {
+                pieces.push((start, bytes.to_vec()));
+            }
+        }
+        pieces
+    }
+
+    /// Notes that the log holds everything.
+    pub fn set_logged(&mut self) {
+        for run in self.runs.values_mut() {
+            run.logged |= run.unlogged.is_some();
+            run.unlogged = None;
+        }
+    }
+
+    /// Whether the run at `start` still is what was captured.
+    #[must_use]
+    pub fn is_unchanged(&self, start: u64, data: &Arc<Vec<u8>>) -> bool {
+        self.runs
+            .get(&start)
+            .is_some_and(|run| Arc::ptr_eq(&run.data, data))
+    }
+
+    /// Whether the log holds any byte of `start..end` that no chunk does.
+    #[must_use]
+    pub fn is_logged(&self, start: u64, end: u64) -> bool {
+        let first = self.at(start).map_or(start, |(first, _)| first);
+        self.runs.range(first..end).any(|(_, run)| run.logged)
+    }
+
+    /// Lets go of a run that a chunk holds now.
+    pub fn written(&mut self, start: u64) {
+        self.take(start);
+    }
+}
+
+/// Puts `bytes` at `at`, growing the buffer.
+fn overwrite(data: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    let inside = data.len().min(end).saturating_sub(at);
+    let (over, behind) = bytes.split_at(inside);
+    if let Some(target) = data.get_mut(at..at + inside) {
+        target.copy_from_slice(over);
+    }
+    data.extend_from_slice(behind);
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn check(map: &DirtyMap, model: &[Option<u8>]) {
+        let mut seen = vec![None; model.len()];
+        let mut previous_end = None;
+        let mut sum = 0;
+        for (start, run) in map.runs() {
+            let end = start + len_of(run);
+            assert_eq!(start / WINDOW, (end - 1) / WINDOW, "a run crosses a window");
+            if let Some(previous) = previous_end {
+                assert!(
+                    start > previous || start % WINDOW == 0,
+                    "runs touch or overlap"
+                );
+            }
+            previous_end = Some(end);
+            sum += len_of(run);
+            for (index, byte) in run.data.iter().enumerate() {
+                seen[usize::try_from(start).unwrap() + index] = Some(*byte);
+            }
+        }
+        assert_eq!(sum, map.bytes());
+        assert!(seen == model, "contents differ");
+    }
+
+    #[test]
+    fn agrees_with_a_model() {
+        for seed in 0..40 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut map = DirtyMap::default();
+            let mut model = vec![None; 400_000];
+            for _ in 0..120 {
+                let offset = rng.random_range(0..390_000u64);
+                let longest = if rng.random() { 9_000 } else { 200 };
+                let len = rng.random_range(1..=longest);
+                let range =
+                    usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
+                let value = rng.random();
+                if rng.random_bool(0.7) {
+                    for part in windows(offset, len) {
+                        let bytes = vec![value; small(part.end - part.start)];
+                        map.insert(part.start, bytes, rng.random_bool(0.2));
+                    }
+                    model[range].fill(Some(value));
+                } else {
+                    map.remove(offset, offset + len);
+                    model[range].fill(None);
+                }
+                check(&map, &model);
+            }
+        }
+    }
+
+    #[test]
+    fn logs_each_byte_once_when_appending() {
+        let mut map = DirtyMap::default();
+        for step in 0..10u64 {
+            map.insert(step * 100, vec![1; 100], false);
+            let pieces = map.unlogged();
+            assert_eq!(pieces.len(), 1);
+            assert_eq!((pieces[0].0, pieces[0].1.len()), (step * 100, 100));
+            map.set_logged();
+        }
+        assert_eq!(map.unlogged_bytes(), 0);
+        assert!(map.has_logged());
+    }
+
+    #[test]
+    fn what_changed_while_it_was_written_out_is_noticed() {
+        let mut map = DirtyMap::default();
+        map.insert(0, vec![1; 100], false);
+        let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();
+        map.insert(50, vec![2; 10], false);
+        assert!(!map.is_unchanged(0, &captured));
+        assert_eq!(captured[50], 1);
+        let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();
+        assert!(map.is_unchanged(0, &captured));
+        map.written(0);
+        assert!(map.is_empty());
+        assert_eq!((map.bytes(), map.units()), (0, 0));
+    }
+}

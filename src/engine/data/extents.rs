@@ -1,0 +1,224 @@
+//! Extents: which chunk, or reservation, each byte of a file stands in.
+//!
+//! Invariant: a file's extents are disjoint and lie below its size or (reserved ones) behind it; a
+//! chunk's reference count is the number of extents that refer to it.
+
+use std::ops::ControlFlow;
+
+use super::space;
+use crate::engine::EngineError;
+use crate::format::id::{ChunkId, Ino};
+use crate::format::key::{self, Kind, TreeId, trailing_u64};
+use crate::format::record::{ChunkRecord, DatasetCounters, ExtentRecord, InodeRecord};
+use crate::format::superblock::UNIT_BYTES;
+use crate::log::Tx;
+use crate::store::{Read, StoreError};
+
+/// An extent and the offset of its first byte in the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) start: u64,
+    pub(super) record: ExtentRecord,
+}
+
+impl Extent {
+    pub(super) fn end(&self) -> u64 {
+        self.start.saturating_add(self.record.len)
+    }
+
+    fn decode(ino: Ino, key: &[u8], value: &[u8]) -> Result<Self, StoreError> {
+        let what = || format!("extent of inode {ino}");
+        let start = trailing_u64(key).map_err(|source| StoreError::format(what(), source))?;
+        let record =
+            ExtentRecord::decode(value).map_err(|source| StoreError::format(what(), source))?;
+        Ok(Extent { start, record })
+    }
+
+    /// The part of it in `start..end`, which overlaps it.
+    pub(super) fn clipped(&self, start: u64, end: u64) -> Extent {
+        let from = self.start.max(start);
+        let skipped = u32::try_from(from - self.start).unwrap_or(u32::MAX);
+        let mut record = self.record;
+        record.len = self.end().min(end) - from;
+        if !record.is_reserved() {
+            record.chunk_offset = record.chunk_offset.saturating_add(skipped);
+        }
+        Extent {
+            start: from,
+            record,
+        }
+    }
+}
+
+/// The extents that overlap `start..end`, whole, at most `max`.
+pub(super) fn overlapping(
+    read: &impl Read,
+    tree: TreeId,
+    ino: Ino,
+    start: u64,
+    end: u64,
+    max: usize,
+) -> Result<Vec<Extent>, StoreError> {
+    let mut raw = Vec::new();
+    let before = read.floor(tree, &key::extent(ino, start))?;
+    if let Some((key, value)) = before
+        && key.starts_with(&key::kind_range(ino, Kind::Extent).0)
+    {
+        let extent = Extent::decode(ino, &key, &value)?;
+        if extent.start < start && extent.end() > start {
+            raw.push(Ok(extent));
+        }
+    }
+    let (first, last) = (key::extent(ino, start), key::extent(ino, end));
+    read.scan(tree, &first, &last, &mut |key, value| {
+        raw.push(Extent::decode(ino, key, value));
+        if raw.len() < max {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    })?;
+    raw.into_iter().collect()
+}
+
+/// A chunk's record.
+pub(super) fn chunk(read: &impl Read, id: ChunkId) -> Result<ChunkRecord, StoreError> {
+    let bytes = read
+        .get(TreeId::Chunks, &key::chunk(id))?
+        .ok_or_else(|| StoreError::Corrupt(format!("there is no chunk {id}; run razorfsck")))?;
+    ChunkRecord::decode(&bytes).map_err(|source| StoreError::format(format!("chunk {id}"), source))
+}
+
+/// Changes to one file's extents in a transaction, with the sums that go with them.
+pub(super) struct Editor<'t, 'j> {
+    pub(super) tx: &'t mut Tx<'j>,
+    pub(super) tree: TreeId,
+    pub(super) ino: Ino,
+    pub(super) record: &'t mut InodeRecord,
+    pub(super) counters: &'t mut DatasetCounters,
+}
+
+impl Editor<'_, '_> {
+    fn add_sums(&mut self, extent: &ExtentRecord) {
+        self.record.allocated = self.record.allocated.saturating_add(extent.len);
+        self.counters.allocated_bytes = self.counters.allocated_bytes.saturating_add(extent.len);
+        if extent.is_reserved() {
+            self.counters.reserved_bytes = self.counters.reserved_bytes.saturating_add(extent.len);
+        }
+    }
+
+    fn subtract_sums(&mut self, extent: &ExtentRecord) {
+        self.record.allocated = self.record.allocated.saturating_sub(extent.len);
+        self.counters.allocated_bytes = self.counters.allocated_bytes.saturating_sub(extent.len);
+        if extent.is_reserved() {
+            self.counters.reserved_bytes = self.counters.reserved_bytes.saturating_sub(extent.len);
+        }
+    }
+
+    /// Enters an extent where there is none. The chunk's reference is the caller's to count.
+    pub(super) fn insert(&mut self, start: u64, record: ExtentRecord) -> Result<(), StoreError> {
+        self.add_sums(&record);
+        self.tx
+            .put(self.tree, key::extent(self.ino, start), record.encode())
+    }
+
+    /// Removes what lies in `start..end`, cutting extents at the edges. At most about `max` extents;
+    /// whether that was all.
+    pub(super) fn punch(&mut self, start: u64, end: u64, max: usize) -> Result<bool, EngineError> {
+        let found = overlapping(self.tx, self.tree, self.ino, start, end, max)?;
+        let all = found.len() < max;
+        for extent in found {
+            self.cut(extent, start, end)?;
+        }
+        Ok(all)
+    }
+
+    /// Removes what lies behind `start`, last extents first, at most about `max`; where what is left
+    /// ends when that was not all.
+    pub(super) fn punch_tail(
+        &mut self,
+        start: u64,
+        max: usize,
+    ) -> Result<Option<u64>, EngineError> {
+        for _ in 0..max {
+            let last = self.tx.floor(self.tree, &key::extent(self.ino, u64::MAX))?;
+            let Some((key, value)) = last else {
+                return Ok(None);
+            };
+            if !key.starts_with(&key::kind_range(self.ino, Kind::Extent).0) {
+                return Ok(None);
+            }
+            let extent = Extent::decode(self.ino, &key, &value)?;
+            if extent.end() <= start {
+                return Ok(None);
+            }
+            self.cut(extent, start, u64::MAX)?;
+            if extent.start <= start {
+                return Ok(None);
+            }
+        }
+        let last = self.tx.floor(self.tree, &key::extent(self.ino, u64::MAX))?;
+        let Some((key, value)) = last else {
+            return Ok(None);
+        };
+        if !key.starts_with(&key::kind_range(self.ino, Kind::Extent).0) {
+            return Ok(None);
+        }
+        let end = Extent::decode(self.ino, &key, &value)?.end();
+        Ok((end > start).then_some(end))
+    }
+
+    fn cut(&mut self, extent: Extent, start: u64, end: u64) -> Result<(), EngineError> {
+        self.subtract_sums(&extent.record);
+        let mut kept = 0;
+        if extent.start < start {
+            let left = extent.clipped(extent.start, start);
+            self.insert(left.start, left.record)?;
+            kept += 1;
+        } else {
+            self.tx
+                .delete(self.tree, key::extent(self.ino, extent.start))?;
+        }
+        if extent.end() > end {
+            let right = extent.clipped(end, extent.end());
+            self.insert(right.start, right.record)?;
+            kept += 1;
+        }
+        if !extent.record.is_reserved() {
+            match kept {
+                0 => drop_reference(self.tx, extent.record.chunk)?,
+                1 => {}
+                _ => add_references(self.tx, extent.record.chunk, 1)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts `count` further extents of a chunk.
+pub(super) fn add_references(tx: &mut Tx<'_>, id: ChunkId, count: u64) -> Result<(), StoreError> {
+    let mut record = chunk(tx, id)?;
+    record.refcount = record.refcount.checked_add(count).ok_or_else(|| {
+        StoreError::Corrupt(format!("chunk {id} has too many references; run razorfsck"))
+    })?;
+    tx.put(TreeId::Chunks, key::chunk(id), record.encode())
+}
+
+/// Counts an extent of a chunk less; the last one frees it.
+fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
+    let mut record = chunk(tx, id)?;
+    record.refcount = record.refcount.checked_sub(1).ok_or_else(|| {
+        StoreError::Corrupt(format!(
+            "chunk {id} has an extent but no reference; run razorfsck"
+        ))
+    })?;
+    if record.refcount > 0 {
+        return tx.put(TreeId::Chunks, key::chunk(id), record.encode());
+    }
+    tx.delete(TreeId::Chunks, key::chunk(id))?;
+    space::free(
+        tx,
+        record.start_unit,
+        u64::from(record.stored_len.div_ceil(UNIT_BYTES)),
+    )
+}

@@ -1,0 +1,176 @@
+//! Reading, and finding data and holes.
+
+use super::{check_file, chunks, dirty::DirtyMap, extents};
+use crate::engine::{EngineError, Seek, Sink, Volume};
+use crate::format::id::Ino;
+use crate::log::View;
+
+/// Extents looked at in one step.
+const STEP: usize = 64;
+
+impl Volume {
+    /// Reads at most `len` bytes at `offset` into `sink`; how many there were before the end of the
+    /// file.
+    ///
+    /// # Errors
+    /// `Stale`, `IsDirectory`, `Invalid` for what has no content; a store error when content cannot
+    /// be read or does not match its checksum.
+    pub fn read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, EngineError> {
+        let state = self.inodes.find(ino);
+        let guard = state.as_ref().map(|state| state.data.read());
+        let view = self.journal.view();
+        let record = self.load_inode(&view, ino)?;
+        check_file(&record)?;
+        let end = offset.saturating_add(len as u64).min(record.size);
+        if offset >= end {
+            return Ok(0);
+        }
+        let nothing = DirtyMap::default();
+        let dirty = guard.as_deref().unwrap_or(&nothing);
+        let mut at = offset;
+        while at < end {
+            if let Some((start, run)) = dirty.at(at) {
+                let from = usize::try_from(at - start).unwrap_or(usize::MAX);
+                let bytes = run.data.get(from..).unwrap_or_default();
+                let wanted = usize::try_from(end - at)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                sink.put(bytes.get(..wanted).unwrap_or_default())?;
+                at += wanted as u64;
+            } else {
+                let until = dirty.next_start(at).map_or(end, |next| next.min(end));
+                self.read_stored(&view, ino, at, until, sink)?;
+                at = until;
+            }
+        }
+        usize::try_from(end - offset).map_err(|_| EngineError::Invalid("length"))
+    }
+
+    /// Reads what is on disk: chunks, and zeros where there is none.
+    fn read_stored(
+        &self,
+        view: &View,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<(), EngineError> {
+        let mut at = start;
+        while at < end {
+            let found = extents::overlapping(view, self.tree(), ino, at, end, STEP)?;
+            let more = found.len() == STEP;
+            for extent in found {
+                let part = extent.clipped(at, end);
+                zeros(sink, part.start.saturating_sub(at))?;
+                if part.record.is_reserved() {
+                    zeros(sink, part.record.len)?;
+                } else {
+                    let chunk = extents::chunk(view, part.record.chunk)?;
+                    let len = usize::try_from(part.record.len)
+                        .map_err(|_| EngineError::Invalid("length"))?;
+                    chunks::read(
+                        self.journal.chunks(),
+                        part.record.chunk,
+                        &chunk,
+                        part.record.chunk_offset,
+                        len,
+                        sink,
+                    )
+                    .inspect_err(|error| ::log::error!("inode {ino} at {}: {error}", part.start))?;
+                }
+                at = part.end();
+            }
+            if !more {
+                zeros(sink, end - at)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next data or hole at or behind `offset`.
+    ///
+    /// # Errors
+    /// `NoSuchOffset` at or behind the end of the file, or when there is no data behind `offset`.
+    pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, EngineError> {
+        let state = self.inodes.find(ino);
+        let guard = state.as_ref().map(|state| state.data.read());
+        let view = self.journal.view();
+        let record = self.load_inode(&view, ino)?;
+        check_file(&record)?;
+        if offset >= record.size {
+            return Err(EngineError::NoSuchOffset);
+        }
+        let nothing = DirtyMap::default();
+        let dirty = guard.as_deref().unwrap_or(&nothing);
+        let mut at = offset;
+        loop {
+            let (data_end, next_data) = self.data_around(&view, dirty, ino, at, record.size)?;
+            match seek {
+                Seek::Data => {
+                    let found = if data_end > at { at } else { next_data };
+                    let found = (found < record.size).then_some(found);
+                    return found.ok_or(EngineError::NoSuchOffset);
+                }
+                Seek::Hole if data_end == at || at >= record.size => {
+                    return Ok(at.min(record.size));
+                }
+                Seek::Hole => at = data_end,
+            }
+        }
+    }
+
+    /// If byte `at` is data, where that piece of data ends, else `at`; and where the next data
+    /// behind `at` begins.
+    fn data_around(
+        &self,
+        view: &View,
+        dirty: &DirtyMap,
+        ino: Ino,
+        at: u64,
+        size: u64,
+    ) -> Result<(u64, u64), EngineError> {
+        let mut end = at;
+        if let Some((start, run)) = dirty.at(at) {
+            end = start + run.data.len() as u64;
+        }
+        let mut next = dirty.next_start(at).unwrap_or(size);
+        let mut from = at;
+        while from < size {
+            let found = extents::overlapping(view, self.tree(), ino, from, size, STEP)?;
+            let more = found.len() == STEP;
+            for extent in &found {
+                from = extent.end();
+                if extent.record.is_reserved() {
+                    continue;
+                }
+                if extent.start <= at {
+                    end = end.max(extent.end());
+                } else {
+                    return Ok((end, next.min(extent.start)));
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        next = next.min(size);
+        Ok((end, next))
+    }
+}
+
+fn zeros(sink: &mut dyn Sink, mut len: u64) -> Result<(), EngineError> {
+    const STEP: usize = 1 << 20;
+    while len > 0 {
+        let part = usize::try_from(len).unwrap_or(STEP).min(STEP);
+        sink.zeros(part)?;
+        len -= part as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Truncation, extension, and freeing all content.
+
+use super::extents::Editor;
+use super::write::SIZE_MAX;
+use super::{EXTENTS_MAX, check_file};
+use crate::engine::{Durability, EngineError, Volume};
+use crate::format::id::Ino;
+use crate::format::record::InodeRecord;
+use crate::log::Tx;
+
+/// What else the transaction of a [`Volume::resize`] changes of the inode.
+pub(in crate::engine) type Alter<'a> =
+    dyn FnMut(&mut Tx<'_>, &mut InodeRecord) -> Result<(), EngineError> + 'a;
+
+impl Volume {
+    /// Sets a regular file's size, and in the same transaction whatever `alter` does to its record
+    /// (called first, with the record as loaded in the transaction; it refuses by an error).
+    /// Commits, touches the inode, waits for the disk in strict mode, and returns the new record.
+    ///
+    /// A file with very many extents shrinks in several transactions, from its end.
+    pub(in crate::engine) fn resize(
+        &self,
+        ino: Ino,
+        size: u64,
+        alter: &mut Alter<'_>,
+    ) -> Result<InodeRecord, EngineError> {
+        self.throttle()?;
+        if size > SIZE_MAX {
+            return Err(EngineError::FileTooLarge);
+        }
+        let state = self.inodes.state(ino);
+        let _io = state.io.lock();
+        let mut data = state.data.write();
+        loop {
+            let mut tx = self.journal.begin_reclaim()?;
+            let mut record = self.load_inode(&tx, ino)?;
+            alter(&mut tx, &mut record)?;
+            check_file(&record)?;
+            let rest = if size <= record.size {
+                self.free_behind(&mut tx, ino, &mut record, size)?
+            } else {
+                None
+            };
+            // While something is left to remove, the file ends where that ends.
+            record.size = rest.map_or(size, |rest| rest.clamp(size, record.size.max(size)));
+            if data.has_logged() {
+                tx.data_clear(self.dataset, ino, size, u64::MAX);
+            }
+            self.store_inode(&mut tx, ino, &record)?;
+            let lsn = tx.commit()?;
+            state.touch(lsn);
+            self.change_dirty(&mut data, |map| map.remove(size, u64::MAX));
+            if rest.is_none() {
+                drop(data);
+                if self.options.durability == Durability::Strict {
+                    self.journal.sync(lsn)?;
+                }
+                return Ok(record);
+            }
+        }
+    }
+
+    /// Removes extents behind `size` in a transaction; where what is left ends when it was too much
+    /// for one.
+    fn free_behind(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &mut InodeRecord,
+        size: u64,
+    ) -> Result<Option<u64>, EngineError> {
+        let mut counters = self.load_counters(tx)?;
+        let tree = self.tree();
+        let mut editor = Editor {
+            tx,
+            tree,
+            ino,
+            record,
+            counters: &mut counters,
+        };
+        let rest = editor.punch_tail(size, EXTENTS_MAX)?;
+        self.store_counters(tx, &counters)?;
+        Ok(rest)
+    }
+
+    /// Frees all content of an orphan, in bounded transactions, and forgets its unwritten data and
+    /// its entry in the table. The record stays, with `allocated` 0.
+    pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
+        let state = self.inodes.state(ino);
+        let _io = state.io.lock();
+        let mut data = state.data.write();
+        loop {
+            let mut tx = self.journal.begin_reclaim()?;
+            let mut record = self.load_inode(&tx, ino)?;
+            let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
+            if data.has_logged() {
+                tx.data_clear(self.dataset, ino, 0, u64::MAX);
+            }
+            self.store_inode(&mut tx, ino, &record)?;
+            tx.commit()?;
+            self.change_dirty(&mut data, |map| map.remove(0, u64::MAX));
+            if rest.is_none() {
+                break;
+            }
+        }
+        drop(data);
+        self.inodes.forget(ino);
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Inodes with state in memory: unwritten data, and what fsync must wait for.
+//!
+//! Lock order: [`InodeState::io`], then [`InodeState::data`], then the journal's writer. Of two
+//! inodes the one with the smaller number first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::dirty::DirtyMap;
+use crate::format::id::{Ino, Lsn};
+
+const SHARDS: usize = 64;
+
+/// What memory holds of an inode.
+#[derive(Default)]
+pub(super) struct InodeState {
+    /// Held by whoever moves content between memory and disk or removes it, one at a time.
+    pub(super) io: Mutex<()>,
+    /// The unwritten bytes. Whoever changes what a byte of the file is holds it for writing until
+    /// the transaction is committed.
+    pub(super) data: RwLock<DirtyMap>,
+    /// The end of the last transaction that changed the inode or its entries.
+    last_lsn: AtomicU64,
+}
+
+impl InodeState {
+    pub(super) fn last_lsn(&self) -> Lsn {
+        Lsn(self.last_lsn.load(Ordering::Acquire))
+    }
+
+    pub(super) fn touch(&self, lsn: Lsn) {
+        self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+}
+
+/// All inodes with state. One without has nothing unwritten, and all its changes are durable.
+pub(crate) struct InodeTable {
+    shards: Vec<Mutex<HashMap<Ino, Arc<InodeState>>>>,
+}
+
+impl Default for InodeTable {
+    fn default() -> Self {
+        InodeTable {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+}
+
+impl InodeTable {
+    fn with<T>(&self, ino: Ino, with: impl FnOnce(&mut HashMap<Ino, Arc<InodeState>>) -> T) -> T {
+        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
+        match self.shards.get(index) {
+            Some(shard) => with(&mut shard.lock()),
+            None => with(&mut HashMap::new()),
+        }
+    }
+
+    /// The state of an inode, made when there is none.
+    pub(super) fn state(&self, ino: Ino) -> Arc<InodeState> {
+        self.with(ino, |shard| Arc::clone(shard.entry(ino).or_default()))
+    }
+
+    /// The state of an inode, if it has any.
+    pub(super) fn find(&self, ino: Ino) -> Option<Arc<InodeState>> {
+        self.with(ino, |shard| shard.get(&ino).cloned())
+    }
+
+    /// Notes that a transaction which ends at `lsn` changed the inode, or the directory's entries.
+    pub(crate) fn touch(&self, ino: Ino, lsn: Lsn) {
+        self.with(ino, |shard| shard.entry(ino).or_default().touch(lsn));
+    }
+
+    /// Forgets an inode that is gone.
+    pub(super) fn forget(&self, ino: Ino) {
+        self.with(ino, |shard| shard.remove(&ino));
+    }
+
+    /// All inodes for which `which` holds of their data.
+    pub(super) fn filter(&self, which: impl Fn(&DirtyMap) -> bool) -> Vec<(Ino, Arc<InodeState>)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let states: Vec<_> = shard
+                .lock()
+                .iter()
+                .map(|(ino, state)| (*ino, Arc::clone(state)))
+                .collect();
+            found.extend(
+                states
+                    .into_iter()
+                    .filter(|(_, state)| which(&state.data.read())),
+            );
+        }
+        found
+    }
+
+    /// Forgets inodes of which everything is written and durable, so that memory follows what is in
+    /// use.
+    pub(super) fn sweep(&self, durable: Lsn) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, state| {
+                // Only the table's reference: nobody is about to change it.
+                Arc::strong_count(state) > 1
+                    || state.last_lsn() > durable
+                    || state.data.try_read().is_none_or(|data| !data.is_empty())
+            });
+        }
+    }
+}

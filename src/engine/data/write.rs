@@ -1,0 +1,119 @@
+//! Writing into memory.
+
+use std::sync::atomic::Ordering;
+
+use super::dirty::windows;
+use super::{UNIT, check_file};
+use crate::engine::inode::InodeExt;
+use crate::engine::{Durability, EngineError, Source, Volume, WriteFlags};
+use crate::format::id::Ino;
+
+/// The largest file in bytes.
+pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
+
+/// Of `FS_IOC_GETFLAGS`: bytes may only be added.
+const FLAG_APPEND: u32 = 0x20;
+
+impl Volume {
+    /// Writes `len` bytes at `offset` (or at the end). Visible to all on return; durable with the
+    /// next fsync, or at once when `flags` or the volume's durability say so.
+    ///
+    /// # Errors
+    /// `NoSpace` when it could not be written out, `FileTooLarge`, `NotPermitted` for immutable and
+    /// append-only files, `Buffer` when the source fails; the file is unchanged then.
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        source: &mut dyn Source,
+        flags: WriteFlags,
+    ) -> Result<usize, EngineError> {
+        self.throttle()?;
+        // Read once, before anything is locked: the guest may change it at any time.
+        let mut pieces = Vec::new();
+        if flags.append {
+            let mut bytes = vec![0; len];
+            source.fill(&mut bytes)?;
+            pieces.push(bytes);
+        } else {
+            check_end(offset, len)?;
+            for window in windows(offset, len as u64) {
+                let size = usize::try_from(window.end - window.start).unwrap_or_default();
+                let mut bytes = vec![0; size];
+                source.fill(&mut bytes)?;
+                pieces.push(bytes);
+            }
+        }
+        self.reserve_units((len as u64).div_ceil(UNIT) + 2)?;
+        let state = self.inodes.state(ino);
+        let mut data = state.data.write();
+        let mut tx = self.journal.begin()?;
+        let mut record = self.load_inode(&tx, ino)?;
+        check_file(&record)?;
+        record.check_not_immutable()?;
+        let offset = if flags.append { record.size } else { offset };
+        let end = check_end(offset, len)?;
+        if record.flags & FLAG_APPEND != 0 && offset < record.size {
+            return Err(EngineError::NotPermitted("the file is append-only"));
+        }
+        if len == 0 {
+            return Ok(0);
+        }
+        self.check_quota(&tx, len as u64)?;
+        let now = self.now();
+        record.size = record.size.max(end);
+        record.mtime = now;
+        record.ctime = now;
+        if flags.kill_suidgid {
+            record.kill_suidgid();
+        }
+        self.store_inode(&mut tx, ino, &record)?;
+        let lsn = tx.commit()?;
+        state.touch(lsn);
+        self.change_dirty(&mut data, |map| {
+            let mut at = offset;
+            for bytes in pieces {
+                at = insert_cut(map, at, bytes);
+            }
+        });
+        drop(data);
+        drop(state);
+        if flags.sync || self.options.durability == Durability::Strict {
+            self.fsync(ino, false)?;
+        }
+        self.relieve(ino)?;
+        Ok(len)
+    }
+
+    /// Writes out when memory holds more than its limit.
+    fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
+        let over =
+            || self.data.dirty_bytes.load(Ordering::Relaxed) > self.options.dirty_limit_bytes;
+        if over() {
+            self.write_out(ino)?;
+        }
+        if over() {
+            self.write_out_all()?;
+        }
+        Ok(())
+    }
+}
+
+/// Inserts bytes, cut at windows; where they end.
+fn insert_cut(map: &mut super::dirty::DirtyMap, offset: u64, mut bytes: Vec<u8>) -> u64 {
+    let end = offset + bytes.len() as u64;
+    for window in windows(offset, bytes.len() as u64) {
+        let size = usize::try_from(window.end - window.start).unwrap_or_default();
+        let rest = bytes.split_off(size.min(bytes.len()));
+        map.insert(window.start, std::mem::replace(&mut bytes, rest), false);
+    }
+    end
+}
+
+fn check_end(offset: u64, len: usize) -> Result<u64, EngineError> {
+    offset
+        .checked_add(len as u64)
+        .filter(|end| *end <= SIZE_MAX)
+        .ok_or(EngineError::FileTooLarge)
+}
