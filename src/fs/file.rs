@@ -1,6 +1,5 @@
 //! Files: open, read, write, sync, space.
 
-use super::pending::Pending as _;
 use super::{CacheMode, FileSystem, FsError};
 use crate::engine::{EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
@@ -93,7 +92,7 @@ impl FileSystem {
         len: usize,
         sink: &mut dyn Sink,
     ) -> Result<(), FsError> {
-        self.volume.p_read(ino, offset, len, sink)?;
+        self.volume.read(ino, offset, len, sink)?;
         Ok(())
     }
 
@@ -110,7 +109,7 @@ impl FileSystem {
         flags: WriteFlags,
     ) -> Result<(), FsError> {
         self.check_writable()?;
-        self.volume.p_write(ino, offset, len, source, flags)?;
+        self.volume.write(ino, offset, len, source, flags)?;
         Ok(())
     }
 
@@ -119,7 +118,7 @@ impl FileSystem {
     /// # Errors
     /// What the engine says.
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
-        Ok(self.volume.p_fsync(ino, data_only)?)
+        Ok(self.volume.fsync(ino, data_only)?)
     }
 
     /// Makes a directory's entries durable.
@@ -127,7 +126,7 @@ impl FileSystem {
     /// # Errors
     /// What the engine says.
     pub fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
-        Ok(self.volume.p_fsync_dir(ino)?)
+        Ok(self.volume.fsync_dir(ino)?)
     }
 
     /// Makes everything durable.
@@ -135,7 +134,7 @@ impl FileSystem {
     /// # Errors
     /// What the engine says.
     pub fn syncfs(&self) -> Result<(), FsError> {
-        Ok(self.volume.p_sync_all()?)
+        Ok(self.volume.sync_all()?)
     }
 
     /// fallocate(2) with its mode bits.
@@ -163,7 +162,7 @@ impl FileSystem {
         if end.is_none() {
             return Err(EngineError::FileTooLarge.into());
         }
-        Ok(self.volume.p_fallocate(ino, how, offset, len)?)
+        Ok(self.volume.fallocate(ino, offset, len, how)?)
     }
 
     /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`.
@@ -176,7 +175,7 @@ impl FileSystem {
             libc::SEEK_HOLE => Seek::Hole,
             _ => return Err(EngineError::Invalid("whence").into()),
         };
-        Ok(self.volume.p_seek(ino, offset, whence)?)
+        Ok(self.volume.seek(ino, offset, whence)?)
     }
 
     /// copy_file_range(2): shares what can be shared. Returns the bytes done.
@@ -192,6 +191,6 @@ impl FileSystem {
         self.check_writable()?;
         Ok(self
             .volume
-            .p_copy_range(source.0, source.1, target.0, target.1, len)?)
+            .copy_range(source.0, source.1, target.0, target.1, len)?)
     }
 }

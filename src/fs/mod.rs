@@ -13,7 +13,6 @@ mod file;
 mod lookups;
 mod names;
 mod namespace;
-mod pending;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -121,14 +121,6 @@ pub const FATTR_MTIME_NOW: u32 = 0x100;
 pub const FATTR_CTIME: u32 = 0x400;
 /// SETATTR: drop suid and sgid.
 pub const FATTR_KILL_SUIDGID: u32 = 0x800;
-/// OPEN's answer: bypass the page cache.
-pub const FOPEN_DIRECT_IO: u32 = 1;
-/// OPEN's answer: what is cached stays valid.
-pub const FOPEN_KEEP_CACHE: u32 = 2;
-/// OPENDIR's answer: listings may be cached.
-pub const FOPEN_CACHE_DIR: u32 = 8;
-/// OPEN's answer: direct writes to one file may run side by side.
-pub const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 0x40;
 /// FSYNC: data and what is needed to find it.
 pub const FSYNC_FDATASYNC: u32 = 1;
 /// OPEN: drop suid and sgid when truncating.

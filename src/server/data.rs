@@ -7,7 +7,7 @@ use vm_memory::bitmap::BitmapSlice;
 use zerocopy::IntoBytes;
 
 use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
-use super::consts::{WRITE_CACHE, WRITE_KILL_SUIDGID, feature};
+use super::consts::WRITE_KILL_SUIDGID;
 use super::reply::Reply;
 use super::request::Request;
 use super::{Error, Server, WRITE_MAX_BYTES, convert, send};
@@ -106,7 +106,6 @@ impl Server {
         &self,
         request: &Request<'_>,
         payload: &mut Reader<'_, S>,
-        session: u64,
         out: &mut Reply<'_>,
     ) -> Result<(), FsError> {
         let mut body = request.body;
@@ -115,15 +114,12 @@ impl Server {
         if len > request.payload_len || len > WRITE_MAX_BYTES {
             return Err(FsError::Malformed("length of a write"));
         }
-        let flags = asked.flags.cast_signed();
-        // What comes out of the page cache has its place already, and so has an append whose
-        // kernel keeps written data back.
-        let cached = asked.write_flags & WRITE_CACHE != 0;
+        // The offset of an append is right as it comes: the kernel that sends it is the only one
+        // that has the export mounted and serialises its appends. Looking at O_APPEND here would
+        // be wrong: the parts of a long append may arrive in any order.
         let flags = WriteFlags {
-            append: flags & libc::O_APPEND != 0
-                && !cached
-                && session & feature::WRITEBACK_CACHE == 0,
-            sync: flags & libc::O_DSYNC != 0,
+            append: false,
+            sync: asked.flags.cast_signed() & libc::O_DSYNC != 0,
             kill_suidgid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
         };
         let mut source = ReaderSource(payload);

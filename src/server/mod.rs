@@ -181,7 +181,7 @@ impl Server {
             opcode::NOTIFY_REPLY => return Ok(0),
             _ if session & SESSION == 0 => Err(FsError::NoSession),
             opcode::READ => return self.read(request, writer, out),
-            opcode::WRITE => self.write(request, payload, session, out),
+            opcode::WRITE => self.write(request, payload, out),
             _ => {
                 let room = writer
                     .available_bytes()
