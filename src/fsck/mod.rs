@@ -201,6 +201,9 @@ fn is_unknown(error: &StoreError) -> bool {
     )
 }
 
+/// Gets the records of a tree in order.
+type Visit<'a> = dyn FnMut(&mut Issues<'_>, &[u8], &[u8]) + 'a;
+
 /// Beyond every key.
 const KEYS_END: [u8; 300] = [0xff; 300];
 
@@ -212,7 +215,7 @@ fn walk(
     start: &[u8],
     end: &[u8],
     issues: &mut Issues<'_>,
-    visit: &mut dyn FnMut(&mut Issues<'_>, &[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> bool {
     let result = context.view.scan(tree, start, end, &mut |key, value| {
         visit(issues, key, value);
@@ -233,7 +236,7 @@ fn walk_all(
     context: &Context<'_>,
     tree: TreeId,
     issues: &mut Issues<'_>,
-    visit: &mut dyn FnMut(&mut Issues<'_>, &[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> bool {
     walk(context, tree, &[], &KEYS_END, issues, visit)
 }

@@ -74,6 +74,9 @@ impl WalError {
 impl From<WalError> for StoreError {
     fn from(error: WalError) -> Self {
         match error {
+            WalError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                StoreError::NoSpace("the disk below the store is full")
+            }
             WalError::Io { doing, source } => StoreError::Io {
                 what: format!("wal.log, {doing}"),
                 source,

@@ -65,9 +65,9 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     }
     if args.json {
         let value = as_json(&opened.report, &datasets, chunks_bytes);
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
     } else {
-        print(&opened.report, &datasets, chunks_bytes);
+        crate::tell(&as_text(&opened.report, &datasets, chunks_bytes));
     }
     Ok(())
 }
@@ -120,13 +120,20 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
     })
 }
 
-fn print(report: &Report, datasets: &[Dataset], chunks_bytes: u64) {
+fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
+    let mut text = String::new();
+    macro_rules! line {
+        ($($arg:tt)*) => {{
+            text += &format!($($arg)*);
+            text.push('\n');
+        }};
+    }
     let block = &report.superblock;
     let version = razorfs::format::superblock::VERSION;
-    println!("UUID            {}", Uuid::from_bytes(block.uuid));
-    println!("format          version {version}");
-    println!("created         {} s since 1970", block.created_sec);
-    println!("checkpoint      {}", block.generation);
+    line!("UUID            {}", Uuid::from_bytes(block.uuid));
+    line!("format          version {version}");
+    line!("created         {} s since 1970", block.created_sec);
+    line!("checkpoint      {}", block.generation);
     let state = if block.clean && report.batches == 0 {
         "closed".to_owned()
     } else {
@@ -135,33 +142,34 @@ fn print(report: &Report, datasets: &[Dataset], chunks_bytes: u64) {
             report.applied
         )
     };
-    println!("state           {state}");
+    line!("state           {state}");
     match block.capacity_bytes {
-        0 => println!("capacity        as much as the disk gives"),
-        bytes => println!("capacity        {}", human(bytes)),
+        0 => line!("capacity        as much as the disk gives"),
+        bytes => line!("capacity        {}", human(bytes)),
     }
-    println!("file content    {} in chunks.dat", human(chunks_bytes));
+    line!("file content    {} in chunks.dat", human(chunks_bytes));
     let metadata = block.nodes_used.saturating_mul(PAGE_BYTES as u64);
-    println!("metadata        {} in nodes.dat", human(metadata));
-    println!(
+    line!("metadata        {} in nodes.dat", human(metadata));
+    line!(
         "names           {} in strings.dat",
         human(block.strings_end)
     );
-    println!("log             {}", human(block.log_bytes));
+    line!("log             {}", human(block.log_bytes));
     for (copy, reason) in &report.superblock_damage {
-        println!("damage          superblock copy {copy}: {reason}");
+        line!("damage          superblock copy {copy}: {reason}");
     }
     if let Some(damage) = &report.damage {
-        println!("damage          {damage}");
+        line!("damage          {damage}");
     }
     for dataset in datasets {
-        println!(
+        line!(
             "dataset         {}: {} inodes, {}",
             dataset.record.name,
             dataset.counters.inodes,
             human(dataset.counters.allocated_bytes)
         );
     }
+    text
 }
 
 /// Bytes in the largest unit that leaves at least one, with a decimal.

@@ -5,6 +5,7 @@ mod mkfs;
 mod mount;
 mod recover;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,11 @@ enum Command {
     Info(info::InfoArgs),
     Mount(mount::MountArgs),
     Recover(recover::RecoverArgs),
+}
+
+/// Prints a result. Whoever closed the pipe wants no more of it.
+fn tell(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn main() -> ExitCode {

@@ -100,7 +100,12 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
     }
     let uuid = args.uuid.unwrap_or_else(Uuid::new_v4);
     let existed = args.store.exists();
-    let store = create_store(&args.store, args.allow_volatile, args.force)?;
+    let store = create_store(&args.store, args.allow_volatile, args.force).inspect_err(|_| {
+        if !existed {
+            // It fails where something else came into the directory: that stays.
+            let _ = std::fs::remove_dir(&args.store);
+        }
+    })?;
     let options = MkfsOptions {
         uuid: *uuid.as_bytes(),
         hash_seed: rand::random(),
@@ -114,7 +119,7 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
         clean_up(&args.store, existed);
         return Err(format!("{}: no store was made: {error}", args.store.display()).into());
     }
-    println!("{}: made store {uuid}", args.store.display());
+    crate::tell(&format!("{}: made store {uuid}\n", args.store.display()));
     Ok(())
 }
 

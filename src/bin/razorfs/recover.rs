@@ -42,12 +42,13 @@ pub fn run(args: &RecoverArgs) -> Result<(), Error> {
     let report = volume.recovery_report().clone();
     let orphans = volume.orphans_freed();
     if args.json {
-        println!(
-            "{}",
+        crate::tell(&format!(
+            "{}
+",
             serde_json::to_string_pretty(&as_json(&report, orphans))?
-        );
+        ));
     } else {
-        print(&report, orphans);
+        crate::tell(&as_text(&report, orphans));
     }
     if let Some(damage) = &report.damage
         && !args.discard_damaged_log
@@ -89,26 +90,34 @@ fn as_json(report: &Report, orphans: u64) -> Value {
     })
 }
 
-fn print(report: &Report, orphans: u64) {
+fn as_text(report: &Report, orphans: u64) -> String {
+    let mut text = String::new();
+    macro_rules! line {
+        ($($arg:tt)*) => {{
+            text += &format!($($arg)*);
+            text.push('\n');
+        }};
+    }
     if report.was_clean() {
-        println!("the store had been closed: nothing to recover");
-        return;
+        line!("the store had been closed: nothing to recover");
+        return text;
     }
     let from = report.superblock.checkpoint_lsn;
-    println!("checkpoint      {}", report.superblock.generation);
-    println!("log             {from} to {}", report.log_end);
-    println!("batches         {}", report.batches);
-    println!("applied         {} transactions", report.applied);
-    println!(
+    line!("checkpoint      {}", report.superblock.generation);
+    line!("log             {from} to {}", report.log_end);
+    line!("batches         {}", report.batches);
+    line!("applied         {} transactions", report.applied);
+    line!(
         "dropped         {} transactions that were not acknowledged",
         report.dropped
     );
-    println!("orphans freed   {orphans}");
-    println!("took            {} ms", report.took.as_millis());
+    line!("orphans freed   {orphans}");
+    line!("took            {} ms", report.took.as_millis());
     for (copy, reason) in &report.superblock_damage {
-        println!("superblock      copy {copy} could not be used: {reason}");
+        line!("superblock      copy {copy} could not be used: {reason}");
     }
     if let Some(damage) = &report.damage {
-        println!("damage          {damage}");
+        line!("damage          {damage}");
     }
+    text
 }

@@ -1,0 +1,167 @@
+//! Defects of chunks and of the space of chunks.dat.
+
+use super::*;
+
+fn edit_chunk(tx: &mut Tx<'_>, id: u64, change: impl FnOnce(&mut ChunkRecord)) {
+    let at = key::chunk(ChunkId(id));
+    let bytes = tx.get(TreeId::Chunks, &at).unwrap().unwrap();
+    let mut record = ChunkRecord::decode(&bytes).unwrap();
+    change(&mut record);
+    tx.put(TreeId::Chunks, at, record.encode()).unwrap();
+}
+
+const TAIL: u64 = UNITS_END - FREE_START;
+
+#[test]
+fn chunks() {
+    let chunk = ChunkId(1);
+    let found = planted(|tx| edit_chunk(tx, 1, |record| record.refcount = 2));
+    assert_eq!(
+        found,
+        [Issue::Refcount {
+            chunk,
+            found: 1,
+            recorded: 2
+        }]
+    );
+
+    let found = planted(|tx| {
+        let (at, value) = super::chunk(3, FREE_START, &[0; 1]);
+        tx.put(TreeId::Chunks, at, value).unwrap();
+        edit_chunk(tx, 3, |record| record.refcount = 0);
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START + 1, TAIL - 1);
+    });
+    assert!(
+        found.contains(&Issue::ChunkUnused { chunk: ChunkId(3) }),
+        "{found:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|issue| matches!(issue, Issue::ChunkBeyondFile { .. }))
+    );
+
+    let found = planted(|tx| {
+        tx.put(TreeId::Chunks, key::chunk(ChunkId(1)), vec![1])
+            .unwrap()
+    });
+    assert!(matches!(found[..], [Issue::BadRecord { .. }]), "{found:?}");
+}
+
+#[test]
+fn space() {
+    let found = planted(|tx| {
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START + 1, TAIL - 1);
+    });
+    assert_eq!(found, [Issue::SpaceLeak { start: 5, end: 6 }]);
+
+    let found = planted(|tx| {
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START, TAIL - 1);
+    });
+    assert_eq!(
+        found,
+        [Issue::SpaceLeak {
+            start: UNITS_END - 1,
+            end: UNITS_END
+        }]
+    );
+
+    let found = planted(|tx| {
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START - 1, TAIL + 1);
+    });
+    assert!(
+        matches!(
+            found[..],
+            [Issue::SpaceOverlap {
+                start: 4,
+                end: 5,
+                ..
+            }]
+        ),
+        "{found:?}"
+    );
+
+    let found = planted(|tx| {
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START, TAIL + 1);
+    });
+    assert!(
+        matches!(found[..], [Issue::SpaceBeyondEnd { .. }]),
+        "{found:?}"
+    );
+
+    let found = planted(|tx| {
+        delete_free(tx, FREE_START, TAIL);
+        put_free(tx, FREE_START, 10);
+        put_free(tx, FREE_START + 10, TAIL - 10);
+    });
+    assert_eq!(found, [Issue::FreeNeighbours { at: 15 }]);
+}
+
+#[test]
+fn free_trees() {
+    let found = planted(|tx| {
+        let at = key::free_by_size(TAIL, FREE_START);
+        assert!(tx.delete(TreeId::FreeBySize, at).unwrap());
+    });
+    let (start, len) = (FREE_START, TAIL);
+    assert_eq!(
+        found,
+        [Issue::FreeTrees {
+            start,
+            len,
+            known: "start"
+        }]
+    );
+
+    let found = planted(|tx| {
+        tx.put(TreeId::FreeBySize, key::free_by_size(7, 900), vec![])
+            .unwrap();
+    });
+    assert_eq!(
+        found,
+        [Issue::FreeTrees {
+            start: 900,
+            len: 7,
+            known: "size"
+        }]
+    );
+
+    let found = planted(|tx| {
+        let pending = PendingFree {
+            len_units: 2,
+            generation: Generation(70),
+        };
+        tx.put(TreeId::FreePending, key::u64_key(3), pending.encode())
+            .unwrap();
+    });
+    let generation = Generation(70);
+    assert_eq!(
+        found,
+        [Issue::PendingGeneration {
+            start: 3,
+            generation
+        }]
+    );
+}
+
+#[test]
+fn content() {
+    let sim = sound();
+    sim.corrupt(CHUNKS, 4096 + 10, &[9]);
+    let (chunk, start, end) = (ChunkId(1), 4096, 5000);
+    assert_eq!(issues_of(&sim), [Issue::ChunkBlock { chunk, start, end }]);
+
+    let found = planted(|tx| edit_chunk(tx, 2, |record| record.hash = [0; 32]));
+    assert_eq!(found, [Issue::ChunkHash { chunk: ChunkId(2) }]);
+
+    let found = planted(|tx| edit_chunk(tx, 2, |record| record.codec = Codec::Lz4));
+    assert!(
+        matches!(found[..], [Issue::ChunkUnreadable { .. }]),
+        "{found:?}"
+    );
+}

@@ -1,0 +1,403 @@
+//! Stores that are not what they should be: each gets a clear error that names what is wrong and
+//! what to do, nothing is lost, nothing panics, and razorfsck names the damage.
+//!
+//! Everything here runs the programs themselves.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const RAZORFS: &str = env!("CARGO_BIN_EXE_razorfs");
+const RAZORFSCK: &str = env!("CARGO_BIN_EXE_razorfsck");
+
+const EXIT_CLEAN: i32 = 0;
+const EXIT_ERRORS: i32 = 4;
+const EXIT_FAILED: i32 = 8;
+const EXIT_USAGE: i32 = 16;
+
+/// A panic exits with this.
+const EXIT_PANIC: i32 = 101;
+
+fn run(program: &str, args: &[&str]) -> (i32, String) {
+    let output: Output = Command::new(program)
+        .args(args)
+        .env("RUST_LOG", "error")
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    assert!(
+        code != EXIT_PANIC && !text.contains("panicked"),
+        "{args:?}: {text}"
+    );
+    (code, text)
+}
+
+/// A new store that is closed; it lies wherever the tests' temporary directory does.
+struct Store {
+    dir: PathBuf,
+    path: String,
+    /// Removed with everything in it at the end.
+    _parent: TempDir,
+}
+
+impl Store {
+    fn new() -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("store");
+        let store = Store {
+            path: dir.display().to_string(),
+            dir,
+            _parent: parent,
+        };
+        let (code, text) = run(
+            RAZORFS,
+            &["mkfs", store.path(), "--log-size", "4M", "--allow-volatile"],
+        );
+        assert_eq!(code, 0, "{text}");
+        store
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn file(&self, name: &str) -> File {
+        let path = self.dir.join(name);
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap()
+    }
+
+    fn flip(&self, name: &str, offset: u64) {
+        let file = self.file(name);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        byte[0] ^= 0x10;
+        file.write_all_at(&byte, offset).unwrap();
+    }
+
+    /// Changes a field of both copies of the superblock and makes the checksums right again.
+    fn edit_superblock(&self, offset: usize, bytes: &[u8]) {
+        let file = self.file("superblock");
+        for copy in 0..2 {
+            let mut block = [0; 4096];
+            file.read_exact_at(&mut block, copy * 4096).unwrap();
+            block[offset..offset + bytes.len()].copy_from_slice(bytes);
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(&block[..4]);
+            hasher.update(&block[8..]);
+            block[4..8].copy_from_slice(&hasher.finalize().to_le_bytes());
+            file.write_all_at(&block, copy * 4096).unwrap();
+        }
+    }
+
+    fn content(&self) -> Vec<Vec<u8>> {
+        [
+            "superblock",
+            "nodes.dat",
+            "strings.dat",
+            "chunks.dat",
+            "wal.log",
+        ]
+        .map(|name| std::fs::read(self.dir.join(name)).unwrap())
+        .to_vec()
+    }
+
+    fn fsck(&self) -> (i32, String) {
+        run(RAZORFSCK, &[self.path(), "--data"])
+    }
+
+    fn info(&self) -> (i32, String) {
+        run(RAZORFS, &["info", self.path()])
+    }
+}
+
+fn expect((code, text): (i32, String), expected: i32, words: &[&str]) {
+    assert_eq!(code, expected, "{text}");
+    for word in words {
+        assert!(text.contains(word), "'{word}' is not in: {text}");
+    }
+}
+
+#[test]
+fn a_sound_store_is_clean() {
+    let store = Store::new();
+    expect(store.fsck(), EXIT_CLEAN, &["clean"]);
+    expect(store.info(), 0, &["UUID", "main"]);
+}
+
+#[test]
+fn checking_and_asking_change_no_byte() {
+    let store = Store::new();
+    let before = store.content();
+    expect(store.fsck(), EXIT_CLEAN, &[]);
+    expect(store.info(), 0, &[]);
+    assert!(before == store.content());
+}
+
+#[test]
+fn a_directory_that_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("precious"), "data").unwrap();
+    let words = ["not a razorfs store", "mkfs"];
+    expect(run(RAZORFSCK, &[path]), EXIT_FAILED, &words);
+    expect(run(RAZORFS, &["info", path]), 1, &words);
+    expect(
+        run(RAZORFS, &["recover", path, "--allow-volatile"]),
+        1,
+        &words,
+    );
+    let made = run(RAZORFS, &["mkfs", path, "--force", "--allow-volatile"]);
+    expect(made, 1, &["not empty"]);
+    assert_eq!(std::fs::read(dir.path().join("precious")).unwrap(), b"data");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_store_that_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none");
+    let path = path.to_str().unwrap();
+    expect(
+        run(RAZORFSCK, &[path]),
+        EXIT_FAILED,
+        &["not a razorfs store"],
+    );
+    expect(run(RAZORFS, &["info", path]), 1, &["not a razorfs store"]);
+}
+
+#[test]
+fn a_store_is_not_made_over_another_unasked() {
+    let store = Store::new();
+    let before = store.content();
+    let made = run(RAZORFS, &["mkfs", store.path(), "--allow-volatile"]);
+    expect(made, 1, &["holds a razorfs store already", "--force"]);
+    assert!(before == store.content());
+}
+
+#[test]
+fn a_newer_version() {
+    let store = Store::new();
+    store.edit_superblock(8, &2u32.to_le_bytes());
+    let before = store.content();
+    let words = ["version 2", "use a newer razorfs"];
+    expect(store.info(), 1, &words);
+    expect(store.fsck(), EXIT_FAILED, &words);
+    let recovered = run(RAZORFS, &["recover", store.path(), "--allow-volatile"]);
+    expect(recovered, 1, &words);
+    assert!(before == store.content());
+}
+
+#[test]
+fn an_unknown_feature() {
+    let store = Store::new();
+    store.edit_superblock(32, &(1u64 << 40).to_le_bytes());
+    let before = store.content();
+    let words = ["unknown incompatible features", "use a newer razorfs"];
+    expect(store.info(), 1, &words);
+    expect(store.fsck(), EXIT_FAILED, &words);
+    assert!(before == store.content());
+}
+
+#[test]
+fn a_store_in_use() {
+    let store = Store::new();
+    let holder = store.file("superblock");
+    holder.lock().unwrap();
+    let words = ["in use by another process", "stop it first"];
+    expect(store.fsck(), EXIT_FAILED, &words);
+    expect(store.info(), 1, &words);
+    expect(
+        run(RAZORFS, &["recover", store.path(), "--allow-volatile"]),
+        1,
+        &words,
+    );
+    let made = run(
+        RAZORFS,
+        &["mkfs", store.path(), "--force", "--allow-volatile"],
+    );
+    expect(made, 1, &words);
+    drop(holder);
+    expect(store.fsck(), EXIT_CLEAN, &[]);
+}
+
+#[test]
+fn a_file_system_in_memory() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let path = dir.path().join("store");
+    let path = path.to_str().unwrap();
+    let words = ["tmpfs", "--allow-volatile"];
+    expect(run(RAZORFS, &["mkfs", path]), 1, &words);
+    assert!(!Path::new(path).exists());
+    expect(
+        run(
+            RAZORFS,
+            &["mkfs", path, "--log-size", "4M", "--allow-volatile"],
+        ),
+        0,
+        &[],
+    );
+    // Reading harms nothing; to open it for writing is to rely on it.
+    expect(run(RAZORFS, &["info", path]), 0, &[]);
+    expect(run(RAZORFS, &["recover", path]), 1, &words);
+}
+
+/// A small tmpfs; `None` where this process may not mount.
+struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    fn new(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(dir.path())
+            .output();
+        match done {
+            Ok(output) if output.status.success() => Some(SmallDisk { dir }),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.dir.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    let Some(disk) = SmallDisk::new("8M") else {
+        return;
+    };
+    let path = disk.dir.path().join("store");
+    let text = path.to_str().unwrap();
+    let made = run(RAZORFS, &["mkfs", text, "--allow-volatile"]);
+    expect(made, 1, &["no store was made", "no space left"]);
+    assert!(!path.exists(), "nothing stays behind");
+}
+
+#[test]
+fn truncated_nodes() {
+    let store = Store::new();
+    store.file("nodes.dat").set_len(4096 * 2).unwrap();
+    let before = store.content();
+    let words = ["nodes.dat", "truncated"];
+    expect(store.info(), 1, &words);
+    expect(store.fsck(), EXIT_ERRORS, &words);
+    expect(
+        run(RAZORFS, &["recover", store.path(), "--allow-volatile"]),
+        1,
+        &words,
+    );
+    assert!(before == store.content());
+}
+
+#[test]
+fn an_empty_file_in_the_place_of_each() {
+    for name in ["superblock", "nodes.dat", "wal.log"] {
+        let store = Store::new();
+        store.file(name).set_len(0).unwrap();
+        expect(store.info(), 1, &[name]);
+        expect(store.fsck(), EXIT_ERRORS, &[name]);
+    }
+}
+
+#[test]
+fn a_missing_file() {
+    for name in ["nodes.dat", "strings.dat", "chunks.dat", "wal.log"] {
+        let store = Store::new();
+        std::fs::remove_file(store.dir.join(name)).unwrap();
+        expect(store.info(), 1, &[name]);
+        expect(store.fsck(), EXIT_FAILED, &[name]);
+    }
+}
+
+#[test]
+fn the_log_of_another_store() {
+    let (store, other) = (Store::new(), Store::new());
+    std::fs::copy(other.dir.join("wal.log"), store.dir.join("wal.log")).unwrap();
+    expect(store.info(), 1, &["belongs to another store"]);
+    expect(store.fsck(), EXIT_ERRORS, &["belongs to another store"]);
+}
+
+#[test]
+fn a_flipped_bit_in_a_superblock_copy() {
+    for copy in 0..2 {
+        let store = Store::new();
+        store.flip("superblock", copy * 4096 + 60);
+        let name = format!("superblock copy {copy}");
+        expect(store.fsck(), EXIT_ERRORS, &[&name, "checksum"]);
+        expect(store.info(), 0, &[&name]);
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_both_superblock_copies() {
+    let store = Store::new();
+    store.flip("superblock", 60);
+    store.flip("superblock", 4096 + 60);
+    expect(store.fsck(), EXIT_ERRORS, &["superblock", "checksum"]);
+    expect(store.info(), 1, &["superblock", "checksum"]);
+}
+
+#[test]
+fn a_flipped_bit_in_nodes() {
+    let store = Store::new();
+    // Pages 1 to 4 are those of a new store's trees.
+    for page in 1..=4 {
+        let store_at = page * 4096 + 100;
+        store.flip("nodes.dat", store_at);
+        let name = format!("page {page}");
+        expect(store.fsck(), EXIT_ERRORS, &[&name, "checksum"]);
+        store.flip("nodes.dat", store_at);
+    }
+    expect(store.fsck(), EXIT_CLEAN, &[]);
+}
+
+#[test]
+fn a_flipped_bit_in_the_log() {
+    for copy in 0..2 {
+        let store = Store::new();
+        store.flip("wal.log", copy * 4096 + 30);
+        let name = format!("wal.log header copy {copy}");
+        expect(store.fsck(), EXIT_ERRORS, &[&name, "checksum"]);
+        expect(store.info(), 0, &[]);
+    }
+}
+
+#[test]
+fn wrong_usage() {
+    assert_eq!(run(RAZORFSCK, &[]).0, EXIT_USAGE);
+    assert_eq!(run(RAZORFSCK, &["--repair-everything", "x"]).0, EXIT_USAGE);
+    assert_eq!(run(RAZORFSCK, &["--help"]).0, EXIT_CLEAN);
+    assert_eq!(run(RAZORFS, &["mkfs"]).0, 2);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x");
+    let small = run(
+        RAZORFS,
+        &[
+            "mkfs",
+            path.to_str().unwrap(),
+            "--log-size",
+            "5000",
+            "--allow-volatile",
+        ],
+    );
+    expect(small, 1, &["--log-size", "multiple of 4096"]);
+    assert!(!path.exists());
+}
