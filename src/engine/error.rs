@@ -53,6 +53,9 @@ pub enum EngineError {
     /// ESTALE: an inode that is no longer there
     #[error("no such inode")]
     Stale,
+    /// EXDEV: the directory holds inodes of one project only
+    #[error("the directory holds another project")]
+    OtherProject,
     /// EDQUOT
     #[error("quota exceeded")]
     Quota,

@@ -4,15 +4,13 @@
 //! change is built on a state that another transaction has replaced.
 
 use super::{EngineError, Time, Volume};
-use crate::format::id::{Ino, Lsn};
+use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
     DatasetCounters, DatasetRecord, InodeRecord, counters_key, dataset_key,
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
-
-use super::Durability;
 
 /// The type bits of a mode.
 pub(super) const S_IFMT: u32 = libc::S_IFMT;
@@ -29,6 +27,18 @@ pub(super) const MODE_BITS: u32 = 0o7777;
 pub(super) const FLAG_IMMUTABLE: u32 = 0x10;
 /// Of `FS_IOC_GETFLAGS`: bytes and entries may only be added.
 pub(super) const FLAG_APPEND: u32 = 0x20;
+
+/// Of `FS_IOC_GETFLAGS`: not for backups.
+pub(super) const FLAG_NODUMP: u32 = 0x40;
+/// Of `FS_IOC_GETFLAGS`: reading does not change atime.
+pub(super) const FLAG_NOATIME: u32 = 0x80;
+/// Of `FS_IOC_GETFLAGS`: writes are durable on return.
+pub(super) const FLAG_SYNC: u32 = 0x8;
+/// Of `FS_IOC_GETFLAGS`: changes of the directory's entries are durable on return.
+pub(super) const FLAG_DIRSYNC: u32 = 0x1_0000;
+
+/// Links of an inode, and subdirectories of a directory, in all.
+pub(super) const LINK_MAX: u32 = 0x7fff_ffff;
 
 /// What the record says of the inode's kind, in one place.
 pub(super) trait InodeExt {
@@ -168,18 +178,5 @@ impl Volume {
             counters_key(self.dataset),
             counters.encode(),
         )?)
-    }
-
-    /// Commits, notes for fsync which inodes were touched, and waits for the disk when the volume
-    /// promises that of every mutation.
-    pub(super) fn commit(&self, tx: Tx<'_>, touched: &[Ino]) -> Result<Lsn, EngineError> {
-        let lsn = tx.commit()?;
-        for ino in touched {
-            self.inodes.touch(*ino, lsn);
-        }
-        if self.options.durability == Durability::Strict {
-            self.journal.sync(lsn)?;
-        }
-        Ok(lsn)
     }
 }

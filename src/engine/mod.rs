@@ -8,16 +8,20 @@
 //! Lock order: an inode's data lock, then the journal's writer. Nothing that holds the writer waits
 //! for an inode's lock or for the disk's flush.
 
+mod acl;
 mod attr;
 mod background;
 mod data;
 mod dir;
 mod error;
+mod flags;
 mod inode;
 mod mkfs;
 mod namespace;
+mod op;
 mod options;
 mod orphan;
+mod rename;
 mod types;
 mod volume;
 mod xattr;

@@ -178,9 +178,7 @@ impl Volume {
     /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
     /// the trees.
     fn finish_recovery(&mut self) -> Result<(), EngineError> {
-        if !self.orphans.read().is_empty() {
-            self.orphans_freed = self.reclaim_all_orphans()?;
-        }
+        self.orphans_freed = self.reclaim_all_orphans()?;
         if !self.recovery.was_clean() {
             self.checkpoint()?;
         }

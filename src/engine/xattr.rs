@@ -1,15 +1,135 @@
-//! Extended attributes.
+//! Extended attributes, access control lists among them.
+//!
+//! Invariant: [`InodeRecord::xattrs`] counts the inode's attributes, so that one without any is not
+//! searched.
 
+use std::ops::ControlFlow;
+
+use super::acl::{ACL_ACCESS, ACL_DEFAULT, Acl};
+use super::inode::InodeExt;
 use super::{EngineError, SetXattr, Volume};
 use crate::format::id::Ino;
+use crate::format::key::{self, Kind};
+use crate::format::record::InodeRecord;
+use crate::format::xattr::{
+    XATTR_NAME_MAX, XATTR_VALUE_MAX, decode_head, encode_head, more_count, more_fragments,
+};
+use crate::log::Tx;
+use crate::store::{Read, StoreError};
+
+/// Refuses names outside the namespaces that are kept.
+fn check_name(name: &[u8]) -> Result<(), EngineError> {
+    if name.is_empty() || name.len() > XATTR_NAME_MAX {
+        return Err(EngineError::Range);
+    }
+    if name.contains(&0) {
+        return Err(EngineError::Invalid("a NUL in the name of an attribute"));
+    }
+    if name == ACL_ACCESS || name == ACL_DEFAULT {
+        return Ok(());
+    }
+    let prefixes: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    match prefixes
+        .iter()
+        .find_map(|prefix| name.strip_prefix(*prefix))
+    {
+        Some(b"") => Err(EngineError::Invalid(
+            "a name without anything behind its prefix",
+        )),
+        Some(_) => Ok(()),
+        None => Err(EngineError::NotSupported("attributes of this namespace")),
+    }
+}
 
 impl Volume {
+    /// The value of an attribute, if the inode has it.
+    pub(super) fn read_xattr(
+        &self,
+        read: &impl Read,
+        ino: Ino,
+        record: &InodeRecord,
+        name: &[u8],
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        if record.xattrs == 0 {
+            return Ok(None);
+        }
+        let Some(head) = read.get(self.tree(), &key::xattr(ino, name))? else {
+            return Ok(None);
+        };
+        let what = || format!("xattr of inode {ino}");
+        let (total, first) =
+            decode_head(&head).map_err(|source| StoreError::format(what(), source))?;
+        let mut value = first.to_vec();
+        for index in 1..=more_count(total) {
+            let fragment = read.get(self.tree(), &key::xattr_more(ino, name, index))?;
+            let missing =
+                || StoreError::Corrupt(format!("{}: fragment {index} is missing", what()));
+            value.extend_from_slice(&fragment.ok_or_else(missing)?);
+        }
+        if value.len() != total {
+            let found = value.len();
+            let text = format!("{}: {found} bytes, its head says {total}", what());
+            return Err(StoreError::Corrupt(text).into());
+        }
+        Ok(Some(value))
+    }
+
+    /// Creates or replaces an attribute. The caller puts the record.
+    pub(super) fn write_xattr(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &mut InodeRecord,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<(), EngineError> {
+        self.delete_xattr(tx, ino, record, name)?;
+        tx.put(self.tree(), key::xattr(ino, name), encode_head(value))?;
+        for (index, fragment) in more_fragments(value) {
+            tx.put(
+                self.tree(),
+                key::xattr_more(ino, name, index),
+                fragment.to_vec(),
+            )?;
+        }
+        record.xattrs = record.xattrs.saturating_add(1);
+        Ok(())
+    }
+
+    /// Removes an attribute; whether it was there. The caller puts the record.
+    pub(super) fn delete_xattr(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &mut InodeRecord,
+        name: &[u8],
+    ) -> Result<bool, EngineError> {
+        if record.xattrs == 0 {
+            return Ok(false);
+        }
+        let Some(head) = tx.get(self.tree(), &key::xattr(ino, name))? else {
+            return Ok(false);
+        };
+        let (total, _) = decode_head(&head)
+            .map_err(|source| StoreError::format(format!("xattr of inode {ino}"), source))?;
+        tx.delete(self.tree(), key::xattr(ino, name))?;
+        for index in 1..=more_count(total) {
+            tx.delete(self.tree(), key::xattr_more(ino, name, index))?;
+        }
+        record.xattrs = record.xattrs.saturating_sub(1);
+        Ok(true)
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors
     /// [`EngineError::NoAttribute`], [`EngineError::NotSupported`].
-    pub fn getxattr(&self, _ino: Ino, _name: &[u8]) -> Result<Vec<u8>, EngineError> {
-        Err(EngineError::Stale)
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, EngineError> {
+        check_name(name)?;
+        let view = self.journal.view();
+        let record = self.load_inode(&view, ino)?;
+        self.read_xattr(&view, ino, &record, name)?
+            .ok_or(EngineError::NoAttribute)
     }
 
     /// Sets an extended attribute. `kill_sgid`: an access ACL set by someone outside the owning
@@ -20,28 +140,104 @@ impl Volume {
     /// name and [`EngineError::TooBig`] for a value that is too long.
     pub fn setxattr(
         &self,
-        _ino: Ino,
-        _name: &[u8],
-        _value: &[u8],
-        _how: SetXattr,
-        _kill_sgid: bool,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        how: SetXattr,
+        kill_sgid: bool,
     ) -> Result<(), EngineError> {
-        Err(EngineError::Stale)
+        check_name(name)?;
+        if value.len() > XATTR_VALUE_MAX {
+            return Err(EngineError::TooBig);
+        }
+        let mut op = self.begin()?;
+        let mut record = op.inode(ino)?;
+        record.check_changeable()?;
+        let there = record.xattrs > 0 && op.tx.get(self.tree(), &key::xattr(ino, name))?.is_some();
+        match how {
+            SetXattr::Create if there => return Err(EngineError::Exists),
+            SetXattr::Replace if !there => return Err(EngineError::NoAttribute),
+            _ => {}
+        }
+        if name == ACL_ACCESS || name == ACL_DEFAULT {
+            self.set_acl(&mut op.tx, ino, &mut record, name, value, kill_sgid)?;
+        } else {
+            self.write_xattr(&mut op.tx, ino, &mut record, name, value)?;
+        }
+        record.ctime = op.now;
+        op.put(ino, &record)?;
+        op.commit()?;
+        Ok(())
+    }
+
+    /// Sets an ACL: an access list changes the mode, and is only kept when it says more than that.
+    fn set_acl(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &mut InodeRecord,
+        name: &[u8],
+        value: &[u8],
+        kill_sgid: bool,
+    ) -> Result<(), EngineError> {
+        if record.is_symlink() {
+            return Err(EngineError::NotSupported("an ACL of a symlink"));
+        }
+        let acl = Acl::decode(value)?;
+        let access = name == ACL_ACCESS;
+        if !access && acl.is_some() && !record.is_dir() {
+            return Err(EngineError::NotPermitted(
+                "only a directory has a default ACL",
+            ));
+        }
+        if let (true, Some(acl)) = (access, &acl) {
+            record.mode = acl.apply_to_mode(record.mode);
+            if kill_sgid {
+                record.mode &= !libc::S_ISGID;
+            }
+        }
+        match acl {
+            Some(acl) if !(access && acl.is_minimal()) => {
+                self.write_xattr(tx, ino, record, name, &acl.encode())
+            }
+            _ => self.delete_xattr(tx, ino, record, name).map(|_| ()),
+        }
     }
 
     /// The names of all extended attributes.
     ///
     /// # Errors
     /// [`EngineError::Stale`].
-    pub fn listxattr(&self, _ino: Ino) -> Result<Vec<Vec<u8>>, EngineError> {
-        Err(EngineError::Stale)
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, EngineError> {
+        let view = self.journal.view();
+        let record = self.load_inode(&view, ino)?;
+        let mut names = Vec::new();
+        if record.xattrs == 0 {
+            return Ok(names);
+        }
+        let (start, end) = key::kind_range(ino, Kind::Xattr);
+        view.scan(self.tree(), &start, &end, &mut |key, _| {
+            names.push(key.get(start.len()..).unwrap_or_default().to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(names)
     }
 
     /// Removes an extended attribute.
     ///
     /// # Errors
     /// [`EngineError::NoAttribute`].
-    pub fn removexattr(&self, _ino: Ino, _name: &[u8]) -> Result<(), EngineError> {
-        Err(EngineError::Stale)
+    pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), EngineError> {
+        check_name(name)?;
+        let mut op = self.begin()?;
+        let mut record = op.inode(ino)?;
+        record.check_changeable()?;
+        if !self.delete_xattr(&mut op.tx, ino, &mut record, name)? {
+            return Err(EngineError::NoAttribute);
+        }
+        record.ctime = op.now;
+        op.put(ino, &record)?;
+        op.commit()?;
+        Ok(())
     }
 }

@@ -40,6 +40,7 @@ fn of_engine(error: &EngineError) -> i32 {
         EngineError::NotSupported(_) => libc::EOPNOTSUPP,
         EngineError::NoSuchOffset => libc::ENXIO,
         EngineError::Stale => libc::ESTALE,
+        EngineError::OtherProject => libc::EXDEV,
         EngineError::Quota => libc::EDQUOT,
         EngineError::Buffer(_) => libc::EFAULT,
         EngineError::Store(error) => of_store(error),

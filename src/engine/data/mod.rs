@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-pub(super) use resize::Alter;
 pub(super) use table::InodeTable;
 
 use super::{EngineError, Volume};

@@ -74,7 +74,7 @@ impl InodeTable {
     }
 
     /// Forgets an inode that is gone.
-    pub(super) fn forget(&self, ino: Ino) {
+    pub(crate) fn forget(&self, ino: Ino) {
         self.with(ino, |shard| shard.remove(&ino));
     }
 

@@ -65,9 +65,7 @@ impl Volume {
         record.size = record.size.max(end);
         record.mtime = now;
         record.ctime = now;
-        if flags.kill_suidgid {
-            record.kill_suidgid();
-        }
+        self.drop_privileges(&mut tx, ino, &mut record, flags.kill_suidgid)?;
         self.store_inode(&mut tx, ino, &record)?;
         let lsn = tx.commit()?;
         state.touch(lsn);
