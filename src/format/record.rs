@@ -449,6 +449,10 @@ pub struct PendingFree {
 }
 
 impl PendingFree {
+    /// In the place of the checkpoint: the range is being written to, by a process that will make it
+    /// a chunk; after a crash it is free.
+    pub const CLAIMED: Generation = Generation(u64::MAX);
+
     /// The bytes of the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -709,6 +713,10 @@ pub fn counters_key(id: DatasetId) -> Vec<u8> {
     key.extend_from_slice(&id.0.to_be_bytes());
     key
 }
+
+/// The key in the dataset tree of the number of units of chunks.dat that are not free (u64 LE), in
+/// chunks and in pending ranges; without it they are 0.
+pub const UNITS_USED_KEY: &[u8] = &[4];
 
 /// The key of the entry that finds a dataset by its name: -> id (u64 LE).
 #[must_use]

@@ -6,7 +6,7 @@ use super::inodes::Table;
 use super::{Bytes, Context, Issue, Issues, walk_all};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
-use crate::format::record::{DatasetCounters, DatasetRecord};
+use crate::format::record::{DatasetCounters, DatasetRecord, UNITS_USED_KEY};
 
 /// A dataset and what its counters say.
 pub(super) struct Dataset {
@@ -19,6 +19,8 @@ pub(super) struct Dataset {
 pub(super) struct Datasets {
     pub(super) found: Vec<Dataset>,
     pub(super) has_snapshots: bool,
+    /// Units of chunks.dat that are not free, as recorded.
+    pub(super) units_used: u64,
     pub(super) complete: bool,
 }
 
@@ -28,6 +30,7 @@ const TREE: TreeId = TreeId::Datasets;
 pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     let mut found: BTreeMap<DatasetId, Dataset> = BTreeMap::new();
     let mut names: Vec<(Vec<u8>, DatasetId)> = Vec::new();
+    let mut units_used = 0;
     let complete = walk_all(context, TREE, issues, &mut |issues, key, value| {
         let unknown = || Issue::UnknownKey {
             tree: TREE,
@@ -63,7 +66,10 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                 Ok(id) => names.push((name.to_vec(), DatasetId(id))),
                 Err(_) => issues.add(unknown()),
             },
-            _ => issues.add(unknown()),
+            _ => match value.try_into().map(u64::from_le_bytes) {
+                Ok(units) if key == UNITS_USED_KEY => units_used = units,
+                _ => issues.add(unknown()),
+            },
         }
     });
     if complete {
@@ -75,6 +81,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
             .values()
             .any(|dataset| dataset.record.snapshot_of.0 != 0 || dataset.record.origin.0 != 0),
         found: found.into_values().collect(),
+        units_used,
         complete,
     }
 }

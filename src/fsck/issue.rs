@@ -267,6 +267,8 @@ pub enum Issue {
     SpaceLeak { start: u64, end: u64 },
     #[error("chunks.dat: {what} lies beyond the end of all space")]
     SpaceBeyondEnd { what: String },
+    #[error("chunks.dat: {found} units are not free, {recorded} are recorded")]
+    UnitsUsed { found: u64, recorded: u64 },
     #[error("chunks.dat: free range {start} of {len} units is known by its {known} only")]
     FreeTrees {
         start: u64,

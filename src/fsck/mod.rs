@@ -183,7 +183,8 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     if complete && !datasets.has_snapshots {
         chunks::check_references(&chunks, issues);
     }
-    space::check(context, chunks, issues);
+    let units_used = datasets.complete.then_some(datasets.units_used);
+    space::check(context, chunks, units_used, issues);
     names::check(context, issues);
     if context.data {
         content::check(context, issues);

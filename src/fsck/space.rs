@@ -33,10 +33,25 @@ struct Range {
 }
 
 /// Checks the free trees against each other and against the chunks.
-pub(super) fn check(context: &Context<'_>, chunks: Table, issues: &mut Issues<'_>) {
+pub(super) fn check(
+    context: &Context<'_>,
+    chunks: Table,
+    units_used: Option<u64>,
+    issues: &mut Issues<'_>,
+) {
     let (free, free_complete) = load_free(context, issues);
     let (pending, pending_complete) = load_pending(context, issues);
     let complete = chunks.complete && free_complete && pending_complete;
+    let taken = pending
+        .iter()
+        .fold(0u64, |sum, range| sum.saturating_add(range.len));
+    let found = chunks
+        .chunks
+        .iter()
+        .fold(taken, |sum, chunk| sum.saturating_add(chunk.units()));
+    if let Some(recorded) = units_used.filter(|units| *units != found && complete) {
+        issues.add(Issue::UnitsUsed { found, recorded });
+    }
     let mut ranges = free;
     ranges.extend(pending);
     ranges.extend(chunks.chunks.iter().map(|chunk| Range {
@@ -173,7 +188,7 @@ fn load_pending(context: &Context<'_>, issues: &mut Issues<'_>) -> (Vec<Range>, 
             Ok(pending) => pending,
             Err(error) => return issues.bad_record(tree, format!("range at {start}"), &error),
         };
-        if pending.generation > newest {
+        if pending.generation > newest && pending.generation != PendingFree::CLAIMED {
             let generation = pending.generation;
             issues.add(Issue::PendingGeneration { start, generation });
         }

@@ -9,19 +9,18 @@ use std::ops::ControlFlow;
 
 use crate::format::id::Generation;
 use crate::format::key::{self, TreeId, trailing_u64};
-use crate::format::record::PendingFree;
+use crate::format::record::{PendingFree, UNITS_USED_KEY};
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
 
 /// The generation of a range that is being written to.
-pub(super) const CLAIMED: Generation = Generation(u64::MAX);
-
-/// The key under which the tree of datasets keeps [`units_used`].
-const USED_KEY: &[u8] = &[4];
+pub(super) const CLAIMED: Generation = PendingFree::CLAIMED;
 
 /// Units that are not free: chunks and pending ranges.
 pub(super) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
-    let bytes = read.get(TreeId::Datasets, USED_KEY)?.unwrap_or_default();
+    let bytes = read
+        .get(TreeId::Datasets, UNITS_USED_KEY)?
+        .unwrap_or_default();
     Ok(bytes
         .first_chunk::<8>()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes)))
@@ -31,7 +30,7 @@ fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), S
     let used = change(units_used(tx)?);
     tx.put(
         TreeId::Datasets,
-        USED_KEY.to_vec(),
+        UNITS_USED_KEY.to_vec(),
         used.to_le_bytes().to_vec(),
     )
 }

@@ -11,7 +11,7 @@ use crate::format::id::{ChunkId, DatasetId, Generation, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
     ChunkRecord, Codec, DatasetCounters, DatasetRecord, DentryRecord, ExtentRecord, InodeRecord,
-    PagePtr, PendingFree, Time, counters_key, dataset_key, dataset_name_key,
+    PagePtr, PendingFree, Time, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use crate::format::superblock::UNITS_END;
 use crate::format::xattr;
@@ -222,6 +222,9 @@ fn sound() -> SimMedia {
         reserved_bytes: 4096,
     };
     tx.put(TreeId::Datasets, dataset_key(id), dataset.encode())
+        .unwrap();
+    let used = FREE_START.to_le_bytes().to_vec();
+    tx.put(TreeId::Datasets, UNITS_USED_KEY.to_vec(), used)
         .unwrap();
     let name = id.0.to_le_bytes().to_vec();
     tx.put(TreeId::Datasets, dataset_name_key("main"), name)

@@ -103,6 +103,36 @@ fn space() {
 }
 
 #[test]
+fn units_used() {
+    let found = planted(|tx| {
+        let value = 9u64.to_le_bytes().to_vec();
+        tx.put(TreeId::Datasets, UNITS_USED_KEY.to_vec(), value)
+            .unwrap();
+    });
+    let (found_units, recorded) = (5, 9);
+    assert_eq!(
+        found,
+        [Issue::UnitsUsed {
+            found: found_units,
+            recorded
+        }]
+    );
+}
+
+#[test]
+fn a_range_that_is_being_written_is_in_order() {
+    let found = planted(|tx| {
+        let pending = PendingFree {
+            len_units: 2,
+            generation: PendingFree::CLAIMED,
+        };
+        tx.put(TreeId::FreePending, key::u64_key(3), pending.encode())
+            .unwrap();
+    });
+    assert_eq!(found, []);
+}
+
+#[test]
 fn free_trees() {
     let found = planted(|tx| {
         let at = key::free_by_size(TAIL, FREE_START);
