@@ -215,3 +215,6 @@ fn send<S: BitmapSlice>(
     writer.write_all(bytes).map_err(Error::Reply)?;
     Ok(bytes.len())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The server as a kernel sees it, in memory.
+
+mod files;
+mod kernel;
+mod session;
