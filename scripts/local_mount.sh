@@ -25,6 +25,8 @@ fail() {
 
 # Not /tmp: a store on tmpfs is refused.
 WORK=$(mktemp -d "${RAZORFS_WORK:-/var/tmp}/razorfs-test.XXXXXX")
+# Other users than root come by on the way to the mount.
+chmod 0755 "$WORK"
 STORE=$WORK/store
 MNT=$WORK/mnt
 

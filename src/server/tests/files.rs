@@ -651,22 +651,23 @@ fn a_read_only_export_refuses_changes() {
         read_only: true,
         ..Options::default()
     });
-    let names = [string("a"), string("b")].concat();
-    for (opcode, head) in [
-        (opcode::CREATE, 16),
-        (opcode::TMPFILE, 16),
-        (opcode::MKNOD, 16),
-        (opcode::MKDIR, 8),
-        (opcode::SYMLINK, 0),
-        (opcode::LINK, 8),
-        (opcode::UNLINK, 0),
-        (opcode::RMDIR, 0),
-        (opcode::RENAME, 8),
-        (opcode::RENAME2, 16),
-        (opcode::SETXATTR, 16),
-        (opcode::REMOVEXATTR, 0),
+    let one = string("user.a");
+    let two = [string("user.a"), string("b")].concat();
+    for (opcode, head, names) in [
+        (opcode::CREATE, 16, &one),
+        (opcode::TMPFILE, 16, &one),
+        (opcode::MKNOD, 16, &one),
+        (opcode::MKDIR, 8, &one),
+        (opcode::SYMLINK, 0, &two),
+        (opcode::LINK, 8, &one),
+        (opcode::UNLINK, 0, &one),
+        (opcode::RMDIR, 0, &one),
+        (opcode::RENAME, 8, &two),
+        (opcode::RENAME2, 16, &two),
+        (opcode::SETXATTR, 16, &one),
+        (opcode::REMOVEXATTR, 0, &one),
     ] {
-        let answer = kernel.call(opcode, ROOT, &[&vec![0; head], &names]);
+        let answer = kernel.call(opcode, ROOT, &[&vec![0; head], names]);
         assert_eq!(answer, Err(libc::EROFS), "opcode {opcode}");
     }
     let set = SetattrIn {
