@@ -599,6 +599,23 @@ fn a_large_directory_is_listed_while_it_changes() {
 }
 
 #[test]
+fn a_file_has_more_than_65000_links() {
+    const COUNT: u64 = 65_100;
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let file = mounted.file("file", b"content");
+    fs::create_dir(mounted.path("links")).unwrap();
+    for n in 1..COUNT {
+        fs::hard_link(mounted.path("file"), mounted.path(&format!("links/{n}"))).unwrap();
+    }
+    assert_eq!(file.metadata().unwrap().nlink(), COUNT);
+    assert_eq!(fs::read(mounted.path("links/65000")).unwrap(), b"content");
+    fs::remove_file(mounted.path("file")).unwrap();
+    assert_eq!(file.metadata().unwrap().nlink(), COUNT - 1);
+}
+
+#[test]
 fn special_files_and_inherited_groups() {
     let Some(mounted) = Mounted::new() else {
         return;
