@@ -3,8 +3,9 @@
 //! Analysis reads the log from the newest checkpoint to the first entry that is not whole. Redo
 //! applies every committed transaction to the trees in memory, in order, with the code that run
 //! time uses. Undo has nothing to take back on disk: what did not commit was never in the trees, and
-//! is dropped; the engine frees the orphans. Nothing is written before the checkpoint that ends
-//! recovery, so a crash in recovery is just another crash, and a read-only opening writes nothing.
+//! is dropped; the engine frees the orphans. Before the checkpoint that ends recovery nothing is
+//! written but a superblock copy that is behind, so a crash in recovery is just another crash, and a
+//! read-only opening writes nothing.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -88,7 +89,7 @@ pub struct Opened {
 pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let started = Instant::now();
     let found = superblock::read(&*media.superblock)?;
-    let superblock = found.superblock;
+    let superblock = found.superblock.clone();
     check_files(&media, &superblock)?;
     let storage = Arc::new(Storage {
         pages: PageStore::new(
@@ -117,7 +118,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     )?;
     let report = Report {
         superblock: superblock.clone(),
-        superblock_damage: found.damaged,
+        superblock_damage: found.damaged.clone(),
         log_end: scan.end,
         batches: scan.batches,
         applied,
@@ -129,6 +130,9 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let damaged = scan.damage.is_some() && !options.discard_damaged_log;
     let newer = superblock.ro_compat & !crate::format::superblock::RO_COMPAT_KNOWN != 0;
     let read_only = options.read_only || damaged || newer;
+    if !read_only {
+        superblock::mend(&*media.superblock, &found)?;
+    }
     let (wal_disk, uuid) = (Arc::clone(&media.wal), superblock.uuid);
     let head = superblock.checkpoint_lsn;
     let parts = Parts {

@@ -12,6 +12,8 @@ pub struct Found {
     pub superblock: Superblock,
     /// Why a copy cannot be used: its number (0 or 1) and the reason.
     pub damaged: Vec<(u8, String)>,
+    /// A copy that is damaged or older than the newest: a checkpoint was cut off, or it rotted.
+    pub behind: Option<u8>,
 }
 
 /// Reads both copies and takes the newest whole one.
@@ -20,19 +22,22 @@ pub struct Found {
 /// When neither can be used: the reason of the first.
 pub fn read(disk: &dyn Disk) -> Result<Found, StoreError> {
     let mut newest: Option<Superblock> = None;
+    let mut behind = None;
     let mut damaged = Vec::new();
     let mut first_error = None;
     for copy in 0..2u8 {
         match read_copy(disk, copy) {
-            Ok(found) => {
-                if newest
-                    .as_ref()
-                    .is_none_or(|newest| newest.generation < found.generation)
-                {
+            Ok(found) => match &newest {
+                None => newest = Some(found),
+                Some(first) if first.generation < found.generation => {
                     newest = Some(found);
+                    behind = Some(0);
                 }
-            }
+                Some(first) if first.generation > found.generation => behind = Some(copy),
+                Some(_) => {}
+            },
             Err(error) => {
+                behind = Some(copy);
                 damaged.push((copy, error.to_string()));
                 first_error.get_or_insert(error);
             }
@@ -42,6 +47,7 @@ pub fn read(disk: &dyn Disk) -> Result<Found, StoreError> {
         (Some(superblock), _) => Ok(Found {
             superblock,
             damaged,
+            behind,
         }),
         (None, Some(error)) => Err(error),
         (None, None) => Err(StoreError::Corrupt("superblock: no copy".into())),
@@ -68,20 +74,35 @@ fn read_copy(disk: &dyn Disk, copy: u8) -> Result<Superblock, StoreError> {
     Superblock::decode(&bytes).map_err(|source| StoreError::format(what(), source))
 }
 
+/// Makes both copies the newest one: durable on return. To be done before anything that the newest
+/// checkpoint does not need is overwritten, because the next checkpoint writes copy 0 first: torn, it
+/// would leave only a copy whose pages and log are gone.
+///
+/// # Errors
+/// When the disk refuses; the newest copy is as it was.
+pub fn mend(disk: &dyn Disk, found: &Found) -> Result<(), StoreError> {
+    match found.behind {
+        Some(copy) => write_copy(disk, copy, &found.superblock),
+        None => Ok(()),
+    }
+}
+
+fn write_copy(disk: &dyn Disk, copy: u8, superblock: &Superblock) -> Result<(), StoreError> {
+    let what = |doing: &str| format!("superblock copy {copy}, {doing}");
+    let offset = u64::from(copy) * SUPERBLOCK_BYTES as u64;
+    disk.write_at(offset, &superblock.encode())
+        .map_err(|source| StoreError::io(what("writing"), source))?;
+    // Between the copies: without it both could be torn at once. After them: without it what
+    // the old checkpoint needs could be overwritten while it still counts.
+    disk.flush()
+        .map_err(|source| StoreError::io(what("flushing"), source))
+}
+
 /// Writes both copies, one after the other has become durable: durable on return.
 ///
 /// # Errors
 /// When the disk refuses; which of the two checkpoints counts is then unknown until reopening.
 pub fn write(disk: &dyn Disk, superblock: &Superblock) -> Result<(), StoreError> {
-    let bytes = superblock.encode();
-    for copy in 0..2u64 {
-        let what = |doing: &str| format!("superblock copy {copy}, {doing}");
-        disk.write_at(copy * SUPERBLOCK_BYTES as u64, &bytes)
-            .map_err(|source| StoreError::io(what("writing"), source))?;
-        // Between the copies: without it both could be torn at once. After them: without it what
-        // the old checkpoint needs could be overwritten while it still counts.
-        disk.flush()
-            .map_err(|source| StoreError::io(what("flushing"), source))?;
-    }
-    Ok(())
+    write_copy(disk, 0, superblock)?;
+    write_copy(disk, 1, superblock)
 }
