@@ -1,1 +1,272 @@
-//! Flags to one validated configuration.
+//! Flags of razorfsd to one validated configuration.
+//!
+//! The flags are virtiofsd's where they mean the same, so that tools which start a virtiofs daemon
+//! can start this one. Flags that such tools pass and that have nothing to act on here are
+//! accepted, with a note that says why ([`Config::notes`]); those that would promise something
+//! that is not done are refused by name.
+
+mod args;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use log::LevelFilter;
+
+use crate::engine::OpenOptions;
+use crate::fs::Options;
+use crate::transport::vhost_user::DeviceOptions;
+
+/// Where front-ends connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A socket to be made at this path.
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// A group, by name or number, whose members may connect too.
+        group: Option<String>,
+    },
+    /// A listening socket this process was started with.
+    Fd(i32),
+}
+
+/// All that razorfsd needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where front-ends connect.
+    pub listen: Listen,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// How to open it.
+    pub open: OpenOptions,
+    /// How to export it.
+    pub export: Options,
+    /// What the device is like.
+    pub device: DeviceOptions,
+    /// What to log.
+    pub log_level: LevelFilter,
+    /// Log to syslog rather than to standard error.
+    pub syslog: bool,
+    /// Descriptors this process may have at most, when that is to be set.
+    pub descriptors_max: Option<u64>,
+    /// What to tell the user about flags without effect.
+    pub notes: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Print [`CAPABILITIES`].
+    PrintCapabilities,
+    /// Serve a store.
+    Serve(Box<Config>),
+}
+
+/// What `--print-capabilities` prints: this binary takes options as flags of their own.
+pub const CAPABILITIES: &str = "{\n  \"type\": \"fs\",\n  \"features\": [\n    \
+                                \"separate-options\"\n  ]\n}";
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The command line is wrong, or asks for help or the version.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// An option's value cannot be used.
+    #[error("{option}: {reason}")]
+    Value {
+        /// The option.
+        option: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An option that is not supported.
+    #[error("{option} is not supported: {reason}")]
+    NotSupported {
+        /// The option.
+        option: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Something must be said.
+    #[error("{0}")]
+    Missing(&'static str),
+}
+
+impl Command {
+    /// Parses a command line, program name included.
+    ///
+    /// # Errors
+    /// When it cannot be carried out; the message names the option.
+    pub fn parse<I, T>(args: I) -> Result<Command, ConfigError>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        args::parse(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Durability;
+    use crate::fs::CacheMode;
+    use std::time::Duration;
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        let all = std::iter::once("razorfsd").chain(args.iter().copied());
+        match Command::parse(all)? {
+            Command::Serve(config) => Ok(*config),
+            Command::PrintCapabilities => panic!("capabilities"),
+        }
+    }
+
+    fn error(args: &[&str]) -> String {
+        parse(args).unwrap_err().to_string()
+    }
+
+    const MIN: [&str; 4] = ["--socket-path", "/run/s", "--store", "/srv/store"];
+
+    fn with(more: &[&str]) -> Vec<&'static str> {
+        let more = more
+            .iter()
+            .map(|s| -> &'static str { s.to_string().leak() });
+        MIN.into_iter().chain(more).collect()
+    }
+
+    #[test]
+    fn the_least_command_line_serves_safely() {
+        let config = parse(&MIN).unwrap();
+        assert_eq!(config.store, PathBuf::from("/srv/store"));
+        assert_eq!(config.open.durability, Durability::Fsync);
+        assert!(!config.open.allow_volatile && !config.open.read_only);
+        assert_eq!(config.device.tag, None);
+        assert!(!config.device.exit_on_disconnect);
+        assert!(config.notes.is_empty());
+    }
+
+    #[test]
+    fn libvirt_s_old_way_is_understood() {
+        let config = parse(&[
+            "--fd=14",
+            "-o",
+            "source=/srv/store,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock",
+            "-d",
+        ])
+        .unwrap();
+        assert_eq!(config.listen, Listen::Fd(14));
+        assert_eq!(config.store, PathBuf::from("/srv/store"));
+        assert_eq!(config.export.cache, CacheMode::Always);
+        assert!(config.export.xattr);
+        assert_eq!(config.log_level, LevelFilter::Debug);
+        assert!(config.device.exit_on_disconnect, "as libvirt expects");
+    }
+
+    #[test]
+    fn libvirt_s_new_way_is_understood() {
+        let config = parse(&[
+            "--fd=14",
+            "--shared-dir",
+            "/srv/store",
+            "--cache",
+            "never",
+            "--sandbox",
+            "namespace",
+            "--xattr",
+            "--thread-pool-size=8",
+            "--rlimit-nofile=4096",
+            "--uid-map=:0:100000:1000:",
+            "--gid-map=:0:100000:1000:",
+            "--log-level",
+            "debug",
+        ])
+        .unwrap();
+        assert_eq!(config.export.cache, CacheMode::Never);
+        assert_eq!(config.device.pool_threads_max, 8);
+        assert_eq!(config.descriptors_max, Some(4096));
+        assert!(config.notes.iter().any(|n| n.contains("--uid-map")));
+        assert!(config.notes.iter().any(|n| n.contains("--sandbox")));
+    }
+
+    #[test]
+    fn numbers_have_units_and_limits() {
+        let config = parse(&with(&[
+            "--dirty-limit",
+            "1.5G",
+            "--commit-interval",
+            "0.25",
+        ]))
+        .unwrap();
+        assert_eq!(config.open.dirty_limit_bytes, 3 << 29);
+        assert_eq!(config.open.commit_interval, Duration::from_millis(250));
+        for (option, value) in [
+            ("--dirty-limit", "1X"),
+            ("--dirty-limit", "-1"),
+            ("--dirty-limit", "99999999999G"),
+            ("--dirty-limit", "1"),
+            ("--commit-interval", "0"),
+            ("--commit-interval", "nan"),
+            ("--commit-interval", "1e9"),
+            ("--tag", ""),
+            ("--tag", "a tag of more than thirty-six bytes, really"),
+            ("--num-queues", "0"),
+            ("--num-queues", "129"),
+            ("--thread-pool-size", "100000"),
+            ("--durability", "maybe"),
+            ("--cache", "sometimes"),
+        ] {
+            let message = error(&with(&[&format!("{option}={value}")]));
+            assert!(message.contains(option), "{option} {value}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_contradictory_is_named() {
+        assert!(error(&["--store", "/s"]).contains("--socket-path"));
+        assert!(error(&["--socket-path", "/s"]).contains("--store"));
+        assert!(error(&with(&["--fd", "5"])).contains("--fd"));
+        assert!(error(&with(&["-o", "source=/elsewhere"])).contains("source"));
+        assert!(error(&["--fd", "5", "--store", "/s", "--socket-group", "kvm"]).contains("group"));
+    }
+
+    #[test]
+    fn what_would_not_be_done_is_refused_by_name() {
+        for (args, name) in [
+            (["--xattrmap", ":map::user.:"], "--xattrmap"),
+            (["--translate-uid", "map:0:1:1"], "--translate-uid"),
+            (["--migration-mode", "find-paths"], "--migration-mode"),
+            (["-o", "xattrmap=x"], "xattrmap"),
+            (["-o", "frobnicate"], "frobnicate"),
+        ] {
+            let message = error(&with(&args));
+            assert!(message.contains(name), "{message}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_json_and_need_nothing_else() {
+        assert!(matches!(
+            Command::parse(["razorfsd", "--print-capabilities"]),
+            Ok(Command::PrintCapabilities)
+        ));
+        let json: serde_json::Value = serde_json::from_str(CAPABILITIES).unwrap();
+        assert_eq!(json["type"], "fs");
+        assert_eq!(json["features"][0], "separate-options");
+    }
+
+    #[test]
+    fn options_switch_the_export() {
+        let config = parse(&with(&[
+            "-o",
+            "no_readdirplus,writeback,no_xattr",
+            "--readonly",
+        ]))
+        .unwrap();
+        assert!(!config.export.readdirplus && config.export.writeback);
+        assert!(!config.export.xattr && !config.export.posix_acl);
+        assert!(config.export.read_only && config.open.read_only);
+        let config = parse(&with(&["--posix-acl=never"])).unwrap();
+        assert!(config.export.xattr && !config.export.posix_acl);
+    }
+}

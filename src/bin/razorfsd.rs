@@ -1,2 +1,163 @@
-//! razorfsd.
-fn main() {}
+//! razorfsd: serves a store to virtual machines as a vhost-user virtiofs device.
+//!
+//! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line.
+#![allow(unsafe_code)] // setrlimit(2) has no safe form in std.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use log::LevelFilter;
+use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Listen};
+use razorfs::engine::{Durability, Volume};
+use razorfs::fs::FileSystem;
+use razorfs::server::Server;
+use razorfs::transport::vhost_user::{Socket, Stop, serve};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let config = match Command::parse(std::env::args_os()) {
+        Ok(Command::Serve(config)) => config,
+        Ok(Command::PrintCapabilities) => {
+            return match writeln!(io::stdout(), "{CAPABILITIES}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Err(ConfigError::Usage(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("razorfsd: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match start_logging(&config).and_then(|()| run(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            if config.syslog || config.log_level == LevelFilter::Off {
+                eprintln!("razorfsd: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), Error> {
+    abort_on_panic();
+    for note in &config.notes {
+        log::info!("{note}");
+    }
+    if let Some(max) = config.descriptors_max {
+        limit_descriptors(max)?;
+    }
+    let stop = Arc::new(Stop::new()?);
+    stop_on_signals(&stop)?;
+    let volume = Volume::open(&config.store, config.open.clone())?;
+    let served = serve_volume(config, &volume, &stop);
+    // Whatever went wrong with the device: the store is closed cleanly.
+    let closed = volume.close();
+    served?;
+    closed.map_err(|error| format!("closing {}: {error}", config.store.display()))?;
+    log::info!("closed {}", config.store.display());
+    Ok(())
+}
+
+fn serve_volume(config: &Config, volume: &Arc<Volume>, stop: &Stop) -> Result<(), Error> {
+    let store = config.store.display();
+    let socket = match &config.listen {
+        Listen::Path { path, group } => Socket::bind(path, group.as_deref())?,
+        Listen::Fd(fd) => Socket::inherit(*fd)?,
+    };
+    match config.open.durability {
+        Durability::Relaxed => log::warn!(
+            "DURABILITY IS RELAXED: fsync and sync return before anything is on the disk. A power \
+             cut or a crash loses what the guest believes is safe"
+        ),
+        Durability::Strict | Durability::Fsync => {}
+    }
+    if !config.open.read_only && !volume.is_writable() {
+        log::warn!("{store} cannot be changed: it is served read-only");
+    }
+    let server = Arc::new(Server::new(FileSystem::new(volume.clone(), config.export)));
+    match &config.listen {
+        Listen::Path { path, .. } => log::info!("serving {store} on {}", path.display()),
+        Listen::Fd(fd) => log::info!("serving {store} on descriptor {fd}"),
+    }
+    serve(&server, &socket, &config.device, stop)?;
+    Ok(())
+}
+
+fn start_logging(config: &Config) -> Result<(), Error> {
+    if !config.syslog {
+        env_logger::Builder::new()
+            .filter_level(config.log_level)
+            .try_init()?;
+        return Ok(());
+    }
+    let formatter = syslog::Formatter3164 {
+        facility: syslog::Facility::LOG_DAEMON,
+        hostname: None,
+        process: "razorfsd".into(),
+        pid: std::process::id(),
+    };
+    let logger = syslog::unix(formatter).map_err(|error| format!("syslog: {error}"))?;
+    log::set_boxed_logger(Box::new(syslog::BasicLogger::new(logger)))?;
+    log::set_max_level(config.log_level);
+    Ok(())
+}
+
+/// A broken invariant of ours ends the process: the log has what was promised, and memory that may
+/// be wrong must not reach the disk.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        log::error!("a broken invariant, the daemon ends: {info}");
+        report(info);
+        std::process::abort();
+    }));
+}
+
+/// The first SIGTERM or SIGINT closes the store and ends the daemon; a second one ends it at once,
+/// and the next opening recovers.
+fn stop_on_signals(stop: &Arc<Stop>) -> Result<(), Error> {
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, again.clone())?;
+        signal_hook::flag::register(signal, again.clone())?;
+    }
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let stop = stop.clone();
+    std::thread::Builder::new()
+        .name("razorfs-signals".into())
+        .spawn(move || {
+            for signal in &mut signals {
+                log::info!("signal {signal}: closing the store");
+                if let Err(error) = stop.trigger() {
+                    log::error!("cannot end: {error}");
+                }
+            }
+        })?;
+    Ok(())
+}
+
+fn limit_descriptors(max: u64) -> Result<(), Error> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes the structure it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(format!("--rlimit-nofile: {}", io::Error::last_os_error()).into());
+    }
+    limit.rlim_cur = max;
+    limit.rlim_max = limit.rlim_max.max(max);
+    // SAFETY: the kernel reads the structure it is given.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(format!("--rlimit-nofile {max}: {}", io::Error::last_os_error()).into());
+    }
+    Ok(())
+}

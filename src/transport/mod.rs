@@ -3,3 +3,4 @@
 //! A transport moves messages and knows nothing of inodes. May import `server`.
 
 pub mod fusedev;
+pub mod vhost_user;

@@ -1,0 +1,506 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use log::LevelFilter;
+
+use super::{Command, Config, ConfigError, Listen};
+use crate::engine::{Durability, OpenOptions};
+use crate::fs::{CacheMode, Options};
+use crate::transport::vhost_user::{DeviceOptions, REQUEST_QUEUES_MAX, TAG_BYTES_MAX};
+
+const THREADS_DEFAULT: usize = 16;
+const THREADS_MAX: usize = 1024;
+const QUEUES_DEFAULT: usize = 16;
+const COMMIT_INTERVAL_MAX_SECONDS: f64 = 3600.0;
+const DIRTY_LIMIT_MIN_BYTES: u64 = 1 << 20;
+
+/// Serves a razorfs store to a virtual machine as a vhost-user virtiofs device.
+///
+/// The daemon stays in the foreground. When the virtual machine goes away it keeps the store open
+/// and waits for the next one; SIGTERM or SIGINT closes the store and ends it.
+#[derive(Debug, Parser)]
+#[command(name = "razorfsd", version, max_term_width = 100)]
+struct Args {
+    /// Listen for the virtual machine on this unix socket; a stale one is replaced.
+    #[arg(long, value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+    /// Let members of this group connect to the socket.
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// Listen on this inherited socket, and end when the virtual machine disconnects.
+    #[arg(long, value_name = "FD")]
+    fd: Option<i32>,
+    /// The store: a directory made by `razorfs mkfs`.
+    #[arg(long, value_name = "DIR", alias = "shared-dir", short_alias = 'S')]
+    store: Option<PathBuf>,
+    /// Tag to offer to front-ends that have none of their own. QEMU has its own: do not use it
+    /// with QEMU 7.1 to 8.0, which crash on it.
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
+    /// When what was acknowledged is durable.
+    #[arg(long, value_enum, default_value = "fsync")]
+    durability: DurabilityArg,
+    /// Seconds that an acknowledged change stays off the disk at most; fractions are fine.
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    commit_interval: String,
+    /// Unwritten file data in memory before writers wait; takes K, M, G.
+    #[arg(long, value_name = "BYTES", default_value = "256M")]
+    dirty_limit: String,
+    /// Accept a store on a file system that does not survive a power cut, such as tmpfs.
+    #[arg(long)]
+    allow_volatile: bool,
+    /// Refuse every change and write nothing to the store.
+    #[arg(long)]
+    readonly: bool,
+    /// What the guest may keep of names, attributes and data.
+    #[arg(long, value_enum)]
+    cache: Option<CacheArg>,
+    /// Let the guest hold written data back.
+    #[arg(long)]
+    writeback: bool,
+    /// Do not send attributes along with directory listings.
+    #[arg(long)]
+    no_readdirplus: bool,
+    /// Extended attributes; on by default.
+    #[arg(long)]
+    xattr: bool,
+    /// POSIX ACLs: never, auto, always; on by default.
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "auto")]
+    posix_acl: Option<String>,
+    /// Request queues offered; the virtual machine uses as many as it wants.
+    #[arg(long, value_name = "N", default_value_t = QUEUES_DEFAULT)]
+    num_queues: usize,
+    /// Threads for requests that wait for the disk; with 0 they hold up their queue.
+    #[arg(long, value_name = "N", default_value_t = THREADS_DEFAULT)]
+    thread_pool_size: usize,
+    /// End, and close the store, when the virtual machine disconnects.
+    #[arg(long)]
+    exit_on_disconnect: bool,
+    /// error, warn, info, debug, trace or off.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Log to syslog.
+    #[arg(long)]
+    syslog: bool,
+    /// The same as --log-level debug.
+    #[arg(short = 'd')]
+    debug: bool,
+    /// Open files that this process may have at most.
+    #[arg(long, value_name = "N")]
+    rlimit_nofile: Option<u64>,
+    /// Print what this binary can do, as JSON, and end.
+    #[arg(long)]
+    print_capabilities: bool,
+    /// Options as older virtiofsd had them: source=DIR, cache=MODE, xattr, no_xattr, ...
+    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    options: Vec<String>,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+}
+
+/// Flags of virtiofsd that have nothing to act on here, or are refused.
+#[derive(Debug, clap::Args)]
+struct ForeignArgs {
+    #[arg(short = 'f', hide = true)]
+    foreground: bool,
+    #[arg(long, hide = true, value_name = "MODE")]
+    sandbox: Option<String>,
+    #[arg(long, hide = true, value_name = "ACTION")]
+    seccomp: Option<String>,
+    #[arg(long, hide = true, value_name = "CAPS")]
+    modcaps: Option<String>,
+    #[arg(long, hide = true, value_name = "MAP")]
+    uid_map: Vec<String>,
+    #[arg(long, hide = true, value_name = "MAP")]
+    gid_map: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "auto")]
+    security_label: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "auto")]
+    killpriv_v2: Option<String>,
+    #[arg(long, hide = true)]
+    announce_submounts: bool,
+    #[arg(long, hide = true, value_name = "MODE")]
+    inode_file_handles: Option<String>,
+    #[arg(long, hide = true)]
+    allow_direct_io: bool,
+    #[arg(long, hide = true)]
+    allow_mmap: bool,
+    #[arg(long, hide = true)]
+    preserve_noatime: bool,
+    #[arg(long, hide = true)]
+    xattrmap: Option<String>,
+    #[arg(long, hide = true)]
+    translate_uid: Vec<String>,
+    #[arg(long, hide = true)]
+    translate_gid: Vec<String>,
+    #[arg(long, hide = true)]
+    migration_mode: Option<String>,
+    #[arg(long, hide = true)]
+    migration_on_error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DurabilityArg {
+    /// Every change, when it is acknowledged.
+    Strict,
+    /// What fsync or sync returned for; the rest at most a commit interval later.
+    Fsync,
+    /// At most a commit interval later; fsync does not wait. A power cut loses what was fsynced.
+    Relaxed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CacheArg {
+    /// Names and attributes for a second.
+    Auto,
+    /// Everything for a day.
+    Always,
+    /// Nothing.
+    Never,
+    /// Names and attributes for a day, no data.
+    Metadata,
+}
+
+impl From<CacheArg> for CacheMode {
+    fn from(arg: CacheArg) -> CacheMode {
+        match arg {
+            CacheArg::Auto => CacheMode::Auto,
+            CacheArg::Always => CacheMode::Always,
+            CacheArg::Never => CacheMode::Never,
+            CacheArg::Metadata => CacheMode::Metadata,
+        }
+    }
+}
+
+pub(super) fn parse<I, T>(args: I) -> Result<Command, ConfigError>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let args = Args::try_parse_from(args)?;
+    if args.print_capabilities {
+        return Ok(Command::PrintCapabilities);
+    }
+    args.config().map(|config| Command::Serve(Box::new(config)))
+}
+
+/// What flags and `-o` both can say.
+struct Said {
+    store: Option<PathBuf>,
+    cache: Option<CacheMode>,
+    export: Options,
+    log_level: Option<LevelFilter>,
+    notes: Vec<String>,
+}
+
+impl Args {
+    fn config(self) -> Result<Config, ConfigError> {
+        let listen = self.listen()?;
+        let mut said = Said {
+            store: self.store.clone(),
+            cache: self.cache.map(CacheMode::from),
+            export: Options {
+                read_only: self.readonly,
+                writeback: self.writeback,
+                readdirplus: !self.no_readdirplus,
+                ..Options::default()
+            },
+            log_level: self.log_level.as_deref().map(level).transpose()?,
+            notes: Vec::new(),
+        };
+        if let Some(when) = &self.posix_acl {
+            said.export.posix_acl = match when.as_str() {
+                "never" => false,
+                "auto" | "always" => true,
+                other => return Err(value("--posix-acl", format!("'{other}' is not a choice"))),
+            };
+        }
+        self.foreign.apply(&mut said)?;
+        for option in &self.options {
+            said.option(option)?;
+        }
+        if self.debug {
+            said.log_level = Some(LevelFilter::Debug);
+        }
+        said.export.cache = said.cache.unwrap_or_default();
+        said.export.posix_acl &= said.export.xattr;
+        let durability = match self.durability {
+            DurabilityArg::Strict => Durability::Strict,
+            DurabilityArg::Fsync => Durability::Fsync,
+            DurabilityArg::Relaxed => Durability::Relaxed,
+        };
+        Ok(Config {
+            store: said
+                .store
+                .ok_or(ConfigError::Missing("--store DIR is needed: what to serve"))?,
+            open: OpenOptions {
+                read_only: said.export.read_only,
+                durability,
+                commit_interval: seconds("--commit-interval", &self.commit_interval)?,
+                dirty_limit_bytes: bytes("--dirty-limit", &self.dirty_limit)?,
+                allow_volatile: self.allow_volatile,
+                ..OpenOptions::default()
+            },
+            export: said.export,
+            device: DeviceOptions {
+                request_queues: at_most("--num-queues", self.num_queues, 1, REQUEST_QUEUES_MAX)?,
+                pool_threads_max: at_most(
+                    "--thread-pool-size",
+                    self.thread_pool_size,
+                    0,
+                    THREADS_MAX,
+                )?,
+                tag: self.tag.map(tag).transpose()?,
+                exit_on_disconnect: self.exit_on_disconnect || matches!(listen, Listen::Fd(_)),
+                strict: durability == Durability::Strict,
+            },
+            listen,
+            log_level: said.log_level.unwrap_or(LevelFilter::Info),
+            syslog: self.syslog,
+            descriptors_max: self.rlimit_nofile.filter(|n| *n != 0),
+            notes: said.notes,
+        })
+    }
+
+    fn listen(&self) -> Result<Listen, ConfigError> {
+        match (&self.socket_path, self.fd) {
+            (Some(path), None) => Ok(Listen::Path {
+                path: path.clone(),
+                group: self.socket_group.clone(),
+            }),
+            (None, Some(_)) if self.socket_group.is_some() => Err(value(
+                "--socket-group",
+                "the socket of --fd belongs to whoever made it".into(),
+            )),
+            (None, Some(fd)) if fd >= 0 => Ok(Listen::Fd(fd)),
+            (None, Some(fd)) => Err(value("--fd", format!("{fd} is not a descriptor"))),
+            (Some(_), Some(_)) => Err(value("--fd", "--socket-path is given too".into())),
+            (None, None) => Err(ConfigError::Missing(
+                "--socket-path PATH or --fd FD is needed: where the virtual machine connects",
+            )),
+        }
+    }
+}
+
+/// Flags and options without effect, and why.
+const NO_EFFECT: [(&str, &str); 10] = [
+    (
+        "sandbox",
+        "nothing of the host's file system is reachable through a store",
+    ),
+    ("seccomp", "no filter of system calls is installed"),
+    ("modcaps", "no capabilities are used"),
+    ("uid-map", "user ids are stored as the guest gives them"),
+    ("gid-map", "group ids are stored as the guest gives them"),
+    (
+        "security-label",
+        "labels are stored as any extended attribute",
+    ),
+    ("announce-submounts", "a store has none"),
+    ("inode-file-handles", "inodes need no descriptors"),
+    ("allow-direct-io", "O_DIRECT is always allowed"),
+    (
+        "preserve-noatime",
+        "the store does not change access times by itself",
+    ),
+];
+
+impl ForeignArgs {
+    fn apply(&self, said: &mut Said) -> Result<(), ConfigError> {
+        let given = [
+            ("sandbox", self.sandbox.is_some()),
+            ("seccomp", self.seccomp.is_some()),
+            ("modcaps", self.modcaps.is_some()),
+            ("uid-map", !self.uid_map.is_empty()),
+            ("gid-map", !self.gid_map.is_empty()),
+            ("security-label", self.security_label.is_some()),
+            ("announce-submounts", self.announce_submounts),
+            ("inode-file-handles", self.inode_file_handles.is_some()),
+            ("allow-direct-io", self.allow_direct_io),
+            ("preserve-noatime", self.preserve_noatime),
+        ];
+        for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+            said.no_effect(&format!("--{name}"), name);
+        }
+        if self.foreground {
+            said.note("-f", "the daemon always stays in the foreground");
+        }
+        if self.allow_mmap {
+            said.note("--allow-mmap", "mmap is always allowed");
+        }
+        if self.killpriv_v2.is_some() {
+            said.note("--killpriv-v2", "it is always on");
+        }
+        let names = "names of attributes and ids are stored as the guest gives them";
+        let migration = "the device's state cannot be migrated";
+        let refused = [
+            ("--xattrmap", self.xattrmap.is_some(), names),
+            ("--translate-uid", !self.translate_uid.is_empty(), names),
+            ("--translate-gid", !self.translate_gid.is_empty(), names),
+            ("--migration-mode", self.migration_mode.is_some(), migration),
+            (
+                "--migration-on-error",
+                self.migration_on_error.is_some(),
+                migration,
+            ),
+        ];
+        match refused.into_iter().find(|(_, given, _)| *given) {
+            Some((option, _, reason)) => Err(not_supported(option, reason)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Said {
+    fn note(&mut self, option: &str, why: &str) {
+        self.notes.push(format!("{option} has no effect: {why}"));
+    }
+
+    fn no_effect(&mut self, option: &str, name: &str) {
+        let why = NO_EFFECT.iter().find(|(n, _)| *n == name);
+        self.note(option, why.map_or("nothing here needs it", |(_, why)| why));
+    }
+
+    /// One option of `-o`.
+    fn option(&mut self, option: &str) -> Result<(), ConfigError> {
+        let named = || format!("-o {option}");
+        let (name, given) = option
+            .split_once('=')
+            .map_or((option, None), |(name, given)| (name, Some(given)));
+        let dashed = name.replace('_', "-");
+        let plain = dashed.strip_prefix("no-").unwrap_or(&dashed);
+        match (name, given) {
+            ("source", Some(path)) if self.store.is_none() && !path.is_empty() => {
+                self.store = Some(path.into());
+            }
+            ("source", _) => {
+                return Err(value(
+                    &named(),
+                    "the store is given once, by its path".into(),
+                ));
+            }
+            ("cache", Some("none")) => self.cache = Some(CacheMode::Never),
+            ("cache", Some(mode)) => {
+                let mode = CacheArg::from_str(mode, false)
+                    .map_err(|_| value(&named(), format!("'{mode}' is not a cache mode")))?;
+                self.cache = Some(mode.into());
+            }
+            ("xattr", None) => self.export.xattr = true,
+            ("no_xattr", None) => self.export.xattr = false,
+            ("posix_acl", None) => self.export.posix_acl = true,
+            ("no_posix_acl", None) => self.export.posix_acl = false,
+            ("writeback", None) => self.export.writeback = true,
+            ("no_writeback", None) => self.export.writeback = false,
+            ("readdirplus", None) => self.export.readdirplus = true,
+            ("no_readdirplus", None) => self.export.readdirplus = false,
+            ("log_level", Some(name)) => self.log_level = Some(level(name)?),
+            ("debug", None) => self.log_level = Some(LevelFilter::Debug),
+            ("flock" | "posix_lock", None) => {
+                self.note(&named(), "the guest's kernel keeps locks itself");
+            }
+            // They are off, as asked.
+            ("no_flock" | "no_posix_lock", None) => {}
+            ("killpriv_v2" | "no_killpriv_v2", None) => self.note(&named(), "it is always on"),
+            _ if NO_EFFECT.iter().any(|(known, _)| *known == plain) => {
+                self.no_effect(&named(), plain);
+            }
+            ("xattrmap", _) => {
+                return Err(not_supported(
+                    &named(),
+                    "names of attributes are stored as the guest gives them",
+                ));
+            }
+            _ => return Err(not_supported(&named(), "there is no such option")),
+        }
+        Ok(())
+    }
+}
+
+fn value(option: &str, reason: String) -> ConfigError {
+    ConfigError::Value {
+        option: option.to_owned(),
+        reason,
+    }
+}
+
+fn not_supported(option: &str, reason: &'static str) -> ConfigError {
+    ConfigError::NotSupported {
+        option: option.to_owned(),
+        reason,
+    }
+}
+
+fn level(name: &str) -> Result<LevelFilter, ConfigError> {
+    name.parse()
+        .map_err(|_| value("--log-level", format!("'{name}' is not a level")))
+}
+
+fn tag(tag: String) -> Result<String, ConfigError> {
+    if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.contains('\0') {
+        return Err(value(
+            "--tag",
+            format!("a tag has 1 to {TAG_BYTES_MAX} bytes, none of them 0"),
+        ));
+    }
+    Ok(tag)
+}
+
+fn at_most(option: &str, given: usize, min: usize, max: usize) -> Result<usize, ConfigError> {
+    if (min..=max).contains(&given) {
+        Ok(given)
+    } else {
+        Err(value(
+            option,
+            format!("{given} is not within {min} to {max}"),
+        ))
+    }
+}
+
+fn seconds(option: &str, given: &str) -> Result<Duration, ConfigError> {
+    given
+        .parse::<f64>()
+        .ok()
+        .filter(|s| *s >= 0.001 && *s <= COMMIT_INTERVAL_MAX_SECONDS)
+        .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        .ok_or_else(|| {
+            let max = COMMIT_INTERVAL_MAX_SECONDS;
+            value(
+                option,
+                format!("'{given}' is not within 0.001 to {max} seconds"),
+            )
+        })
+}
+
+fn bytes(option: &str, given: &str) -> Result<u64, ConfigError> {
+    parse_bytes(given)
+        .filter(|bytes| *bytes >= DIRTY_LIMIT_MIN_BYTES)
+        .ok_or_else(|| {
+            value(
+                option,
+                format!("'{given}' is not a size of at least 1M (1048576, 1.5G, ...)"),
+            )
+        })
+}
+
+/// A number with an optional fraction and unit, without the rounding of floating point.
+fn parse_bytes(given: &str) -> Option<u64> {
+    let number = given.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match given.get(number.len()..)?.to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let unit = 1u128 << shift;
+    let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok().filter(|n| *n <= 9)?)?;
+    let whole = u128::from(whole.parse::<u64>().ok()?).checked_mul(unit)?;
+    let part = u128::from(fraction.parse::<u64>().ok()?).checked_mul(unit)? / scale;
+    u64::try_from(whole.checked_add(part)?).ok()
+}

@@ -1,0 +1,397 @@
+//! The vhost-user protocol's messages (QEMU, docs/interop/vhost-user.rst): features, memory, rings.
+//!
+//! A ring's thread starts when the ring is first started and ends with the session. A ring is
+//! given back (GET_VRING_BASE) only when nothing is in flight on it, so that the front-end may
+//! stop, save or reset the guest's device. That says nothing of the guest's mount: a paused guest
+//! goes on where it was, one that started again begins with INIT.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures,
+    VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+
+use super::memory::{MemoryError, REGIONS_MAX, Table};
+use super::ring::Ring;
+use super::worker::{self, Work};
+use super::{TAG_BYTES_MAX, VhostUserError};
+
+const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | EVENT_IDX
+    | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+#[derive(Default)]
+struct State {
+    owned: bool,
+    features: u64,
+    table: Table,
+    /// Each ring's thread, once it has one.
+    threads: Vec<Option<JoinHandle<()>>>,
+}
+
+/// A device as one front-end has it.
+pub(super) struct Device {
+    work: Arc<Work>,
+    rings: Vec<Arc<Ring>>,
+    /// The configuration space, when it is offered.
+    config: Option<Vec<u8>>,
+    /// The front-end's process, when known.
+    peer: Option<u32>,
+    state: Mutex<State>,
+}
+
+impl Device {
+    /// A device with one high-priority queue and `request_queues` others.
+    pub(super) fn new(
+        work: Arc<Work>,
+        request_queues: usize,
+        tag: Option<&str>,
+        peer: Option<u32>,
+    ) -> std::result::Result<Device, VhostUserError> {
+        let rings: Vec<_> = (0..=request_queues)
+            .map(|index| Ring::new(index).map(Arc::new))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Device {
+            state: Mutex::new(State {
+                threads: rings.iter().map(|_| None).collect(),
+                ..State::default()
+            }),
+            work,
+            rings,
+            config: tag.map(|tag| config_space(tag, request_queues)),
+            peer,
+        })
+    }
+
+    /// Ends everything: waits for what is in flight, and lets go of the guest's memory.
+    pub(super) fn end(&self) {
+        for ring in &self.rings {
+            ring.stop();
+            ring.end();
+        }
+        let mut state = self.state.lock();
+        for thread in state.threads.iter_mut().filter_map(Option::take) {
+            // A panic in one has been reported by then.
+            let _ = thread.join();
+        }
+        state.table = Table::default();
+        if let Err(error) = self.publish(&state.table) {
+            log::error!("{error}");
+        }
+    }
+
+    fn ring(&self, index: u32) -> Result<&Arc<Ring>> {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.rings.get(index))
+            .ok_or_else(|| refuse(&format!("there is no queue {index}")))
+    }
+
+    /// Shows the rings the memory of `table`.
+    fn publish(&self, table: &Table) -> std::result::Result<(), MemoryError> {
+        let memory = table.memory()?;
+        match self.work.memory.lock() {
+            Ok(guard) => guard.replace(memory),
+            Err(poisoned) => poisoned.into_inner().replace(memory),
+        }
+        Ok(())
+    }
+}
+
+/// `struct virtio_fs_config`: tag, number of request queues, size of notifications.
+fn config_space(tag: &str, request_queues: usize) -> Vec<u8> {
+    let mut bytes = tag.as_bytes().to_vec();
+    bytes.resize(TAG_BYTES_MAX, 0);
+    let queues = u32::try_from(request_queues).unwrap_or(u32::MAX);
+    bytes.extend_from_slice(&queues.to_le_bytes());
+    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes
+}
+
+/// Logs why a message is refused. The front-end gets a NACK if it asked for one, and is
+/// disconnected: it would not know what does and what does not hold.
+fn refuse(reason: &str) -> Error {
+    log::error!("the front-end's set-up is refused: {reason}");
+    Error::InvalidParam
+}
+
+fn refuse_memory(error: &MemoryError) -> Error {
+    refuse(&error.to_string())
+}
+
+impl VhostUserBackendReqHandler for Device {
+    fn set_owner(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.owned {
+            return Err(Error::InvalidOperation("already claimed"));
+        }
+        state.owned = true;
+        Ok(())
+    }
+
+    fn reset_owner(&self) -> Result<()> {
+        self.state.lock().owned = false;
+        self.reset_device()
+    }
+
+    fn reset_device(&self) -> Result<()> {
+        log::info!("the device is reset");
+        for ring in &self.rings {
+            ring.stop();
+            ring.reset();
+        }
+        self.state.lock().features = 0;
+        self.work.server.reset();
+        Ok(())
+    }
+
+    fn get_features(&self) -> Result<u64> {
+        Ok(FEATURES)
+    }
+
+    fn set_features(&self, features: u64) -> Result<()> {
+        if features & !FEATURES != 0 {
+            return Err(refuse(&format!("features {features:#x} are not offered")));
+        }
+        self.state.lock().features = features;
+        for ring in &self.rings {
+            ring.set_event_idx(features & EVENT_IDX != 0);
+            if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
+                ring.set_enabled(true);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(&self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<()> {
+        if regions.is_empty() {
+            return Err(refuse_memory(&MemoryError::Empty));
+        }
+        let mut table = Table::default();
+        for (region, file) in regions.iter().zip(files) {
+            table
+                .add(region, file, self.peer)
+                .map_err(|e| refuse_memory(&e))?;
+        }
+        self.publish(&table).map_err(|e| refuse_memory(&e))?;
+        self.state.lock().table = table;
+        Ok(())
+    }
+
+    fn get_max_mem_slots(&self) -> Result<u64> {
+        Ok(REGIONS_MAX as u64)
+    }
+
+    fn add_mem_region(&self, region: &VhostUserSingleMemoryRegion, file: File) -> Result<()> {
+        let mut state = self.state.lock();
+        state
+            .table
+            .add(region, file, self.peer)
+            .map_err(|e| refuse_memory(&e))?;
+        if let Err(error) = self.publish(&state.table) {
+            // It was there a line ago.
+            let _ = state.table.remove(region);
+            return Err(refuse_memory(&error));
+        }
+        Ok(())
+    }
+
+    fn remove_mem_region(&self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let mut state = self.state.lock();
+        state.table.remove(region).map_err(|e| refuse_memory(&e))?;
+        self.publish(&state.table).map_err(|e| refuse_memory(&e))
+    }
+
+    fn set_vring_num(&self, index: u32, num: u32) -> Result<()> {
+        if self.ring(index)?.set_size(num) {
+            Ok(())
+        } else {
+            Err(refuse(&format!("queue {index} cannot have {num} entries")))
+        }
+    }
+
+    fn set_vring_addr(
+        &self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let ring = self.ring(index)?;
+        let state = self.state.lock();
+        if state.table.is_empty() {
+            return Err(refuse_memory(&MemoryError::Empty));
+        }
+        let guest = |address| state.table.guest_address(address);
+        let (Some(table), Some(available), Some(used)) =
+            (guest(descriptor), guest(available), guest(used))
+        else {
+            return Err(refuse(&format!(
+                "queue {index} lies outside of the guest's memory"
+            )));
+        };
+        if ring.set_addresses(table, available, used) {
+            Ok(())
+        } else {
+            Err(refuse(&format!("queue {index} is not aligned")))
+        }
+    }
+
+    fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
+        let base = u16::try_from(base)
+            .map_err(|_| refuse(&format!("queue {index} cannot begin at {base}")))?;
+        self.ring(index)?.set_base(base);
+        Ok(())
+    }
+
+    fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
+        let next = self.ring(index)?.stop();
+        Ok(VhostUserVringState::new(index, u32::from(next)))
+    }
+
+    fn set_vring_kick(&self, index: u8, file: Option<File>) -> Result<()> {
+        let ring = self.ring(u32::from(index))?;
+        let Some(file) = file else {
+            return Err(refuse("a queue without kicks is not supported"));
+        };
+        let mut state = self.state.lock();
+        if state.table.is_empty() {
+            return Err(refuse_memory(&MemoryError::Empty));
+        }
+        if let Some(thread) = state.threads.get_mut(ring.index)
+            && thread.is_none()
+        {
+            let (ring, work) = (ring.clone(), self.work.clone());
+            *thread = Some(
+                std::thread::Builder::new()
+                    .name(format!("razorfs-queue{index}"))
+                    .spawn(move || worker::run(&ring, &work))
+                    .map_err(Error::ReqHandlerError)?,
+            );
+        }
+        ring.start(file, &self.work.memory());
+        log::debug!("queue {index} started");
+        Ok(())
+    }
+
+    fn set_vring_call(&self, index: u8, file: Option<File>) -> Result<()> {
+        self.ring(u32::from(index))?.set_call(file);
+        Ok(())
+    }
+
+    fn set_vring_err(&self, index: u8, file: Option<File>) -> Result<()> {
+        self.ring(u32::from(index))?.set_error(file);
+        Ok(())
+    }
+
+    fn set_vring_enable(&self, index: u32, enable: bool) -> Result<()> {
+        self.ring(index)?.set_enabled(enable);
+        Ok(())
+    }
+
+    fn get_protocol_features(&self) -> Result<VhostUserProtocolFeatures> {
+        let mut features = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        if self.config.is_some() {
+            features |= VhostUserProtocolFeatures::CONFIG;
+        }
+        Ok(features)
+    }
+
+    fn set_protocol_features(&self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&self) -> Result<u64> {
+        Ok(self.rings.len() as u64)
+    }
+
+    fn get_config(&self, offset: u32, size: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        let range = usize::try_from(offset).ok().zip(usize::try_from(size).ok());
+        range
+            .and_then(|(offset, size)| {
+                let bytes = self.config.as_ref()?;
+                bytes.get(offset..offset.checked_add(size)?)
+            })
+            .map(<[u8]>::to_vec)
+            .ok_or(Error::InvalidParam)
+    }
+
+    fn set_config(&self, _offset: u32, _buf: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        Err(Error::InvalidOperation(
+            "the configuration cannot be changed",
+        ))
+    }
+
+    fn set_gpu_socket(&self, _gpu_backend: GpuBackend) -> Result<()> {
+        Err(unsupported())
+    }
+
+    fn get_shared_object(&self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        Err(unsupported())
+    }
+
+    fn get_inflight_fd(&self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(unsupported())
+    }
+
+    fn set_inflight_fd(&self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(unsupported())
+    }
+
+    fn set_device_state_fd(
+        &self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _fd: File,
+    ) -> Result<Option<File>> {
+        Err(unsupported())
+    }
+
+    fn check_device_state(&self) -> Result<()> {
+        Err(unsupported())
+    }
+
+    fn get_shmem_config(&self) -> Result<VhostUserShMemConfig> {
+        Err(unsupported())
+    }
+
+    fn set_log_base(&self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(unsupported())
+    }
+}
+
+fn unsupported() -> Error {
+    Error::ReqHandlerError(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_space_is_as_virtio_has_it() {
+        let bytes = config_space("home", 3);
+        assert_eq!(bytes.len(), 44);
+        assert_eq!(&bytes[..5], b"home\0");
+        assert_eq!(&bytes[36..40], &[3, 0, 0, 0]);
+    }
+}

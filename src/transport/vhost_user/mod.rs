@@ -1,0 +1,83 @@
+//! A vhost-user virtiofs device: requests come from a guest's virtqueues, in memory it shares.
+//!
+//! ```text
+//! socket    the listening socket: where front-ends connect
+//! session   one front-end from connection to disconnection
+//! device    its messages: features, memory, rings (vhost-user protocol)
+//! memory    the guest's memory as mapped here
+//! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
+//! chain     one request's descriptors, checked
+//! worker    a ring's thread: takes requests, has them answered, gives them back
+//! pool      threads for requests that wait for the disk, so that rings do not
+//! ```
+//!
+//! The guest is not trusted, its front-end is trusted with the guest's memory only. What the guest
+//! can write (rings, descriptors, buffers) is copied, checked, and the copy used; a ring that
+//! cannot be understood is reported once and stopped until it is set up anew. Lock order: a
+//! device's state, then a ring's. Neither is held while a request is carried out.
+//!
+//! The protocol's daemon of vhost-user-backend is not used: it can neither wait for requests in
+//! flight before it gives a ring back, nor serve a second front-end, nor tell a broken ring from an
+//! empty one.
+
+mod chain;
+mod device;
+mod memory;
+mod pool;
+mod ring;
+mod session;
+mod socket;
+mod worker;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use session::{DeviceOptions, Stop, serve};
+pub use socket::Socket;
+
+/// Request queues at most; each has a thread while a front-end uses it.
+pub const REQUEST_QUEUES_MAX: usize = 128;
+
+/// Bytes of a tag at most (VirtIO 1.3, 5.11.4).
+pub const TAG_BYTES_MAX: usize = 36;
+
+/// Why the device cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum VhostUserError {
+    /// Something that is not a socket has the path.
+    #[error("{0} exists and is not a socket")]
+    NotSocket(PathBuf),
+    /// Another program listens there.
+    #[error("{0} is in use: another program listens on it")]
+    InUse(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}: {source}")]
+    Listen {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no such group.
+    #[error("no group '{0}'")]
+    NoGroup(String),
+    /// A descriptor that was handed over is not a listening socket.
+    #[error("file descriptor {0} is not a listening unix socket")]
+    NotListening(i32),
+    /// The system refused something a device needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What for.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl VhostUserError {
+    fn system(what: &'static str) -> impl Fn(io::Error) -> VhostUserError {
+        move |source| VhostUserError::System { what, source }
+    }
+}

@@ -1,0 +1,178 @@
+//! Front-ends, one after the other: a session lasts from connection to disconnection.
+//!
+//! The store stays open between sessions. The next front-end waits in the socket's backlog until
+//! everything of the one before is done.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vhost::vhost_user::{BackendReqHandler, Error};
+use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::Device;
+use super::memory::Memory;
+use super::pool::Pool;
+use super::socket::Socket;
+use super::worker::Work;
+use super::{REQUEST_QUEUES_MAX, VhostUserError};
+use crate::server::Server;
+
+/// What the device is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Request queues offered, 1 to [`REQUEST_QUEUES_MAX`], beside the high-priority one.
+    pub request_queues: usize,
+    /// Threads at most for requests that wait for the disk; with 0 they hold up their queue.
+    pub pool_threads_max: usize,
+    /// The tag to offer to front-ends that have none of their own.
+    pub tag: Option<String>,
+    /// End with the first front-end that disconnects.
+    pub exit_on_disconnect: bool,
+    /// Every change waits for the disk, so none may hold up its queue.
+    pub strict: bool,
+}
+
+/// Ends [`serve`] from elsewhere.
+pub struct Stop {
+    event: EventFd,
+    stopped: AtomicBool,
+}
+
+impl Stop {
+    /// One that has not been triggered.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn new() -> io::Result<Stop> {
+        Ok(Stop {
+            event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends the session, after what is in flight, and the waiting for another.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn trigger(&self) -> io::Result<()> {
+        self.stopped.store(true, Ordering::Release);
+        self.event.write(1)
+    }
+
+    fn is_triggered(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// Serves front-ends until `stop` is triggered, or the first disconnects and that is to be the end.
+///
+/// # Errors
+/// When the system refuses what it needs. Nothing that a front-end or a guest does is an error.
+pub fn serve(
+    server: &Arc<Server>,
+    socket: &Socket,
+    options: &DeviceOptions,
+    stop: &Stop,
+) -> Result<(), VhostUserError> {
+    let pool = Arc::new(Pool::new(options.pool_threads_max));
+    loop {
+        wait(&[socket.as_raw_fd(), stop.event.as_raw_fd()])?;
+        if stop.is_triggered() {
+            return Ok(());
+        }
+        let accepted = socket
+            .accept()
+            .map_err(VhostUserError::system("accepting a connection"))?;
+        let Some((stream, peer)) = accepted else {
+            continue;
+        };
+        log::info!(
+            "a front-end connected{}",
+            peer.map_or_else(String::new, |pid| format!(": process {pid}"))
+        );
+        let work = Arc::new(Work {
+            server: server.clone(),
+            memory: GuestMemoryAtomic::new(Memory::new()),
+            pool: pool.clone(),
+            strict: options.strict,
+        });
+        let queues = options.request_queues.clamp(1, REQUEST_QUEUES_MAX);
+        let device = Arc::new(Device::new(work, queues, options.tag.as_deref(), peer)?);
+        let result = session(stream, &device, stop);
+        device.end();
+        server.reset();
+        result?;
+        if stop.is_triggered() || options.exit_on_disconnect {
+            return Ok(());
+        }
+        log::info!("waiting for the next front-end");
+    }
+}
+
+/// Handles a front-end's messages until it is gone or `stop` is triggered.
+fn session(
+    stream: std::os::unix::net::UnixStream,
+    device: &Arc<Device>,
+    stop: &Stop,
+) -> Result<(), VhostUserError> {
+    let system = VhostUserError::system;
+    let ours = stream.try_clone().map_err(system("the connection"))?;
+    let over = Arc::new(EventFd::new(libc::EFD_CLOEXEC).map_err(system("an event"))?);
+    let (device, theirs) = (device.clone(), over.clone());
+    let thread = std::thread::Builder::new()
+        .name("razorfs-vhost".into())
+        .spawn(move || {
+            messages(stream, device);
+            if let Err(error) = theirs.write(1) {
+                log::error!("the end of a session cannot be told: {error}");
+            }
+        })
+        .map_err(system("a thread"))?;
+    let waited = wait(&[over.as_raw_fd(), stop.event.as_raw_fd()]);
+    // It fails when the front-end is gone already.
+    let _ = ours.shutdown(Shutdown::Both);
+    if thread.join().is_err() {
+        log::error!("the thread that handles the front-end's messages failed");
+    }
+    waited
+}
+
+fn messages(stream: std::os::unix::net::UnixStream, device: Arc<Device>) {
+    let mut handler = BackendReqHandler::from_stream(stream, device);
+    loop {
+        match handler.handle_request() {
+            Ok(()) | Err(Error::SocketRetry(_)) => {}
+            Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => {
+                log::info!("the front-end disconnected");
+                return;
+            }
+            Err(error) => {
+                log::error!("the front-end's message cannot be followed, disconnecting: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until one of the descriptors can be read.
+fn wait(fds: &[RawFd]) -> Result<(), VhostUserError> {
+    let failed = VhostUserError::system("waiting for an event");
+    let epoll = Epoll::new().map_err(&failed)?;
+    for fd in fds {
+        epoll
+            .ctl(ControlOperation::Add, *fd, EpollEvent::new(EventSet::IN, 0))
+            .map_err(&failed)?;
+    }
+    loop {
+        match epoll.wait(-1, &mut [EpollEvent::default(); 2]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+            Ok(_) => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! A ring's thread.
+//!
+//! While it works it asks for no kicks; when there is nothing left it asks for them, looks once
+//! more, and sleeps.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::chain::{Chain, Shape};
+use super::memory::Memory;
+use super::pool::Pool;
+use super::ring::{Next, Ring, Watch};
+use crate::server::Server;
+
+/// Requests given back before the guest is told, while more are waiting.
+const UNTOLD_MAX: u32 = 8;
+/// Their bytes: a large request takes long enough to be told by itself.
+const UNTOLD_BYTES_MAX: u64 = 64 * 1024;
+
+/// What all workers of a session share.
+pub(super) struct Work {
+    pub(super) server: Arc<Server>,
+    pub(super) memory: GuestMemoryAtomic<Memory>,
+    pub(super) pool: Arc<Pool>,
+    /// Every change waits for the disk.
+    pub(super) strict: bool,
+}
+
+impl Work {
+    pub(super) fn memory(&self) -> Arc<Memory> {
+        self.memory.memory().into_inner()
+    }
+}
+
+const WAKE: u64 = 0;
+const KICK: u64 = 1;
+
+/// The worker's loop, until the ring ends.
+pub(super) fn run(ring: &Arc<Ring>, work: &Arc<Work>) {
+    if let Err(error) = serve(ring, work) {
+        log::error!("queue {} is no longer served: {error}", ring.index);
+        ring.fail("its thread failed");
+    }
+}
+
+fn control(epoll: &Epoll, what: ControlOperation, fd: RawFd, token: u64) -> io::Result<()> {
+    epoll.ctl(what, fd, EpollEvent::new(EventSet::IN, token))
+}
+
+fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    control(
+        &epoll,
+        ControlOperation::Add,
+        ring.waker().as_raw_fd(),
+        WAKE,
+    )?;
+    let mut watched: Option<Arc<File>> = None;
+    let mut events = [EpollEvent::default(); 2];
+    loop {
+        let kick = match ring.watch() {
+            Watch::End => return Ok(()),
+            Watch::Nothing => None,
+            Watch::Kick(kick) => Some(kick),
+        };
+        let same = match (&watched, &kick) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            // A descriptor that is closed but still open elsewhere would stay in the epoll set.
+            if let Some(old) = watched.take() {
+                control(&epoll, ControlOperation::Delete, old.as_raw_fd(), KICK)?;
+            }
+            if let Some(new) = kick {
+                if let Err(error) = control(&epoll, ControlOperation::Add, new.as_raw_fd(), KICK) {
+                    ring.fail(&format!(
+                        "its kick descriptor cannot be waited for: {error}"
+                    ));
+                    continue;
+                }
+                watched = Some(new);
+                // What was made available before someone listened.
+                process(ring, work);
+                continue;
+            }
+        }
+        let count = match epoll.wait(-1, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        for event in events.iter().take(count) {
+            if event.data() == WAKE {
+                // EAGAIN: someone was faster.
+                let _ = ring.waker().read();
+            } else if let Some(kick) = &watched {
+                if !take_kick(kick) {
+                    ring.fail("its kick descriptor is no event");
+                    continue;
+                }
+                process(ring, work);
+            }
+        }
+    }
+}
+
+/// Takes the kick off its descriptor. False when that is not possible: it would wake us for ever.
+fn take_kick(kick: &File) -> bool {
+    let mut count = [0; 8];
+    match (&mut &*kick).read(&mut count) {
+        Ok(len) => len > 0,
+        Err(error) => matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+        ),
+    }
+}
+
+/// Carries out everything the guest has made available.
+fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
+    loop {
+        ring.want_kicks(&work.memory(), false);
+        let mut untold = 0u32;
+        let mut untold_bytes = 0u64;
+        loop {
+            let memory = work.memory();
+            let chain = match ring.next(&memory) {
+                Next::Chain(chain) => chain,
+                Next::Empty => break,
+                Next::Stopped => return,
+            };
+            let shape = match Shape::of(&chain) {
+                Ok(shape) => shape,
+                Err(error) => {
+                    ring.give_up(&error.to_string());
+                    return;
+                }
+            };
+            if shape.may_block(work.strict) {
+                let (ring, task) = (ring.clone(), work.clone());
+                work.pool.run(move || {
+                    let written = answer(&task.server, &memory, &chain);
+                    ring.give_back(&memory, chain.head_index(), written, false);
+                });
+                continue;
+            }
+            let written = answer(&work.server, &memory, &chain);
+            untold = untold.saturating_add(1);
+            untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
+            let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
+            ring.give_back(&memory, chain.head_index(), written, later);
+            if !later {
+                (untold, untold_bytes) = (0, 0);
+            }
+        }
+        let memory = work.memory();
+        if untold > 0 {
+            ring.notify(&memory);
+        }
+        if !ring.want_kicks(&memory, true) {
+            return;
+        }
+    }
+}
+
+/// Has a request answered; returns the bytes written to its reply.
+fn answer(server: &Server, memory: &Memory, chain: &Chain) -> u32 {
+    let reader = match Reader::from_descriptor_chain(memory, chain.clone()) {
+        Ok(reader) => reader,
+        Err(error) => return unanswered(&error),
+    };
+    let writer = match VirtioFsWriter::new(memory, chain.clone()) {
+        Ok(writer) => writer,
+        Err(error) => return unanswered(&error),
+    };
+    match server.handle(reader, Writer::VirtioFs(writer)) {
+        Ok(written) => u32::try_from(written).unwrap_or(u32::MAX),
+        Err(error) => unanswered(&error),
+    }
+}
+
+/// A request that nobody can answer: the guest gets it back without a reply.
+fn unanswered(error: &dyn std::fmt::Display) -> u32 {
+    log::debug!("a request without an answer: {error}");
+    0
+}
