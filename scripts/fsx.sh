@@ -4,7 +4,8 @@
 #
 #   scripts/fsx.sh [OPERATIONS [SEED]]      100,000 operations with a random seed by default
 #
-# With CACHE=auto|always|metadata|never another cache mode than the default. Needs root and
+# With CACHE=auto|always|metadata|never another cache mode than the default, DURABILITY=strict|
+# relaxed another durability, WRITEBACK=1 the kernel holding written data back. Needs root and
 # /dev/fuse.
 
 . "$(dirname "$0")/local_mount.sh"
@@ -13,7 +14,8 @@ operations=${1:-100000}
 seed=${2:-$RANDOM}
 
 install_tool fsx 0.3.2
-start_mount ${CACHE:+--cache "$CACHE"} ${DURABILITY:+--durability "$DURABILITY"}
+start_mount ${CACHE:+--cache "$CACHE"} ${DURABILITY:+--durability "$DURABILITY"} \
+    ${WRITEBACK:+--writeback}
 
 cat > "$WORK/fsx.toml" <<END
 flen = 4194304
