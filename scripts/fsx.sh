@@ -20,9 +20,10 @@ start_mount ${CACHE:+--cache "$CACHE"} ${DURABILITY:+--durability "$DURABILITY"}
 cat > "$WORK/fsx.toml" <<END
 flen = 4194304
 
+# No operation of 0 bytes: posix_fallocate(3) refuses that.
 [opsize]
 max = 262144
-min = 0
+min = 1
 align = 1
 
 [weights]
@@ -44,6 +45,8 @@ END
 echo "fsx: $operations operations, seed $seed"
 if ! "$TOOL" -N "$operations" -S "$seed" -P "$WORK" -f "$WORK/fsx.toml" "$MNT/file" \
     > "$WORK/out" 2>&1; then
+    # What differs comes before the log of operations.
+    grep -v '^\[ERROR fsx\] *[0-9]' "$WORK/out" | head -n 40
     tail -n 40 "$WORK/out"
     fail "fsx found a difference (seed $seed)"
 fi
