@@ -3,6 +3,8 @@
 //!
 //! Needs root and /dev/fuse; without them every test passes and says that it was skipped.
 #![allow(missing_docs)]
+// Helpers outside of test functions fail a test by panicking too.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -157,11 +157,11 @@ impl Mount {
         Ok(Serving { threads })
     }
 
-    /// Takes the mount out of the tree. Files still open on it stay usable, and it is served until
-    /// they are closed; returns whether that is so.
+    /// Takes the mount out of the tree, if someone has not done so already. Files still open on it
+    /// stay usable, and it is served until they are closed; returns whether that may be so.
     ///
     /// # Errors
-    /// When it is not mounted (any more) or the kernel refuses.
+    /// When the kernel refuses.
     pub fn unmount(&self) -> io::Result<bool> {
         match umount(&self.point, 0) {
             Ok(()) => Ok(false),
@@ -169,6 +169,8 @@ impl Mount {
                 umount(&self.point, libc::MNT_DETACH)?;
                 Ok(true)
             }
+            // Not mounted there any more, as after a lazy unmount.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(true),
             Err(error) => Err(error),
         }
     }

@@ -18,7 +18,9 @@ type Error = Box<dyn std::error::Error>;
 /// Mounts a store on a directory of this host and serves it until it is unmounted.
 ///
 /// Stays in the foreground. Ends after `umount DIR`, or after SIGINT or SIGTERM, which unmount; a
-/// second signal does not wait for files that are still open. Needs root.
+/// second signal does not wait for files that are still open. Needs root. The kernel passes fsync
+/// on here, but not sync and syncfs, which it does for virtiofs only: what is not fsynced is
+/// durable after the commit interval, or after unmounting.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// The store's directory.
@@ -190,7 +192,7 @@ pub fn run(args: &MountArgs) -> Result<(), Error> {
             }
             match signalled.unmount() {
                 Ok(false) => {}
-                Ok(true) => log::warn!("files are open: waiting until they are closed"),
+                Ok(true) => log::warn!("waiting until all open files are closed; signal again to end now"),
                 Err(error) => log::error!("unmounting: {error}"),
             }
         }
