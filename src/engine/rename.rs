@@ -113,7 +113,7 @@ impl Volume {
         if mode == RenameMode::Exchange {
             slots.push(self.find(&view, to_dir, to)?);
         }
-        let regular = u8::try_from(libc::DT_REG).unwrap_or_default();
+        let regular = libc::DT_REG;
         Ok(slots
             .into_iter()
             .filter_map(|slot| slot.taken().ok())

@@ -89,6 +89,7 @@ pub fn decode(id: NameId, bytes: &[u8]) -> Result<&[u8], FormatError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

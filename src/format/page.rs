@@ -44,7 +44,8 @@ pub struct Page {
     garbage: u16,
 }
 
-// Offsets are below 4096 by construction and by `decode`'s checks, so conversions keep the value.
+// Offsets are at most 4096 by construction and by `decode`'s checks, so conversions keep the value.
+#[allow(clippy::cast_possible_truncation)]
 fn u16_of(value: usize) -> u16 {
     debug_assert!(value <= PAGE_BYTES);
     (value & 0xffff) as u16

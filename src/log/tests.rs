@@ -136,9 +136,7 @@ fn check(crashed: &SimMedia, history: &History, event: usize, context: &str, rng
         .rev()
         .find(|(position, _)| *position <= event)
         .map_or(0, |(_, durable)| *durable);
-    let prefix = history.states[durable..]
-        .iter()
-        .any(|state| *state == found);
+    let prefix = history.states[durable..].contains(&found);
     assert!(
         prefix,
         "{context}: the state is none of those after {durable}"

@@ -183,7 +183,7 @@ impl Wal {
     /// # Errors
     /// When the disk refuses or the size is impossible.
     pub fn format(disk: &dyn Disk, uuid: [u8; 16], ring_bytes: u64) -> Result<(), WalError> {
-        if ring_bytes < RING_MIN_BYTES || ring_bytes % BLOCK_BYTES as u64 != 0 {
+        if ring_bytes < RING_MIN_BYTES || !ring_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(WalError::Size(ring_bytes));
         }
         disk.allocate(0, RING_START + ring_bytes)

@@ -91,7 +91,7 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 /// # Errors
 /// When the directory holds something else, is in use, or the disk refuses.
 pub fn run(args: &MkfsArgs) -> Result<(), Error> {
-    if args.log_size < LOG_BYTES_MIN || args.log_size % LOG_BYTES_STEP != 0 {
+    if args.log_size < LOG_BYTES_MIN || !args.log_size.is_multiple_of(LOG_BYTES_STEP) {
         let size = args.log_size;
         return Err(format!(
             "--log-size {size}: the log takes a multiple of 4096 bytes, at least 4M"

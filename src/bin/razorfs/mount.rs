@@ -192,7 +192,9 @@ pub fn run(args: &MountArgs) -> Result<(), Error> {
             }
             match signalled.unmount() {
                 Ok(false) => {}
-                Ok(true) => log::warn!("waiting until all open files are closed; signal again to end now"),
+                Ok(true) => {
+                    log::warn!("waiting until all open files are closed; signal again to end now")
+                }
                 Err(error) => log::error!("unmounting: {error}"),
             }
         }

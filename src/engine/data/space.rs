@@ -109,6 +109,9 @@ pub(super) fn free(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreErr
     tx.put(TreeId::FreePending, key::u64_key(start), pending.encode())
 }
 
+/// Ranges that were released: first unit and length; and where to go on.
+pub(super) type Released = (Vec<(u64, u64)>, Option<u64>);
+
 /// Moves at most `max` pending ranges that `may_release` accepts to the free ones, from unit `from`
 /// on. Returns the ranges, and where to go on.
 pub(super) fn release(
@@ -116,7 +119,7 @@ pub(super) fn release(
     from: u64,
     max: usize,
     may_release: impl Fn(Generation) -> bool,
-) -> Result<(Vec<(u64, u64)>, Option<u64>), StoreError> {
+) -> Result<Released, StoreError> {
     let mut raw = Vec::new();
     tx.scan(
         TreeId::FreePending,
