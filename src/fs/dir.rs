@@ -15,7 +15,9 @@ impl FileSystem {
         after: u64,
         visit: &mut dyn FnMut(DirEntry) -> bool,
     ) -> Result<(), FsError> {
-        Ok(self.volume.readdir(ino, after, visit)?)
+        self.volume.readdir(ino, after, visit)?;
+        self.listed(ino, after);
+        Ok(())
     }
 
     /// [`FileSystem::readdir`] with attributes. An entry that the visitor takes, other than `.`
@@ -29,13 +31,22 @@ impl FileSystem {
         after: u64,
         visit: &mut dyn FnMut(DirEntry, &Attr) -> bool,
     ) -> Result<(), FsError> {
-        Ok(self.volume.readdirplus(ino, after, &mut |entry, attr| {
+        self.volume.readdirplus(ino, after, &mut |entry, attr| {
             let counts = !matches!(entry.name.as_slice(), b"." | b"..");
             let taken = visit(entry, &attr);
             if taken && counts {
                 self.known(&attr);
             }
             taken
-        })?)
+        })?;
+        self.listed(ino, after);
+        Ok(())
+    }
+
+    /// Notes the access of a listing, once for all its parts.
+    fn listed(&self, ino: Ino, after: u64) {
+        if after == 0 {
+            self.accessed(ino);
+        }
     }
 }

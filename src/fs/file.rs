@@ -93,7 +93,7 @@ impl FileSystem {
         sink: &mut dyn Sink,
     ) -> Result<(), FsError> {
         self.volume.read(ino, offset, len, sink)?;
-        self.volume.note_access(ino);
+        self.accessed(ino);
         Ok(())
     }
 

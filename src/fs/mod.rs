@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{EngineError, Volume};
+use crate::format::id::Ino;
 pub use file::Open;
 use lookups::Lookups;
 pub use names::NAME_MAX;
@@ -158,6 +159,13 @@ impl FileSystem {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.options.cache.timeout()
+    }
+
+    /// Notes an access, for atime.
+    fn accessed(&self, ino: Ino) {
+        if !self.options.read_only {
+            self.volume.note_access(ino);
+        }
     }
 
     fn check_writable(&self) -> Result<(), FsError> {

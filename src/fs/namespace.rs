@@ -219,7 +219,9 @@ impl FileSystem {
     /// # Errors
     /// What the engine says.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        Ok(self.volume.readlink(ino)?)
+        let target = self.volume.readlink(ino)?;
+        self.accessed(ino);
+        Ok(target)
     }
 
     /// Counts a lookup.
