@@ -69,8 +69,12 @@ impl Background {
         }
     }
 
-    /// Asks for a checkpoint and waits until one has ended.
-    pub(super) fn wait_for_checkpoint(&self) {
+    /// Asks for a checkpoint and waits until one has ended; false when no thread makes any (while
+    /// the volume is opened or closed, or when it has none).
+    pub(super) fn wait_for_checkpoint(&self) -> bool {
+        if self.threads.lock().is_empty() {
+            return false;
+        }
         let mut state = self.shared.state.lock();
         let before = state.checkpoints;
         state.requested = true;
@@ -78,6 +82,7 @@ impl Background {
         while state.checkpoints == before && !state.stopping {
             self.shared.done.wait(&mut state);
         }
+        state.checkpoints != before
     }
 
     /// Ends the threads and waits for them (but not for the one that calls).

@@ -131,6 +131,7 @@ impl Volume {
             volume.replay_data(change)?;
         }
         volume.load_orphans()?;
+        volume.load_next_chunk()?;
         if volume.is_writable() {
             volume.finish_recovery()?;
         }
@@ -142,13 +143,15 @@ impl Volume {
     }
 
     fn assemble(journal: Journal, options: OpenOptions, clock: Clock, recovery: Report) -> Volume {
+        // The other half is for tree pages.
+        let data = DataState::new(options.cache_bytes / 2);
         Volume {
             journal,
             dataset: DatasetId::MAIN,
             options,
             clock,
             inodes: InodeTable::default(),
-            data: DataState::default(),
+            data,
             orphans: RwLock::default(),
             recovery,
             orphans_freed: 0,
@@ -232,10 +235,7 @@ impl Volume {
                 self.background.request_checkpoint();
                 Ok(())
             }
-            Pressure::Urgent if self.options.background => {
-                self.background.wait_for_checkpoint();
-                Ok(())
-            }
+            Pressure::Urgent if self.background.wait_for_checkpoint() => Ok(()),
             Pressure::Due | Pressure::Urgent => self.checkpoint(),
         }
     }

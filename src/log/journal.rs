@@ -268,6 +268,12 @@ impl Journal {
         }
     }
 
+    /// Bytes of the log's ring.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.opened.log_bytes
+    }
+
     /// File content. What is written here before a commit is durable when the commit is.
     #[must_use]
     pub fn chunks(&self) -> &Arc<dyn Disk> {

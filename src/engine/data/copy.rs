@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::extents::{Editor, add_references, overlapping};
 use super::table::InodeState;
 use super::write::SIZE_MAX;
+use super::writeout::Which;
 use super::{EXTENTS_MAX, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Volume};
@@ -71,7 +72,7 @@ impl Volume {
         to: &InodeState,
     ) -> Result<u64, EngineError> {
         loop {
-            self.write_out_locked(range.source, from)?;
+            self.write_out_locked(range.source, from, Which::All)?;
             let source_data = (range.source != range.target).then(|| from.data.read());
             let mut target_data = match &source_data {
                 // Against the order of the numbers this may only be tried.
@@ -83,7 +84,8 @@ impl Volume {
             };
             // Written again since: then once more.
             let unwritten = source_data.as_deref().unwrap_or(&target_data);
-            if !unwritten.is_empty() {
+            let end = range.source_offset.saturating_add(range.len);
+            if unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
             let (lsn, copied) = self.share(range, &mut target_data)?;

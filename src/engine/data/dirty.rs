@@ -32,7 +32,25 @@ pub struct DirtyMap {
     bytes: u64,
     /// Units of chunks.dat that writing everything out takes.
     units: u64,
+    /// Runs of which the log holds some.
+    logged_runs: u64,
 }
+
+/// What a map is worth in the sums over all maps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weight {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Memory taken, roughly: many small runs cost more than their bytes.
+    pub memory: u64,
+    /// Units of chunks.dat that writing everything out takes.
+    pub units: u64,
+    /// Runs that a checkpoint must write out.
+    pub logged_runs: u64,
+}
+
+/// Memory that a run takes beside its bytes, roughly.
+const RUN_OVERHEAD_BYTES: u64 = 256;
 
 fn units_of(run: &Run) -> u64 {
     len_of(run).div_ceil(u64::from(UNIT_BYTES))
@@ -83,15 +101,21 @@ impl DirtyMap {
         self.runs.is_empty()
     }
 
-    /// Units of chunks.dat that writing everything out takes.
+    /// What it adds to the sums over all maps.
     #[must_use]
-    pub fn units(&self) -> u64 {
-        self.units
+    pub fn weight(&self) -> Weight {
+        Weight {
+            bytes: self.bytes,
+            memory: self.bytes + self.runs.len() as u64 * RUN_OVERHEAD_BYTES,
+            units: self.units,
+            logged_runs: self.logged_runs,
+        }
     }
 
     fn put(&mut self, start: u64, run: Run) {
         self.bytes += len_of(&run);
         self.units += units_of(&run);
+        self.logged_runs += u64::from(run.logged);
         self.runs.insert(start, run);
     }
 
@@ -99,6 +123,7 @@ impl DirtyMap {
         let run = self.runs.remove(&start)?;
         self.bytes -= len_of(&run);
         self.units -= units_of(&run);
+        self.logged_runs -= u64::from(run.logged);
         Some(run)
     }
 
@@ -115,7 +140,19 @@ impl DirtyMap {
     /// Whether the log holds bytes that no chunk does.
     #[must_use]
     pub fn has_logged(&self) -> bool {
-        self.runs.values().any(|run| run.logged)
+        self.logged_runs > 0
+    }
+
+    /// How many runs the log would hold some of, if it got all of them.
+    #[must_use]
+    pub fn run_count(&self) -> u64 {
+        self.runs.len() as u64
+    }
+
+    /// Whether any byte of `start..end` is held.
+    #[must_use]
+    pub fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.at(start).is_some() || self.next_start(start).is_some_and(|next| next < end)
     }
 
     /// The runs, by offset.
@@ -144,14 +181,14 @@ impl DirtyMap {
         let unlogged = (!logged).then_some((offset, end));
         let window = offset / WINDOW * WINDOW;
         // Neighbours in the window join, so that bytes which belong together become one chunk.
-        let mut touching: Vec<u64> = self
-            .runs
-            .range(window..=end)
-            .filter(|(start, run)| {
-                *start + len_of(run) >= offset && **start / WINDOW == window / WINDOW
-            })
+        let before = self.runs.range(..offset).next_back();
+        let mut touching: Vec<u64> = before
+            .into_iter()
+            .filter(|(start, run)| **start >= window && **start + len_of(run) >= offset)
             .map(|(start, _)| *start)
             .collect();
+        let behind = offset..=end.min(window.saturating_add(WINDOW - 1));
+        touching.extend(self.runs.range(behind).map(|(start, _)| *start));
         if let [start] = *touching
             && start <= offset
             && let Some(mut run) = self.take(start)
@@ -247,8 +284,10 @@ impl DirtyMap {
     /// Notes that the log holds everything.
     pub fn set_logged(&mut self) {
         for run in self.runs.values_mut() {
-            run.logged |= run.unlogged.is_some();
-            run.unlogged = None;
+            if run.unlogged.take().is_some() && !run.logged {
+                run.logged = true;
+                self.logged_runs += 1;
+            }
         }
     }
 
@@ -311,6 +350,8 @@ mod tests {
             }
         }
         assert_eq!(sum, map.bytes());
+        let logged = map.runs().filter(|(_, run)| run.logged).count();
+        assert_eq!(map.weight().logged_runs, logged as u64);
         assert!(seen == model, "contents differ");
     }
 
@@ -368,6 +409,6 @@ mod tests {
         assert!(map.is_unchanged(0, &captured));
         map.written(0);
         assert!(map.is_empty());
-        assert_eq!((map.bytes(), map.units()), (0, 0));
+        assert_eq!((map.bytes(), map.weight().units), (0, 0));
     }
 }

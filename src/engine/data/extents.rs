@@ -81,6 +81,24 @@ pub(super) fn overlapping(
     raw.into_iter().collect()
 }
 
+/// Whether space is reserved for all of `start..end`.
+pub(super) fn is_reserved(
+    read: &impl Read,
+    tree: TreeId,
+    ino: Ino,
+    start: u64,
+    end: u64,
+) -> Result<bool, StoreError> {
+    let mut at = start;
+    for extent in overlapping(read, tree, ino, start, end, super::EXTENTS_MAX)? {
+        if extent.start > at || !extent.record.is_reserved() {
+            return Ok(false);
+        }
+        at = extent.end();
+    }
+    Ok(at >= end)
+}
+
 /// A chunk's record.
 pub(super) fn chunk(read: &impl Read, id: ChunkId) -> Result<ChunkRecord, StoreError> {
     let bytes = read

@@ -2,6 +2,7 @@
 
 use super::extents::{Editor, overlapping};
 use super::write::SIZE_MAX;
+use super::writeout::Which;
 use super::{EXTENTS_MAX, UNIT, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Fallocate, Volume};
@@ -29,11 +30,18 @@ impl Volume {
         let end = end.ok_or(EngineError::FileTooLarge)?;
         let reserves = !matches!(how, Fallocate::PunchHole);
         let replaces = !matches!(how, Fallocate::Allocate { .. });
-        if reserves {
-            self.reserve_units(len.div_ceil(UNIT))?;
-        }
+        let promise = if reserves {
+            Some(self.reserve_units(len.div_ceil(UNIT))?)
+        } else {
+            // A hole in unwritten bytes can make two units of one.
+            self.try_reserve(2, 0).ok()
+        };
         let state = self.inodes.state(ino);
         let _io = state.io.lock();
+        if promise.is_none() {
+            // On a full disk they take the room that they were promised first.
+            self.write_out_locked(ino, &state, Which::All)?;
+        }
         let mut data = state.data.write();
         let mut from = offset;
         let mut lsn = None;

@@ -34,70 +34,173 @@ use crate::store::{Read, StoreError};
 use dirty::DirtyMap;
 
 const UNIT: u64 = UNIT_BYTES as u64;
-/// Extents that one transaction changes, at most.
-const EXTENTS_MAX: usize = 512;
-/// chunks.dat grows by this much at a time while the disk has it.
-const GROWTH_BYTES: u64 = 64 << 20;
-/// Units kept for the small chunks that a fragmented disk forces.
-const SPARE_UNITS: u64 = 64;
+/// Extents that one transaction changes, at most: each may touch a leaf of three trees, and all of
+/// them must fit the pages that the journal reserves for a transaction.
+const EXTENTS_MAX: usize = 128;
+/// chunks.dat grows by at least this much at a time while the disk has it.
+const GROWTH_MIN_BYTES: u64 = 16 << 20;
+/// The most that it grows by ahead of use.
+const GROWTH_MAX_BYTES: u64 = 256 << 20;
+/// Units kept for what cuts unwritten bytes into more pieces than were promised room: punching.
+const SPARE_UNITS: u64 = 256;
 
 /// What a volume keeps about its unwritten data.
-#[derive(Default)]
 pub(super) struct DataState {
     /// Bytes in all dirty maps.
     dirty_bytes: AtomicU64,
+    /// Memory that all dirty maps take, roughly.
+    dirty_memory: AtomicU64,
     /// Units that writing them out will take.
     dirty_units: AtomicU64,
+    /// Runs that the next checkpoint must write out.
+    logged_runs: AtomicU64,
+    /// Units promised to writes under way, which no map counts yet.
+    promised_units: AtomicU64,
     /// Held while chunks.dat grows.
     growth: Mutex<()>,
     /// Whether small fsyncs may not use the log: a checkpoint is writing out what it holds.
     log_closed: RwLock<bool>,
-    /// The number of the next chunk, once known. Never used twice while the volume is open.
-    next_chunk: Mutex<Option<u64>>,
+    /// The number of the next chunk. Never used twice while the volume is open.
+    next_chunk: AtomicU64,
+    /// Chunk content read before.
+    cache: chunks::Cache,
+}
+
+impl DataState {
+    /// No unwritten data, and at most `cache_bytes` of clean content.
+    pub(super) fn new(cache_bytes: u64) -> Self {
+        DataState {
+            dirty_bytes: AtomicU64::new(0),
+            dirty_memory: AtomicU64::new(0),
+            dirty_units: AtomicU64::new(0),
+            logged_runs: AtomicU64::new(0),
+            promised_units: AtomicU64::new(0),
+            growth: Mutex::default(),
+            log_closed: RwLock::default(),
+            next_chunk: AtomicU64::new(1),
+            cache: chunks::Cache::new(cache_bytes),
+        }
+    }
+}
+
+/// Units kept for a write until its bytes are in a dirty map, which counts them from then on.
+struct Promise<'a> {
+    state: &'a DataState,
+    units: u64,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.state
+            .promised_units
+            .fetch_sub(self.units, Ordering::Relaxed);
+    }
 }
 
 impl Volume {
     /// Changes a dirty map and keeps the sums over all of them.
     fn change_dirty<T>(&self, map: &mut DirtyMap, change: impl FnOnce(&mut DirtyMap) -> T) -> T {
-        let (bytes, units) = (map.bytes(), map.units());
+        let before = map.weight();
         let result = change(map);
-        let state = &self.data;
-        state.dirty_bytes.fetch_add(map.bytes(), Ordering::Relaxed);
-        state.dirty_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        state.dirty_units.fetch_add(map.units(), Ordering::Relaxed);
-        state.dirty_units.fetch_sub(units, Ordering::Relaxed);
+        let after = map.weight();
+        let sums = [
+            (&self.data.dirty_bytes, before.bytes, after.bytes),
+            (&self.data.dirty_memory, before.memory, after.memory),
+            (&self.data.dirty_units, before.units, after.units),
+            (
+                &self.data.logged_runs,
+                before.logged_runs,
+                after.logged_runs,
+            ),
+        ];
+        for (sum, before, after) in sums {
+            sum.fetch_add(after, Ordering::Relaxed);
+            sum.fetch_sub(before, Ordering::Relaxed);
+        }
         result
     }
 
     /// Makes sure that `units` more can be written out later, besides what is promised already.
-    fn reserve_units(&self, units: u64) -> Result<(), EngineError> {
+    /// When space is short, makes what was freed usable first. To be called with no lock held.
+    fn reserve_units(&self, units: u64) -> Result<Promise<'_>, EngineError> {
+        match self.try_reserve(units, SPARE_UNITS) {
+            Err(EngineError::Store(StoreError::NoSpace(_))) => {}
+            other => return other,
+        }
+        // Bytes over reserved extents and in write-out are counted twice until they are written.
+        self.write_out_all()?;
+        if space::has_freed(&self.journal.view())? {
+            self.checkpoint()?;
+        }
+        self.try_reserve(units, SPARE_UNITS)
+    }
+
+    /// Makes sure that `len` bytes written at `offset` can be written out later: in new space, or
+    /// in what fallocate reserved for them.
+    fn reserve_write(&self, ino: Ino, offset: u64, len: u64) -> Result<Promise<'_>, EngineError> {
+        // The first and the last unit may be shared with what lies beside.
+        let units = len.div_ceil(UNIT) + 2;
+        match self.reserve_units(units) {
+            Err(EngineError::Store(StoreError::NoSpace(why))) => {
+                let end = offset.saturating_add(len);
+                if extents::is_reserved(&self.journal.view(), self.tree(), ino, offset, end)? {
+                    return self.try_reserve(units - len / UNIT, 0);
+                }
+                Err(StoreError::NoSpace(why).into())
+            }
+            other => other,
+        }
+    }
+
+    fn try_reserve(&self, units: u64, spare: u64) -> Result<Promise<'_>, EngineError> {
+        self.data.promised_units.fetch_add(units, Ordering::Relaxed);
+        let promise = Promise {
+            state: &self.data,
+            units,
+        };
         let view = self.journal.view();
-        let used = space::units_used(&view)?;
-        let reserved = self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT);
-        let dirty = self.data.dirty_units.load(Ordering::Relaxed);
-        let wanted = used
-            .saturating_add(reserved)
-            .saturating_add(dirty)
-            .saturating_add(units)
-            .saturating_add(SPARE_UNITS);
+        let wanted = space::units_used(&view)?
+            .saturating_add(self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT))
+            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
+            .saturating_add(self.data.promised_units.load(Ordering::Relaxed));
         let capacity = self.journal.capacity_bytes();
-        if capacity != 0 && wanted.saturating_sub(SPARE_UNITS) > capacity / UNIT {
+        if capacity != 0 && wanted > capacity / UNIT {
             return Err(StoreError::NoSpace("the store's size is used up").into());
         }
+        self.grow_to(wanted.saturating_add(spare))?;
+        Ok(promise)
+    }
+
+    /// Makes sure that chunks.dat has `units` units: a full disk is found before anything is
+    /// written, or acknowledged.
+    fn grow_to(&self, units: u64) -> Result<(), EngineError> {
         let chunks = self.journal.chunks();
-        if wanted <= chunks.len_bytes() / UNIT {
+        if units <= chunks.len_bytes() / UNIT {
             return Ok(());
         }
         let _one = self.data.growth.lock();
         let length = chunks.len_bytes().next_multiple_of(UNIT);
-        let Some(missing) = wanted
+        let Some(missing) = units
             .checked_sub(length / UNIT)
             .filter(|missing| *missing > 0)
         else {
             return Ok(());
         };
-        let exact = missing.saturating_mul(UNIT);
-        let step = exact.max(GROWTH_BYTES);
+        let full = StoreError::NoSpace("the disk below the store is full");
+        let exact = missing.checked_mul(UNIT).ok_or(full.clone())?;
+        let available = chunks
+            .available_bytes()
+            .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?;
+        // Ahead of use, and more the larger it is; but never the last of a nearly full disk.
+        let ahead = (length / 16).clamp(GROWTH_MIN_BYTES, GROWTH_MAX_BYTES);
+        let step = exact.max(
+            ahead
+                .next_multiple_of(UNIT)
+                .min(available / 8 / UNIT * UNIT),
+        );
+        if exact > available {
+            return Err(full.into());
+        }
         let grown = chunks
             .allocate(length, step)
             .or_else(|_| chunks.allocate(length, exact));
@@ -108,8 +211,12 @@ impl Volume {
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
         let view = self.journal.view();
         let used = space::units_used(&view)?;
-        let promised = self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT)
-            + self.data.dirty_units.load(Ordering::Relaxed);
+        let promised = self
+            .load_counters(&view)?
+            .reserved_bytes
+            .div_ceil(UNIT)
+            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
+            .saturating_add(self.data.promised_units.load(Ordering::Relaxed));
         let capacity = self.journal.capacity_bytes();
         let chunks = self.journal.chunks();
         let on_disk = chunks

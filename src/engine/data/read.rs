@@ -1,5 +1,8 @@
 //! Reading, and finding data and holes.
 
+use std::sync::Arc;
+
+use super::table::InodeState;
 use super::{check_file, chunks, dirty::DirtyMap, extents};
 use crate::engine::{EngineError, Seek, Sink, Volume};
 use crate::format::id::Ino;
@@ -9,6 +12,16 @@ use crate::log::View;
 const STEP: usize = 64;
 
 impl Volume {
+    /// The state whose data lock a reader holds. Without one, a writer could come between the look
+    /// at unwritten bytes and the view, and chunks could be freed and reused under the reader.
+    fn reading_state(&self, ino: Ino) -> Option<Arc<InodeState>> {
+        if self.is_writable() {
+            return Some(self.inodes.state(ino));
+        }
+        // Nobody changes anything any more, and nobody would sweep the table.
+        self.inodes.find(ino)
+    }
+
     /// Reads at most `len` bytes at `offset` into `sink`; how many there were before the end of the
     /// file.
     ///
@@ -22,7 +35,7 @@ impl Volume {
         len: usize,
         sink: &mut dyn Sink,
     ) -> Result<usize, EngineError> {
-        let state = self.inodes.find(ino);
+        let state = self.reading_state(ino);
         let guard = state.as_ref().map(|state| state.data.read());
         let view = self.journal.view();
         let record = self.load_inode(&view, ino)?;
@@ -74,14 +87,13 @@ impl Volume {
                     let chunk = extents::chunk(view, part.record.chunk)?;
                     let len = usize::try_from(part.record.len)
                         .map_err(|_| EngineError::Invalid("length"))?;
-                    chunks::read(
-                        self.journal.chunks(),
-                        part.record.chunk,
-                        &chunk,
-                        part.record.chunk_offset,
-                        len,
-                        sink,
-                    )
+                    chunks::Reader {
+                        disk: self.journal.chunks(),
+                        cache: &self.data.cache,
+                        id: part.record.chunk,
+                        record: &chunk,
+                    }
+                    .read(part.record.chunk_offset, len, sink)
                     .inspect_err(|error| ::log::error!("inode {ino} at {}: {error}", part.start))?;
                 }
                 at = part.end();
@@ -99,7 +111,7 @@ impl Volume {
     /// # Errors
     /// `NoSuchOffset` at or behind the end of the file, or when there is no data behind `offset`.
     pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, EngineError> {
-        let state = self.inodes.find(ino);
+        let state = self.reading_state(ino);
         let guard = state.as_ref().map(|state| state.data.read());
         let view = self.journal.view();
         let record = self.load_inode(&view, ino)?;

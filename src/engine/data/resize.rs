@@ -24,14 +24,15 @@ impl Volume {
         size: u64,
         alter: &mut Alter<'_>,
     ) -> Result<InodeRecord, EngineError> {
-        self.throttle()?;
         if size > SIZE_MAX {
             return Err(EngineError::FileTooLarge);
         }
         let state = self.inodes.state(ino);
-        let _io = state.io.lock();
-        let mut data = state.data.write();
         loop {
+            // Between two steps nothing is locked: the log may need a checkpoint to go on.
+            self.throttle()?;
+            let _io = state.io.lock();
+            let mut data = state.data.write();
             let mut tx = self.journal.begin_reclaim()?;
             let mut record = self.load_inode(&tx, ino)?;
             alter(&mut tx, &mut record)?;
@@ -87,9 +88,10 @@ impl Volume {
     /// its entry in the table. The record stays, with `allocated` 0.
     pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
         let state = self.inodes.state(ino);
-        let _io = state.io.lock();
-        let mut data = state.data.write();
         loop {
+            self.throttle()?;
+            let _io = state.io.lock();
+            let mut data = state.data.write();
             let mut tx = self.journal.begin_reclaim()?;
             let mut record = self.load_inode(&tx, ino)?;
             let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
@@ -103,7 +105,6 @@ impl Volume {
                 break;
             }
         }
-        drop(data);
         self.inodes.forget(ino);
         Ok(())
     }

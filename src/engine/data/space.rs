@@ -59,10 +59,18 @@ fn delete_free(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> 
     )))
 }
 
-/// Takes `len` units that lie together out of the free ones, claimed for writing. Returns the first.
-pub(super) fn claim(tx: &mut Tx<'_>, len: u64) -> Result<u64, StoreError> {
+/// A free range.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Free {
+    /// Its first unit.
+    pub(super) start: u64,
+    size: u64,
+}
+
+/// The smallest free range of at least `len` units, the one that comes first of those.
+pub(super) fn best_fit(read: &impl Read, len: u64) -> Result<Free, StoreError> {
     let smallest = key::free_by_size(len, 0);
-    let found = tx.first(TreeId::FreeBySize, &smallest, &[0xff; 17])?;
+    let found = read.first(TreeId::FreeBySize, &smallest, &[0xff; 17])?;
     let Some((key, _)) = found else {
         return Err(StoreError::NoSpace(
             "no free range of chunks.dat is large enough",
@@ -72,6 +80,12 @@ pub(super) fn claim(tx: &mut Tx<'_>, len: u64) -> Result<u64, StoreError> {
     let size = key
         .first_chunk::<8>()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    Ok(Free { start, size })
+}
+
+/// Claims the first `len` units of a free range for writing.
+pub(super) fn claim(tx: &mut Tx<'_>, free: Free, len: u64) -> Result<(), StoreError> {
+    let Free { start, size } = free;
     let rest = size.checked_sub(len).ok_or_else(|| {
         StoreError::Corrupt(format!(
             "free range at unit {start} is shorter than its key says"
@@ -86,8 +100,21 @@ pub(super) fn claim(tx: &mut Tx<'_>, len: u64) -> Result<u64, StoreError> {
         generation: CLAIMED,
     };
     tx.put(TreeId::FreePending, key::u64_key(start), pending.encode())?;
-    change_used(tx, |used| used.saturating_add(len))?;
-    Ok(start)
+    change_used(tx, |used| used.saturating_add(len))
+}
+
+/// Whether anything was freed that a checkpoint would make usable.
+pub(super) fn has_freed(read: &impl Read) -> Result<bool, StoreError> {
+    let mut found = false;
+    read.scan(TreeId::FreePending, &[], &[0xff; 9], &mut |_, value| {
+        found = PendingFree::decode(value).is_ok_and(|pending| pending.generation != CLAIMED);
+        if found {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    Ok(found)
 }
 
 /// A claimed range now belongs to a chunk.

@@ -1,13 +1,20 @@
 //! fsync, the commit timer, and what a checkpoint needs of file content.
 
+use std::sync::atomic::Ordering;
+
+use super::dirty::DirtyMap;
 use super::space;
 use super::table::InodeState;
+use super::writeout::Which;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::log::Change;
+use crate::log::journal::Pressure;
 
 /// Unwritten bytes of a file up to which an fsync puts them into the log.
 const LOGGED_MAX_BYTES: u64 = 64 << 10;
+/// Log that writing out one run takes, at most.
+const WRITE_OUT_LOG_BYTES: u64 = 1024;
 /// Pending ranges freed in one transaction.
 const RELEASE_STEP: usize = 256;
 
@@ -24,6 +31,7 @@ impl Volume {
         if self.options.durability == Durability::Relaxed {
             return Ok(());
         }
+        self.throttle()?;
         self.log_or_write_out(ino, &state)?;
         Ok(self.journal.sync(state.last_lsn())?)
     }
@@ -69,6 +77,7 @@ impl Volume {
 
     fn move_unlogged(&self) -> Result<(), EngineError> {
         for (ino, state) in self.inodes.filter(|data| data.unlogged_bytes() > 0) {
+            self.throttle()?;
             self.log_or_write_out(ino, &state)?;
         }
         Ok(())
@@ -91,7 +100,7 @@ impl Volume {
     /// Puts a file's unwritten bytes into the log; false when they are too many.
     fn log_data(&self, ino: Ino, state: &InodeState) -> Result<bool, EngineError> {
         let mut data = state.data.write();
-        if data.unlogged_bytes() > LOGGED_MAX_BYTES {
+        if data.unlogged_bytes() > LOGGED_MAX_BYTES || !self.log_has_room(data.run_count()) {
             return Ok(false);
         }
         let pieces = data.unlogged();
@@ -104,8 +113,26 @@ impl Volume {
         }
         let lsn = tx.commit()?;
         state.touch(lsn);
-        data.set_logged();
+        self.change_dirty(&mut data, DirtyMap::set_logged);
         Ok(true)
+    }
+
+    /// Whether the log may take over `runs` more. The checkpoint that frees the log writes them out
+    /// first, and that takes log itself: it must never find too little.
+    fn log_has_room(&self, runs: u64) -> bool {
+        if self.journal.pressure() != Pressure::None {
+            return false;
+        }
+        let runs = self
+            .data
+            .logged_runs
+            .load(Ordering::Relaxed)
+            .saturating_add(runs);
+        let fits = runs.saturating_mul(WRITE_OUT_LOG_BYTES) <= self.journal.log_bytes() / 8;
+        if !fits {
+            self.background.request_checkpoint();
+        }
+        fits
     }
 
     /// Makes a file's unwritten data precede a rename in the log.
@@ -119,6 +146,7 @@ impl Volume {
     /// Writes out all unwritten data. Not durable by itself.
     pub(in crate::engine) fn write_out_all(&self) -> Result<(), EngineError> {
         for (ino, _) in self.inodes.filter(|data| !data.is_empty()) {
+            self.throttle()?;
             self.write_out(ino)?;
         }
         Ok(())
@@ -128,8 +156,12 @@ impl Volume {
     /// [`Volume::finish_checkpoint`].
     pub(in crate::engine) fn prepare_checkpoint(&self) -> Result<(), EngineError> {
         *self.data.log_closed.write() = true;
-        for (ino, _) in self.inodes.filter(super::dirty::DirtyMap::has_logged) {
-            self.write_out(ino)?;
+        for (ino, state) in self.inodes.filter(DirtyMap::has_logged) {
+            let _io = state.io.lock();
+            if let Err(error) = self.write_out_locked(ino, &state, Which::Logged) {
+                *self.data.log_closed.write() = false;
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -142,21 +174,33 @@ impl Volume {
             return Ok(());
         }
         let durable = self.journal.durable_generation();
-        self.release_pending(|generation| generation <= durable)
+        // What does not fit the log now is released after the next checkpoint.
+        self.release_pending(
+            || Ok(self.journal.pressure() == Pressure::None),
+            |generation| generation <= durable,
+        )
     }
 
     /// After recovery, when nobody writes to claimed space any more and everything freed is
     /// durably so: all pending space is free.
     pub(in crate::engine) fn recover_space(&self) -> Result<(), EngineError> {
-        self.release_pending(|_| true)
+        let make_room = || {
+            self.throttle()?;
+            Ok(true)
+        };
+        self.release_pending(make_room, |_| true)
     }
 
     fn release_pending(
         &self,
+        go_on: impl Fn() -> Result<bool, EngineError>,
         may_release: impl Fn(crate::format::id::Generation) -> bool,
     ) -> Result<(), EngineError> {
         let mut from = Some(0);
         while let Some(start) = from {
+            if !go_on()? {
+                break;
+            }
             let mut tx = self.journal.begin_reclaim()?;
             let (released, next) = space::release(&mut tx, start, RELEASE_STEP, &may_release)?;
             if !released.is_empty() {

@@ -45,7 +45,11 @@ impl Volume {
                 pieces.push(bytes);
             }
         }
-        self.reserve_units((len as u64).div_ceil(UNIT) + 2)?;
+        let promise = if flags.append {
+            self.reserve_units((len as u64).div_ceil(UNIT) + 2)?
+        } else {
+            self.reserve_write(ino, offset, len as u64)?
+        };
         let state = self.inodes.state(ino);
         let mut data = state.data.write();
         let mut tx = self.journal.begin()?;
@@ -75,6 +79,7 @@ impl Volume {
                 at = insert_cut(map, at, bytes);
             }
         });
+        drop(promise);
         drop(data);
         drop(state);
         if flags.sync || self.options.durability == Durability::Strict {
@@ -86,8 +91,8 @@ impl Volume {
 
     /// Writes out when memory holds more than its limit.
     fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
-        let over =
-            || self.data.dirty_bytes.load(Ordering::Relaxed) > self.options.dirty_limit_bytes;
+        let limit = self.options.dirty_limit_bytes;
+        let over = || self.data.dirty_memory.load(Ordering::Relaxed) > limit;
         if over() {
             self.write_out(ino)?;
         }

@@ -4,29 +4,59 @@
 //! for; a transaction makes the extents. A crash in between leaves claims, which recovery frees.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::dirty::{DirtyMap, Run};
 use super::extents::Editor;
 use super::table::InodeState;
-use super::{EXTENTS_MAX, GROWTH_BYTES, UNIT, chunks, space};
+use super::{EXTENTS_MAX, UNIT, chunks, space};
 use crate::engine::{EngineError, Volume};
 use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, TreeId, trailing_u64};
 use crate::format::record::{ChunkRecord, ExtentRecord};
 use crate::log::Tx;
+use crate::log::journal::Pressure;
 use crate::store::{Read, StoreError};
 
 /// Chunks in one transaction.
 const GROUP: usize = 32;
 
-/// A run as it was when its write-out began, and where it went.
+/// Which of a file's unwritten bytes to write out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All.
+    All,
+    /// The runs of which the log holds some: what a checkpoint needs, and no more, since it is made
+    /// when the log has little room.
+    Logged,
+}
+
+/// A run as it was when its write-out began, and where it goes: into one chunk, or into several
+/// where the free space is in pieces.
 struct Piece {
     start: u64,
     data: Arc<Vec<u8>>,
-    chunk: ChunkRecord,
+    parts: Vec<Part>,
+}
+
+/// A part of a run that is one chunk.
+struct Part {
+    /// Where it begins in the run.
+    at: usize,
+    len: usize,
+    unit: u64,
+    chunk: Option<ChunkRecord>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.data.len() as u64)
+    }
 }
 
 impl Volume {
-    /// Makes chunks of all unwritten bytes of a file. Not durable by itself.
+    /// Makes chunks of all unwritten bytes of a file, with checkpoints between when the log fills
+    /// up. Not durable by itself. To be called with no lock held.
     ///
     /// # Errors
     /// When the disk refuses; what was not written stays in memory.
@@ -34,71 +64,128 @@ impl Volume {
         let Some(state) = self.inodes.find(ino) else {
             return Ok(());
         };
+        let captured = {
+            let _io = state.io.lock();
+            capture(&state, Which::All)
+        };
+        for group in captured.chunks(GROUP) {
+            if self.journal.pressure() == Pressure::Urgent {
+                self.throttle()?;
+            }
+            let _io = state.io.lock();
+            // What was written out or removed meanwhile is done with.
+            let current: Vec<_> = {
+                let data = state.data.read();
+                let unchanged =
+                    |(start, run): &&(u64, Arc<Vec<u8>>)| data.is_unchanged(*start, run);
+                group.iter().filter(unchanged).cloned().collect()
+            };
+            self.write_out_group(ino, &state, &current)?;
+        }
+        // Runs that changed in between were not written: once more, with no pause.
+        if state.data.read().is_empty() {
+            return Ok(());
+        }
         let _io = state.io.lock();
-        self.write_out_locked(ino, &state)
+        let older: Vec<_> = capture(&state, Which::All);
+        self.write_out_groups(ino, &state, &older)
     }
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock.
-    pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        let captured: Vec<(u64, Arc<Vec<u8>>)> = {
-            let data = state.data.read();
-            data.runs()
-                .map(|(start, run)| (start, Arc::clone(&run.data)))
-                .collect()
-        };
-        for group in captured.chunks(GROUP) {
-            let pieces = self.store_chunks(group)?;
-            let late = self.publish(ino, state, pieces)?;
-            if !late.is_empty() {
-                self.write_out_exclusively(ino, state, &late)?;
-            }
+    pub(super) fn write_out_locked(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        which: Which,
+    ) -> Result<(), EngineError> {
+        self.write_out_groups(ino, state, &capture(state, which))
+    }
+
+    fn write_out_groups(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        captured: &[(u64, Arc<Vec<u8>>)],
+    ) -> Result<(), EngineError> {
+        captured
+            .chunks(GROUP)
+            .try_for_each(|group| self.write_out_group(ino, state, group))
+    }
+
+    fn write_out_group(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        group: &[(u64, Arc<Vec<u8>>)],
+    ) -> Result<(), EngineError> {
+        if group.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let pieces = self.store_chunks(group)?;
+        let late = self.publish(ino, state, pieces)?;
+        if late.is_empty() {
+            return Ok(());
+        }
+        self.write_out_exclusively(ino, state, &late)
     }
 
     /// Claims space for runs and writes them there.
     fn store_chunks(&self, runs: &[(u64, Arc<Vec<u8>>)]) -> Result<Vec<Piece>, EngineError> {
-        let mut pieces: Vec<Piece> = runs
-            .iter()
-            .map(|(start, data)| Piece {
+        let mut tx = self.journal.begin_reclaim()?;
+        let mut pieces = Vec::with_capacity(runs.len());
+        for (start, data) in runs {
+            let parts = self.claim_parts(&mut tx, data.len())?;
+            pieces.push(Piece {
                 start: *start,
                 data: Arc::clone(data),
-                chunk: chunks::describe(data),
-            })
-            .collect();
-        let mut end_unit = 0;
-        let mut tx = self.journal.begin_reclaim()?;
-        for piece in &mut pieces {
-            let units = chunks::units(piece.data.len());
-            piece.chunk.start_unit = space::claim(&mut tx, units)?;
-            end_unit = end_unit.max(piece.chunk.start_unit.saturating_add(units));
+                parts,
+            });
         }
-        self.grow_to(end_unit)?;
         tx.commit()?;
-        for piece in &pieces {
-            let written = chunks::write(self.journal.chunks(), piece.chunk.start_unit, &piece.data);
-            self.journal.latching(written)?;
+        for piece in &mut pieces {
+            for part in &mut piece.parts {
+                let content = piece
+                    .data
+                    .get(part.at..part.at + part.len)
+                    .unwrap_or_default();
+                let mut chunk = chunks::describe(content);
+                chunk.start_unit = part.unit;
+                part.chunk = Some(chunk);
+                let written = chunks::write(self.journal.chunks(), part.unit, content);
+                self.journal.latching(written)?;
+            }
         }
         Ok(pieces)
     }
 
-    /// Makes sure that chunks.dat reaches to `end_unit`: a full disk is found before anything is
-    /// written.
-    fn grow_to(&self, end_unit: u64) -> Result<(), EngineError> {
-        let chunks = self.journal.chunks();
-        let end = end_unit.saturating_mul(UNIT);
-        if end <= chunks.len_bytes() {
-            return Ok(());
+    /// Claims space for `len` bytes: in one range if the disk has one, else in smaller ones. What
+    /// was promised counts units, not ranges.
+    fn claim_parts(&self, tx: &mut Tx<'_>, len: usize) -> Result<Vec<Part>, EngineError> {
+        let unit_bytes = usize::try_from(UNIT).unwrap_or(usize::MAX);
+        let (mut at, mut step) = (0, len);
+        let mut parts = Vec::with_capacity(1);
+        while at < len {
+            let size = step.min(len - at);
+            let units = chunks::units(size);
+            let found = space::best_fit(tx, units)?;
+            match self.grow_to(found.start.saturating_add(units)) {
+                Ok(()) => {
+                    space::claim(tx, found, units)?;
+                    parts.push(Part {
+                        at,
+                        len: size,
+                        unit: found.start,
+                        chunk: None,
+                    });
+                    at += size;
+                }
+                Err(EngineError::Store(StoreError::NoSpace(_))) if size > unit_bytes => {
+                    step = (size / 2).next_multiple_of(unit_bytes);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let _one = self.data.growth.lock();
-        let length = chunks.len_bytes();
-        let Some(missing) = end.checked_sub(length).filter(|missing| *missing > 0) else {
-            return Ok(());
-        };
-        let grown = chunks
-            .allocate(length, missing.max(GROWTH_BYTES))
-            .or_else(|_| chunks.allocate(length, missing));
-        Ok(grown.map_err(|source| StoreError::io("chunks.dat, growing", source))?)
+        Ok(parts)
     }
 
     /// Makes extents of written pieces, and lets go of the runs. A run that changed meanwhile stays;
@@ -115,15 +202,13 @@ impl Volume {
         let mut tx = self.journal.begin_reclaim()?;
         let mut settled = Vec::new();
         for piece in pieces {
-            let end = piece.start + piece.data.len() as u64;
-            if !data.is_unchanged(piece.start, &piece.data) && data.is_logged(piece.start, end) {
+            let changed = !data.is_unchanged(piece.start, &piece.data);
+            if changed && data.is_logged(piece.start, piece.end()) {
                 late.push(piece.start);
-                space::settle_claim(&mut tx, piece.chunk.start_unit)?;
-                space::free(
-                    &mut tx,
-                    piece.chunk.start_unit,
-                    chunks::units(piece.data.len()),
-                )?;
+                for part in &piece.parts {
+                    space::settle_claim(&mut tx, part.unit)?;
+                    space::free(&mut tx, part.unit, chunks::units(part.len))?;
+                }
             } else {
                 settled.push(piece);
             }
@@ -146,38 +231,45 @@ impl Volume {
         tx: &mut Tx<'_>,
         ino: Ino,
         pieces: &[Piece],
-        data: &super::dirty::DirtyMap,
+        data: &DirtyMap,
     ) -> Result<(), EngineError> {
         let mut record = self.load_inode(tx, ino)?;
         let mut counters = self.load_counters(tx)?;
-        let tree = self.tree();
+        let (tree, birth) = (self.tree(), tx.generation());
         for piece in pieces {
-            let end = piece.start + piece.data.len() as u64;
-            if data.is_logged(piece.start, end) {
-                tx.data_clear(self.dataset, ino, piece.start, end - piece.start);
+            let (start, end) = (piece.start, piece.end());
+            if data.is_logged(start, end) {
+                tx.data_clear(self.dataset, ino, start, end - start);
             }
-            let id = self.new_chunk_id(tx)?;
-            space::settle_claim(tx, piece.chunk.start_unit)?;
-            tx.put(TreeId::Chunks, key::chunk(id), piece.chunk.encode())?;
-            let birth = tx.generation();
-            let mut editor = Editor {
-                tx,
-                tree,
-                ino,
-                record: &mut record,
-                counters: &mut counters,
-            };
-            while !editor.punch(piece.start, end, EXTENTS_MAX)? {}
-            let len = piece.data.len() as u64;
-            editor.insert(
-                piece.start,
-                ExtentRecord {
+            let mut extents = Vec::with_capacity(piece.parts.len());
+            for part in &piece.parts {
+                let id = self.new_chunk_id();
+                space::settle_claim(tx, part.unit)?;
+                let Some(chunk) = &part.chunk else {
+                    return Err(StoreError::Corrupt("a chunk that was not written".into()).into());
+                };
+                tx.put(TreeId::Chunks, key::chunk(id), chunk.encode())?;
+                let len = part.len as u64;
+                let extent = ExtentRecord {
                     len,
                     chunk: id,
                     chunk_offset: 0,
                     birth,
-                },
-            )?;
+                };
+                extents.push((start + part.at as u64, extent));
+            }
+            let (record, counters) = (&mut record, &mut counters);
+            let mut editor = Editor {
+                tx: &mut *tx,
+                tree,
+                ino,
+                record,
+                counters,
+            };
+            while !editor.punch(start, end, EXTENTS_MAX)? {}
+            for (at, extent) in extents {
+                editor.insert(at, extent)?;
+            }
         }
         self.store_inode(tx, ino, &record)?;
         self.store_counters(tx, &counters)
@@ -191,13 +283,11 @@ impl Volume {
         starts: &[u64],
     ) -> Result<(), EngineError> {
         let mut data = state.data.write();
-        let runs: Vec<(u64, Arc<Vec<u8>>)> = starts
-            .iter()
-            .filter_map(|start| data.at(*start))
-            .map(|(start, run)| (start, Arc::clone(&run.data)))
-            .collect();
-        let mut pieces = self.store_chunks(&runs)?;
-        pieces.dedup_by_key(|piece| piece.start);
+        let found = starts.iter().filter_map(|start| data.at(*start));
+        let mut runs: Vec<_> = found.map(captured).collect();
+        // Several may have become one run.
+        runs.dedup_by_key(|(start, _)| *start);
+        let pieces = self.store_chunks(&runs)?;
         let mut tx = self.journal.begin_reclaim()?;
         self.enter_pieces(&mut tx, ino, &pieces, &data)?;
         let lsn = tx.commit()?;
@@ -210,20 +300,32 @@ impl Volume {
         Ok(())
     }
 
-    /// A number for a new chunk.
-    fn new_chunk_id(&self, tx: &Tx<'_>) -> Result<ChunkId, EngineError> {
-        let mut next = self.data.next_chunk.lock();
-        let id = match *next {
-            Some(id) => id,
-            None => match tx.floor(TreeId::Chunks, &[0xff; 9])? {
-                Some((key, _)) => trailing_u64(&key)
-                    .map_err(|source| StoreError::format("chunk", source))?
-                    .saturating_add(1),
-                // 0 stands for 'no chunk'.
-                None => 1,
-            },
-        };
-        *next = Some(id.saturating_add(1));
-        Ok(ChunkId(id))
+    /// Finds the number of the next chunk. To be called when the volume is opened, before any chunk
+    /// goes: a number that came back would stand for another content in the cache.
+    pub(in crate::engine) fn load_next_chunk(&self) -> Result<(), EngineError> {
+        let last = self.journal.view().floor(TreeId::Chunks, &[0xff; 9])?;
+        let last = last.map(|(key, _)| trailing_u64(&key)).transpose();
+        let last = last.map_err(|source| StoreError::format("chunk", source))?;
+        // 0 stands for 'no chunk'.
+        self.data
+            .next_chunk
+            .store(last.unwrap_or(0).saturating_add(1), Ordering::Relaxed);
+        Ok(())
     }
+
+    /// A number for a new chunk.
+    fn new_chunk_id(&self) -> ChunkId {
+        ChunkId(self.data.next_chunk.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+fn captured((start, run): (u64, &Run)) -> (u64, Arc<Vec<u8>>) {
+    (start, Arc::clone(&run.data))
+}
+
+/// A file's runs as they are now.
+fn capture(state: &InodeState, which: Which) -> Vec<(u64, Arc<Vec<u8>>)> {
+    let data = state.data.read();
+    let wanted = |(_, run): &(u64, &Run)| which == Which::All || run.logged;
+    data.runs().filter(wanted).map(captured).collect()
 }
