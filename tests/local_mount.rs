@@ -214,6 +214,40 @@ fn everything_is_there_after_mounting_again() {
 }
 
 #[test]
+fn what_was_fsynced_survives_the_daemons_death() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    let content: Vec<u8> = (0..300_000u32).map(|n| (n % 253) as u8).collect();
+    for (n, len) in [10, 4096, 300_000].into_iter().enumerate() {
+        let file = mounted.file(&format!("temporary-{n}"), &content[..len]);
+        fs::rename(
+            mounted.path(&format!("temporary-{n}")),
+            mounted.path(&format!("file-{n}")),
+        )
+        .unwrap();
+        file.sync_all().unwrap();
+    }
+    fs::create_dir(mounted.path("dir")).unwrap();
+    File::open(mounted.path("")).unwrap().sync_all().unwrap();
+    let mut daemon = mounted.daemon.take().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let unmount = Command::new("umount")
+        .arg("-l")
+        .arg(mounted.path(""))
+        .status();
+    assert!(unmount.unwrap().success());
+    mounted.mount();
+    for (n, len) in [10, 4096, 300_000].into_iter().enumerate() {
+        assert!(fs::read(mounted.path(&format!("file-{n}"))).unwrap() == content[..len]);
+        assert!(!mounted.path(&format!("temporary-{n}")).exists());
+    }
+    assert!(mounted.path("dir").is_dir());
+    mounted.again();
+}
+
+#[test]
 fn renames_keep_replace_swap_and_leave_whiteouts() {
     let Some(mounted) = Mounted::new() else {
         return;

@@ -49,8 +49,8 @@ pub struct MountArgs {
     /// Let the kernel hold written data back.
     #[arg(long)]
     writeback: bool,
-    /// Threads that serve requests.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Threads that serve requests: as many fsyncs can wait for one flush together.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
     /// Accept a store on a file system that does not survive a power cut.
     #[arg(long)]
