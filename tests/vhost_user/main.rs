@@ -316,10 +316,13 @@ fn a_broken_ring_stops_until_it_is_set_up_anew() {
     assert!(daemon.terminate());
 }
 
+/// What a front-end tries, and whether it was refused.
+type Refused<'a> = (&'static str, &'a dyn Fn(&FrontEnd) -> bool);
+
 #[test]
 fn a_front_end_that_cannot_be_followed_is_disconnected() {
     let mut daemon = Daemon::start(&[]);
-    let refused: [(&str, &dyn Fn(&FrontEnd) -> bool); 5] = [
+    let refused: [Refused<'_>; 5] = [
         ("memory beyond its file", &|g| {
             g.vhost.set_mem_table(&[g.region(0, MEMORY * 2)]).is_err()
         }),

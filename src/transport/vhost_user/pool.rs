@@ -48,6 +48,10 @@ impl Pool {
             return task();
         }
         let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            drop(queue);
+            return task();
+        }
         queue.tasks.push_back(Box::new(task));
         if queue.idle >= queue.tasks.len() || queue.threads.len() >= self.threads_max {
             drop(queue);
@@ -71,10 +75,12 @@ impl Pool {
             Err(error) => log::warn!("cannot start another thread: {error}"),
         }
     }
-}
 
-impl Drop for Pool {
-    fn drop(&mut self) {
+    /// Ends the threads, after everything that was handed over. What comes later runs in the
+    /// caller's.
+    ///
+    /// Not done by dropping it: the last to drop it may be a task, in a thread of the pool.
+    pub(super) fn close(&self) {
         let threads = {
             let mut queue = self.shared.queue.lock();
             queue.closed = true;
@@ -125,7 +131,7 @@ mod tests {
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }
-        drop(pool);
+        pool.close();
         assert_eq!(done.load(Ordering::Relaxed), 4);
     }
 
@@ -140,7 +146,7 @@ mod tests {
                     done.fetch_add(1, Ordering::Relaxed);
                 });
             }
-            drop(pool);
+            pool.close();
             assert_eq!(done.load(Ordering::Relaxed), 50, "{threads} threads");
         }
     }

@@ -80,6 +80,18 @@ pub fn serve(
     stop: &Stop,
 ) -> Result<(), VhostUserError> {
     let pool = Arc::new(Pool::new(options.pool_threads_max));
+    let served = serve_all(server, socket, options, stop, &pool);
+    pool.close();
+    served
+}
+
+fn serve_all(
+    server: &Arc<Server>,
+    socket: &Socket,
+    options: &DeviceOptions,
+    stop: &Stop,
+    pool: &Arc<Pool>,
+) -> Result<(), VhostUserError> {
     loop {
         wait(&[socket.as_raw_fd(), stop.event.as_raw_fd()])?;
         if stop.is_triggered() {
