@@ -22,6 +22,11 @@ root:x:0:
 nobody:x:65534:
 tests:x:65533:
 END
+# Where fuse3 is installed, mount(8) hands a remount to its helper, which knows no remount: -i goes
+# to the kernel itself.
+mkdir "$WORK/bin"
+printf '#!/bin/sh\nexec %s -i "$@"\n' "$(command -v mount)" > "$WORK/bin/mount"
+chmod 0755 "$WORK/bin/mount"
 config() {
     cat > "$WORK/$1.toml" <<END
 [features]
@@ -49,6 +54,7 @@ run() {
     unshare -m sh -euc '
         mount --bind "$1/passwd" /etc/passwd
         mount --bind "$1/group" /etc/group
+        PATH=$1/bin:$PATH
         shift
         exec "$@"
     ' sh "$WORK" "$TOOL" -c "$config" -p "$MNT/pjdfstest" -s "$WORK/other" "$@" \
