@@ -57,6 +57,7 @@ fn run(config: &Config) -> Result<(), Error> {
     let stop = Arc::new(Stop::new()?);
     stop_on_signals(&stop)?;
     let volume = Volume::open(&config.store, config.open.clone())?;
+    report_recovery(config, &volume);
     let served = serve_volume(config, &volume, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = volume.close();
@@ -64,6 +65,32 @@ fn run(config: &Config) -> Result<(), Error> {
     closed.map_err(|error| format!("closing {}: {error}", config.store.display()))?;
     log::info!("closed {}", config.store.display());
     Ok(())
+}
+
+/// Says what opening found, when the store had not been closed.
+fn report_recovery(config: &Config, volume: &Volume) {
+    let store = config.store.display();
+    let report = volume.recovery_report();
+    for (copy, reason) in &report.superblock_damage {
+        log::warn!("{store}: copy {copy} of the superblock is damaged: {reason}");
+    }
+    if let Some(damage) = &report.damage {
+        log::error!(
+            "{store}: {damage}. What lies before the damage is served, read-only; 'razorfs recover \
+             --discard-damaged-log' goes on from it"
+        );
+    }
+    if !report.was_clean() {
+        log::info!(
+            "{store} had not been closed: {} transactions applied, {} dropped, {} bytes of torn \
+             log, {} orphans freed, in {:?}",
+            report.applied,
+            report.dropped,
+            report.torn_bytes,
+            volume.orphans_freed(),
+            report.took
+        );
+    }
 }
 
 fn serve_volume(config: &Config, volume: &Arc<Volume>, stop: &Stop) -> Result<(), Error> {
