@@ -41,6 +41,10 @@ const EXTENTS_MAX: usize = 128;
 const GROWTH_MIN_BYTES: u64 = 16 << 20;
 /// The most that it grows by ahead of use.
 const GROWTH_MAX_BYTES: u64 = 256 << 20;
+/// The least that chunks.dat leaves of the disk to the trees.
+const METADATA_MIN_BYTES: u64 = 2 << 20;
+/// The most that it leaves to them.
+const METADATA_MAX_BYTES: u64 = 64 << 20;
 /// Units kept for what cuts unwritten bytes into more pieces than were promised room: punching.
 const SPARE_UNITS: u64 = 256;
 
@@ -198,7 +202,8 @@ impl Volume {
                 .next_multiple_of(UNIT)
                 .min(available / 8 / UNIT * UNIT),
         );
-        if exact > available {
+        // Overwriting and deleting take tree pages before they give any back.
+        if exact > available.saturating_sub(kept_for_trees(length)) {
             return Err(full.into());
         }
         let grown = chunks
@@ -222,6 +227,7 @@ impl Volume {
         let on_disk = chunks
             .available_bytes()
             .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
+            .saturating_sub(kept_for_trees(chunks.len_bytes()))
             .saturating_add(chunks.len_bytes().saturating_sub(used * UNIT));
         let total = if capacity == 0 {
             on_disk
@@ -256,6 +262,11 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// Bytes of the disk that chunks.dat of this length leaves to the trees.
+fn kept_for_trees(length: u64) -> u64 {
+    (length / 128).clamp(METADATA_MIN_BYTES, METADATA_MAX_BYTES)
 }
 
 /// Refuses what is not a regular file.

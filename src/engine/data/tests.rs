@@ -466,28 +466,81 @@ fn a_chunk_is_never_taken_for_one_that_is_gone() {
     assert_eq!(content(&volume, FILE), b"new bytes");
 }
 
-/// Many small fsyncs in a small log: the checkpoint that frees the log must always find room in it
+/// Many small runs and a small log: the checkpoint that frees the log must always find room in it
 /// for writing out what the log holds.
 #[test]
-fn small_fsyncs_never_fill_the_log_for_good() {
+fn small_runs_never_fill_the_log_for_good() {
     let sim = make();
     let volume = open(&sim);
-    let flags = WriteFlags {
-        sync: true,
-        ..WriteFlags::default()
-    };
+    for round in 0..2 {
+        for index in 0..8_000u64 {
+            let flags = WriteFlags {
+                sync: index % 16 == 0,
+                ..WriteFlags::default()
+            };
+            let ino = if index % 2 == 0 { FILE } else { OTHER };
+            volume
+                .write(ino, index * 8192 + round, 1, &mut [1].as_slice(), flags)
+                .unwrap();
+        }
+        volume.commit_tick().unwrap();
+        volume.checkpoint().unwrap();
+    }
+    // And what shrinks in many transactions, and space given back, do not need more either.
+    volume.resize(FILE, 1, &mut |_, _| Ok(())).unwrap();
+    volume.free_content(OTHER).unwrap();
+    volume.checkpoint().unwrap();
+    volume.checkpoint().unwrap();
+    check_space(&volume, "after many small runs");
+    assert_eq!(super::space::units_used(&volume.journal.view()).unwrap(), 1);
+}
+
+/// A checkpoint that puts 12,000 runs of the log into chunks would need more log than there is.
+#[test]
+fn a_timer_does_not_log_more_than_a_checkpoint_can_write_out() {
+    let sim = make();
+    let volume = open(&sim);
     for index in 0..12_000u64 {
+        let flags = WriteFlags::default();
         volume
             .write(FILE, index * 8192, 1, &mut [1].as_slice(), flags)
             .unwrap();
     }
+    volume.commit_tick().unwrap();
     volume.checkpoint().unwrap();
-    // And what shrinks in many transactions, and space given back, do not need more either.
-    volume.resize(FILE, 1, &mut |_, _| Ok(())).unwrap();
+    volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
     volume.checkpoint().unwrap();
-    volume.checkpoint().unwrap();
-    check_space(&volume, "after many small fsyncs");
-    assert_eq!(super::space::units_used(&volume.journal.view()).unwrap(), 1);
+}
+
+/// What fallocate promised is kept when the disk is full.
+#[test]
+fn reserved_space_can_be_written_on_a_full_disk() {
+    let sim = make();
+    let volume = open(&sim);
+    let flags = WriteFlags::default();
+    let len: u64 = 8 << 20;
+    let how = Fallocate::Allocate { keep_size: false };
+    volume.fallocate(FILE, 0, len, how).unwrap();
+    sim.set_capacity(Some(sim.allocated() + (3 << 20)));
+    let bytes = vec![7; 64 << 10];
+    let mut filled = 0;
+    while let Ok(count) = volume.write(OTHER, filled, bytes.len(), &mut bytes.as_slice(), flags) {
+        filled += at(count);
+        assert!(filled < 1 << 30);
+    }
+    for offset in (0..len).step_by(bytes.len()) {
+        volume
+            .write(FILE, offset, bytes.len(), &mut bytes.as_slice(), flags)
+            .unwrap();
+    }
+    volume.fsync(FILE, false).unwrap();
+    assert!(content(&volume, FILE) == vec![7; 8 << 20]);
+    volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
+    // The space is there for the next write, with no wait for a checkpoint.
+    volume
+        .write(OTHER, 0, bytes.len(), &mut bytes.as_slice(), flags)
+        .unwrap();
+    check_space(&volume, "after a full disk");
 }
 
 /// When free space is in single units, what was acknowledged is cut to fit.
