@@ -1,1 +1,8 @@
 //! Real guests, power cuts, and a user-space vhost-user front-end that needs no guest.
+
+pub mod execute;
+pub mod guest;
+pub mod host;
+pub mod poweroff;
+pub mod store;
+pub mod workload;

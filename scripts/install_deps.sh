@@ -1,0 +1,31 @@
+#!/bin/bash
+# Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
+# Does nothing when everything is there. Uses sudo when not run as root.
+set -euo pipefail
+
+PACKAGES=(
+    build-essential pkg-config curl ca-certificates git   # to build
+    qemu-system-x86 qemu-utils busybox-static cpio         # guests
+    e2fsprogs fuse3 acl attr util-linux kmod               # file systems and their tests
+)
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+missing=()
+for package in "${PACKAGES[@]}"; do
+    status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+    [ "$status" = 'install ok installed' ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    as_root apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}"
+elif ! apt-cache show linux-image-cloud-amd64 > /dev/null 2>&1; then
+    as_root apt-get update -qq
+fi
+
+if ! command -v cargo > /dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+    echo "installing Rust with rustup" >&2
+    curl -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy
+fi

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Cuts the power of real guests on razorfs, again and again, and judges what is left.
+#
+#   scripts/vm_poweroff_test.sh [--rounds N] [--seed S]            20 rounds: SIGKILL of guest and
+#                                                                  daemon, or of the guest, or reset
+#   scripts/vm_poweroff_test.sh --host [--rounds N] [--images N]   5 rounds: the daemon's host loses
+#                                                                  power; 200 crash images are judged
+#
+# DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs. --host needs root, for
+# loop mounts. Exit code 0 when nothing was lost and nothing else is wrong.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
+rounds=()
+case " $* " in
+    *' --rounds '*) ;;
+    *' --host '*) rounds=(--rounds 5) ;;
+esac
+exec target/release/vm-tests --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" \
+    poweroff "$@" "${rounds[@]}"

@@ -1,0 +1,181 @@
+//! vm-tests: boots real guests on razorfs and cuts their power.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vm_tests::guest::image::run;
+use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
+use vm_tests::poweroff::{self, Plan};
+use vm_tests::store::{Daemon, check, mkfs, programs};
+
+/// Boots real guests on razorfs and cuts their power.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Where stores, sockets and logs go; removed and made anew.
+    #[arg(long, global = true, default_value = "/var/tmp/razorfs-vm")]
+    dir: PathBuf,
+    /// Downloaded packages.
+    #[arg(long, global = true, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/cache"))]
+    cache: PathBuf,
+    /// The static build of guest_agent.
+    #[arg(long, global = true, default_value = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/guest/x86_64-unknown-linux-gnu/release/guest_agent"
+    ))]
+    agent: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A guest writes, loses power, and finds its data again.
+    Quickstart,
+    /// Rounds of work and power cuts, judged.
+    Poweroff {
+        /// Rounds.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// Decides everything; random by default.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Cut the power of the daemon's host instead: an outer guest.
+        #[arg(long)]
+        host: bool,
+        /// Crash images to judge, in all, with --host.
+        #[arg(long, default_value_t = 200)]
+        images: u32,
+    },
+}
+
+fn accelerator(dir: &Path, image: &Image) -> String {
+    // /dev/kvm alone does not tell: only a guest that comes up does.
+    if Path::new("/dev/kvm").exists() {
+        let options = GuestOptions {
+            accelerator: "kvm".into(),
+            ..GuestOptions::default()
+        };
+        if let Ok(guest) =
+            Guest::start_within(dir, image, &options, std::time::Duration::from_secs(8))
+        {
+            drop(guest);
+            return "kvm".into();
+        }
+    }
+    "tcg".into()
+}
+
+fn prepare(args: &Args, inner: &[PathBuf]) -> Result<Image> {
+    let _ = std::fs::remove_dir_all(&args.dir);
+    std::fs::create_dir_all(&args.dir).map_err(|error| Error::new(args.dir.display(), error))?;
+    Image::make(&args.dir, &args.cache, &args.agent, inner)
+}
+
+fn quickstart(args: &Args) -> Result<bool> {
+    println!("== a store, a daemon, a guest");
+    let image = prepare(args, &[])?;
+    let accelerator = accelerator(&args.dir, &image);
+    let store = args.dir.join("store");
+    mkfs(&store)?;
+    let socket = args.dir.join("fs");
+    let log = args.dir.join("razorfsd.log");
+    let options = GuestOptions {
+        virtiofs: Some((socket.clone(), "razorfs".into())),
+        accelerator,
+        ..GuestOptions::default()
+    };
+    let mut daemon = Daemon::start(&store, &socket, "razorfs", &log)?;
+    let mut guest = Guest::start(&args.dir, &image, &options)?;
+    guest.order("mount virtiofs razorfs /mnt")?;
+    let show = |guest: &mut Guest, command: &str| -> Result<String> {
+        println!("guest# {command}");
+        let output = guest.shell(command)?;
+        print!("{output}");
+        Ok(output)
+    };
+    show(
+        &mut guest,
+        "busybox uname -sr; busybox grep razorfs /proc/mounts",
+    )?;
+    show(
+        &mut guest,
+        "busybox mkdir /mnt/letters; echo 'what was synced is there' > /mnt/letters/first; busybox dd if=/dev/urandom of=/mnt/letters/big bs=1M count=8 2>/dev/null; busybox sync",
+    )?;
+    let before = show(
+        &mut guest,
+        "busybox sha256sum /mnt/letters/first /mnt/letters/big",
+    )?;
+    println!("== power cut: SIGKILL for the guest and the daemon");
+    guest.cut();
+    daemon.kill();
+    println!("== back again");
+    let mut daemon = Daemon::start(&store, &socket, "razorfs", &log)?;
+    let mut guest = Guest::start(&args.dir, &image, &options)?;
+    guest.order("mount virtiofs razorfs /mnt")?;
+    show(&mut guest, "busybox cat /mnt/letters/first")?;
+    let after = show(
+        &mut guest,
+        "busybox sha256sum /mnt/letters/first /mnt/letters/big",
+    )?;
+    guest.power_off()?;
+    let _ = &mut daemon;
+    daemon.stop()?;
+    check(&store)?;
+    println!("== razorfsck finds nothing wrong");
+    println!(
+        "{}",
+        if before == after {
+            "PASS: the data survived the power cut"
+        } else {
+            "FAIL"
+        }
+    );
+    Ok(before == after)
+}
+
+fn real_main(args: &Args) -> Result<bool> {
+    run(std::process::Command::new("qemu-system-x86_64").arg("--version"))?;
+    match &args.command {
+        Command::Quickstart => quickstart(args),
+        Command::Poweroff {
+            rounds,
+            seed,
+            host,
+            images,
+        } => {
+            let seed = seed.unwrap_or_else(rand::random);
+            println!("seed {seed}");
+            let summary = if *host {
+                let inner = ["razorfs", "razorfsd"].map(|name| programs().join(name));
+                let image = prepare(args, &inner)?;
+                vm_tests::host::run(&args.dir, &image, *rounds, *images, seed)?
+            } else {
+                let image = prepare(args, &[])?;
+                let accelerator = accelerator(&args.dir, &image);
+                let dir = args.dir.clone();
+                poweroff::run(&Plan {
+                    rounds: *rounds,
+                    seed,
+                    dir,
+                    image,
+                    accelerator,
+                })?
+            };
+            println!("{summary}");
+            Ok(summary.violations == 0)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match real_main(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

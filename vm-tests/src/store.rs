@@ -1,0 +1,110 @@
+//! The programs under test, from outside: stores, the daemon, the checker.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::guest::image::run;
+use crate::guest::{Error, Result};
+
+/// Where the programs are: `RAZORFS_BIN`, or the release build of this checkout.
+#[must_use]
+pub fn programs() -> PathBuf {
+    std::env::var_os("RAZORFS_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        PathBuf::from,
+    )
+}
+
+/// A command of one of the programs.
+#[must_use]
+pub fn program(name: &str) -> Command {
+    Command::new(programs().join(name))
+}
+
+/// Makes a store.
+///
+/// # Errors
+/// What mkfs says.
+pub fn mkfs(store: &Path) -> Result<()> {
+    run(program("razorfs").arg("mkfs").arg(store)).map(|_| ())
+}
+
+/// Checks a store wholly, its data too; what the checker found wrong.
+///
+/// # Errors
+/// When it finds anything.
+pub fn check(store: &Path) -> Result<()> {
+    run(program("razorfsck").arg("--data").arg(store)).map(|_| ())
+}
+
+/// A running razorfsd.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts a daemon on a store and waits for its socket.
+    ///
+    /// # Errors
+    /// When it ends instead; its messages are in `log`.
+    pub fn start(store: &Path, socket: &Path, tag: &str, log: &Path) -> Result<Daemon> {
+        let _ = std::fs::remove_file(socket);
+        let output = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(|error| Error::new(log.display(), error))?;
+        let child = program("razorfsd")
+            .arg("--store")
+            .arg(store)
+            .arg("--socket-path")
+            .arg(socket)
+            .args(["--tag", tag])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(|error| Error::new("razorfsd", error))?;
+        let mut daemon = Daemon { child };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !socket.exists() {
+            let ended = matches!(daemon.child.try_wait(), Ok(Some(_)));
+            if ended || Instant::now() > deadline {
+                let text = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(Error(format!("razorfsd did not start:\n{text}")));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(daemon)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end well.
+    pub fn stop(mut self) -> Result<()> {
+        run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        let status = self
+            .child
+            .wait()
+            .map_err(|error| Error::new("razorfsd", error))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Error(format!("razorfsd ended with {status}")))
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
