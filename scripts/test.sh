@@ -18,6 +18,9 @@ case "${1:-}" in
         ;;
 esac
 
+scripts/install_deps.sh
+command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
+
 # The local mount first, so that the summary of the tests is the end of the output.
 if [ -z "$quick" ] && [ "$(id -u)" = 0 ] && [ -c /dev/fuse ]; then
     scripts/fsx.sh 20000

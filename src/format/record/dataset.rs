@@ -1,0 +1,207 @@
+//! Datasets and what is counted about them, and the keys of their tree.
+
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{FormatError, PagePtr, Time, TimeWire, exact};
+use crate::format::id::{DatasetId, Generation, PageNo};
+
+/// A dataset: a named tree. Keyed by (1, id) in the dataset tree; see [`dataset_key`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetRecord {
+    /// The root of its tree as of the last checkpoint.
+    pub root: PagePtr,
+    /// `DATASET_*` bits.
+    pub flags: u32,
+    /// Bytes its files may take; 0 for no limit.
+    pub quota_bytes: u64,
+    /// Inodes it may have; 0 for no limit.
+    pub quota_inodes: u64,
+    /// Bytes kept for it; 0 for none.
+    pub reserved_bytes: u64,
+    /// The dataset or snapshot it began as; 0 for none.
+    pub origin: DatasetId,
+    /// Of a snapshot, the dataset it is of; 0 for a dataset.
+    pub snapshot_of: DatasetId,
+    /// The checkpoint in which it was made.
+    pub birth: Generation,
+    /// When it was made.
+    pub created: Time,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Compression of new chunks.
+    pub codec: u8,
+    /// Compression level, 0 for the codec's default.
+    pub codec_level: u8,
+    /// Its name: 1 to 255 bytes of UTF-8.
+    pub name: String,
+}
+
+/// The dataset refuses changes.
+pub const DATASET_READ_ONLY: u32 = 1;
+/// The dataset deduplicates what is written to it.
+pub const DATASET_DEDUP: u32 = 2;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct DatasetWire {
+    root_page: U64,
+    root_generation: U64,
+    quota_bytes: U64,
+    quota_inodes: U64,
+    reserved_bytes: U64,
+    origin: U64,
+    snapshot_of: U64,
+    birth: U64,
+    created: TimeWire,
+    uuid: [u8; 16],
+    flags: U32,
+    codec: u8,
+    codec_level: u8,
+    name_len: U16,
+}
+
+const _: () = assert!(size_of::<DatasetWire>() == 100);
+
+impl DatasetRecord {
+    /// The bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = DatasetWire {
+            root_page: self.root.page.0.into(),
+            root_generation: self.root.generation.0.into(),
+            quota_bytes: self.quota_bytes.into(),
+            quota_inodes: self.quota_inodes.into(),
+            reserved_bytes: self.reserved_bytes.into(),
+            origin: self.origin.0.into(),
+            snapshot_of: self.snapshot_of.0.into(),
+            birth: self.birth.0.into(),
+            created: self.created.into(),
+            uuid: self.uuid,
+            flags: self.flags.into(),
+            codec: self.codec,
+            codec_level: self.codec_level,
+            name_len: u16::try_from(self.name.len()).unwrap_or(u16::MAX).into(),
+        }
+        .as_bytes()
+        .to_vec();
+        bytes.extend_from_slice(self.name.as_bytes());
+        bytes
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// When lengths do not fit together or the name is not UTF-8.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let what = "dataset record";
+        let (wire, name) =
+            DatasetWire::read_from_prefix(bytes).map_err(|_| FormatError::Length {
+                what,
+                expected: size_of::<DatasetWire>(),
+                found: bytes.len(),
+            })?;
+        let name_len = usize::from(wire.name_len.get());
+        if name_len != name.len() {
+            return Err(FormatError::Length {
+                what,
+                expected: name_len,
+                found: name.len(),
+            });
+        }
+        let name = std::str::from_utf8(name).map_err(|_| FormatError::Field {
+            what,
+            field: "name",
+            found: 0,
+        })?;
+        Ok(DatasetRecord {
+            root: PagePtr {
+                page: PageNo(wire.root_page.get()),
+                generation: Generation(wire.root_generation.get()),
+            },
+            flags: wire.flags.get(),
+            quota_bytes: wire.quota_bytes.get(),
+            quota_inodes: wire.quota_inodes.get(),
+            reserved_bytes: wire.reserved_bytes.get(),
+            origin: DatasetId(wire.origin.get()),
+            snapshot_of: DatasetId(wire.snapshot_of.get()),
+            birth: Generation(wire.birth.get()),
+            created: wire.created.decode()?,
+            uuid: wire.uuid,
+            codec: wire.codec,
+            codec_level: wire.codec_level,
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// What changes in a dataset with nearly every transaction, kept apart from its record so that the
+/// log stays small. Keyed by [`counters_key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DatasetCounters {
+    /// The number of the next inode.
+    pub next_ino: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Sum of [`InodeRecord::allocated`].
+    pub allocated_bytes: u64,
+    /// The part of `allocated_bytes` in reserved extents.
+    pub reserved_bytes: u64,
+}
+
+impl DatasetCounters {
+    /// The bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        [
+            self.next_ino,
+            self.inodes,
+            self.allocated_bytes,
+            self.reserved_bytes,
+        ]
+        .map(u64::to_le_bytes)
+        .concat()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// When the length is not that of the record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let [next_ino, inodes, allocated, reserved]: [U64; 4] = exact("dataset counters", bytes)?;
+        Ok(DatasetCounters {
+            next_ino: next_ino.get(),
+            inodes: inodes.get(),
+            allocated_bytes: allocated.get(),
+            reserved_bytes: reserved.get(),
+        })
+    }
+}
+
+/// The key of a dataset's record in the dataset tree.
+#[must_use]
+pub fn dataset_key(id: DatasetId) -> Vec<u8> {
+    let mut key = vec![1];
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+/// The key of a dataset's counters in the dataset tree.
+#[must_use]
+pub fn counters_key(id: DatasetId) -> Vec<u8> {
+    let mut key = vec![2];
+    key.extend_from_slice(&id.0.to_be_bytes());
+    key
+}
+
+/// The key in the dataset tree of the number of units of chunks.dat that are not free (u64 LE), in
+/// chunks and in pending ranges; without it they are 0.
+pub const UNITS_USED_KEY: &[u8] = &[4];
+
+/// The key of the entry that finds a dataset by its name: -> id (u64 LE).
+#[must_use]
+pub fn dataset_name_key(name: &str) -> Vec<u8> {
+    let mut key = vec![3];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
