@@ -593,6 +593,32 @@ fn copies_share_their_space() {
 }
 
 #[test]
+fn a_running_program_cannot_be_truncated() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    let program = mounted.path("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let size = fs::metadata(&program).unwrap().len();
+    for _ in 0..20 {
+        let mut running = Command::new(&program).arg("60").spawn().unwrap();
+        let refused = OpenOptions::new().write(true).truncate(true).open(&program);
+        assert_eq!(
+            refused.unwrap_err().raw_os_error(),
+            Some(Errno::TXTBSY.raw_os_error())
+        );
+        assert_eq!(fs::metadata(&program).unwrap().len(), size);
+        // O_RDONLY | O_TRUNC reaches the file system before the kernel's own check.
+        let flags = OFlags::RDONLY | OFlags::TRUNC;
+        let refused = openat(CWD, &program, flags, Mode::empty());
+        assert_eq!(refused.unwrap_err(), Errno::TXTBSY);
+        assert_eq!(fs::metadata(&program).unwrap().len(), size);
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
+}
+
+#[test]
 fn locks_exclude_each_other() {
     let Some(mounted) = Mounted::new() else {
         return;

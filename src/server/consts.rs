@@ -59,8 +59,6 @@ pub mod opcode {
 pub mod feature {
     /// Several reads of a file at once.
     pub const ASYNC_READ: u64 = 1 << 0;
-    /// OPEN and CREATE truncate.
-    pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     /// LOOKUP of `.` and `..`: NFS handles.
     pub const EXPORT_SUPPORT: u64 = 1 << 4;
     /// Writes beyond 4 KiB.

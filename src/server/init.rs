@@ -16,8 +16,10 @@ const INIT_OLD_BYTES: usize = 16;
 ///
 /// No `POSIX_LOCKS` and `FLOCK_LOCKS`: the kernel then keeps locks itself, which is right where it
 /// is the only one that has the export mounted.
+///
+/// No `ATOMIC_O_TRUNC`: with it Linux lets the server truncate a file before it finds that the file
+/// is being executed, and a refused open (ETXTBSY) has destroyed a running program.
 const ALWAYS: u64 = feature::ASYNC_READ
-    | feature::ATOMIC_O_TRUNC
     | feature::EXPORT_SUPPORT
     | feature::BIG_WRITES
     | feature::HAS_IOCTL_DIR
