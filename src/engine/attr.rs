@@ -225,6 +225,7 @@ impl Volume {
             return;
         }
         let update = || -> Result<(), EngineError> {
+            self.throttle()?;
             let mut tx = self.journal.begin()?;
             let mut record = self.load_inode(&tx, ino)?;
             if due(&record) {

@@ -170,11 +170,10 @@ impl Volume {
         &self,
         read: &impl Read,
         dir: Ino,
-        dentry: &DentryRecord,
+        ino: Ino,
     ) -> Result<InodeRecord, EngineError> {
-        match self.load_inode(read, dentry.ino) {
+        match self.load_inode(read, ino) {
             Err(EngineError::Stale) => {
-                let ino = dentry.ino;
                 let what = format!("directory {dir} names inode {ino}, which does not exist");
                 Err(StoreError::Corrupt(what).into())
             }
@@ -214,7 +213,8 @@ impl Volume {
     ) -> Result<(), EngineError> {
         let view = self.journal.view();
         self.list(&view, dir, after, &mut |entry| {
-            let attr = self.attr_of(entry.ino, &self.load_inode(&view, entry.ino)?);
+            let record = self.load_named(&view, dir, entry.ino)?;
+            let attr = self.attr_of(entry.ino, &record);
             Ok(visit(entry, attr))
         })
     }

@@ -22,6 +22,9 @@ mod op;
 mod options;
 mod orphan;
 mod rename;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
+mod tests;
 mod types;
 mod volume;
 mod xattr;

@@ -5,6 +5,7 @@ use super::dir::{check_name, is_dots};
 use super::flags::{inherit_flags, other_project};
 use super::inode::{InodeExt, LINK_MAX, MODE_BITS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use super::op::Op;
+use super::xattr::check_security;
 use super::{Attr, Cred, EngineError, NewInode, Removed, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, VALUE_MAX};
@@ -52,6 +53,19 @@ fn checked_mode(mode: u32) -> Result<u32, EngineError> {
     }
 }
 
+/// What a setgid directory passes on: its group, to directories the bit itself, and the bit to
+/// nothing that runs as a group its maker is not in (Linux's `mode_strip_sgid`).
+fn inherit_setgid(gid: u32, record: &mut InodeRecord, supplementary: Option<u32>) {
+    let runs_as_group = libc::S_ISGID | libc::S_IXGRP;
+    let member = record.uid == 0 || record.gid == gid || supplementary == Some(gid);
+    record.gid = gid;
+    if record.is_dir() {
+        record.mode |= libc::S_ISGID;
+    } else if record.mode & runs_as_group == runs_as_group && !member {
+        record.mode &= !libc::S_ISGID;
+    }
+}
+
 /// Checks the name of something to be made or removed.
 fn check_new_name(name: &[u8]) -> Result<(), EngineError> {
     check_name(name)?;
@@ -71,8 +85,8 @@ impl Volume {
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, EngineError> {
         check_name(name)?;
         let view = self.journal.view();
-        let record = self.load_dir(&view, dir)?;
         if is_dots(name) {
+            let record = self.load_dir(&view, dir)?;
             let ino = if name.len() == 1 {
                 dir
             } else {
@@ -80,8 +94,12 @@ impl Volume {
             };
             return Ok(self.attr_of(ino, &self.load_inode(&view, ino)?));
         }
-        let (_, dentry) = self.find(&view, dir, name)?.taken()?;
-        let record = self.load_named(&view, dir, &dentry)?;
+        let Ok((_, dentry)) = self.find(&view, dir, name)?.taken() else {
+            // Only a name that is not there makes it matter what `dir` is.
+            self.load_dir(&view, dir)?;
+            return Err(EngineError::NotFound);
+        };
+        let record = self.load_named(&view, dir, dentry.ino)?;
         Ok(self.attr_of(dentry.ino, &record))
     }
 
@@ -160,12 +178,7 @@ impl Volume {
         new: &NewInode<'_>,
     ) -> Result<(), EngineError> {
         if parent.mode & libc::S_ISGID != 0 {
-            record.gid = parent.gid;
-            if record.is_dir() {
-                record.mode |= libc::S_ISGID;
-            }
-        } else if let Some(gid) = new.supplementary_gid {
-            record.gid = gid;
+            inherit_setgid(parent.gid, record, new.supplementary_gid);
         }
         inherit_flags(parent, record);
         let tx = &mut op.tx;
@@ -176,6 +189,7 @@ impl Volume {
             }
         }
         for (name, value) in new.xattrs {
+            check_security(name, value)?;
             self.write_xattr(tx, ino, record, name, value)?;
         }
         Ok(())
@@ -251,6 +265,7 @@ impl Volume {
         if parent.nlink == 0 {
             return Err(EngineError::NotFound);
         }
+        parent.check_not_immutable()?;
         let ino = op.new_ino()?;
         let mut record = blank(S_IFREG | (new.mode & MODE_BITS), cred, op.now);
         self.inherit(&mut op, (dir, &parent), ino, &mut record, new)?;
@@ -278,8 +293,9 @@ impl Volume {
         if other_project(&parent, &record) {
             return Err(EngineError::OtherProject);
         }
-        if record.nlink == 0 {
-            op.adopt(ino)?;
+        if record.nlink == 0 && !op.adopt(ino)? {
+            let what = format!("inode {ino} has neither links nor a place on the orphan list");
+            return Err(StoreError::Corrupt(what).into());
         }
         record.nlink = one_more(record.nlink)?;
         record.ctime = op.now;
@@ -301,7 +317,7 @@ impl Volume {
         let mut op = self.begin_removal()?;
         let mut parent = op.dir(dir)?;
         let (cookie, dentry) = self.find(&op.tx, dir, name)?.taken()?;
-        let record = self.load_named(&op.tx, dir, &dentry)?;
+        let record = self.load_named(&op.tx, dir, dentry.ino)?;
         if record.is_dir() {
             return Err(EngineError::IsDirectory);
         }
@@ -328,7 +344,7 @@ impl Volume {
         let mut op = self.begin_removal()?;
         let mut parent = op.dir(dir)?;
         let (cookie, dentry) = self.find(&op.tx, dir, name)?.taken()?;
-        let record = self.load_named(&op.tx, dir, &dentry)?;
+        let record = self.load_named(&op.tx, dir, dentry.ino)?;
         if !record.is_dir() {
             return Err(EngineError::NotDirectory);
         }

@@ -1,16 +1,31 @@
 //! Orphans: inodes without a name that may still be open. They stand on a list in the dataset's
-//! tree, so that a crash leaks nothing.
+//! tree, so that a crash leaks nothing, and in a set in memory, so that closing a file need not look.
+//!
+//! Invariant: an inode stands on the list exactly while it has no links. What is freed is freed in
+//! transactions of bounded size, each of which leaves a whole inode with less, or none.
 
 use std::ops::ControlFlow;
 
 use super::inode::InodeExt;
 use super::{EngineError, Volume};
 use crate::format::id::Ino;
-use crate::format::key::{self, Kind};
+use crate::format::key::{self, Key, Kind};
+use crate::format::record::InodeRecord;
+use crate::log::Tx;
 use crate::store::Read;
 
-/// Keys removed in one transaction.
-const STEP: usize = 256;
+/// Attributes removed in one transaction: of the largest ones, some 1,500 keys.
+const STEP_XATTRS: usize = 16;
+
+/// How far a reclaim got.
+enum Step {
+    /// There is more to remove.
+    More,
+    /// The inode is gone.
+    Freed,
+    /// It is not an orphan: it got a name, or somebody else was faster.
+    NotOrphan,
+}
 
 impl Volume {
     /// Whether the inode has no name left. Answered from memory.
@@ -40,57 +55,90 @@ impl Volume {
         if !self.is_orphan(ino) {
             return Ok(());
         }
-        match self.load_inode(&self.journal.view(), ino) {
-            Ok(record) if record.is_file() => self.free_content(ino)?,
-            Ok(_) => {}
+        let record = match self.load_inode(&self.journal.view(), ino) {
+            Ok(record) => record,
             // Somebody else was faster.
             Err(EngineError::Stale) => return Ok(()),
             Err(error) => return Err(error),
+        };
+        // Most files that go are small or empty: without content one transaction does it all.
+        if record.is_file() && (record.allocated > 0 || self.unwritten_bytes(ino) > 0) {
+            self.free_content(ino)?;
         }
-        while self.free_items(ino)? {}
+        loop {
+            match self.reclaim_step(ino)? {
+                Step::More => {}
+                Step::NotOrphan => return Ok(()),
+                Step::Freed => {
+                    self.inodes.forget(ino);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// One transaction: some attributes, or with the last of them all that is left.
+    fn reclaim_step(&self, ino: Ino) -> Result<Step, EngineError> {
         let mut op = self.begin_removal()?;
-        if op.inode(ino).is_err() || !op.adopt(ino)? {
-            return Ok(());
+        if op.tx.get(self.tree(), &key::orphan(ino))?.is_none() {
+            return Ok(Step::NotOrphan);
+        }
+        let mut record = op.inode(ino)?;
+        if !self.remove_xattrs(&mut op.tx, ino, &mut record)? {
+            op.put(ino, &record)?;
+            op.commit()?;
+            return Ok(Step::More);
+        }
+        if record.is_symlink() {
+            for key in self.keys(&op.tx, ino, Kind::Symlink, usize::MAX)? {
+                op.tx.delete(self.tree(), key)?;
+            }
         }
         op.tx.delete(self.tree(), key::inode(ino))?;
+        op.adopt(ino)?;
         let counters = op.counters()?;
         counters.inodes = counters.inodes.saturating_sub(1);
         op.commit()?;
-        self.inodes.forget(ino);
-        Ok(())
+        Ok(Step::Freed)
     }
 
-    /// Removes some of an orphan's xattrs and of its target; whether there may be more.
-    fn free_items(&self, ino: Ino) -> Result<bool, EngineError> {
-        let mut op = self.begin_removal()?;
-        let Ok(mut record) = op.inode(ino) else {
-            return Ok(false);
-        };
+    /// Removes up to [`STEP_XATTRS`] attributes, each of them whole; whether none are left.
+    fn remove_xattrs(
+        &self,
+        tx: &mut Tx<'_>,
+        ino: Ino,
+        record: &mut InodeRecord,
+    ) -> Result<bool, EngineError> {
+        if record.xattrs == 0 {
+            return Ok(true);
+        }
+        let prefix = key::kind_range(ino, Kind::Xattr).0.len();
+        let keys = self.keys(tx, ino, Kind::Xattr, STEP_XATTRS)?;
+        for key in &keys {
+            self.delete_xattr(tx, ino, record, key.get(prefix..).unwrap_or_default())?;
+        }
+        Ok(keys.len() < STEP_XATTRS)
+    }
+
+    /// The first keys of one kind of an inode.
+    fn keys(
+        &self,
+        read: &impl Read,
+        ino: Ino,
+        kind: Kind,
+        most: usize,
+    ) -> Result<Vec<Key>, EngineError> {
+        let (start, end) = key::kind_range(ino, kind);
         let mut keys = Vec::new();
-        for kind in [Kind::Symlink, Kind::Xattr, Kind::XattrMore] {
-            let (start, end) = key::kind_range(ino, kind);
-            op.tx.scan(self.tree(), &start, &end, &mut |key, _| {
-                keys.push((kind, key.to_vec()));
-                if keys.len() < STEP {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
-        }
-        if keys.is_empty() {
-            return Ok(false);
-        }
-        let more = keys.len() >= STEP;
-        for (kind, key) in keys {
-            op.tx.delete(self.tree(), key)?;
-            if kind == Kind::Xattr {
-                record.xattrs = record.xattrs.saturating_sub(1);
+        read.scan(self.tree(), &start, &end, &mut |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
-        }
-        op.put(ino, &record)?;
-        op.commit()?;
-        Ok(more)
+        })?;
+        Ok(keys)
     }
 
     /// Frees all orphans and returns how many: only right while nothing is open, so at opening.

@@ -87,11 +87,18 @@ impl Volume {
             let op = self.begin()?;
             let dirs = self.dirs(&op, from_dir, to_dir)?;
             let source = self.named(&op, from_dir, self.find(&op.tx, from_dir, from)?)?;
-            if source.record.is_file() && !before.contains(&source.dentry.ino) {
+            let target = self.find(&op.tx, to_dir, to)?;
+            let renamed = [Some(source.dentry), target.taken().ok().map(|(_, d)| d)];
+            let count = if mode == RenameMode::Exchange { 2 } else { 1 };
+            if renamed
+                .into_iter()
+                .take(count)
+                .flatten()
+                .any(|d| d.file_type == libc::DT_REG && !before.contains(&d.ino))
+            {
                 // Another file got the name meanwhile.
                 continue;
             }
-            let target = self.find(&op.tx, to_dir, to)?;
             return match mode {
                 RenameMode::Exchange => self.exchange(op, dirs, source, target),
                 _ => self.replace(op, dirs, source, target, to, mode),
@@ -142,7 +149,7 @@ impl Volume {
 
     fn named(&self, op: &Op<'_>, dir: Ino, slot: Slot) -> Result<Named, EngineError> {
         let (cookie, dentry) = slot.taken()?;
-        let record = self.load_named(&op.tx, dir, &dentry)?;
+        let record = self.load_named(&op.tx, dir, dentry.ino)?;
         Ok(Named {
             cookie,
             dentry,

@@ -17,6 +17,9 @@ use crate::format::xattr::{
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
 
+/// Attributes of one inode, at most. It bounds what a listing takes, which Linux cuts at 64 KiB.
+const XATTRS_MAX: u32 = 4096;
+
 /// Refuses names outside the namespaces that are kept.
 fn check_name(name: &[u8]) -> Result<(), EngineError> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
@@ -39,6 +42,23 @@ fn check_name(name: &[u8]) -> Result<(), EngineError> {
         Some(_) => Ok(()),
         None => Err(EngineError::NotSupported("attributes of this namespace")),
     }
+}
+
+/// Checks an attribute that a new inode comes with: a label of a security module.
+pub(super) fn check_security(name: &[u8], value: &[u8]) -> Result<(), EngineError> {
+    check_name(name)?;
+    if !name.starts_with(b"security.") {
+        return Err(EngineError::Invalid("not a security label"));
+    }
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(EngineError::TooBig);
+    }
+    Ok(())
+}
+
+/// `user.` attributes are for regular files and directories (Linux's `xattr_permission`).
+fn is_out_of_place(record: &InodeRecord, name: &[u8]) -> bool {
+    name.starts_with(b"user.") && !record.is_file() && !record.is_dir()
 }
 
 impl Volume {
@@ -84,6 +104,9 @@ impl Volume {
         value: &[u8],
     ) -> Result<(), EngineError> {
         self.delete_xattr(tx, ino, record, name)?;
+        if record.xattrs >= XATTRS_MAX {
+            return Err(StoreError::NoSpace("too many attributes on one inode").into());
+        }
         tx.put(self.tree(), key::xattr(ino, name), encode_head(value))?;
         for (index, fragment) in more_fragments(value) {
             tx.put(
@@ -153,6 +176,11 @@ impl Volume {
         let mut op = self.begin()?;
         let mut record = op.inode(ino)?;
         record.check_changeable()?;
+        if is_out_of_place(&record, name) {
+            return Err(EngineError::NotPermitted(
+                "user attributes are for regular files and directories",
+            ));
+        }
         let there = record.xattrs > 0 && op.tx.get(self.tree(), &key::xattr(ino, name))?.is_some();
         match how {
             SetXattr::Create if there => return Err(EngineError::Exists),

@@ -94,6 +94,10 @@ impl Volume {
             let mut data = state.data.write();
             let mut tx = self.journal.begin_reclaim()?;
             let mut record = self.load_inode(&tx, ino)?;
+            if record.nlink > 0 {
+                // It got a name meanwhile.
+                return Ok(());
+            }
             let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
             if data.has_logged() {
                 tx.data_clear(self.dataset, ino, 0, u64::MAX);
