@@ -5,6 +5,8 @@
 #                                                                  daemon, or of the guest, or reset
 #   scripts/vm_poweroff_test.sh --host [--rounds N] [--images N]   5 rounds: the daemon's host loses
 #                                                                  power; 200 crash images are judged
+#   ... --host --nested                                            in the last round the client is a
+#                                                                  guest within the outer guest
 #
 # DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs. --host needs root, for
 # loop mounts. Exit code 0 when nothing was lost and nothing else is wrong.

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::execute;
 use crate::guest::image::run as command;
-use crate::guest::{Disk, Error, Guest, GuestOptions, Image, Result};
+use crate::guest::{Agent, Disk, Error, Guest, GuestOptions, Image, Result};
 use crate::poweroff::{Round, Summary};
 use crate::store::{check, program};
 use crate::workload::syncs;
@@ -23,6 +23,8 @@ use crate::workload::syncs;
 const LOG_MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLAG_FLUSH: u64 = 1;
 const FLAG_DISCARD: u64 = 4;
+/// How long a guest within a guest may take to boot, or to answer.
+const NESTED_PATIENCE: Duration = Duration::from_secs(900);
 /// Bytes of the outer guest's disk.
 const DISK_BYTES: u64 = 1 << 30;
 
@@ -91,11 +93,35 @@ struct Sample {
     returned: u32,
 }
 
+/// How to run.
+pub struct Plan {
+    /// For disks, logs and mounts.
+    pub dir: PathBuf,
+    /// What the outer guest boots.
+    pub image: Image,
+    /// What it boots in the round whose client is a guest of its own; without, there is none.
+    pub nested: Option<Image>,
+    /// Rounds; the last one is the nested one.
+    pub rounds: u32,
+    /// Crash images in all.
+    pub images: u32,
+    /// Decides everything.
+    pub seed: u64,
+}
+
 /// Runs the rounds; prints each.
 ///
 /// # Errors
 /// When the machinery fails; a violation is counted instead.
-pub fn run(dir: &Path, image: &Image, rounds: u32, images: u32, seed: u64) -> Result<Summary> {
+pub fn run(plan: &Plan) -> Result<Summary> {
+    let Plan {
+        dir,
+        rounds,
+        images,
+        seed,
+        ..
+    } = plan;
+    let (dir, rounds, images, seed) = (dir.as_path(), *rounds, *images, *seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut summary = Summary::default();
     for number in 1..=rounds {
@@ -105,9 +131,21 @@ pub fn run(dir: &Path, image: &Image, rounds: u32, images: u32, seed: u64) -> Re
         };
         make_disk(&disk)?;
         fs::copy(&disk.image, dir.join("base")).map_err(|error| Error::new("base", error))?;
-        let mut round = Round::without_sync(rng.random());
+        let workload = rng.random();
         let time = Duration::from_millis(rng.random_range(4_000..12_000));
-        let samples = work(dir, image, &disk, &mut round, time)?;
+        let (round, samples) = match &plan.nested {
+            Some(image) if number == rounds => {
+                let mut round = Round::new(workload);
+                // A guest in a guest is that much slower.
+                let samples = work_nested(dir, image, &disk, &mut round, time * 8)?;
+                (round, samples)
+            }
+            _ => {
+                let mut round = Round::without_sync(workload);
+                let samples = work(dir, &plan.image, &disk, &mut round, time)?;
+                (round, samples)
+            }
+        };
         summary.rounds += 1;
         summary.operations += u64::from(round.returned);
         summary.syncs += syncs(&round.ops, round.returned);
@@ -171,10 +209,67 @@ fn work(
          busybox cat /tmp/log; exit 1",
     )?;
     guest.send(&format!("{} no-sync", round.command("/mnt/work")))?;
+    let samples = sample(&mut guest, disk, round, time)?;
+    guest.cut();
+    Ok(samples)
+}
+
+/// As [`work`], but the client is a guest within the outer guest, on razorfsd and virtiofs.
+fn work_nested(
+    dir: &Path,
+    image: &Image,
+    disk: &Disk,
+    round: &mut Round,
+    time: Duration,
+) -> Result<Vec<Sample>> {
+    let options = GuestOptions {
+        disk: Some(disk.clone()),
+        memory_mib: 2048,
+        inner: true,
+        ..GuestOptions::default()
+    };
+    let mut guest = Guest::start(dir, image, &options)?;
+    guest.order("mount ext4 /dev/vda /disk")?;
+    guest.shell("/bin/razorfs mkfs /disk/store")?;
+    guest.shell(
+        "/bin/razorfsd --store /disk/store --socket-path /tmp/fs >/tmp/log 2>&1 & \
+         for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+         test -S /tmp/fs && exit 0; busybox sleep 0.5; done; busybox cat /tmp/log; exit 1",
+    )?;
+    let mut inner = guest.inner()?;
+    guest.shell(
+        "/bin/qemu-system-x86_64 -L /qemu -accel tcg -machine q35,memory-backend=mem -cpu max \
+         -smp 1 -m 256 -object memory-backend-memfd,id=mem,size=256M,share=on \
+         -nodefaults -no-user-config -display none -serial file:/tmp/console -serial /dev/ttyS2 \
+         -chardev socket,id=fs,path=/tmp/fs \
+         -device vhost-user-fs-pci,chardev=fs,tag=razorfs,queue-size=1024 \
+         -kernel /inner/kernel -initrd /inner/initrd \
+         -append 'console=ttyS0 quiet panic=-1 tsc=unstable mitigations=off nokaslr' \
+         >/tmp/qemu 2>&1 & busybox sleep 5; busybox cat /tmp/qemu",
+    )?;
+    inner.set_patience(NESTED_PATIENCE);
+    if let Err(error) = inner.wait_ready() {
+        let told = guest.shell("busybox cat /tmp/qemu /tmp/log; busybox tail -n 20 /tmp/console");
+        return Err(Error::new(error, told.unwrap_or_default()));
+    }
+    inner.order("mount virtiofs razorfs /mnt")?;
+    inner.send(&round.command("/mnt/work"))?;
+    let samples = sample(&mut inner, disk, round, time)?;
+    guest.cut();
+    Ok(samples)
+}
+
+/// Follows the workload for a while.
+fn sample(
+    agent: &mut Agent,
+    disk: &Disk,
+    round: &mut Round,
+    time: Duration,
+) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     let mut started: Option<Instant> = None;
     while started.is_none_or(|started| started.elapsed() < time) {
-        let line = guest.line()?;
+        let line = agent.line()?;
         started.get_or_insert_with(Instant::now);
         if !round.note(&line)? {
             break;
@@ -187,7 +282,6 @@ fn work(
             returned: round.returned,
         });
     }
-    guest.cut();
     // Something may have been begun that was not read any more.
     round.begun = round.begun.max(round.returned).saturating_add(64);
     Ok(samples)

@@ -46,6 +46,9 @@ enum Command {
         /// Crash images to judge, in all, with --host.
         #[arg(long, default_value_t = 200)]
         images: u32,
+        /// With --host, let the last round's client be a guest within the outer guest.
+        #[arg(long)]
+        nested: bool,
     },
 }
 
@@ -70,6 +73,13 @@ fn prepare(args: &Args, inner: &[PathBuf]) -> Result<Image> {
     let _ = std::fs::remove_dir_all(&args.dir);
     std::fs::create_dir_all(&args.dir).map_err(|error| Error::new(args.dir.display(), error))?;
     Image::make(&args.dir, &args.cache, &args.agent, inner)
+}
+
+/// An image whose guest boots a guest.
+fn nested_image(args: &Args, programs: &[PathBuf]) -> Result<Image> {
+    let (inner, outer) = (args.dir.join("inner"), args.dir.join("outer"));
+    let inner = Image::make(&inner, &args.cache, &args.agent, &[])?;
+    Image::make_nested(&outer, &args.cache, &args.agent, programs, &inner)
 }
 
 fn quickstart(args: &Args) -> Result<bool> {
@@ -143,13 +153,22 @@ fn real_main(args: &Args) -> Result<bool> {
             seed,
             host,
             images,
+            nested,
         } => {
             let seed = seed.unwrap_or_else(rand::random);
             println!("seed {seed}");
             let summary = if *host {
                 let inner = ["razorfs", "razorfsd"].map(|name| programs().join(name));
                 let image = prepare(args, &inner)?;
-                vm_tests::host::run(&args.dir, &image, *rounds, *images, seed)?
+                let nested = nested.then(|| nested_image(args, &inner)).transpose()?;
+                vm_tests::host::run(&vm_tests::host::Plan {
+                    dir: args.dir.clone(),
+                    image,
+                    nested,
+                    rounds: *rounds,
+                    images: *images,
+                    seed,
+                })?
             } else {
                 let image = prepare(args, &[])?;
                 let accelerator = accelerator(&args.dir, &image);

@@ -52,8 +52,53 @@ impl Image {
     /// # Errors
     /// When a package cannot be had or a tool is missing: run scripts/install_deps.sh.
     pub fn make(dir: &Path, cache: &Path, agent: &Path, programs: &[PathBuf]) -> Result<Image> {
+        Self::make_with(dir, cache, agent, programs, &[])
+    }
+
+    /// An image whose guest can boot `inner` in a guest of its own: with QEMU in /bin, its firmware
+    /// in /qemu, and /inner/kernel and /inner/initrd.
+    ///
+    /// # Errors
+    /// As [`Image::make`].
+    pub fn make_nested(
+        dir: &Path,
+        cache: &Path,
+        agent: &Path,
+        programs: &[PathBuf],
+        inner: &Image,
+    ) -> Result<Image> {
+        let mut programs = programs.to_vec();
+        programs.push("/usr/bin/qemu-system-x86_64".into());
+        let mut files = vec![
+            (inner.kernel.clone(), "inner/kernel".into()),
+            (inner.initrd.clone(), "inner/initrd".into()),
+        ];
+        for firmware in ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"] {
+            let found = ["/usr/share/qemu", "/usr/share/seabios"]
+                .map(|dir| Path::new(dir).join(firmware))
+                .into_iter()
+                .find(|path| path.exists());
+            files.extend(found.map(|path| (path, format!("qemu/{firmware}"))));
+        }
+        // QEMU loads its emulator from here, where Debian has it apart.
+        let emulator = "usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so";
+        let path = Path::new("/").join(emulator);
+        if path.exists() {
+            files.push((path, emulator.into()));
+        }
+        Self::make_with(dir, cache, agent, &programs, &files)
+    }
+
+    fn make_with(
+        dir: &Path,
+        cache: &Path,
+        agent: &Path,
+        programs: &[PathBuf],
+        files: &[(PathBuf, String)],
+    ) -> Result<Image> {
         let kernel = unpacked_kernel(cache)?;
         let root = dir.join("root");
+        fs::create_dir_all(dir).map_err(io(dir.display()))?;
         let _ = fs::remove_dir_all(&root);
         for sub in ["bin", "modules", "proc", "sys", "dev", "tmp", "mnt"] {
             fs::create_dir_all(root.join(sub)).map_err(io(sub))?;
@@ -74,6 +119,13 @@ impl Image {
         fs::write(root.join("modules/order"), order).map_err(io("modules/order"))?;
         for program in programs {
             add_program(&root, program)?;
+        }
+        for (file, target) in files {
+            let target = root.join(target);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(io(parent.display()))?;
+            }
+            copy(file, &target)?;
         }
         let initrd = dir.join("initrd.cpio");
         let pack = "find . | cpio --quiet -o -H newc -R 0:0";

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,142 +33,25 @@ pub struct GuestOptions {
     pub memory_mib: u32,
     /// `kvm` or `tcg`; TCG when empty.
     pub accelerator: String,
+    /// A third serial port, for the agent of a guest within the guest: see [`Guest::inner`].
+    pub inner: bool,
+}
+
+/// A guest's agent, at the other end of a serial port.
+pub struct Agent {
+    port: BufReader<UnixStream>,
 }
 
 /// A guest. Dropping it cuts its power.
 pub struct Guest {
     qemu: Child,
-    port: BufReader<UnixStream>,
+    agent: Agent,
+    inner: PathBuf,
     qmp: PathBuf,
     console: PathBuf,
 }
 
-impl Guest {
-    /// Starts a guest, with its sockets and console log in `dir`, and waits until its agent answers.
-    ///
-    /// # Errors
-    /// When QEMU cannot be started or the guest does not come up; with the end of its console.
-    pub fn start(dir: &Path, image: &Image, options: &GuestOptions) -> Result<Guest> {
-        Self::start_within(dir, image, options, PATIENCE)
-    }
-
-    /// As [`Guest::start`], with a limit on how long the agent may take to answer.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn start_within(
-        dir: &Path,
-        image: &Image,
-        options: &GuestOptions,
-        patience: Duration,
-    ) -> Result<Guest> {
-        let path = |name: &str| dir.join(name);
-        for socket in ["agent", "qmp"] {
-            let _ = std::fs::remove_file(path(socket));
-        }
-        let memory = if options.memory_mib == 0 {
-            512
-        } else {
-            options.memory_mib
-        };
-        let accelerator = match options.accelerator.as_str() {
-            "" | "tcg" => "tcg,thread=multi",
-            other => other,
-        };
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args([
-                "-accel",
-                accelerator,
-                "-machine",
-                "q35,memory-backend=mem",
-                "-cpu",
-                "max",
-            ])
-            .args(["-smp", "1", "-m", &memory.to_string()])
-            .args([
-                "-object",
-                &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
-            ])
-            .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-serial", &format!("file:{}", path("console").display())])
-            .args([
-                "-chardev",
-                &format!(
-                    "socket,id=agent,path={},server=on,wait=off",
-                    path("agent").display()
-                ),
-            ])
-            .args(["-serial", "chardev:agent"])
-            .args([
-                "-qmp",
-                &format!("unix:{},server=on,wait=off", path("qmp").display()),
-            ])
-            .arg("-kernel")
-            .arg(&image.kernel)
-            .arg("-initrd")
-            .arg(&image.initrd)
-            .args([
-                "-append",
-                "console=ttyS0 quiet panic=-1 tsc=unstable mitigations=off nokaslr",
-            ]);
-        if let Some((socket, tag)) = &options.virtiofs {
-            command
-                .args([
-                    "-chardev",
-                    &format!("socket,id=fs,path={}", socket.display()),
-                ])
-                .args([
-                    "-device",
-                    &format!("vhost-user-fs-pci,chardev=fs,tag={tag},queue-size=1024"),
-                ]);
-        }
-        if let Some(disk) = &options.disk {
-            command
-                .args([
-                    "-blockdev",
-                    &format!(
-                        "driver=file,filename={},node-name=image",
-                        disk.image.display()
-                    ),
-                ])
-                .args([
-                    "-blockdev",
-                    &format!("driver=file,filename={},node-name=log", disk.log.display()),
-                ])
-                .args([
-                    "-blockdev",
-                    "driver=blklogwrites,file=image,log=log,node-name=logged",
-                ])
-                .args(["-device", "virtio-blk-pci,drive=logged"]);
-        }
-        let errors = File::create(path("qemu")).map_err(|error| Error::new("qemu log", error))?;
-        let qemu = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .map_err(|error| {
-                Error::new("qemu-system-x86_64 (run scripts/install_deps.sh)", error)
-            })?;
-        // From here on the guest's end is its drop.
-        let mut pending = Pending(Some(qemu));
-        let port = connect(&path("agent"), pending.0.as_mut(), &path("qemu"))?;
-        let Some(qemu) = pending.0.take() else {
-            return Err(Error("qemu is gone".into()));
-        };
-        let mut guest = Guest {
-            qemu,
-            port: BufReader::new(port),
-            qmp: path("qmp"),
-            console: path("console"),
-        };
-        guest.set_patience(patience);
-        guest.wait_ready()?;
-        guest.set_patience(PATIENCE);
-        Ok(guest)
-    }
-
+impl Agent {
     /// Waits for the agent, after a start or a reset. What the one before a reset still said.
     ///
     /// # Errors
@@ -178,16 +62,7 @@ impl Guest {
             match self.line() {
                 Ok(line) if line.ends_with("ready") => return Ok(before),
                 Ok(line) => before.push(line),
-                Err(error) => {
-                    let console = std::fs::read(&self.console).unwrap_or_default();
-                    let text = String::from_utf8_lossy(&console).into_owned();
-                    let tail: Vec<&str> = text.lines().rev().take(20).collect();
-                    let tail: Vec<&str> = tail.into_iter().rev().collect();
-                    return Err(Error(format!(
-                        "the guest did not come up: {error}\n{}",
-                        tail.join("\n")
-                    )));
-                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -268,6 +143,186 @@ impl Guest {
     /// Sets how long [`Guest::line`] waits.
     pub fn set_patience(&mut self, patience: Duration) {
         let _ = self.port.get_ref().set_read_timeout(Some(patience));
+    }
+}
+
+impl Deref for Guest {
+    type Target = Agent;
+
+    fn deref(&self) -> &Agent {
+        &self.agent
+    }
+}
+
+impl DerefMut for Guest {
+    fn deref_mut(&mut self) -> &mut Agent {
+        &mut self.agent
+    }
+}
+
+impl Guest {
+    /// Starts a guest, with its sockets and console log in `dir`, and waits until its agent answers.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or the guest does not come up; with the end of its console.
+    pub fn start(dir: &Path, image: &Image, options: &GuestOptions) -> Result<Guest> {
+        Self::start_within(dir, image, options, PATIENCE)
+    }
+
+    /// As [`Guest::start`], with a limit on how long the agent may take to answer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_within(
+        dir: &Path,
+        image: &Image,
+        options: &GuestOptions,
+        patience: Duration,
+    ) -> Result<Guest> {
+        let path = |name: &str| dir.join(name);
+        for socket in ["agent", "qmp", "inner-agent"] {
+            let _ = std::fs::remove_file(path(socket));
+        }
+        let memory = if options.memory_mib == 0 {
+            512
+        } else {
+            options.memory_mib
+        };
+        let accelerator = match options.accelerator.as_str() {
+            "" | "tcg" => "tcg,thread=multi",
+            other => other,
+        };
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args([
+                "-accel",
+                accelerator,
+                "-machine",
+                "q35,memory-backend=mem",
+                "-cpu",
+                "max",
+            ])
+            .args(["-smp", "1", "-m", &memory.to_string()])
+            .args([
+                "-object",
+                &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+            ])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-serial", &format!("file:{}", path("console").display())])
+            .args([
+                "-chardev",
+                &format!(
+                    "socket,id=agent,path={},server=on,wait=off",
+                    path("agent").display()
+                ),
+            ])
+            .args(["-serial", "chardev:agent"])
+            .args([
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", path("qmp").display()),
+            ])
+            .arg("-kernel")
+            .arg(&image.kernel)
+            .arg("-initrd")
+            .arg(&image.initrd)
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 tsc=unstable mitigations=off nokaslr",
+            ]);
+        if options.inner {
+            let inner = format!(
+                "socket,id=inner,path={},server=on,wait=off",
+                path("inner-agent").display()
+            );
+            command.args(["-chardev", &inner, "-serial", "chardev:inner"]);
+        }
+        if let Some((socket, tag)) = &options.virtiofs {
+            command
+                .args([
+                    "-chardev",
+                    &format!("socket,id=fs,path={}", socket.display()),
+                ])
+                .args([
+                    "-device",
+                    &format!("vhost-user-fs-pci,chardev=fs,tag={tag},queue-size=1024"),
+                ]);
+        }
+        if let Some(disk) = &options.disk {
+            command
+                .args([
+                    "-blockdev",
+                    &format!(
+                        "driver=file,filename={},node-name=image",
+                        disk.image.display()
+                    ),
+                ])
+                .args([
+                    "-blockdev",
+                    &format!("driver=file,filename={},node-name=log", disk.log.display()),
+                ])
+                .args([
+                    "-blockdev",
+                    "driver=blklogwrites,file=image,log=log,node-name=logged",
+                ])
+                .args(["-device", "virtio-blk-pci,drive=logged"]);
+        }
+        let errors = File::create(path("qemu")).map_err(|error| Error::new("qemu log", error))?;
+        let qemu = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .map_err(|error| {
+                Error::new("qemu-system-x86_64 (run scripts/install_deps.sh)", error)
+            })?;
+        // From here on the guest's end is its drop.
+        let mut pending = Pending(Some(qemu));
+        let port = connect(&path("agent"), pending.0.as_mut(), &path("qemu"))?;
+        let Some(qemu) = pending.0.take() else {
+            return Err(Error("qemu is gone".into()));
+        };
+        let agent = Agent {
+            port: BufReader::new(port),
+        };
+        let mut guest = Guest {
+            qemu,
+            agent,
+            inner: path("inner-agent"),
+            qmp: path("qmp"),
+            console: path("console"),
+        };
+        guest.set_patience(patience);
+        if let Err(error) = guest.wait_ready() {
+            return Err(Error(format!(
+                "the guest did not come up: {error}\n{}",
+                guest.console()
+            )));
+        }
+        guest.set_patience(PATIENCE);
+        Ok(guest)
+    }
+
+    /// The end of what the guest's kernel printed.
+    fn console(&self) -> String {
+        let console = std::fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&console).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines
+            .get(lines.len().saturating_sub(20)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+
+    /// The agent of the guest within this guest, whose QEMU has /dev/ttyS2 as its second serial
+    /// port.
+    ///
+    /// # Errors
+    /// When this guest was started without [`GuestOptions::inner`].
+    pub fn inner(&self) -> Result<Agent> {
+        let port = connect(&self.inner, None, &self.console)?;
+        Ok(Agent {
+            port: BufReader::new(port),
+        })
     }
 
     /// Cuts the power: the guest ends between two instructions.
