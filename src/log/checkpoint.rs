@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::journal::Journal;
+use super::journal::{Journal, Retired};
 use crate::format::id::{Generation, Lsn};
 use crate::format::record::PagePtr;
 use crate::format::superblock::Superblock;
@@ -20,6 +20,8 @@ struct Frozen {
     superblock: Superblock,
     nodes: Vec<Arc<Node>>,
     freed: Vec<PagePtr>,
+    /// The epoch that ends with the checkpoint.
+    epoch: Arc<()>,
 }
 
 impl Journal {
@@ -31,6 +33,8 @@ impl Journal {
     pub fn checkpoint(&self, clean: bool) -> Result<(), StoreError> {
         self.writable()?;
         let mut newest = self.checkpoint.lock();
+        // One that failed while this waited: pages that it gave places to may not be on disk.
+        self.writable()?;
         let Some(frozen) = self.latching(self.freeze(&newest, clean))? else {
             return Ok(());
         };
@@ -39,14 +43,30 @@ impl Journal {
         self.durable_generation
             .store(frozen.superblock.generation.0, Ordering::Release);
         self.latching(self.wal()?.release(lsn).map_err(StoreError::from))?;
-        self.storage.pages.release(&frozen.freed);
+        self.storage.pages.retire(&frozen.freed);
+        self.retired.lock().push_back(Retired {
+            epoch: frozen.epoch,
+            pages: frozen.freed,
+        });
         self.storage.strings.settle(frozen.superblock.strings_end);
         let mut writer = self.writer.lock();
         writer.roots.settle();
         self.published.store(Arc::new(writer.roots.clone()));
         drop(writer);
+        self.release_retired();
         *newest = frozen.superblock;
         Ok(())
+    }
+
+    /// Gives pages to be written again that no view can read any more. A view may read pages freed in
+    /// its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
+    fn release_retired(&self) {
+        let mut retired = self.retired.lock();
+        while let Some(oldest) =
+            retired.pop_front_if(|oldest| Arc::strong_count(&oldest.epoch) == 1)
+        {
+            self.storage.pages.release(&oldest.pages);
+        }
     }
 
     /// Fixes what the checkpoint holds; `None` when there is nothing new.
@@ -71,6 +91,7 @@ impl Journal {
         // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
         freed.append(&mut effects.freed);
         writer.generation = Generation(generation.0 + 1);
+        let epoch = std::mem::take(&mut writer.roots.epoch);
         self.dirty_pages.store(0, Ordering::Relaxed);
         self.published.store(Arc::new(writer.roots.clone()));
         let (nodes_end, in_use) = self.storage.pages.extent();
@@ -89,6 +110,7 @@ impl Journal {
             superblock,
             nodes,
             freed,
+            epoch,
         }))
     }
 

@@ -4,6 +4,7 @@
 //! publishes the copy. Readers take the published roots and are never in anyone's way. A failed
 //! write or flush latches the journal: nothing is changed or made durable from then on.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,12 +42,21 @@ pub struct Journal {
     pub(super) writer: Mutex<Writer>,
     /// The newest checkpoint on disk; held while the next one is made.
     pub(super) checkpoint: Mutex<Superblock>,
+    /// Pages that durable checkpoints freed and older views may still read, oldest first.
+    pub(super) retired: Mutex<VecDeque<Retired>>,
     /// The checkpoint the store was opened with.
     pub(super) opened: Superblock,
     pub(super) durable_generation: AtomicU64,
     pub(super) dirty_pages: AtomicU64,
     chunks: Arc<dyn Disk>,
     latch: RwLock<Option<StoreError>>,
+}
+
+/// Pages that a checkpoint freed.
+pub(super) struct Retired {
+    /// [`Roots::epoch`] of the roots before the checkpoint: its last holder is the last reader.
+    pub(super) epoch: Arc<()>,
+    pub(super) pages: Vec<PagePtr>,
 }
 
 /// What only the one who writes may touch.
@@ -127,6 +137,7 @@ impl Journal {
                 effects,
                 generation: Generation(generation.0 + 1),
             }),
+            retired: Mutex::default(),
             opened: superblock.clone(),
             checkpoint: Mutex::new(superblock),
             durable_generation: AtomicU64::new(generation.0),

@@ -357,3 +357,36 @@ fn opening_brings_both_superblock_copies_up_to_date() {
         assert_eq!(contents(&opened.journal.view()).len(), 1);
     }
 }
+
+#[test]
+fn a_view_reads_what_it_saw_however_many_checkpoints_pass() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let journal = open(&sim).unwrap().journal;
+    journal.find_free_pages().unwrap();
+    let fill = |value: u8| {
+        let mut tx = journal.begin().unwrap();
+        for key in 0..400u64 {
+            let key = key.to_be_bytes().to_vec();
+            tx.put(TREE, key, vec![value; 500]).unwrap();
+        }
+        tx.commit().unwrap();
+        journal.checkpoint(false).unwrap();
+    };
+    fill(0);
+    let view = journal.view();
+    let seen = journal.superblock().nodes_used;
+    for value in 1..6 {
+        fill(value);
+    }
+    assert!(contents(&view).values().all(|value| *value == [0; 500]));
+    drop(view);
+    // What waited for the view is used again.
+    fill(6);
+    let end = journal.superblock().nodes_end;
+    for value in 7..20 {
+        fill(value);
+    }
+    assert_eq!(journal.superblock().nodes_end, end);
+    assert_eq!(journal.superblock().nodes_used, seen);
+}

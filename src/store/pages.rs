@@ -195,12 +195,20 @@ impl PageStore {
         }
     }
 
-    /// Takes back pages that no durable checkpoint needs any more.
-    pub fn release(&self, freed: &[PagePtr]) {
+    /// Counts pages less that no durable checkpoint needs any more. Older views may read them until
+    /// [`PageStore::release`].
+    pub fn retire(&self, freed: &[PagePtr]) {
         let mut space = self.space.lock();
         space.used = space.used.saturating_sub(freed.len() as u64);
         for place in freed {
             self.cache.remove(place);
+        }
+    }
+
+    /// Gives retired pages that nobody reads any more to be written again.
+    pub fn release(&self, retired: &[PagePtr]) {
+        let mut space = self.space.lock();
+        for place in retired {
             if space.known {
                 space.add(place.page.0, 1);
             } else {

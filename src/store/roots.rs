@@ -2,6 +2,7 @@
 
 use std::hash::Hasher;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
@@ -32,6 +33,9 @@ pub struct Roots {
     datasets: Vec<(DatasetId, Link)>,
     /// Where the next name goes.
     pub strings_end: u64,
+    /// Shared by all roots since the last checkpoint began: while anyone holds it, pages that were
+    /// freed since may still be read.
+    pub epoch: Arc<()>,
 }
 
 impl Roots {
@@ -42,6 +46,7 @@ impl Roots {
             system: system.map(Link::Disk),
             datasets: Vec::new(),
             strings_end,
+            epoch: Arc::default(),
         }
     }
 

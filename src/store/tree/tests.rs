@@ -119,7 +119,9 @@ impl Bench {
         let root = freeze(&self.root, &mut place, &mut written).unwrap();
         pages.write(&written).unwrap();
         settle(&mut self.root);
-        pages.release(&std::mem::take(&mut self.effects.freed));
+        let freed = std::mem::take(&mut self.effects.freed);
+        pages.retire(&freed);
+        pages.release(&freed);
         self.generation += 1;
         root
     }
