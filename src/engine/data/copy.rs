@@ -10,6 +10,7 @@ use super::{EXTENTS_MAX, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
+use crate::log::Tx;
 
 /// Where bytes are copied from and to.
 #[derive(Clone, Copy)]
@@ -23,7 +24,7 @@ struct Range {
 
 impl Volume {
     /// Copies at most `len` bytes between files (or within one) by sharing chunks. Returns how many:
-    /// fewer at the source's end, or when there are more extents than one transaction takes.
+    /// fewer at the source's end, or when there are more extents in either than one transaction takes.
     ///
     /// # Errors
     /// `Invalid` when source and target overlap, `FileTooLarge`, `NotPermitted`.
@@ -101,6 +102,16 @@ impl Volume {
         }
     }
 
+    /// How much of `len` bytes can be replaced in the target by one transaction.
+    fn as_far_as_cut(&self, tx: &Tx<'_>, range: Range, len: u64) -> Result<u64, EngineError> {
+        let (start, end) = (range.target_offset, range.target_offset.saturating_add(len));
+        let found = overlapping(tx, self.tree(), range.target, start, end, EXTENTS_MAX)?;
+        Ok(match found.last() {
+            Some(last) if found.len() >= EXTENTS_MAX => len.min(last.end() - start),
+            _ => len,
+        })
+    }
+
     /// The transaction: the target's range gets the source's extents.
     fn share(
         &self,
@@ -133,6 +144,7 @@ impl Volume {
             Some(last) if found.len() >= EXTENTS_MAX => len.min(last.end() - range.source_offset),
             _ => len,
         };
+        let len = self.as_far_as_cut(&tx, range, len)?;
         let end = range.source_offset + len;
         let target_end = range
             .target_offset
@@ -144,7 +156,7 @@ impl Volume {
         let mut references: HashMap<_, u64> = HashMap::new();
         let parts: Vec<_> = found
             .iter()
-            .filter(|extent| !extent.record.is_reserved())
+            .filter(|extent| extent.start < end && !extent.record.is_reserved())
             .map(|extent| extent.clipped(range.source_offset, end))
             .collect();
         for part in &parts {

@@ -695,3 +695,47 @@ fn threads_agree_about_shared_files() {
     assert!(contents == (content(&volume, FILE), content(&volume, OTHER)));
     check_space(&volume, "after many threads");
 }
+
+#[test]
+fn copying_over_many_extents_takes_bounded_transactions() {
+    let sim = make();
+    let volume = open(&sim);
+    let extents = 60_000u64;
+    for index in 0..extents {
+        volume
+            .write(
+                OTHER,
+                index * 2,
+                1,
+                &mut [1u8].as_slice(),
+                WriteFlags::default(),
+            )
+            .unwrap();
+    }
+    volume.write_out(OTHER).unwrap();
+    volume.checkpoint().unwrap();
+    let len = extents * 2;
+    volume
+        .write(FILE, len, 1, &mut [2u8].as_slice(), WriteFlags::default())
+        .unwrap();
+    // Nearly all hole, and its data behind what the first step copies.
+    volume
+        .write(
+            FILE,
+            100_000,
+            1,
+            &mut [0u8].as_slice(),
+            WriteFlags::default(),
+        )
+        .unwrap();
+    let mut done = 0;
+    while done < len {
+        let copied = volume
+            .copy_range(FILE, done, OTHER, done, len - done)
+            .unwrap();
+        assert!(copied > 0);
+        done += copied;
+    }
+    assert!(done / len == 1 && content(&volume, OTHER).iter().all(|byte| *byte == 0));
+    check_space(&volume, "after copying a hole");
+}
