@@ -390,3 +390,24 @@ fn a_view_reads_what_it_saw_however_many_checkpoints_pass() {
     assert_eq!(journal.superblock().nodes_end, end);
     assert_eq!(journal.superblock().nodes_used, seen);
 }
+
+#[test]
+fn a_log_header_that_cannot_be_read_leaves_the_other() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let superblock = open(&sim).unwrap().journal.superblock();
+    sim.set_fault(Some(Fault {
+        call: Call::Read,
+        after: 0,
+        sticky: false,
+        kind: io::ErrorKind::Other,
+    }));
+    let report = super::wal::scan(
+        &*sim.media().wal,
+        superblock.uuid,
+        superblock.checkpoint_lsn,
+        superblock.next_tx,
+        &mut |_, _, _| Ok::<(), super::wal::WalError>(()),
+    );
+    assert_eq!(report.unwrap().end, superblock.checkpoint_lsn);
+}

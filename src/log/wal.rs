@@ -453,8 +453,10 @@ pub(super) fn read_header(disk: &dyn Disk, uuid: [u8; 16]) -> Result<LogHeader, 
     let mut first_error = None;
     for copy in 0..2 {
         let mut block = [0; BLOCK_BYTES];
-        disk.read_at(copy * BLOCK_BYTES as u64, &mut block)
-            .map_err(|source| WalError::io("reading its header", source))?;
+        if let Err(source) = disk.read_at(copy * BLOCK_BYTES as u64, &mut block) {
+            first_error.get_or_insert(WalError::io("reading its header", source));
+            continue;
+        }
         match LogHeader::decode(&block) {
             Ok(header) if header.uuid != uuid => return Err(WalError::Foreign),
             Ok(header)
@@ -466,9 +468,9 @@ pub(super) fn read_header(disk: &dyn Disk, uuid: [u8; 16]) -> Result<LogHeader, 
             }
             Ok(header) => return Ok(header),
             Err(error) => {
-                first_error.get_or_insert(error);
+                first_error.get_or_insert(WalError::Format(error));
             }
         }
     }
-    Err(first_error.map_or(WalError::Foreign, WalError::Format))
+    Err(first_error.unwrap_or(WalError::Foreign))
 }
