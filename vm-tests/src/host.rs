@@ -245,7 +245,8 @@ fn work_nested(
          -device vhost-user-fs-pci,chardev=fs,tag=razorfs,queue-size=1024 \
          -kernel /inner/kernel -initrd /inner/initrd \
          -append 'console=ttyS0 quiet panic=-1 tsc=unstable mitigations=off nokaslr' \
-         >/tmp/qemu 2>&1 & busybox sleep 5; busybox cat /tmp/qemu",
+         >/tmp/qemu 2>&1 & busybox sleep 10; busybox cat /tmp/qemu; \
+         busybox pidof qemu-system-x86_64 >/tmp/pid",
     )?;
     inner.set_patience(NESTED_PATIENCE);
     if let Err(error) = inner.wait_ready() {
