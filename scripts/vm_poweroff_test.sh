@@ -4,8 +4,8 @@
 #   scripts/vm_poweroff_test.sh [--rounds N] [--seed S]            20 rounds: SIGKILL of guest and
 #                                                                  daemon, or of the guest, or reset
 #   scripts/vm_poweroff_test.sh --host [--rounds N] [--images N]   5 rounds: the daemon's host loses
-#                                                                  power; 200 crash images are judged
-#   ... --host --nested                                            in the last round the client is a
+#                                                                  power; 200 crash images are judged;
+#                                                                  in the last round the client is a
 #                                                                  guest within the outer guest
 #
 # DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs. --host needs root, for
@@ -15,7 +15,7 @@ set -euo pipefail
 rounds=()
 case " $* " in
     *' --rounds '*) ;;
-    *' --host '*) rounds=(--rounds 5) ;;
+    *' --host '*) rounds=(--rounds 5 --nested) ;;
 esac
 exec target/release/vm-tests --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" \
     poweroff "$@" "${rounds[@]}"
