@@ -11,5 +11,5 @@ command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 cargo build --release --quiet -p vm-tests --bin vm-tests
 # Static, and with a target named so that build scripts and macros stay dynamic.
 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --quiet -p vm-tests \
-    --bin guest_agent --target x86_64-unknown-linux-gnu --target-dir target/guest
+    --no-default-features --bin guest_agent --target x86_64-unknown-linux-gnu --target-dir target/guest
 AGENT=$ROOT/target/guest/x86_64-unknown-linux-gnu/release/guest_agent

@@ -1,6 +1,8 @@
 //! Real guests, power cuts, and a user-space vhost-user front-end that needs no guest.
 
 pub mod execute;
+#[cfg(feature = "frontend")]
+pub mod frontend;
 pub mod guest;
 pub mod host;
 pub mod poweroff;

@@ -188,7 +188,6 @@ fn real_main(args: &Args) -> Result<bool> {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
     match real_main(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -1,0 +1,156 @@
+//! razorfsd as its own process, with a store of its own.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use vm_tests::frontend::fuse::request;
+use vm_tests::frontend::fuse::wire::ROOT;
+use vm_tests::frontend::{Error, Mount, Options, WAIT};
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    dir: tempfile::TempDir,
+    flags: Vec<String>,
+}
+
+fn launch(dir: &Path, flags: &[String]) -> Child {
+    let socket = dir.join("socket");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+        .args(["--allow-volatile", "--log-level", "warn", "--socket-path"])
+        .arg(&socket)
+        .arg("--store")
+        .arg(dir.join("store"))
+        .args(flags)
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let since = Instant::now();
+    while !socket.exists() {
+        assert!(since.elapsed() < WAIT, "no socket");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+impl Daemon {
+    /// Makes a store and starts a daemon on it.
+    pub fn start(flags: &[&str]) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new(env!("CARGO_BIN_EXE_razorfs"))
+            .args(["mkfs", "--allow-volatile", "--log-size", "8M"])
+            .arg(dir.path().join("store"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let child = launch(dir.path(), &flags);
+        Daemon { child, dir, flags }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    /// A new session with it.
+    pub fn mount(&self, options: &Options) -> Mount {
+        let since = Instant::now();
+        loop {
+            match Mount::new(&self.socket(), options) {
+                Ok(mount) => return mount,
+                // The socket is there a moment before it is listened on.
+                Err(Error::System(error))
+                    if error.kind() == ErrorKind::ConnectionRefused && since.elapsed() < WAIT => {}
+                Err(error) => panic!("no session: {error}\n{}", self.log()),
+            }
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// It lives, none of its threads panicked, and it serves a new front-end within a second.
+    pub fn is_well(&mut self, after: &str) {
+        let since = Instant::now();
+        let mut mount = self.mount(&Options::default());
+        for client in &mut mount.clients {
+            client.call(request::getattr(ROOT)).unwrap();
+        }
+        assert!(since.elapsed() < Duration::from_secs(1), "after {after}");
+        self.is_unharmed(after);
+    }
+
+    /// It lives, and none of its threads panicked.
+    pub fn is_unharmed(&mut self, after: &str) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?} after {after}\n{}", self.log());
+        assert!(
+            !self.log().contains("panicked"),
+            "after {after}: {}",
+            self.log()
+        );
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A daemon on the same store, after [`Daemon::kill`].
+    pub fn restart(&mut self) {
+        // What the killed one left.
+        std::fs::remove_file(self.socket()).unwrap();
+        self.child = launch(self.dir.path(), &self.flags);
+    }
+
+    /// razorfsck on everything.
+    pub fn check(&self) {
+        let checked = Command::new(env!("CARGO_BIN_EXE_razorfsck"))
+            .arg("--data")
+            .arg(self.dir.path().join("store"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{said}\n{}", self.log());
+    }
+
+    /// Waits for the end, which must be a good one, and checks the store.
+    pub fn ends_well(mut self) {
+        let since = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(since.elapsed() < WAIT, "it does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        assert!(status.success(), "{status}\n{}", self.log());
+        assert!(!self.log().contains("panicked"), "{}", self.log());
+        assert!(!self.socket().exists(), "the socket is removed");
+        self.check();
+    }
+
+    /// SIGTERM, and [`Daemon::ends_well`].
+    pub fn terminate(self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.ends_well();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
