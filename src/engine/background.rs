@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
 use crate::log::journal::Pressure;
+use crate::store::StoreError;
 
 /// A checkpoint is made at least this often while there is something for it.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
@@ -37,27 +38,40 @@ struct State {
     stopping: bool,
     requested: bool,
     checkpoints: u64,
+    /// Whether there is a thread that makes checkpoints.
+    checkpointing: bool,
+}
+
+/// Tells those who wait for a checkpoint that none will come, however its thread ends.
+struct Checkpointing<'a>(&'a Shared);
+
+impl Drop for Checkpointing<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().checkpointing = false;
+        self.0.done.notify_all();
+    }
 }
 
 impl Background {
     /// Starts the threads of `volume`.
-    pub(super) fn start(volume: &Arc<Volume>) {
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub(super) fn start(volume: &Arc<Volume>) -> Result<(), StoreError> {
         let shared = &volume.background.shared;
         let weak = Arc::downgrade(volume);
         let interval = volume.options.commit_interval.max(Duration::from_millis(1));
-        let timer = {
+        let mut threads = volume.background.threads.lock();
+        threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
-            spawn("commit", move || commit_loop(&shared, &weak, interval))
-        };
-        let checkpointer = {
+            spawn("commit", move || commit_loop(&shared, &weak, interval))?
+        });
+        shared.state.lock().checkpointing = true;
+        threads.push({
             let shared = Arc::clone(shared);
-            spawn("checkpoint", move || checkpoint_loop(&shared, &weak))
-        };
-        volume
-            .background
-            .threads
-            .lock()
-            .extend([timer, checkpointer].into_iter().flatten());
+            spawn("checkpoint", move || checkpoint_loop(&shared, &weak))?
+        });
+        Ok(())
     }
 
     /// Asks for a checkpoint soon.
@@ -72,14 +86,11 @@ impl Background {
     /// Asks for a checkpoint and waits until one has ended; false when no thread makes any (while
     /// the volume is opened or closed, or when it has none).
     pub(super) fn wait_for_checkpoint(&self) -> bool {
-        if self.threads.lock().is_empty() {
-            return false;
-        }
         let mut state = self.shared.state.lock();
         let before = state.checkpoints;
         state.requested = true;
         self.shared.wake.notify_all();
-        while state.checkpoints == before && !state.stopping {
+        while state.checkpoints == before && state.checkpointing && !state.stopping {
             self.shared.done.wait(&mut state);
         }
         state.checkpoints != before
@@ -99,13 +110,11 @@ impl Background {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    let spawned = thread::Builder::new()
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    thread::Builder::new()
         .name(format!("razorfs-{name}"))
-        .spawn(body);
-    spawned
-        .inspect_err(|error| ::log::error!("cannot start the {name} thread: {error}"))
-        .ok()
+        .spawn(body)
+        .map_err(|source| StoreError::io(format!("starting the {name} thread"), source))
 }
 
 /// Sleeps until `deadline`; false when the volume is being closed.
@@ -134,6 +143,7 @@ fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
 }
 
 fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
+    let _running = Checkpointing(shared);
     match volume.upgrade() {
         Some(volume) => {
             if let Err(error) = volume.journal.find_free_pages() {

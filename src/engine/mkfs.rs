@@ -112,5 +112,5 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     superblock
         .allocate(0, 2 * crate::format::superblock::SUPERBLOCK_BYTES as u64)
         .map_err(|source| crate::store::StoreError::io("superblock, allocating", source))?;
-    Ok(journal.checkpoint(true)?)
+    Ok(journal.checkpoint(true, &|_| Ok(()))?)
 }

@@ -36,6 +36,11 @@ impl Volume {
     /// Begins a mutation that gives space back in the end: it works on a full disk too.
     pub(super) fn begin_removal(&self) -> Result<Op<'_>, EngineError> {
         self.throttle()?;
+        self.begin_removal_step()
+    }
+
+    /// As [`Volume::begin_removal`], for who has waited for the log before taking a lock.
+    pub(super) fn begin_removal_step(&self) -> Result<Op<'_>, EngineError> {
         Ok(Op::new(self, self.journal.begin_reclaim()?))
     }
 }

@@ -21,6 +21,8 @@ const STEP_XATTRS: usize = 16;
 enum Step {
     /// There is more to remove.
     More,
+    /// There is content to remove first.
+    Content,
     /// The inode is gone.
     Freed,
     /// It is not an orphan: it got a name, or somebody else was faster.
@@ -66,24 +68,27 @@ impl Volume {
             self.free_content(ino)?;
         }
         loop {
-            match self.reclaim_step(ino)? {
+            self.throttle()?;
+            match self.with_unwritten(ino, |any| self.reclaim_step(ino, any))? {
                 Step::More => {}
-                Step::NotOrphan => return Ok(()),
-                Step::Freed => {
-                    self.inodes.forget(ino);
-                    return Ok(());
-                }
+                // A guest can write to a file that it has let go of.
+                Step::Content => self.free_content(ino)?,
+                Step::NotOrphan | Step::Freed => return Ok(()),
             }
         }
     }
 
-    /// One transaction: some attributes, or with the last of them all that is left.
-    fn reclaim_step(&self, ino: Ino) -> Result<Step, EngineError> {
-        let mut op = self.begin_removal()?;
+    /// One transaction: some attributes, or with the last of them all that is left. To be called with
+    /// the inode's unwritten data locked: who writes to it finds it gone, or is found by the next step.
+    fn reclaim_step(&self, ino: Ino, unwritten: bool) -> Result<Step, EngineError> {
+        let mut op = self.begin_removal_step()?;
         if op.tx.get(self.tree(), &key::orphan(ino))?.is_none() {
             return Ok(Step::NotOrphan);
         }
         let mut record = op.inode(ino)?;
+        if record.is_file() && (record.allocated > 0 || unwritten) {
+            return Ok(Step::Content);
+        }
         if !self.remove_xattrs(&mut op.tx, ino, &mut record)? {
             op.put(ino, &record)?;
             op.commit()?;
@@ -99,6 +104,7 @@ impl Volume {
         let counters = op.counters()?;
         counters.inodes = counters.inodes.saturating_sub(1);
         op.commit()?;
+        self.inodes.forget(ino);
         Ok(Step::Freed)
     }
 

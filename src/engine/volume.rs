@@ -33,7 +33,7 @@ pub struct Volume {
     /// What opening found and did.
     recovery: Report,
     orphans_freed: u64,
-    /// One checkpoint at a time: held from writing out logged data to the release of freed space.
+    /// One checkpoint at a time: held until the space that it freed is released.
     checkpointing: Mutex<()>,
     pub(super) background: Background,
     /// The store's lock, when it is a directory: held as long as the volume lives.
@@ -137,7 +137,7 @@ impl Volume {
         }
         let volume = Arc::new(volume);
         if volume.options.background && volume.is_writable() {
-            Background::start(&volume);
+            Background::start(&volume)?;
         }
         Ok(volume)
     }
@@ -217,14 +217,14 @@ impl Volume {
     /// When the disk refuses; the volume is read-only from then on.
     pub fn checkpoint(&self) -> Result<(), EngineError> {
         let _one = self.checkpointing.lock();
-        self.prepare_checkpoint()?;
-        let result = self.journal.checkpoint(false);
-        self.finish_checkpoint(result.is_ok())?;
-        Ok(result?)
+        self.journal
+            .checkpoint(false, &|end| self.carry_over(end))?;
+        self.release_freed()
     }
 
     /// Waits for a checkpoint when the log or memory is nearly full. To be called where an
-    /// operation begins, with no lock held: the checkpoint needs them.
+    /// operation begins, or between two transactions of a long one, with no lock held that the
+    /// checkpoint needs: it takes the unwritten data of inodes, but not their `io`.
     ///
     /// # Errors
     /// When the checkpoint fails.
@@ -250,13 +250,14 @@ impl Volume {
         if !self.is_writable() {
             return Ok(());
         }
-        self.write_out_all()?;
+        let written = self.write_out_all();
         self.checkpoint()?;
         let _one = self.checkpointing.lock();
-        self.prepare_checkpoint()?;
-        let result = self.journal.checkpoint(true);
-        self.finish_checkpoint(false)?;
-        Ok(result?)
+        // Bytes that could not be written out stay in the log.
+        let clean = written.is_ok();
+        self.journal
+            .checkpoint(clean, &|end| self.carry_over(end))?;
+        written
     }
 }
 

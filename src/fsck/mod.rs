@@ -119,7 +119,8 @@ impl Context<'_> {
     /// The newest checkpoint that anything in the store may name: the log goes on behind the
     /// checkpoint on disk, and a crash may have come while the next one was written.
     fn newest_generation(&self) -> u64 {
-        self.superblock.generation.0.saturating_add(2)
+        let step = crate::log::recovery::GENERATION_STEP_MAX;
+        self.superblock.generation.0.saturating_add(step)
     }
 }
 

@@ -15,6 +15,9 @@ use crate::format::superblock::Superblock;
 use crate::store::tree::{Effects, Node};
 use crate::store::{StoreError, superblock};
 
+/// Puts file bytes that only the log before a place holds into the log again.
+pub type CarryOver<'a> = &'a dyn Fn(Lsn) -> Result<(), StoreError>;
+
 /// The trees at the moment of the checkpoint.
 struct Frozen {
     superblock: Superblock,
@@ -26,11 +29,12 @@ struct Frozen {
 
 impl Journal {
     /// Makes a checkpoint: durable on return is everything committed before. `clean` says that
-    /// nothing will follow. File bytes that only the log holds must have been written out before.
+    /// nothing will follow. `carry_over` puts the file bytes that only the log before the given place
+    /// holds into the log again, with [`Journal::begin_carry`]: what lies before goes.
     ///
     /// # Errors
     /// When the disk refuses; the volume is read-only from then on.
-    pub fn checkpoint(&self, clean: bool) -> Result<(), StoreError> {
+    pub fn checkpoint(&self, clean: bool, carry_over: CarryOver<'_>) -> Result<(), StoreError> {
         self.writable()?;
         let mut newest = self.checkpoint.lock();
         // One that failed while this waited: pages that it gave places to may not be on disk.
@@ -39,6 +43,7 @@ impl Journal {
             return Ok(());
         };
         let lsn = frozen.superblock.checkpoint_lsn;
+        self.latching(self.carry(lsn, carry_over))?;
         self.latching(self.write(&newest, &frozen))?;
         self.durable_generation
             .store(frozen.superblock.generation.0, Ordering::Release);
@@ -112,6 +117,13 @@ impl Journal {
             freed,
             epoch,
         }))
+    }
+
+    fn carry(&self, lsn: Lsn, carry_over: CarryOver<'_>) -> Result<(), StoreError> {
+        carry_over(lsn)?;
+        // Without it the new superblock could start recovery behind the only bytes a power cut left;
+        // and pages of a checkpoint that the power cut off could be there with no log to tell of it.
+        self.wal()?.flush().map_err(StoreError::from)
     }
 
     fn write(&self, newest: &Superblock, frozen: &Frozen) -> Result<(), StoreError> {

@@ -32,6 +32,15 @@ const TRANSACTION_PAGES_MAX: u64 = 512;
 /// Dirty pages from which a checkpoint is due: 64 MiB.
 const DIRTY_PAGES_DUE: u64 = 16 * 1024;
 
+/// Parts of the log, in 16ths of the ring. File bytes that only the log holds have a share; a part
+/// larger than that is kept for carrying them over, so that a checkpoint never finds too little.
+const DATA_SHARE: u64 = 2;
+const KEPT_SHARE: u64 = 3;
+/// Used parts from which a checkpoint is due, and from which new work waits for it. The rest is for
+/// transactions on their way.
+const DUE_SHARE: u64 = 8;
+const URGENT_SHARE: u64 = 10;
+
 /// The open store.
 pub struct Journal {
     pub(super) storage: Arc<Storage>,
@@ -94,6 +103,8 @@ pub struct Tx<'a> {
     roots: Roots,
     effects: Effects,
     changes: Vec<Change>,
+    /// Bytes of the log that it must leave free.
+    keep_bytes: u64,
     /// A change failed half-way: only dropping is left.
     broken: bool,
 }
@@ -105,6 +116,8 @@ pub(super) struct Parts {
     pub(super) superblock: Superblock,
     pub(super) roots: Roots,
     pub(super) effects: Effects,
+    /// The number of the next checkpoint.
+    pub(super) next_generation: Generation,
 }
 
 impl Journal {
@@ -119,6 +132,7 @@ impl Journal {
             superblock,
             roots,
             effects,
+            next_generation,
         } = parts;
         let chunks: Arc<dyn Disk> = Arc::new(Tracked::new(Arc::clone(&media.chunks)));
         media.chunks = Arc::clone(&chunks);
@@ -135,7 +149,7 @@ impl Journal {
             writer: Mutex::new(Writer {
                 roots,
                 effects,
-                generation: Generation(generation.0 + 1),
+                generation: next_generation,
             }),
             retired: Mutex::default(),
             opened: superblock.clone(),
@@ -160,7 +174,7 @@ impl Journal {
     /// # Errors
     /// When the volume is read-only, or the disk has no room for what a transaction may change.
     pub fn begin(&self) -> Result<Tx<'_>, StoreError> {
-        self.begin_for(Need::Space)
+        self.begin_for(Need::Space, self.share_of_log(KEPT_SHARE))
     }
 
     /// Starts a transaction that gives space back, and may use what is kept for that.
@@ -168,10 +182,19 @@ impl Journal {
     /// # Errors
     /// As [`Journal::begin`].
     pub fn begin_reclaim(&self) -> Result<Tx<'_>, StoreError> {
-        self.begin_for(Need::Reclaim)
+        self.begin_for(Need::Reclaim, self.share_of_log(KEPT_SHARE))
     }
 
-    fn begin_for(&self, need: Need) -> Result<Tx<'_>, StoreError> {
+    /// Starts a transaction that carries file bytes over during a checkpoint, into the part of the
+    /// log that is kept for them.
+    ///
+    /// # Errors
+    /// As [`Journal::begin`].
+    pub fn begin_carry(&self) -> Result<Tx<'_>, StoreError> {
+        self.begin_for(Need::Reclaim, 0)
+    }
+
+    fn begin_for(&self, need: Need, keep_bytes: u64) -> Result<Tx<'_>, StoreError> {
         self.writable()?;
         let writer = self.writer.lock();
         // A latch that closed while this waited.
@@ -187,6 +210,7 @@ impl Journal {
             roots,
             effects,
             changes: Vec::new(),
+            keep_bytes,
             broken: false,
         })
     }
@@ -268,21 +292,25 @@ impl Journal {
         let Some(wal) = &self.wal else {
             return Pressure::None;
         };
-        let (used, free) = (wal.used_bytes(), wal.free_bytes());
+        let used = wal.used_bytes();
         let dirty = self.dirty_pages.load(Ordering::Relaxed);
-        if used > free.saturating_mul(3) || dirty > 4 * DIRTY_PAGES_DUE {
+        if used > self.share_of_log(URGENT_SHARE) || dirty > 4 * DIRTY_PAGES_DUE {
             Pressure::Urgent
-        } else if used > free || dirty > DIRTY_PAGES_DUE {
+        } else if used > self.share_of_log(DUE_SHARE) || dirty > DIRTY_PAGES_DUE {
             Pressure::Due
         } else {
             Pressure::None
         }
     }
 
-    /// Bytes of the log's ring.
+    fn share_of_log(&self, share: u64) -> u64 {
+        self.opened.log_bytes / 16 * share
+    }
+
+    /// Bytes of the log that file bytes may take which only the log holds.
     #[must_use]
-    pub fn log_bytes(&self) -> u64 {
-        self.opened.log_bytes
+    pub fn data_log_bytes(&self) -> u64 {
+        self.share_of_log(DATA_SHARE)
     }
 
     /// File content. What is written here before a commit is durable when the commit is.
@@ -465,7 +493,7 @@ impl Tx<'_> {
         if self.changes.is_empty() {
             return Ok(wal.next_lsn());
         }
-        let end = match wal.append(&self.changes, now_ns()) {
+        let end = match wal.append(&self.changes, now_ns(), self.keep_bytes) {
             Ok(appended) => appended.end,
             Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
             Err(error) => return self.journal.latching(Err(error.into())),

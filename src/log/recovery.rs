@@ -15,7 +15,7 @@ use super::journal::{Journal, Parts, apply};
 use super::wal::{self, Damage, Wal};
 use super::{Change, View};
 use crate::disk::Media;
-use crate::format::id::{DatasetId, Lsn, TxId};
+use crate::format::id::{DatasetId, Generation, Lsn, TxId};
 use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{DatasetRecord, dataset_key};
 use crate::format::superblock::Superblock;
@@ -24,6 +24,9 @@ use crate::store::roots::{Roots, Storage};
 use crate::store::strings::Strings;
 use crate::store::tree::Effects;
 use crate::store::{Read, StoreError, superblock};
+
+/// By how many the number of a checkpoint is larger than that of the one before, at most.
+pub const GENERATION_STEP_MAX: u64 = 2 + u16::MAX as u64;
 
 /// How to open.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +139,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let (wal_disk, uuid) = (Arc::clone(&media.wal), superblock.uuid);
     let head = superblock.checkpoint_lsn;
     let parts = Parts {
+        next_generation: next_generation(&superblock, scan.batches),
         media,
         storage,
         superblock,
@@ -153,6 +157,19 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
         report,
         data,
     })
+}
+
+/// The number of the first checkpoint. The one after the newest may have been under way when the power
+/// went, as may others in recoveries since: a page that it left must not pass for one of ours, should
+/// our write to the same place get lost. Every checkpoint flushes the log first, so that a log without
+/// batches says there was none.
+fn next_generation(newest: &Superblock, batches: u64) -> Generation {
+    let skipped = if newest.clean && batches == 0 {
+        0
+    } else {
+        1 + u64::from(rand::random::<u16>())
+    };
+    Generation(newest.generation.0.saturating_add(1 + skipped))
 }
 
 /// Applies one transaction of the log.
@@ -241,7 +258,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
         created_sec: format.created_sec,
         capacity_bytes: format.capacity_bytes,
         log_bytes: format.log_bytes,
-        generation: crate::format::id::Generation(0),
+        generation: Generation(0),
         checkpoint_lsn: Lsn(0),
         next_tx: TxId(1),
         nodes_end: crate::format::id::PageNo(1),
@@ -265,6 +282,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
     let parts = Parts {
         media,
         storage,
+        next_generation: Generation(1),
         superblock,
         roots,
         effects: Effects::default(),

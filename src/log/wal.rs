@@ -247,12 +247,12 @@ impl Wal {
         })
     }
 
-    /// Appends a transaction, in memory.
+    /// Appends a transaction, in memory, and leaves at least `keep` bytes of the ring free.
     ///
     /// # Errors
     /// [`WalError::Full`] when a checkpoint must free space first, [`WalError::Latched`] after a
     /// failure.
-    pub fn append(&self, changes: &[Change], now_ns: u64) -> Result<Appended, WalError> {
+    pub fn append(&self, changes: &[Change], now_ns: u64, keep: u64) -> Result<Appended, WalError> {
         let mut payload = Vec::with_capacity(256);
         for change in changes {
             change.encode(&mut payload);
@@ -265,7 +265,7 @@ impl Wal {
         }
         let lsn = Lsn(state.open.lsn.0 + (BATCH_HEADER_BYTES + state.open.payload.len()) as u64);
         let end = state.open.lsn.0 + padded_bytes(state.open.payload.len() + entry_bytes);
-        if end - state.head.0 > self.ring_bytes {
+        if end - state.head.0 > self.ring_bytes.saturating_sub(keep) {
             let free = self
                 .ring_bytes
                 .saturating_sub(state.open.end().0 - state.head.0);

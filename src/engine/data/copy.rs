@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::extents::{Editor, add_references, overlapping};
 use super::table::InodeState;
 use super::write::SIZE_MAX;
-use super::writeout::Which;
 use super::{EXTENTS_MAX, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Volume};
@@ -53,17 +52,22 @@ impl Volume {
             if source_offset < ends.1 && target_offset < ends.0 {
                 return Err(EngineError::Invalid("source and target overlap"));
             }
-            let _io = to.io.lock();
-            return self.copy_locked(range, &from, &to);
+            let io = to.io.lock();
+            let copied = self.copy_locked(range, &from, &to)?;
+            drop(io);
+            self.relieve_log(target)?;
+            return Ok(copied);
         }
         let (first, second) = if source < target {
             (&from, &to)
         } else {
             (&to, &from)
         };
-        let _first = first.io.lock();
-        let _second = second.io.lock();
-        self.copy_locked(range, &from, &to)
+        let io = (first.io.lock(), second.io.lock());
+        let copied = self.copy_locked(range, &from, &to)?;
+        drop(io);
+        self.relieve_log(target)?;
+        Ok(copied)
     }
 
     fn copy_locked(
@@ -73,7 +77,7 @@ impl Volume {
         to: &InodeState,
     ) -> Result<u64, EngineError> {
         loop {
-            self.write_out_locked(range.source, from, Which::All)?;
+            self.write_out_locked(range.source, from)?;
             let source_data = (range.source != range.target).then(|| from.data.read());
             let mut target_data = match &source_data {
                 // Against the order of the numbers this may only be tried.
@@ -174,7 +178,8 @@ impl Volume {
             record: &mut record,
             counters: &mut counters,
         };
-        while !editor.punch(range.target_offset, target_end, EXTENTS_MAX)? {}
+        // Not more than one transaction takes: see `as_far_as_cut`.
+        editor.punch_some(range.target_offset, target_end, usize::MAX)?;
         for part in parts {
             let at = range.target_offset + (part.start - range.source_offset);
             let mut extent = part.record;
@@ -186,7 +191,7 @@ impl Volume {
         record.mtime = now;
         record.ctime = now;
         record.kill_suidgid();
-        if target_data.has_logged() {
+        if target_data.is_logged(range.target_offset, target_end) {
             tx.data_clear(self.dataset, range.target, range.target_offset, len);
         }
         self.store_inode(&mut tx, range.target, &record)?;

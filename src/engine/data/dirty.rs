@@ -3,12 +3,15 @@
 //! Invariants: runs are disjoint, do not touch within a window, and never cross a multiple of
 //! [`CHUNK_MAX`], so that a run becomes one chunk and whole windows become equal chunks wherever
 //! they stand. A run's buffer is shared with whoever writes it out; changing it then makes a copy,
-//! so that the buffer's identity tells whether what was written out is still what is here.
+//! so that the buffer's identity tells whether what was written out is still what is here. What the
+//! log holds is a part of what the runs hold.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ranges::RangeSet;
+use crate::format::id::Lsn;
 use crate::format::record::CHUNK_MAX;
 use crate::format::superblock::UNIT_BYTES;
 
@@ -21,8 +24,6 @@ pub struct Run {
     pub data: Arc<Vec<u8>>,
     /// Offsets in the file between which bytes are not in the log: the smallest range with all.
     unlogged: Option<(u64, u64)>,
-    /// Whether the log holds some of it, and must be told when a chunk does.
-    pub logged: bool,
 }
 
 /// The unwritten bytes of a file.
@@ -32,8 +33,12 @@ pub struct DirtyMap {
     bytes: u64,
     /// Units of chunks.dat that writing everything out takes.
     units: u64,
-    /// Runs of which the log holds some.
-    logged_runs: u64,
+    /// Bytes that the log holds, as they are or as they were, and no chunk.
+    logged: RangeSet,
+    /// The oldest end of a transaction in the log that the next checkpoint may not let go of.
+    logged_since: Option<Lsn>,
+    /// Whether a checkpoint has carried some of them over.
+    carried: bool,
 }
 
 /// What a map is worth in the sums over all maps.
@@ -45,12 +50,23 @@ pub struct Weight {
     pub memory: u64,
     /// Units of chunks.dat that writing everything out takes.
     pub units: u64,
-    /// Runs that a checkpoint must write out.
-    pub logged_runs: u64,
+    /// Bytes of log that carrying over what it holds takes, at most.
+    pub log: u64,
 }
 
 /// Memory that a run takes beside its bytes, roughly.
 const RUN_OVERHEAD_BYTES: u64 = 256;
+/// Log that a range of bytes takes beside them, at most; and a transaction with some.
+const RANGE_LOG_BYTES: u64 = 64;
+
+fn log_bytes(bytes: u64, ranges: u64) -> u64 {
+    if ranges == 0 {
+        return 0;
+    }
+    // Windows cut ranges.
+    let pieces = ranges + bytes / WINDOW + 1;
+    bytes + (pieces + 1) * RANGE_LOG_BYTES
+}
 
 fn units_of(run: &Run) -> u64 {
     len_of(run).div_ceil(u64::from(UNIT_BYTES))
@@ -88,6 +104,16 @@ pub fn windows(offset: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// Bytes that begin at `offset`, cut at the windows' boundaries.
+pub fn cut(offset: u64, bytes: Vec<u8>) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let mut rest = bytes;
+    windows(offset, rest.len() as u64).map(move |window| {
+        let size = small(window.end - window.start).min(rest.len());
+        let behind = rest.split_off(size);
+        (window.start, std::mem::replace(&mut rest, behind))
+    })
+}
+
 impl DirtyMap {
     /// Bytes held.
     #[must_use]
@@ -108,14 +134,13 @@ impl DirtyMap {
             bytes: self.bytes,
             memory: self.bytes + self.runs.len() as u64 * RUN_OVERHEAD_BYTES,
             units: self.units,
-            logged_runs: self.logged_runs,
+            log: log_bytes(self.logged.bytes(), self.logged.count()),
         }
     }
 
     fn put(&mut self, start: u64, run: Run) {
         self.bytes += len_of(&run);
         self.units += units_of(&run);
-        self.logged_runs += u64::from(run.logged);
         self.runs.insert(start, run);
     }
 
@@ -123,7 +148,6 @@ impl DirtyMap {
         let run = self.runs.remove(&start)?;
         self.bytes -= len_of(&run);
         self.units -= units_of(&run);
-        self.logged_runs -= u64::from(run.logged);
         Some(run)
     }
 
@@ -137,16 +161,34 @@ impl DirtyMap {
             .sum()
     }
 
+    /// Log that [`DirtyMap::unlogged`] takes, at most.
+    #[must_use]
+    pub fn unlogged_log_bytes(&self) -> u64 {
+        log_bytes(self.unlogged_bytes(), self.runs.len() as u64)
+    }
+
+    /// Whether the log holds bytes that no chunk does, from before `end`.
+    #[must_use]
+    pub fn is_logged_before(&self, end: Lsn) -> bool {
+        self.logged_since.is_some_and(|since| since <= end)
+    }
+
+    /// Whether the log holds bytes that a checkpoint has carried over already.
+    #[must_use]
+    pub fn was_carried(&self) -> bool {
+        self.carried
+    }
+
     /// Whether the log holds bytes that no chunk does.
     #[must_use]
     pub fn has_logged(&self) -> bool {
-        self.logged_runs > 0
+        !self.logged.is_empty()
     }
 
-    /// How many runs the log would hold some of, if it got all of them.
+    /// Whether the log holds any byte of `start..end` that no chunk does.
     #[must_use]
-    pub fn run_count(&self) -> u64 {
-        self.runs.len() as u64
+    pub fn is_logged(&self, start: u64, end: u64) -> bool {
+        self.logged.overlaps(start, end)
     }
 
     /// Whether any byte of `start..end` is held.
@@ -173,12 +215,22 @@ impl DirtyMap {
         self.runs.range(offset..).next().map(|(start, _)| *start)
     }
 
-    /// Puts in bytes that lie within one window, over what is there. `logged` says that the log
-    /// holds them.
-    pub fn insert(&mut self, offset: u64, bytes: Vec<u8>, logged: bool) {
+    /// Puts in bytes that the log holds, and that lie within one window.
+    pub fn insert_logged(&mut self, offset: u64, bytes: Vec<u8>) {
+        self.logged.insert(offset, offset + bytes.len() as u64);
+        self.logged_since = Some(Lsn(0));
+        self.enter(offset, bytes, None);
+    }
+
+    /// Puts in bytes that lie within one window, over what is there.
+    pub fn insert(&mut self, offset: u64, bytes: Vec<u8>) {
+        let end = offset + bytes.len() as u64;
+        self.enter(offset, bytes, Some((offset, end)));
+    }
+
+    fn enter(&mut self, offset: u64, bytes: Vec<u8>, unlogged: Option<(u64, u64)>) {
         let end = offset + bytes.len() as u64;
         debug_assert!(windows(offset, bytes.len() as u64).count() == 1);
-        let unlogged = (!logged).then_some((offset, end));
         let window = offset / WINDOW * WINDOW;
         // Neighbours in the window join, so that bytes which belong together become one chunk.
         let before = self.runs.range(..offset).next_back();
@@ -195,7 +247,6 @@ impl DirtyMap {
         {
             overwrite(Arc::make_mut(&mut run.data), small(offset - start), &bytes);
             run.unlogged = hull(run.unlogged, unlogged);
-            run.logged |= logged;
             self.put(start, run);
             return;
         }
@@ -203,7 +254,6 @@ impl DirtyMap {
         let mut joined = Run {
             data: Arc::new(Vec::new()),
             unlogged,
-            logged,
         };
         let mut data = Vec::new();
         let mut last = end;
@@ -222,7 +272,6 @@ impl DirtyMap {
                 if let Some(run) = self.take(start) {
                     overwrite(&mut data, small(start - first), &run.data);
                     joined.unlogged = hull(joined.unlogged, run.unlogged);
-                    joined.logged |= run.logged;
                 }
             }
             overwrite(&mut data, small(offset - first), &bytes);
@@ -231,19 +280,17 @@ impl DirtyMap {
         self.put(first, joined);
     }
 
-    /// Drops the bytes in `start..end`; whether the log held any of what was dropped.
-    pub fn remove(&mut self, start: u64, end: u64) -> bool {
-        let mut logged = false;
+    /// Drops the bytes in `start..end`.
+    pub fn remove(&mut self, start: u64, end: u64) {
         let first = self.at(start).map_or(start, |(first, _)| first);
         let touched: Vec<u64> = self.runs.range(first..end).map(|(at, _)| *at).collect();
         for at in touched {
             let Some(run) = self.take(at) else { continue };
-            logged |= run.logged;
             let run_end = at + len_of(&run);
             self.keep(&run, at, at..start.clamp(at, run_end));
             self.keep(&run, at, end.clamp(at, run_end)..run_end);
         }
-        logged
+        self.log_cleared(start, end);
     }
 
     /// Puts back a part of a run that began at `at`.
@@ -257,14 +304,7 @@ impl DirtyMap {
             (cut.0 < cut.1).then_some(cut)
         });
         let data = Arc::new(bytes.to_vec());
-        self.put(
-            part.start,
-            Run {
-                data,
-                unlogged,
-                logged: run.logged,
-            },
-        );
+        self.put(part.start, Run { data, unlogged });
     }
 
     /// The bytes that the log does not hold yet: offset and bytes.
@@ -281,13 +321,44 @@ impl DirtyMap {
         pieces
     }
 
-    /// Notes that the log holds everything.
-    pub fn set_logged(&mut self) {
+    /// Notes that the log holds everything, the latest in a transaction that ends at `lsn`.
+    pub fn set_logged(&mut self, lsn: Lsn) {
         for run in self.runs.values_mut() {
-            if run.unlogged.take().is_some() && !run.logged {
-                run.logged = true;
-                self.logged_runs += 1;
+            if let Some((start, end)) = run.unlogged.take() {
+                self.logged.insert(start, end);
             }
+        }
+        if self.has_logged() {
+            self.logged_since.get_or_insert(lsn);
+        }
+    }
+
+    /// The bytes that the log holds, as they are now, in pieces that lie within one window each.
+    #[must_use]
+    pub fn logged(&self) -> Vec<(u64, Vec<u8>)> {
+        let parts = self.logged.iter();
+        parts
+            .flat_map(|(start, end)| windows(start, end - start))
+            .filter_map(|part| {
+                let (start, run) = self.at(part.start)?;
+                let range = small(part.start - start)..small(part.end - start);
+                Some((part.start, run.data.get(range)?.to_vec()))
+            })
+            .collect()
+    }
+
+    /// Notes that the log holds them again, in a transaction that ends at `lsn`.
+    pub fn set_carried(&mut self, lsn: Lsn) {
+        self.logged_since = Some(lsn);
+        self.carried = true;
+    }
+
+    /// Notes that what the log holds of `start..end` no longer counts.
+    pub fn log_cleared(&mut self, start: u64, end: u64) {
+        self.logged.remove(start, end);
+        if self.logged.is_empty() {
+            self.logged_since = None;
+            self.carried = false;
         }
     }
 
@@ -297,13 +368,6 @@ impl DirtyMap {
         self.runs
             .get(&start)
             .is_some_and(|run| Arc::ptr_eq(&run.data, data))
-    }
-
-    /// Whether the log holds any byte of `start..end` that no chunk does.
-    #[must_use]
-    pub fn is_logged(&self, start: u64, end: u64) -> bool {
-        let first = self.at(start).map_or(start, |(first, _)| first);
-        self.runs.range(first..end).any(|(_, run)| run.logged)
     }
 
     /// Lets go of a run that a chunk holds now.
@@ -350,8 +414,16 @@ mod tests {
             }
         }
         assert_eq!(sum, map.bytes());
-        let logged = map.runs().filter(|(_, run)| run.logged).count();
-        assert_eq!(map.weight().logged_runs, logged as u64);
+        for (start, end) in map.logged.iter() {
+            let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+            assert!(!model[range].contains(&None), "logged, but not held");
+        }
+        for (start, bytes) in map.logged() {
+            let start = usize::try_from(start).unwrap();
+            let held = model[start..start + bytes.len()].iter().copied();
+            assert!(held.eq(bytes.into_iter().map(Some)));
+        }
+        assert_eq!(map.weight().log == 0, !map.has_logged());
         assert!(seen == model, "contents differ");
     }
 
@@ -371,7 +443,11 @@ mod tests {
                 if rng.random_bool(0.7) {
                     for part in windows(offset, len) {
                         let bytes = vec![value; small(part.end - part.start)];
-                        map.insert(part.start, bytes, rng.random_bool(0.2));
+                        if rng.random_bool(0.2) {
+                            map.insert_logged(part.start, bytes);
+                        } else {
+                            map.insert(part.start, bytes);
+                        }
                     }
                     model[range].fill(Some(value));
                 } else {
@@ -387,12 +463,13 @@ mod tests {
     fn logs_each_byte_once_when_appending() {
         let mut map = DirtyMap::default();
         for step in 0..10u64 {
-            map.insert(step * 100, vec![1; 100], false);
+            map.insert(step * 100, vec![1; 100]);
             let pieces = map.unlogged();
             assert_eq!(pieces.len(), 1);
             assert_eq!((pieces[0].0, pieces[0].1.len()), (step * 100, 100));
-            map.set_logged();
+            map.set_logged(Lsn(step + 1));
         }
+        assert!(map.is_logged_before(Lsn(1)) && !map.is_logged_before(Lsn(0)));
         assert_eq!(map.unlogged_bytes(), 0);
         assert!(map.has_logged());
     }
@@ -400,9 +477,9 @@ mod tests {
     #[test]
     fn what_changed_while_it_was_written_out_is_noticed() {
         let mut map = DirtyMap::default();
-        map.insert(0, vec![1; 100], false);
+        map.insert(0, vec![1; 100]);
         let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();
-        map.insert(50, vec![2; 10], false);
+        map.insert(50, vec![2; 10]);
         assert!(!map.is_unchanged(0, &captured));
         assert_eq!(captured[50], 1);
         let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();

@@ -125,7 +125,8 @@ impl Editor<'_, '_> {
         }
     }
 
-    fn subtract_sums(&mut self, extent: &ExtentRecord) {
+    /// Counts an extent no longer.
+    pub(super) fn subtract_sums(&mut self, extent: &ExtentRecord) {
         self.record.allocated = self.record.allocated.saturating_sub(extent.len);
         self.counters.allocated_bytes = self.counters.allocated_bytes.saturating_sub(extent.len);
         if extent.is_reserved() {
@@ -140,15 +141,58 @@ impl Editor<'_, '_> {
             .put(self.tree, key::extent(self.ino, start), record.encode())
     }
 
-    /// Removes what lies in `start..end`, cutting extents at the edges. At most about `max` extents;
-    /// whether that was all.
-    pub(super) fn punch(&mut self, start: u64, end: u64, max: usize) -> Result<bool, EngineError> {
+    /// Reserves space for `start..end`, where there is no extent.
+    pub(super) fn reserve(&mut self, start: u64, end: u64) -> Result<(), StoreError> {
+        let record = ExtentRecord {
+            len: end - start,
+            chunk: ChunkId(0),
+            chunk_offset: 0,
+            birth: self.tx.generation(),
+        };
+        self.insert(start, record)
+    }
+
+    /// Reserves space for what of `start..end` has none, past at most `max` extents; where it got to.
+    pub(super) fn reserve_holes(
+        &mut self,
+        start: u64,
+        end: u64,
+        max: usize,
+    ) -> Result<u64, StoreError> {
         let found = overlapping(self.tx, self.tree, self.ino, start, end, max)?;
         let all = found.len() < max;
+        let mut at = start;
         for extent in found {
-            self.cut(extent, start, end)?;
+            if extent.start > at {
+                self.reserve(at, extent.start)?;
+            }
+            at = at.max(extent.end());
         }
-        Ok(all)
+        if !all || at >= end {
+            return Ok(at.min(end));
+        }
+        self.reserve(at, end)?;
+        Ok(end)
+    }
+
+    /// Removes what lies in `start..end`, cutting extents at the edges: at most `max` extents, 1 or
+    /// more. Where it got to, and how many there were.
+    pub(super) fn punch_some(
+        &mut self,
+        start: u64,
+        end: u64,
+        max: usize,
+    ) -> Result<(u64, usize), EngineError> {
+        let found = overlapping(self.tx, self.tree, self.ino, start, end, max)?;
+        let until = match found.last() {
+            Some(last) if found.len() >= max => last.end().min(end),
+            _ => end,
+        };
+        let count = found.len();
+        for extent in found {
+            self.cut(extent, start, until)?;
+        }
+        Ok((until, count))
     }
 
     /// Removes what lies behind `start`, last extents first, at most about `max`; where what is left

@@ -1,13 +1,20 @@
 //! fallocate: reservations, holes, zeros.
 
-use super::extents::{Editor, overlapping};
+use super::extents::Editor;
+use super::table::InodeState;
 use super::write::SIZE_MAX;
-use super::writeout::Which;
 use super::{EXTENTS_MAX, UNIT, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Fallocate, Volume};
-use crate::format::id::{ChunkId, Ino};
-use crate::format::record::ExtentRecord;
+use crate::format::id::{Ino, Lsn};
+
+/// What is left of a range.
+#[derive(Clone, Copy)]
+struct Range {
+    ino: Ino,
+    end: u64,
+    how: Fallocate,
+}
 
 impl Volume {
     /// Reserves, punches or zeroes `offset..offset + len`.
@@ -28,102 +35,109 @@ impl Volume {
         }
         let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
         let end = end.ok_or(EngineError::FileTooLarge)?;
-        let reserves = !matches!(how, Fallocate::PunchHole);
-        let replaces = !matches!(how, Fallocate::Allocate { .. });
-        let promise = if reserves {
+        let promise = if how.reserves() {
             Some(self.reserve_units(len.div_ceil(UNIT))?)
         } else {
             // A hole in unwritten bytes can make two units of one.
             self.try_reserve(2, 0).ok()
         };
         let state = self.inodes.state(ino);
-        let _io = state.io.lock();
+        let io = state.io.lock();
         if promise.is_none() {
             // On a full disk they take the room that they were promised first.
-            self.write_out_locked(ino, &state, Which::All)?;
+            self.write_out_locked(ino, &state)?;
         }
-        let mut data = state.data.write();
+        let range = Range { ino, end, how };
         let mut from = offset;
-        let mut lsn = None;
+        let mut lsn = Lsn(0);
         while from < end {
-            let mut tx = self.journal.begin()?;
-            let mut record = self.load_inode(&tx, ino)?;
-            check_file(&record)?;
-            if replaces {
-                record.check_changeable()?
-            } else {
-                record.check_not_immutable()?
-            }
-            if reserves {
-                self.check_quota(&tx, len)?;
-            }
-            let mut counters = self.load_counters(&tx)?;
-            let tree = self.tree();
-            // As far as one transaction goes.
-            let found = overlapping(&tx, tree, ino, from, end, EXTENTS_MAX)?;
-            let until = match found.last() {
-                Some(last) if found.len() >= EXTENTS_MAX => last.end().min(end),
-                _ => end,
-            };
-            let birth = tx.generation();
-            let (record_mut, counters_mut) = (&mut record, &mut counters);
-            let mut editor = Editor {
-                tx: &mut tx,
-                tree,
-                ino,
-                record: record_mut,
-                counters: counters_mut,
-            };
-            let reserved = |len| ExtentRecord {
-                len,
-                chunk: ChunkId(0),
-                chunk_offset: 0,
-                birth,
-            };
-            if replaces {
-                while !editor.punch(from, until, EXTENTS_MAX)? {}
-                if reserves {
-                    editor.insert(from, reserved(until - from))?;
-                }
-            } else {
-                let mut at = from;
-                for extent in &found {
-                    if extent.start > at {
-                        editor.insert(at, reserved(extent.start.min(until) - at))?;
-                    }
-                    at = at.max(extent.end());
-                }
-                if at < until {
-                    editor.insert(at, reserved(until - at))?;
-                }
-            }
-            let now = self.now();
-            record.ctime = now;
-            if let Fallocate::Allocate { keep_size: false }
-            | Fallocate::ZeroRange { keep_size: false } = how
-            {
-                record.size = record.size.max(until);
-            }
-            record.mtime = now;
-            if replaces && data.has_logged() {
-                tx.data_clear(self.dataset, ino, from, until - from);
-            }
-            self.store_inode(&mut tx, ino, &record)?;
-            self.store_counters(&mut tx, &counters)?;
-            let committed = tx.commit()?;
-            state.touch(committed);
-            if replaces {
-                self.change_dirty(&mut data, |map| map.remove(from, until));
-            }
-            lsn = Some(committed);
-            from = until;
+            self.throttle()?;
+            (from, lsn) = self.fallocate_step(range, from, &state)?;
         }
-        drop(data);
-        match lsn {
-            Some(lsn) if self.options.durability == Durability::Strict => {
-                Ok(self.journal.sync(lsn)?)
-            }
-            _ => Ok(()),
+        drop(promise);
+        if self.options.durability == Durability::Strict {
+            self.journal.sync(lsn)?;
         }
+        drop(io);
+        self.relieve_log(ino)
+    }
+
+    /// As far as one transaction goes; where that is, and where it ends in the log.
+    fn fallocate_step(
+        &self,
+        range: Range,
+        from: u64,
+        state: &InodeState,
+    ) -> Result<(u64, Lsn), EngineError> {
+        let Range { ino, end, how } = range;
+        let mut data = state.data.write();
+        let mut tx = match how {
+            Fallocate::PunchHole => self.journal.begin_reclaim()?,
+            _ => self.journal.begin()?,
+        };
+        let mut record = self.load_inode(&tx, ino)?;
+        check_file(&record)?;
+        if how.replaces() {
+            record.check_changeable()?;
+        } else {
+            record.check_not_immutable()?;
+        }
+        if how.reserves() {
+            self.check_quota(&tx, end - from)?;
+        }
+        let mut counters = self.load_counters(&tx)?;
+        let mut editor = Editor {
+            tree: self.tree(),
+            ino,
+            record: &mut record,
+            counters: &mut counters,
+            tx: &mut tx,
+        };
+        let until = if how.replaces() {
+            let (until, _) = editor.punch_some(from, end, EXTENTS_MAX)?;
+            if how.reserves() {
+                editor.reserve(from, until)?;
+            }
+            until
+        } else {
+            editor.reserve_holes(from, end, EXTENTS_MAX)?
+        };
+        let now = self.now();
+        record.ctime = now;
+        record.mtime = now;
+        if how.grows() {
+            record.size = record.size.max(until);
+        }
+        if how.replaces() && data.is_logged(from, until) {
+            tx.data_clear(self.dataset, ino, from, until - from);
+        }
+        self.store_inode(&mut tx, ino, &record)?;
+        self.store_counters(&mut tx, &counters)?;
+        let lsn = tx.commit()?;
+        state.touch(lsn);
+        if how.replaces() {
+            self.change_dirty(&mut data, |map| map.remove(from, until));
+        }
+        Ok((until, lsn))
+    }
+}
+
+impl Fallocate {
+    /// Whether it takes space.
+    fn reserves(self) -> bool {
+        !matches!(self, Fallocate::PunchHole)
+    }
+
+    /// Whether it changes what bytes are.
+    fn replaces(self) -> bool {
+        !matches!(self, Fallocate::Allocate { .. })
+    }
+
+    /// Whether the file reaches to the range's end afterwards.
+    fn grows(self) -> bool {
+        matches!(
+            self,
+            Fallocate::Allocate { keep_size: false } | Fallocate::ZeroRange { keep_size: false }
+        )
     }
 }

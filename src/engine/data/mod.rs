@@ -2,7 +2,7 @@
 //!
 //! A write is acknowledged when its bytes are in memory and a transaction with the new size and
 //! times is in the log's buffer; the bytes follow at write-out, by fsync or within the commit
-//! interval. Small fsyncs put the bytes into the log, others into chunks. A checkpoint writes out
+//! interval. Small fsyncs put the bytes into the log, others into chunks. A checkpoint carries over
 //! what only the log holds before it frees the log.
 
 mod chunks;
@@ -10,6 +10,7 @@ mod copy;
 mod dirty;
 mod extents;
 mod fallocate;
+mod ranges;
 mod read;
 mod resize;
 mod space;
@@ -22,7 +23,7 @@ mod writeout;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 pub(super) use table::InodeTable;
 
@@ -56,14 +57,14 @@ pub(super) struct DataState {
     dirty_memory: AtomicU64,
     /// Units that writing them out will take.
     dirty_units: AtomicU64,
-    /// Runs that the next checkpoint must write out.
-    logged_runs: AtomicU64,
+    /// Log that carrying over what it holds of them takes, at most.
+    log_bytes: AtomicU64,
     /// Units promised to writes under way, which no map counts yet.
     promised_units: AtomicU64,
+    /// Log promised to file bytes that are on the way there, which no map counts yet.
+    promised_log_bytes: AtomicU64,
     /// Held while chunks.dat grows.
     growth: Mutex<()>,
-    /// Whether small fsyncs may not use the log: a checkpoint is writing out what it holds.
-    log_closed: RwLock<bool>,
     /// The number of the next chunk. Never used twice while the volume is open.
     next_chunk: AtomicU64,
     /// Chunk content read before.
@@ -77,27 +78,32 @@ impl DataState {
             dirty_bytes: AtomicU64::new(0),
             dirty_memory: AtomicU64::new(0),
             dirty_units: AtomicU64::new(0),
-            logged_runs: AtomicU64::new(0),
+            log_bytes: AtomicU64::new(0),
             promised_units: AtomicU64::new(0),
+            promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
-            log_closed: RwLock::default(),
             next_chunk: AtomicU64::new(1),
             cache: chunks::Cache::new(cache_bytes),
         }
     }
 }
 
-/// Units kept for a write until its bytes are in a dirty map, which counts them from then on.
+/// Units or log kept for something until a dirty map counts it.
 struct Promise<'a> {
-    state: &'a DataState,
-    units: u64,
+    sum: &'a AtomicU64,
+    amount: u64,
+}
+
+impl<'a> Promise<'a> {
+    fn new(sum: &'a AtomicU64, amount: u64) -> Self {
+        sum.fetch_add(amount, Ordering::Relaxed);
+        Promise { sum, amount }
+    }
 }
 
 impl Drop for Promise<'_> {
     fn drop(&mut self) {
-        self.state
-            .promised_units
-            .fetch_sub(self.units, Ordering::Relaxed);
+        self.sum.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -111,11 +117,7 @@ impl Volume {
             (&self.data.dirty_bytes, before.bytes, after.bytes),
             (&self.data.dirty_memory, before.memory, after.memory),
             (&self.data.dirty_units, before.units, after.units),
-            (
-                &self.data.logged_runs,
-                before.logged_runs,
-                after.logged_runs,
-            ),
+            (&self.data.log_bytes, before.log, after.log),
         ];
         for (sum, before, after) in sums {
             sum.fetch_add(after, Ordering::Relaxed);
@@ -131,8 +133,10 @@ impl Volume {
             Err(EngineError::Store(StoreError::NoSpace(_))) => {}
             other => return other,
         }
-        // Bytes over reserved extents and in write-out are counted twice until they are written.
-        self.write_out_all()?;
+        // Bytes over reserved extents and in write-out are counted twice until they are written. What
+        // keeps a file from it is not this one's trouble.
+        let _ = self.write_out_all();
+        self.journal.writable()?;
         if space::has_freed(&self.journal.view())? {
             self.checkpoint()?;
         }
@@ -157,11 +161,7 @@ impl Volume {
     }
 
     fn try_reserve(&self, units: u64, spare: u64) -> Result<Promise<'_>, EngineError> {
-        self.data.promised_units.fetch_add(units, Ordering::Relaxed);
-        let promise = Promise {
-            state: &self.data,
-            units,
-        };
+        let promise = Promise::new(&self.data.promised_units, units);
         let view = self.journal.view();
         let wanted = space::units_used(&view)?
             .saturating_add(self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT))
@@ -235,6 +235,12 @@ impl Volume {
             on_disk.min(capacity.saturating_sub(used.saturating_mul(UNIT)))
         };
         Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
+    }
+
+    /// Bytes of all files that are in memory, or in the log, and in no chunk yet.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.data.dirty_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of a file that will take space and have none yet: part of its `blocks`.

@@ -44,7 +44,7 @@ impl Volume {
             };
             // While something is left to remove, the file ends where that ends.
             record.size = rest.map_or(size, |rest| rest.clamp(size, record.size.max(size)));
-            if data.has_logged() {
+            if data.is_logged(size, u64::MAX) {
                 tx.data_clear(self.dataset, ino, size, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
@@ -84,8 +84,19 @@ impl Volume {
         Ok(rest)
     }
 
-    /// Frees all content of an orphan, in bounded transactions, and forgets its unwritten data and
-    /// its entry in the table. The record stays, with `allocated` 0.
+    /// Does something with an inode's unwritten data locked, knowing whether there is any.
+    pub(in crate::engine) fn with_unwritten<T>(
+        &self,
+        ino: Ino,
+        act: impl FnOnce(bool) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let state = self.inodes.state(ino);
+        let data = state.data.write();
+        act(!data.is_empty())
+    }
+
+    /// Frees all content of an orphan, in bounded transactions, and its unwritten data. The record
+    /// stays, with `allocated` 0.
     pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
         let state = self.inodes.state(ino);
         loop {
@@ -99,17 +110,15 @@ impl Volume {
                 return Ok(());
             }
             let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
-            if data.has_logged() {
+            if data.is_logged(0, u64::MAX) {
                 tx.data_clear(self.dataset, ino, 0, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
             tx.commit()?;
             self.change_dirty(&mut data, |map| map.remove(0, u64::MAX));
             if rest.is_none() {
-                break;
+                return Ok(());
             }
         }
-        self.inodes.forget(ino);
-        Ok(())
     }
 }

@@ -1,20 +1,27 @@
-//! fsync, the commit timer, and what a checkpoint needs of file content.
+//! fsync, the commit timer, and what a checkpoint does about file content.
+//!
+//! The log may hold the newest bytes of a file, and a checkpoint frees the log. It does not wait for
+//! them to become chunks, which may take any amount of work and fail for reasons of one file: it
+//! carries them over, as they are in memory, into the part of the log that stays. So a checkpoint needs
+//! nothing but a bounded part of the log.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::dirty::DirtyMap;
+use super::Promise;
+use super::dirty::cut;
 use super::space;
 use super::table::InodeState;
-use super::writeout::Which;
 use crate::engine::{Durability, EngineError, Volume};
-use crate::format::id::Ino;
+use crate::format::id::{Ino, Lsn};
 use crate::log::Change;
 use crate::log::journal::Pressure;
+use crate::store::StoreError;
 
 /// Unwritten bytes of a file up to which an fsync puts them into the log.
 const LOGGED_MAX_BYTES: u64 = 64 << 10;
-/// Log that writing out one run takes, at most.
-const WRITE_OUT_LOG_BYTES: u64 = 1024;
+/// File bytes carried over in one transaction.
+const CARRY_STEP_BYTES: usize = 256 << 10;
 /// Pending ranges freed in one transaction.
 const RELEASE_STEP: usize = 256;
 
@@ -69,18 +76,47 @@ impl Volume {
         if !self.is_writable() {
             return Ok(());
         }
-        self.move_unlogged()?;
+        let moved = self.move_unlogged();
         self.journal.sync(self.journal.end_lsn())?;
+        let settled = self.settle_logged();
         self.inodes.sweep(self.journal.durable_lsn());
-        Ok(())
+        moved.and(settled)
     }
 
     fn move_unlogged(&self) -> Result<(), EngineError> {
-        for (ino, state) in self.inodes.filter(|data| data.unlogged_bytes() > 0) {
+        let unlogged = self.inodes.filter(|data| data.unlogged_bytes() > 0);
+        self.for_each_file(unlogged, |ino, state| {
             self.throttle()?;
-            self.log_or_write_out(ino, &state)?;
+            self.log_or_write_out(ino, state)
+        })
+    }
+
+    /// Makes chunks of what the log has held for long, or of all that it holds when that is much.
+    fn settle_logged(&self) -> Result<(), EngineError> {
+        let much = self.data.log_bytes.load(Ordering::Relaxed) > self.journal.data_log_bytes() / 2;
+        let logged = self
+            .inodes
+            .filter(|data| data.was_carried() || (much && data.has_logged()));
+        self.for_each_file(logged, |ino, _| self.write_out(ino))
+    }
+
+    /// Does the same for several files: what one of them suffers from does not keep the others from it.
+    /// The first error is returned.
+    fn for_each_file(
+        &self,
+        files: Vec<(Ino, Arc<InodeState>)>,
+        act: impl Fn(Ino, &Arc<InodeState>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut first = Ok(());
+        for (ino, state) in files {
+            if let Err(error) = act(ino, &state) {
+                // A latched volume fails for all of them, and has said so.
+                self.journal.writable()?;
+                ::log::error!("the unwritten bytes of inode {ino} stay in memory: {error}");
+                first = first.and(Err(error));
+            }
         }
-        Ok(())
+        first
     }
 
     /// Puts a file's unwritten bytes into the log when they are few, else into chunks. Durable once
@@ -89,20 +125,23 @@ impl Volume {
         if state.data.read().unlogged_bytes() == 0 {
             return Ok(());
         }
-        let closed = self.data.log_closed.read();
-        if !*closed && self.log_data(ino, state)? {
+        if self.log_data(ino, state)? {
             return Ok(());
         }
-        drop(closed);
         self.write_out(ino)
     }
 
     /// Puts a file's unwritten bytes into the log; false when they are too many.
     fn log_data(&self, ino: Ino, state: &InodeState) -> Result<bool, EngineError> {
+        // A write-out under way would take newer bytes in the log for those that it writes.
+        let _io = state.io.lock();
         let mut data = state.data.write();
-        if data.unlogged_bytes() > LOGGED_MAX_BYTES || !self.log_has_room(data.run_count()) {
+        if data.unlogged_bytes() > LOGGED_MAX_BYTES {
             return Ok(false);
         }
+        let Some(_promise) = self.promise_log(data.unlogged_log_bytes()) else {
+            return Ok(false);
+        };
         let pieces = data.unlogged();
         if pieces.is_empty() {
             return Ok(true);
@@ -113,26 +152,20 @@ impl Volume {
         }
         let lsn = tx.commit()?;
         state.touch(lsn);
-        self.change_dirty(&mut data, DirtyMap::set_logged);
+        self.change_dirty(&mut data, |map| map.set_logged(lsn));
         Ok(true)
     }
 
-    /// Whether the log may take over `runs` more. The checkpoint that frees the log writes them out
-    /// first, and that takes log itself: it must never find too little.
-    fn log_has_room(&self, runs: u64) -> bool {
+    /// Promises a share of the log to file bytes, if there is one: a checkpoint must find room to
+    /// carry all of them over.
+    fn promise_log(&self, bytes: u64) -> Option<Promise<'_>> {
         if self.journal.pressure() != Pressure::None {
-            return false;
+            return None;
         }
-        let runs = self
-            .data
-            .logged_runs
-            .load(Ordering::Relaxed)
-            .saturating_add(runs);
-        let fits = runs.saturating_mul(WRITE_OUT_LOG_BYTES) <= self.journal.log_bytes() / 8;
-        if !fits {
-            self.background.request_checkpoint();
-        }
-        fits
+        let promise = Promise::new(&self.data.promised_log_bytes, bytes);
+        let promised = self.data.promised_log_bytes.load(Ordering::Relaxed);
+        let held = self.data.log_bytes.load(Ordering::Relaxed);
+        (held.saturating_add(promised) <= self.journal.data_log_bytes()).then_some(promise)
     }
 
     /// Makes a file's unwritten data precede a rename in the log.
@@ -145,34 +178,45 @@ impl Volume {
 
     /// Writes out all unwritten data. Not durable by itself.
     pub(in crate::engine) fn write_out_all(&self) -> Result<(), EngineError> {
-        for (ino, _) in self.inodes.filter(|data| !data.is_empty()) {
-            self.throttle()?;
+        let unwritten = self.inodes.filter(|data| !data.is_empty());
+        self.for_each_file(unwritten, |ino, _| self.write_out(ino))
+    }
+
+    /// Writes out a file of which the log holds too much: holes cut what it holds into more ranges
+    /// than were promised room.
+    pub(super) fn relieve_log(&self, ino: Ino) -> Result<(), EngineError> {
+        if self.data.log_bytes.load(Ordering::Relaxed) > self.journal.data_log_bytes() {
             self.write_out(ino)?;
         }
         Ok(())
     }
 
-    /// Writes out all data that only the log holds, and keeps more from coming until
-    /// [`Volume::finish_checkpoint`].
-    pub(in crate::engine) fn prepare_checkpoint(&self) -> Result<(), EngineError> {
-        *self.data.log_closed.write() = true;
-        for (ino, state) in self.inodes.filter(DirtyMap::has_logged) {
-            let _io = state.io.lock();
-            if let Err(error) = self.write_out_locked(ino, &state, Which::Logged) {
-                *self.data.log_closed.write() = false;
-                return Err(error);
+    /// Puts all file bytes that the log holds from before `end`, and no chunk, into the log again.
+    pub(in crate::engine) fn carry_over(&self, end: Lsn) -> Result<(), StoreError> {
+        for (ino, state) in self.inodes.filter(|data| data.is_logged_before(end)) {
+            let mut data = state.data.write();
+            // Written out meanwhile.
+            if !data.is_logged_before(end) {
+                continue;
             }
+            let mut last = Lsn(0);
+            let mut pieces = data.logged().into_iter().peekable();
+            while pieces.peek().is_some() {
+                let mut tx = self.journal.begin_carry()?;
+                let mut step = 0;
+                while let Some((offset, bytes)) = pieces.next_if(|_| step < CARRY_STEP_BYTES) {
+                    step += bytes.len();
+                    tx.data(self.dataset, ino, offset, bytes);
+                }
+                last = tx.commit()?;
+            }
+            data.set_carried(last);
         }
         Ok(())
     }
 
-    /// After a checkpoint: small fsyncs may use the log again. With `release`, chunk space that it
-    /// freed goes back to the free trees.
-    pub(in crate::engine) fn finish_checkpoint(&self, release: bool) -> Result<(), EngineError> {
-        *self.data.log_closed.write() = false;
-        if !release {
-            return Ok(());
-        }
+    /// Gives chunk space that durable checkpoints freed back to the free trees.
+    pub(in crate::engine) fn release_freed(&self) -> Result<(), EngineError> {
         let durable = self.journal.durable_generation();
         // What does not fit the log now is released after the next checkpoint.
         self.release_pending(
@@ -223,7 +267,11 @@ impl Volume {
             } if dataset == self.dataset => {
                 let state = self.inodes.state(ino);
                 let mut data = state.data.write();
-                self.change_dirty(&mut data, |map| map.insert(offset, bytes, true));
+                self.change_dirty(&mut data, |map| {
+                    for (at, part) in cut(offset, bytes) {
+                        map.insert_logged(at, part);
+                    }
+                });
             }
             Change::DataClear {
                 dataset,

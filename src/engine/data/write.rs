@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::dirty::windows;
+use super::dirty::{cut, windows};
 use super::{UNIT, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Source, Volume, WriteFlags};
@@ -76,7 +76,11 @@ impl Volume {
         self.change_dirty(&mut data, |map| {
             let mut at = offset;
             for bytes in pieces {
-                at = insert_cut(map, at, bytes);
+                let end = at + bytes.len() as u64;
+                for (start, part) in cut(at, bytes) {
+                    map.insert(start, part);
+                }
+                at = end;
             }
         });
         drop(promise);
@@ -101,17 +105,6 @@ impl Volume {
         }
         Ok(())
     }
-}
-
-/// Inserts bytes, cut at windows; where they end.
-fn insert_cut(map: &mut super::dirty::DirtyMap, offset: u64, mut bytes: Vec<u8>) -> u64 {
-    let end = offset + bytes.len() as u64;
-    for window in windows(offset, bytes.len() as u64) {
-        let size = usize::try_from(window.end - window.start).unwrap_or_default();
-        let rest = bytes.split_off(size.min(bytes.len()));
-        map.insert(window.start, std::mem::replace(&mut bytes, rest), false);
-    }
-    end
 }
 
 fn check_end(offset: u64, len: usize) -> Result<u64, EngineError> {

@@ -1,8 +1,12 @@
 //! Write-out: unwritten bytes become chunks.
 //!
-//! Three steps: a transaction claims space; the chunks are written, with no lock that anyone waits
-//! for; a transaction makes the extents. A crash in between leaves claims, which recovery frees.
+//! Three steps: transactions claim space; the chunks are written, with no lock that anyone waits
+//! for; transactions make the extents. A crash in between leaves claims, which recovery frees.
+//!
+//! One run may replace any number of extents, more than a transaction takes. Its extent then grows
+//! from one transaction to the next, each of which replaces what lies below the part that it adds.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,24 +19,17 @@ use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, TreeId, trailing_u64};
 use crate::format::record::{ChunkRecord, ExtentRecord};
 use crate::log::Tx;
-use crate::log::journal::Pressure;
 use crate::store::{Read, StoreError};
 
-/// Chunks in one transaction.
+/// Runs written out with their file's `io` held all the time.
 const GROUP: usize = 32;
+/// Ranges of chunks.dat claimed in one transaction.
+const CLAIMS_MAX: usize = 64;
 
-/// Which of a file's unwritten bytes to write out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    /// All.
-    All,
-    /// The runs of which the log holds some: what a checkpoint needs, and no more, since it is made
-    /// when the log has little room.
-    Logged,
-}
+/// A run as it was when its write-out began.
+type Captured = (u64, Arc<Vec<u8>>);
 
-/// A run as it was when its write-out began, and where it goes: into one chunk, or into several
-/// where the free space is in pieces.
+/// A run and where it goes: into one chunk, or into several where the free space is in pieces.
 struct Piece {
     start: u64,
     data: Arc<Vec<u8>>,
@@ -41,16 +38,39 @@ struct Piece {
 
 /// A part of a run that is one chunk.
 struct Part {
-    /// Where it begins in the run.
-    at: usize,
+    /// Where it begins in the file.
+    start: u64,
     len: usize,
     unit: u64,
-    chunk: Option<ChunkRecord>,
+    /// What the claimed space holds, once it is written.
+    chunk: Option<(ChunkId, ChunkRecord)>,
+    /// Where its extent ends that is in the tree; its start while there is none.
+    entered: u64,
+}
+
+/// What a transaction entered of a part.
+struct Step {
+    piece: usize,
+    part: usize,
+    until: u64,
 }
 
 impl Piece {
+    fn is_entered(&self) -> bool {
+        self.parts.iter().all(|part| part.entered == part.end())
+    }
+
+    /// The bytes of a part of it.
+    fn content(&self, part: &Part) -> &[u8] {
+        let at = usize::try_from(part.start - self.start).unwrap_or(usize::MAX);
+        let end = at.saturating_add(part.len);
+        self.data.get(at..end).unwrap_or_default()
+    }
+}
+
+impl Part {
     fn end(&self) -> u64 {
-        self.start.saturating_add(self.data.len() as u64)
+        self.start.saturating_add(self.len as u64)
     }
 }
 
@@ -66,18 +86,14 @@ impl Volume {
         };
         let captured = {
             let _io = state.io.lock();
-            capture(&state, Which::All)
+            capture(&state)
         };
         for group in captured.chunks(GROUP) {
-            if self.journal.pressure() == Pressure::Urgent {
-                self.throttle()?;
-            }
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
             let current: Vec<_> = {
                 let data = state.data.read();
-                let unchanged =
-                    |(start, run): &&(u64, Arc<Vec<u8>>)| data.is_unchanged(*start, run);
+                let unchanged = |(start, run): &&Captured| data.is_unchanged(*start, run);
                 group.iter().filter(unchanged).cloned().collect()
             };
             self.write_out_group(ino, &state, &current)?;
@@ -87,27 +103,12 @@ impl Volume {
             return Ok(());
         }
         let _io = state.io.lock();
-        let older: Vec<_> = capture(&state, Which::All);
-        self.write_out_groups(ino, &state, &older)
+        self.write_out_locked(ino, &state)
     }
 
-    /// As [`Volume::write_out`], for who holds the inode's `io` lock.
-    pub(super) fn write_out_locked(
-        &self,
-        ino: Ino,
-        state: &InodeState,
-        which: Which,
-    ) -> Result<(), EngineError> {
-        self.write_out_groups(ino, state, &capture(state, which))
-    }
-
-    fn write_out_groups(
-        &self,
-        ino: Ino,
-        state: &InodeState,
-        captured: &[(u64, Arc<Vec<u8>>)],
-    ) -> Result<(), EngineError> {
-        captured
+    /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
+    pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
+        capture(state)
             .chunks(GROUP)
             .try_for_each(|group| self.write_out_group(ino, state, group))
     }
@@ -116,188 +117,193 @@ impl Volume {
         &self,
         ino: Ino,
         state: &InodeState,
-        group: &[(u64, Arc<Vec<u8>>)],
+        group: &[Captured],
     ) -> Result<(), EngineError> {
-        if group.is_empty() {
-            return Ok(());
-        }
-        let pieces = self.store_chunks(group)?;
-        let late = self.publish(ino, state, pieces)?;
-        if late.is_empty() {
-            return Ok(());
-        }
-        self.write_out_exclusively(ino, state, &late)
-    }
-
-    /// Claims space for runs and writes them there.
-    fn store_chunks(&self, runs: &[(u64, Arc<Vec<u8>>)]) -> Result<Vec<Piece>, EngineError> {
-        let mut tx = self.journal.begin_reclaim()?;
-        let mut pieces = Vec::with_capacity(runs.len());
-        for (start, data) in runs {
-            let parts = self.claim_parts(&mut tx, data.len())?;
-            pieces.push(Piece {
+        let mut pieces: Vec<_> = group
+            .iter()
+            .map(|(start, data)| Piece {
                 start: *start,
                 data: Arc::clone(data),
-                parts,
-            });
-        }
-        tx.commit()?;
-        for piece in &mut pieces {
-            for part in &mut piece.parts {
-                let content = piece
-                    .data
-                    .get(part.at..part.at + part.len)
-                    .unwrap_or_default();
-                let mut chunk = chunks::describe(content);
-                chunk.start_unit = part.unit;
-                part.chunk = Some(chunk);
-                let written = chunks::write(self.journal.chunks(), part.unit, content);
-                self.journal.latching(written)?;
-            }
-        }
-        Ok(pieces)
+                parts: Vec::with_capacity(1),
+            })
+            .collect();
+        let written = self
+            .claim(&mut pieces)
+            .and_then(|()| self.write_chunks(&mut pieces))
+            .and_then(|()| self.publish(ino, state, &mut pieces));
+        written.inspect_err(|_| self.give_up(&pieces))
     }
 
-    /// Claims space for `len` bytes: in one range if the disk has one, else in smaller ones. What
-    /// was promised counts units, not ranges.
-    fn claim_parts(&self, tx: &mut Tx<'_>, len: usize) -> Result<Vec<Part>, EngineError> {
+    /// Claims space for runs.
+    fn claim(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
+        let mut rest: VecDeque<_> = pieces
+            .iter()
+            .enumerate()
+            .map(|(index, piece)| (index, piece.start, piece.data.len()))
+            .collect();
+        while !rest.is_empty() {
+            self.throttle()?;
+            let mut tx = self.journal.begin_reclaim()?;
+            let mut claimed = Vec::new();
+            while claimed.len() < CLAIMS_MAX
+                && let Some((index, start, len)) = rest.pop_front()
+            {
+                let part = self.claim_part(&mut tx, start, len)?;
+                if part.len < len {
+                    rest.push_front((index, part.end(), len - part.len));
+                }
+                claimed.push((index, part));
+            }
+            tx.commit()?;
+            for (index, part) in claimed {
+                if let Some(piece) = pieces.get_mut(index) {
+                    piece.parts.push(part);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
+    /// What was promised counts units, not ranges.
+    fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
         let unit_bytes = usize::try_from(UNIT).unwrap_or(usize::MAX);
-        let (mut at, mut step) = (0, len);
-        let mut parts = Vec::with_capacity(1);
-        while at < len {
-            let size = step.min(len - at);
+        let mut size = len;
+        loop {
             let units = chunks::units(size);
             let found = space::best_fit(tx, units)?;
             match self.grow_to(found.start.saturating_add(units)) {
                 Ok(()) => {
                     space::claim(tx, found, units)?;
-                    parts.push(Part {
-                        at,
+                    return Ok(Part {
+                        start,
                         len: size,
                         unit: found.start,
                         chunk: None,
+                        entered: start,
                     });
-                    at += size;
                 }
                 Err(EngineError::Store(StoreError::NoSpace(_))) if size > unit_bytes => {
-                    step = (size / 2).next_multiple_of(unit_bytes);
+                    size = (size / 2).next_multiple_of(unit_bytes);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(parts)
     }
 
-    /// Makes extents of written pieces, and lets go of the runs. A run that changed meanwhile stays;
-    /// when the log holds part of it, its piece is dropped and its offset returned: an extent under
-    /// newer and older logged bytes would leave recovery the wrong ones.
+    /// Writes runs to the space that was claimed for them.
+    fn write_chunks(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
+        for piece in pieces {
+            let mut parts = std::mem::take(&mut piece.parts);
+            let written = parts.iter_mut().try_for_each(|part| {
+                let content = piece.content(part);
+                let mut record = chunks::describe(content);
+                record.start_unit = part.unit;
+                part.chunk = Some((self.new_chunk_id(), record));
+                let written = chunks::write(self.journal.chunks(), part.unit, content);
+                self.journal.latching(written)
+            });
+            piece.parts = parts;
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Makes extents of written pieces, in as many transactions as it takes, and lets go of the runs.
+    /// A run that changed meanwhile stays. What the log holds of it is void all the same: it is older
+    /// than what was written out, since an fsync waits for `io`.
     fn publish(
         &self,
         ino: Ino,
         state: &InodeState,
-        pieces: Vec<Piece>,
-    ) -> Result<Vec<u64>, EngineError> {
-        let mut data = state.data.write();
-        let mut late = Vec::new();
-        let mut tx = self.journal.begin_reclaim()?;
-        let mut settled = Vec::new();
-        for piece in pieces {
-            let changed = !data.is_unchanged(piece.start, &piece.data);
-            if changed && data.is_logged(piece.start, piece.end()) {
-                late.push(piece.start);
-                for part in &piece.parts {
-                    space::settle_claim(&mut tx, part.unit)?;
-                    space::free(&mut tx, part.unit, chunks::units(part.len))?;
+        pieces: &mut [Piece],
+    ) -> Result<(), EngineError> {
+        while pieces.iter().any(|piece| !piece.is_entered()) {
+            self.throttle()?;
+            let mut data = state.data.write();
+            let mut tx = self.journal.begin_reclaim()?;
+            let steps = self.enter_some(&mut tx, ino, pieces, &data)?;
+            let lsn = tx.commit()?;
+            state.touch(lsn);
+            self.change_dirty(&mut data, |map| {
+                for step in steps {
+                    let Some(piece) = pieces.get_mut(step.piece) else {
+                        continue;
+                    };
+                    if let Some(part) = piece.parts.get_mut(step.part) {
+                        map.log_cleared(part.entered, step.until);
+                        part.entered = step.until;
+                    }
+                    if piece.is_entered() && map.is_unchanged(piece.start, &piece.data) {
+                        map.written(piece.start);
+                    }
                 }
-            } else {
-                settled.push(piece);
-            }
+            });
         }
-        self.enter_pieces(&mut tx, ino, &settled, &data)?;
-        let lsn = tx.commit()?;
-        state.touch(lsn);
-        self.change_dirty(&mut data, |map| {
-            for piece in &settled {
-                if map.is_unchanged(piece.start, &piece.data) {
-                    map.written(piece.start);
-                }
-            }
-        });
-        Ok(late)
+        Ok(())
     }
 
-    fn enter_pieces(
+    /// A transaction's share of [`Volume::publish`].
+    fn enter_some(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,
         pieces: &[Piece],
         data: &DirtyMap,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<Step>, EngineError> {
         let mut record = self.load_inode(tx, ino)?;
         let mut counters = self.load_counters(tx)?;
-        let (tree, birth) = (self.tree(), tx.generation());
-        for piece in pieces {
-            let (start, end) = (piece.start, piece.end());
-            if data.is_logged(start, end) {
-                tx.data_clear(self.dataset, ino, start, end - start);
+        let mut steps = Vec::new();
+        let mut budget = EXTENTS_MAX;
+        let all = pieces.iter().enumerate().flat_map(|(index, piece)| {
+            let parts = piece.parts.iter().enumerate();
+            parts.map(move |(part, content)| (index, part, content))
+        });
+        for (piece, part, content) in all.filter(|(.., part)| part.entered < part.end()) {
+            if budget == 0 {
+                break;
             }
-            let mut extents = Vec::with_capacity(piece.parts.len());
-            for part in &piece.parts {
-                let id = self.new_chunk_id();
-                space::settle_claim(tx, part.unit)?;
-                let Some(chunk) = &part.chunk else {
-                    return Err(StoreError::Corrupt("a chunk that was not written".into()).into());
-                };
-                tx.put(TreeId::Chunks, key::chunk(id), chunk.encode())?;
-                let len = part.len as u64;
-                let extent = ExtentRecord {
-                    len,
-                    chunk: id,
-                    chunk_offset: 0,
-                    birth,
-                };
-                extents.push((start + part.at as u64, extent));
-            }
-            let (record, counters) = (&mut record, &mut counters);
             let mut editor = Editor {
                 tx: &mut *tx,
-                tree,
+                tree: self.tree(),
                 ino,
-                record,
-                counters,
+                record: &mut record,
+                counters: &mut counters,
             };
-            while !editor.punch(start, end, EXTENTS_MAX)? {}
-            for (at, extent) in extents {
-                editor.insert(at, extent)?;
+            let (until, cut) = editor.punch_some(content.entered, content.end(), budget)?;
+            budget = budget.saturating_sub(cut + 1);
+            enter_part(&mut editor, content, until)?;
+            if data.is_logged(content.entered, until) {
+                let len = until - content.entered;
+                tx.data_clear(self.dataset, ino, content.entered, len);
             }
+            steps.push(Step { piece, part, until });
         }
         self.store_inode(tx, ino, &record)?;
-        self.store_counters(tx, &counters)
+        self.store_counters(tx, &counters)?;
+        Ok(steps)
     }
 
-    /// Writes out runs that change all the time, with their file's writers kept waiting.
-    fn write_out_exclusively(
-        &self,
-        ino: Ino,
-        state: &InodeState,
-        starts: &[u64],
-    ) -> Result<(), EngineError> {
-        let mut data = state.data.write();
-        let found = starts.iter().filter_map(|start| data.at(*start));
-        let mut runs: Vec<_> = found.map(captured).collect();
-        // Several may have become one run.
-        runs.dedup_by_key(|(start, _)| *start);
-        let pieces = self.store_chunks(&runs)?;
-        let mut tx = self.journal.begin_reclaim()?;
-        self.enter_pieces(&mut tx, ino, &pieces, &data)?;
-        let lsn = tx.commit()?;
-        state.touch(lsn);
-        self.change_dirty(&mut data, |map| {
-            for piece in &pieces {
-                map.written(piece.start);
+    /// Gives back the claims of a write-out that failed. What cannot be given back is free after the
+    /// next opening.
+    fn give_up(&self, pieces: &[Piece]) {
+        let parts = pieces.iter().flat_map(|piece| &piece.parts);
+        let claims: Vec<_> = parts
+            .filter(|part| part.entered == part.start)
+            .map(|part| (part.unit, chunks::units(part.len)))
+            .collect();
+        for some in claims.chunks(CLAIMS_MAX) {
+            let freed = self.journal.begin_reclaim().and_then(|mut tx| {
+                for (unit, units) in some {
+                    space::free(&mut tx, *unit, *units)?;
+                }
+                tx.commit()
+            });
+            if let Err(error) = freed {
+                ::log::debug!("space of a failed write-out stays claimed: {error}");
+                return;
             }
-        });
-        Ok(())
+        }
     }
 
     /// Finds the number of the next chunk. To be called when the volume is opened, before any chunk
@@ -319,13 +325,31 @@ impl Volume {
     }
 }
 
-fn captured((start, run): (u64, &Run)) -> (u64, Arc<Vec<u8>>) {
-    (start, Arc::clone(&run.data))
+/// Makes the extent of a part reach to `until`, below which nothing else is any more.
+fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<(), EngineError> {
+    let Some((id, chunk)) = &part.chunk else {
+        return Err(StoreError::Corrupt("a chunk that was not written".into()).into());
+    };
+    let extent = |until: u64| ExtentRecord {
+        len: until - part.start,
+        chunk: *id,
+        chunk_offset: 0,
+        birth: editor.tx.generation(),
+    };
+    let (old, new) = (extent(part.entered), extent(until));
+    if old.len == 0 {
+        space::settle_claim(editor.tx, part.unit)?;
+        let key = key::chunk(*id);
+        editor.tx.put(TreeId::Chunks, key, chunk.encode())?;
+    } else {
+        editor.subtract_sums(&old);
+    }
+    Ok(editor.insert(part.start, new)?)
 }
 
 /// A file's runs as they are now.
-fn capture(state: &InodeState, which: Which) -> Vec<(u64, Arc<Vec<u8>>)> {
+fn capture(state: &InodeState) -> Vec<Captured> {
     let data = state.data.read();
-    let wanted = |(_, run): &(u64, &Run)| which == Which::All || run.logged;
-    data.runs().filter(wanted).map(captured).collect()
+    let captured = |(start, run): (u64, &Run)| (start, Arc::clone(&run.data));
+    data.runs().map(captured).collect()
 }

@@ -318,3 +318,34 @@ fn setgid_directories_pass_on_their_group() {
     );
     world.finish();
 }
+
+/// A guest may go on writing to a file that it has let go of: the file goes, and nothing of it stays
+/// behind that nobody can write out.
+#[test]
+fn writing_to_a_file_that_is_being_freed_leaves_nothing_behind() {
+    let world = World::new();
+    let volume = &world.volume;
+    let before = world.inodes();
+    for round in 0..1000 {
+        let file = world.make(ROOT, "f", FILE);
+        let write = |offset| {
+            let mut bytes = [1u8; 3000].as_slice();
+            volume.write(file, offset, bytes.len(), &mut bytes, WriteFlags::default())
+        };
+        write(0).unwrap();
+        assert!(volume.unlink(ROOT, b"f").unwrap().orphan);
+        let writing = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                writing.wait();
+                while write(round).is_ok() {}
+            });
+            writing.wait();
+            volume.reclaim(file).unwrap();
+        });
+        assert_eq!(error(volume.getattr(file)), "Stale", "round {round}");
+        assert_eq!(volume.dirty_bytes(), 0, "round {round}");
+    }
+    assert_eq!(world.inodes(), before);
+    world.finish();
+}

@@ -234,7 +234,7 @@ fn sound() -> SimMedia {
     fill_namespace(&mut tx);
     fill_space(&mut tx, &journal);
     tx.commit().unwrap();
-    journal.checkpoint(true).unwrap();
+    journal.checkpoint(true, &|_| Ok(())).unwrap();
     sim
 }
 
@@ -267,7 +267,7 @@ fn planted(defect: impl Fn(&mut Tx<'_>)) -> Vec<Issue> {
     let lsn = tx.commit().unwrap();
     journal.sync(lsn).unwrap();
     let in_log = issues_of(&sim.killed());
-    journal.checkpoint(true).unwrap();
+    journal.checkpoint(true, &|_| Ok(())).unwrap();
     let on_disk = issues_of(&sim);
     // A checkpoint may leave behind pages that nothing reaches any more.
     let reached: Vec<Issue> = on_disk

@@ -307,9 +307,9 @@ fn extents() {
     ));
 
     let mut early = extent(2, 100);
-    early.birth = Generation(50);
+    early.birth = Generation(1 << 40);
     let found = planted(|tx| put(tx, 8192, early));
-    let birth = Generation(50);
+    let birth = Generation(1 << 40);
     assert_eq!(
         found,
         [Issue::ExtentBirth {

@@ -164,12 +164,12 @@ fn free_trees() {
     let found = planted(|tx| {
         let pending = PendingFree {
             len_units: 2,
-            generation: Generation(70),
+            generation: Generation(1 << 40),
         };
         tx.put(TreeId::FreePending, key::u64_key(3), pending.encode())
             .unwrap();
     });
-    let generation = Generation(70);
+    let generation = Generation(1 << 40);
     assert_eq!(
         found,
         [Issue::PendingGeneration {

@@ -1,0 +1,146 @@
+//! What a power cut leaves.
+
+use super::*;
+
+/// Power lost at many moments: what was fsynced is there, and every byte is one that was written
+/// there since (or before) the last fsync, or zero.
+#[test]
+fn a_power_cut_keeps_what_was_fsynced() {
+    for seed in 0..12 {
+        let made = make();
+        let sim = made.killed();
+        let volume = open(&sim);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut model = Vec::new();
+        // Events at which an fsync had returned, and the content then.
+        let mut synced = vec![(0, Vec::new())];
+        // All contents, for what may be there besides.
+        let mut states: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
+        for _ in 0..25 {
+            step(&volume, &mut model, &mut rng);
+            states.push((sim.events(), model.clone()));
+            if rng.random_bool(0.4) {
+                volume.fsync(FILE, false).unwrap();
+                synced.push((sim.events(), model.clone()));
+            }
+        }
+        let mut recording = sim.recording();
+        let events = recording.len();
+        let mut points: Vec<usize> = (0..60).map(|_| rng.random_range(0..=events)).collect();
+        points.extend(synced.iter().map(|(event, _)| *event));
+        points.sort_unstable();
+        for point in points {
+            let crashed = recording.crash_at(point, Survival::Random(rng.random()));
+            let volume = open(&crashed);
+            let found = content(&volume, FILE);
+            let (since, base) = synced
+                .iter()
+                .rev()
+                .find(|(event, _)| *event <= point)
+                .unwrap()
+                .clone();
+            let later: Vec<_> = states.iter().filter(|(event, _)| *event >= since).collect();
+            for (index, byte) in found.iter().enumerate() {
+                let held = |state: &Vec<u8>| state.get(index).copied().unwrap_or(0) == *byte;
+                let allowed = held(&base) || later.iter().any(|(_, state)| held(state));
+                assert!(
+                    allowed,
+                    "seed {seed} point {point}: foreign byte at {index}"
+                );
+            }
+            if synced.iter().any(|(event, _)| *event == point)
+                && !states
+                    .iter()
+                    .any(|(event, _)| *event > since && *event <= point)
+            {
+                assert!(
+                    found == base,
+                    "seed {seed} point {point}: fsynced content is lost"
+                );
+            }
+            check_space(&volume, &format!("seed {seed} point {point}"));
+        }
+    }
+}
+
+/// A run over many extents is published in many transactions, and power is lost between any of them:
+/// what was fsynced is in the log, or in the part of the extent that is there.
+#[test]
+fn a_power_cut_between_two_parts_of_a_write_out_loses_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let made = make();
+    let volume = open(&made);
+    let flags = WriteFlags::default();
+    for index in 0..10_000 {
+        let mut byte = [1u8].as_slice();
+        volume.write(FILE, index * 2, 1, &mut byte, flags).unwrap();
+    }
+    volume.close().unwrap();
+    let sim = made.killed();
+    let volume = open(&sim);
+    let whole = vec![2u8; 20_000];
+    volume
+        .write(FILE, 0, whole.len(), &mut whole.as_slice(), flags)
+        .unwrap();
+    volume.fsync(FILE, false).unwrap();
+    let synced = sim.events();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Makes what is there durable all the time, so that there is much to lose.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                volume.journal.sync(volume.journal.end_lsn()).unwrap();
+            }
+        });
+        volume.write_out(FILE).unwrap();
+        volume.checkpoint().unwrap();
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut recording = sim.recording();
+    let events = recording.len();
+    assert!(events > synced + 10, "nothing was made durable in between");
+    let step = ((events - synced) / 150).max(1);
+    for point in (synced..=events).step_by(step) {
+        let crashed = recording.crash_at(point, Survival::Random(point as u64));
+        let volume = open(&crashed);
+        assert!(content(&volume, FILE) == whole, "point {point}");
+        check_space(&volume, &format!("point {point}"));
+    }
+}
+
+/// What only the log holds is carried over by a checkpoint: power lost at any event of it.
+#[test]
+fn a_power_cut_in_a_checkpoint_keeps_what_the_log_holds() {
+    let made = make();
+    let sim = made.killed();
+    let volume = open(&sim);
+    let flags = WriteFlags::default();
+    let whole = vec![2u8; 20_000];
+    let mut synced = 0;
+    for round in 0..6u64 {
+        let mut bytes = whole.as_slice();
+        volume
+            .write(FILE, 0, whole.len(), &mut bytes, flags)
+            .unwrap();
+        let ino = if round % 2 == 0 { FILE } else { OTHER };
+        volume.fsync(FILE, false).unwrap();
+        if round == 0 {
+            synced = sim.events();
+        }
+        volume
+            .write(ino, 50_000 + round, 1, &mut [1u8].as_slice(), flags)
+            .unwrap();
+        volume.checkpoint().unwrap();
+    }
+    let mut recording = sim.recording();
+    for point in synced..=recording.len() {
+        for survival in 0..4 {
+            let crashed = recording.crash_at(point, Survival::Random(survival));
+            let volume = open(&crashed);
+            assert!(content(&volume, FILE)[..20_000] == whole, "point {point}");
+            let again = open(&crashed.killed());
+            assert!(content(&again, FILE)[..20_000] == whole, "point {point}");
+        }
+    }
+}

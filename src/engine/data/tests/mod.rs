@@ -1,0 +1,276 @@
+//! File content against a plain vector of bytes, over reopening and power cuts.
+
+mod bounds;
+mod crash;
+mod sharing;
+mod space;
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::disk::sim::{SimMedia, Survival};
+use crate::engine::{
+    Clock, EngineError, Fallocate, MkfsOptions, OpenOptions, Seek, Time, Volume, WriteFlags, mkfs,
+};
+use crate::format::id::Ino;
+use crate::format::record::InodeRecord;
+use crate::store::Read;
+
+const FILE: Ino = Ino(2);
+const OTHER: Ino = Ino(3);
+
+fn clock() -> Clock {
+    Arc::new(|| Time { sec: 1, nsec: 2 })
+}
+
+fn make() -> SimMedia {
+    let sim = SimMedia::new();
+    let options = MkfsOptions {
+        uuid: [1; 16],
+        hash_seed: [2; 16],
+        capacity_bytes: 0,
+        log_bytes: 4 << 20,
+        root_uid: 0,
+        root_gid: 0,
+        root_mode: 0o755,
+    };
+    mkfs(sim.media(), &options, &clock()).unwrap();
+    let volume = open(&sim);
+    for ino in [FILE, OTHER] {
+        let mut tx = volume.journal.begin().unwrap();
+        let zero = Time::default();
+        let record = InodeRecord {
+            mode: libc::S_IFREG | 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            flags: 0,
+            projid: 0,
+            xattrs: 0,
+            size: 0,
+            allocated: 0,
+            entries: 0,
+            parent: Ino(0),
+            atime: zero,
+            mtime: zero,
+            ctime: zero,
+            btime: zero,
+        };
+        volume.store_inode(&mut tx, ino, &record).unwrap();
+        tx.commit().unwrap();
+    }
+    volume.close().unwrap();
+    sim
+}
+
+fn open(sim: &SimMedia) -> Arc<Volume> {
+    let options = OpenOptions {
+        background: false,
+        ..OpenOptions::default()
+    };
+    Volume::open_media(sim.media(), options, clock()).unwrap()
+}
+
+/// Frees the content of a file whose last name goes.
+fn delete(volume: &Volume, ino: Ino) {
+    let mut tx = volume.journal.begin().unwrap();
+    let mut record = volume.load_inode(&tx, ino).unwrap();
+    record.nlink = 0;
+    volume.store_inode(&mut tx, ino, &record).unwrap();
+    tx.commit().unwrap();
+    volume.free_content(ino).unwrap();
+}
+
+fn content(volume: &Volume, ino: Ino) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let count = volume.read(ino, 0, 1 << 30, &mut bytes).unwrap();
+    assert_eq!(count, bytes.len());
+    bytes
+}
+
+fn put(model: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if model.len() < end {
+        model.resize(end, 0);
+    }
+    model[offset..end].copy_from_slice(bytes);
+}
+
+fn at(value: usize) -> u64 {
+    value as u64
+}
+
+/// One random operation on both.
+fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
+    const SPAN: usize = 600_000;
+    let offset = rng.random_range(0..SPAN);
+    let len = match rng.random_range(0..4) {
+        0 => rng.random_range(1..200),
+        1 => 4096,
+        2 => rng.random_range(1..20_000),
+        _ => rng.random_range(1..300_000),
+    };
+    match rng.random_range(0..16) {
+        0..6 => {
+            let bytes: Vec<u8> = (0..len).map(|_| rng.random()).collect();
+            let append = rng.random_bool(0.2);
+            let flags = WriteFlags {
+                append,
+                ..WriteFlags::default()
+            };
+            volume
+                .write(FILE, at(offset), len, &mut bytes.as_slice(), flags)
+                .unwrap();
+            put(model, if append { model.len() } else { offset }, &bytes);
+        }
+        6 => {
+            let size = rng.random_range(0..SPAN);
+            volume.resize(FILE, at(size), &mut |_, _| Ok(())).unwrap();
+            model.resize(size, 0);
+        }
+        7 => {
+            volume
+                .fallocate(FILE, at(offset), at(len), Fallocate::PunchHole)
+                .unwrap();
+            let end = (offset + len).min(model.len());
+            if offset < end {
+                model[offset..end].fill(0);
+            }
+        }
+        8 => {
+            let keep_size = rng.random();
+            volume
+                .fallocate(
+                    FILE,
+                    at(offset),
+                    at(len),
+                    Fallocate::ZeroRange { keep_size },
+                )
+                .unwrap();
+            if !keep_size && model.len() < offset + len {
+                model.resize(offset + len, 0);
+            }
+            let end = (offset + len).min(model.len());
+            if offset < end {
+                model[offset..end].fill(0);
+            }
+        }
+        9 => {
+            let keep_size = rng.random();
+            volume
+                .fallocate(FILE, at(offset), at(len), Fallocate::Allocate { keep_size })
+                .unwrap();
+            if !keep_size && model.len() < offset + len {
+                model.resize(offset + len, 0);
+            }
+        }
+        10 => {
+            let target = rng.random_range(0..SPAN);
+            if target + len <= offset || offset + len <= target {
+                let copied = volume
+                    .copy_range(FILE, at(offset), FILE, at(target), at(len))
+                    .unwrap();
+                let copied = usize::try_from(copied).unwrap();
+                let bytes = model
+                    .get(offset..offset + copied)
+                    .unwrap_or_default()
+                    .to_vec();
+                put(
+                    model,
+                    target.min(if copied == 0 { 0 } else { target }),
+                    &bytes,
+                );
+            }
+        }
+        11 => volume.fsync(FILE, false).unwrap(),
+        12 => volume.commit_tick().unwrap(),
+        13 => volume.checkpoint().unwrap(),
+        _ => volume.write_out(FILE).unwrap(),
+    }
+}
+
+#[test]
+fn agrees_with_a_vector_over_reopening() {
+    for seed in 0..30 {
+        let sim = make();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut volume = open(&sim);
+        let mut model = Vec::new();
+        for index in 0..60 {
+            step(&volume, &mut model, &mut rng);
+            let found = content(&volume, FILE);
+            assert_eq!(found.len(), model.len(), "seed {seed} step {index}");
+            let differs = found.iter().zip(&model).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "seed {seed} step {index}");
+            if rng.random_bool(0.08) {
+                volume.close().unwrap();
+                volume = open(&sim);
+            }
+        }
+        check_seek(&volume, &model);
+    }
+}
+
+fn check_seek(volume: &Volume, model: &[u8]) {
+    let mut position = 0;
+    while position < at(model.len()) {
+        let data = match volume.seek(FILE, position, Seek::Data) {
+            Ok(data) => data,
+            Err(EngineError::NoSuchOffset) => at(model.len()),
+            Err(error) => panic!("{error}"),
+        };
+        let hole = &model[usize::try_from(position).unwrap()..usize::try_from(data).unwrap()];
+        assert!(hole.iter().all(|byte| *byte == 0), "data in a hole");
+        if data == at(model.len()) {
+            break;
+        }
+        position = volume.seek(FILE, data, Seek::Hole).unwrap();
+        assert!(position > data);
+    }
+}
+
+/// Power lost at many moments: what was fsynced is there, and every byte is one that was written
+/// there since (or before) the last fsync, or zero.
+/// Chunks and free ranges make up everything, with nothing pending but what a checkpoint holds.
+fn check_space(volume: &Volume, context: &str) {
+    use std::ops::ControlFlow;
+
+    use crate::format::key::{TreeId, trailing_u64};
+    use crate::format::record::{ChunkRecord, PendingFree};
+    use crate::format::superblock::UNITS_END;
+
+    volume.checkpoint().unwrap();
+    let view = volume.journal.view();
+    let mut ranges = Vec::new();
+    let end = [0xff; 9];
+    view.scan(TreeId::FreeByStart, &[], &end, &mut |key, value| {
+        let len = u64::from_le_bytes(value.try_into().unwrap());
+        ranges.push((trailing_u64(key).unwrap(), len));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    view.scan(TreeId::FreePending, &[], &end, &mut |key, value| {
+        ranges.push((
+            trailing_u64(key).unwrap(),
+            PendingFree::decode(value).unwrap().len_units,
+        ));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    view.scan(TreeId::Chunks, &[], &end, &mut |_, value| {
+        let chunk = ChunkRecord::decode(value).unwrap();
+        ranges.push((chunk.start_unit, u64::from(chunk.stored_len.div_ceil(4096))));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    ranges.sort_unstable();
+    let mut next = 0;
+    for (start, len) in ranges {
+        assert_eq!(start, next, "{context}: units leak or overlap");
+        next = start + len;
+    }
+    assert_eq!(next, UNITS_END, "{context}");
+}
