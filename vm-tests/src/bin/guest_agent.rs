@@ -5,7 +5,8 @@
 //! | --- | --- |
 //! | `sh COMMAND` | runs it by busybox; its output, then `exit N` |
 //! | `mount KIND SOURCE DIR` | mounts |
-//! | `run SEED COUNT DIR [no-sync]` | the workload: `S id` before, `D id` after each operation, `ok` at the end |
+//! | `able DIR` | makes it; the words for `run` that say what its file system has not, perhaps none |
+//! | `run SEED COUNT DIR [no-sync] [no-unnamed]` | the workload: `S id` before, `D id` after each operation, `ok` at the end |
 //! | `dump SEED DIR` | a line a path, then `.` |
 //! | `off` | powers off |
 
@@ -17,6 +18,7 @@ use std::process::Command;
 
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
+use vm_tests::workload::Able;
 use vm_tests::{execute, workload};
 
 fn mount(kind: &str, source: &str, dir: &str) -> io::Result<()> {
@@ -60,8 +62,18 @@ fn prepare() -> io::Result<File> {
     Ok(port)
 }
 
+fn able(dir: &Path, port: &mut File) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let able = Able {
+        // Nothing tells: it returns in any case.
+        sync: true,
+        unnamed: execute::can_unnamed(dir),
+    };
+    writeln!(port, "able{}", able.words())
+}
+
 fn run(words: &[&str], port: &mut File) -> io::Result<()> {
-    let ([seed, count, dir] | [seed, count, dir, "no-sync"]) = words else {
+    let [seed, count, dir, lacking @ ..] = words else {
         return writeln!(port, "error usage");
     };
     let (Ok(seed), Ok(count)) = (seed.parse(), count.parse()) else {
@@ -69,15 +81,14 @@ fn run(words: &[&str], port: &mut File) -> io::Result<()> {
     };
     fs::create_dir_all(dir)?;
     // The workload's own directory is not part of what is judged.
-    rustix::fs::syncfs(File::open(dir)?)?;
-    let ops = if words.len() == 3 {
-        workload::plan(seed, count)
-    } else {
-        workload::plan_without_sync(seed, count)
-    };
+    let dir = Path::new(dir);
+    for made in [Some(dir), dir.parent()].into_iter().flatten() {
+        File::open(made)?.sync_all()?;
+    }
+    let ops = workload::plan(seed, count, Able::parse(lacking));
     for (id, op) in (1..).zip(&ops) {
         writeln!(port, "S {id}")?;
-        if let Err(error) = execute::execute(Path::new(dir), seed, id, op) {
+        if let Err(error) = execute::execute(dir, seed, id, op) {
             return writeln!(port, "error operation {id} {op:?}: {error}");
         }
         writeln!(port, "D {id}")?;
@@ -92,7 +103,7 @@ fn dump(words: &[&str], port: &mut File) -> io::Result<()> {
     match execute::dump(Path::new(dir), seed.parse().unwrap_or(0)) {
         Ok(tree) => {
             for (path, found) in &tree {
-                writeln!(port, "{}", workload::dump_line(path, found.as_ref()))?;
+                writeln!(port, "{}", workload::dump_line(path, found))?;
             }
             writeln!(port, ".")
         }
@@ -132,6 +143,7 @@ fn serve(mut port: File) -> io::Result<()> {
                 Err(error) => writeln!(port, "error mounting {source}: {error}"),
             },
             ["run", words @ ..] => run(words, &mut port),
+            ["able", dir] => able(Path::new(dir), &mut port),
             ["dump", words @ ..] => dump(words, &mut port),
             ["off"] => {
                 rustix::fs::sync();

@@ -182,7 +182,7 @@ fn real_main(args: &Args) -> Result<bool> {
                 })?
             };
             println!("{summary}");
-            Ok(summary.violations == 0)
+            Ok(summary.is_good())
         }
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Error, Image, Result};
+use crate::workload::Able;
 
 /// How long a guest may take to boot, or to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -77,6 +78,35 @@ impl Agent {
             Ok(0) => Err(Error("the guest is gone".into())),
             Ok(_) => Ok(String::from_utf8_lossy(&line).trim_end().to_owned()),
             Err(error) => Err(Error::new("waiting for the guest", error)),
+        }
+    }
+
+    /// All that a guest that is gone had still said.
+    pub fn rest(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.line().ok()).collect()
+    }
+
+    /// Bytes that have arrived and were not read: what the guest had said by now.
+    ///
+    /// # Errors
+    /// When the port is broken.
+    pub fn unread_bytes(&self) -> Result<u64> {
+        let waiting = rustix::io::ioctl_fionread(self.port.get_ref());
+        let waiting = waiting.map_err(|error| Error::new("waiting for the guest", error))?;
+        Ok(waiting + self.port.buffer().len() as u64)
+    }
+
+    /// What the guest's file system at `dir` can do; makes the directory.
+    ///
+    /// # Errors
+    /// When the guest says something else.
+    pub fn able(&mut self, dir: &str) -> Result<Able> {
+        self.send(&format!("able {dir}"))?;
+        let line = self.line()?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["able", words @ ..] => Ok(Able::parse(words)),
+            _ => Err(Error(line)),
         }
     }
 
