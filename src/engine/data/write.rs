@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::dirty::{cut, windows};
 use super::{UNIT, check_file};
-use crate::engine::inode::InodeExt;
+use crate::engine::inode::{FLAG_SYNC, InodeExt};
 use crate::engine::{Durability, EngineError, Source, Volume, WriteFlags};
 use crate::format::id::Ino;
 
@@ -86,7 +86,8 @@ impl Volume {
         drop(promise);
         drop(data);
         drop(state);
-        if flags.sync || self.options.durability == Durability::Strict {
+        let sync = flags.sync || record.flags & FLAG_SYNC != 0;
+        if sync || self.options.durability == Durability::Strict {
             self.fsync(ino, false)?;
         }
         self.relieve(ino)?;

@@ -1,6 +1,7 @@
 //! What a power cut leaves.
 
 use super::*;
+use crate::engine::inode::FLAG_SYNC;
 
 /// Power lost at many moments: what was fsynced is there, and every byte is one that was written
 /// there since (or before) the last fsync, or zero.
@@ -142,5 +143,29 @@ fn a_power_cut_in_a_checkpoint_keeps_what_the_log_holds() {
             let again = open(&crashed.killed());
             assert!(content(&again, FILE)[..20_000] == whole, "point {point}");
         }
+    }
+}
+
+/// `chattr +S`: what a write returned for is durable.
+#[test]
+fn a_write_to_a_file_marked_synchronous_is_durable() {
+    for marked in [true, false] {
+        let sim = make();
+        let volume = open(&sim);
+        let mut tx = volume.journal.begin().unwrap();
+        let mut record = volume.load_inode(&tx, FILE).unwrap();
+        record.flags = if marked { FLAG_SYNC } else { 0 };
+        volume.store_inode(&mut tx, FILE, &record).unwrap();
+        let lsn = tx.commit().unwrap();
+        volume.journal.sync(lsn).unwrap();
+        let flags = WriteFlags::default();
+        volume
+            .write(FILE, 0, 4, &mut b"sync".as_slice(), flags)
+            .unwrap();
+        let mut recording = sim.recording();
+        let end = recording.len();
+        let crashed = recording.crash_at(end, Survival::None);
+        let found = content(&open(&crashed), FILE);
+        assert_eq!(found == b"sync", marked);
     }
 }
