@@ -5,6 +5,7 @@
 //! where two overlap, the older one may be what is left, as if the disk had done them in the other
 //! order.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -17,6 +18,7 @@ use crate::guest::{Error, Result};
 use crate::poweroff::Images;
 
 const SECTOR_BYTES: usize = 512;
+const AREA_BYTES: u64 = 1 << 20;
 
 /// What is on an image of the writes that were not flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +83,20 @@ pub fn choose(entries: &[Entry], from: usize, count: usize, rng: &mut ChaCha8Rng
         .into_iter()
         .map(|(index, _)| cut(index + 1, Kind::Flushed, rng))
         .collect();
-    // Behind a write something is not flushed; many images may be of one point.
+    // Behind a write something is not flushed; many images may be of one point. Every other point
+    // is of any area: most writes are to few of them, and what is written seldom, as by checkpoints,
+    // would hardly ever have its turn.
+    let mut areas: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let writes = behind().filter(|(_, entry)| entry.len > 0 && !entry.is_durable());
-    let writes: Vec<usize> = writes.map(|(index, _)| index + 1).collect();
+    let mut all = Vec::new();
+    for (index, entry) in writes {
+        let area = areas.entry(entry.offset / AREA_BYTES).or_default();
+        area.push(index + 1);
+        all.push(index + 1);
+    }
     while cuts.len() < count {
-        let Some(at) = writes.choose(rng) else {
+        let area = areas.values().choose(rng).filter(|_| rng.random());
+        let Some(at) = area.unwrap_or(&all).choose(rng) else {
             break;
         };
         let kind = if rng.random() {
