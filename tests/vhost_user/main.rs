@@ -8,7 +8,10 @@
 )]
 
 mod daemon;
+mod hostile_fuse;
 mod hostile_ring;
 mod hostile_setup;
 mod kill;
+mod opcodes;
+mod pipeline;
 mod session;

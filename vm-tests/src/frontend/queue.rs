@@ -164,6 +164,14 @@ impl Queue {
     /// # Errors
     /// Never, as long as its memory is there.
     pub fn clear(&mut self) -> Result<()> {
+        self.clear_at(0)
+    }
+
+    /// The same, with both rings at entry `index`: as after so many requests, modulo 2^16.
+    ///
+    /// # Errors
+    /// Never, as long as its memory is there.
+    pub fn clear_at(&mut self, index: u16) -> Result<()> {
         let zeros = vec![0; usize::try_from(self.rings.len).unwrap_or_default()];
         self.memory.write(self.rings.address, &zeros)?;
         for chain in self.chains.drain(..).flatten() {
@@ -173,7 +181,9 @@ impl Queue {
         }
         self.chains.resize_with(usize::from(self.size), || None);
         self.free = (0..self.size).rev().collect();
-        (self.next_available, self.next_used, self.told) = (0, 0, 0);
+        (self.next_used, self.told) = (index, index);
+        self.set_available(index)?;
+        self.memory.store(self.used_address() + 2, index)?;
         for event in [&self.events.kick, &self.events.call, &self.events.error] {
             let _ = event.read();
         }

@@ -25,13 +25,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 use super::memory::{Memory, Part};
 use super::queue::Queue;
 use super::{Error, Result, WAIT};
 pub use request::Request;
-use wire::{InHeader, OutHeader};
+use wire::OutHeader;
 
 const HEADER_BYTES: usize = size_of::<OutHeader>();
 /// The greatest error number (include/linux/err.h).
@@ -139,8 +139,7 @@ impl Client {
     /// When the request cannot be sent.
     pub fn post<T>(&mut self, request: Request<T>) -> Result<Ticket<T>> {
         let unique = self.uniques.next();
-        let header = self.header(&request, unique);
-        let bytes = [header.as_bytes(), &request.body].concat();
+        let bytes = request.message(unique, self.uid, self.gid, self.pid);
         let room = request.room.map_or(0, |room| room + HEADER_BYTES);
         loop {
             match self.put(&bytes, room, unique) {
@@ -157,21 +156,6 @@ impl Client {
                     });
                 }
             }
-        }
-    }
-
-    fn header<T>(&self, request: &Request<T>, unique: u64) -> InHeader {
-        let len = size_of::<InHeader>() + request.body.len();
-        InHeader {
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-            opcode: request.opcode,
-            unique,
-            nodeid: request.node,
-            uid: self.uid,
-            gid: self.gid,
-            pid: self.pid,
-            total_extlen: request.extensions,
-            padding: 0,
         }
     }
 

@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::wire::{
     AccessIn, AttrOut, BmapIn, EntryOut, FileLock, ForgetOne, GetattrIn, GetxattrIn, GetxattrOut,
-    INIT_EXT, InitIn, InitOut, IoctlIn, IoctlOut, LkIn, MAJOR, MINOR, MkdirIn, MknodIn, PollIn,
-    Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, opcode,
+    INIT_EXT, InHeader, InitIn, InitOut, IoctlIn, IoctlOut, LkIn, MAJOR, MINOR, MkdirIn, MknodIn,
+    PollIn, Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, opcode,
 };
 pub use files::*;
 
@@ -32,6 +32,23 @@ pub struct Request<T> {
 }
 
 impl<T> Request<T> {
+    /// The bytes sent: the header and what follows.
+    #[must_use]
+    pub fn message(&self, unique: u64, uid: u32, gid: u32, pid: u32) -> Vec<u8> {
+        let header = InHeader {
+            len: word(size_of::<InHeader>() + self.body.len()),
+            opcode: self.opcode,
+            unique,
+            nodeid: self.node,
+            uid,
+            gid,
+            pid,
+            total_extlen: self.extensions,
+            padding: 0,
+        };
+        [header.as_bytes(), &self.body].concat()
+    }
+
     /// Adds `struct fuse_secctx_header`, one context and its name and value (7.38).
     #[must_use]
     pub fn security_context(mut self, name: &str, value: &[u8]) -> Request<T> {
@@ -270,10 +287,10 @@ pub fn access(node: u64, mask: u32) -> Request<()> {
 
 /// SETXATTR as with `FUSE_SETXATTR_EXT`.
 #[must_use]
-pub fn setxattr(node: u64, name: &str, value: &[u8], flags: u32) -> Request<()> {
+pub fn setxattr(node: u64, name: &str, value: &[u8], flags: i32) -> Request<()> {
     let body = SetxattrIn {
         size: word(value.len()),
-        flags,
+        flags: flags.cast_unsigned(),
         ..SetxattrIn::default()
     };
     plain(
