@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::{ROOT, WriteOut};
-use vm_tests::frontend::{Client, Options, Ticket, WAIT};
+use vm_tests::frontend::{Client, Device, Mount, Options, Part, Ticket, WAIT};
 
 use crate::daemon::Daemon;
 
@@ -252,5 +252,51 @@ fn indices_wrap() {
         mount.device.pause(&client.queue).unwrap();
         client.call(request::getattr(node)).unwrap();
     }
+    daemon.terminate();
+}
+
+#[test]
+fn a_buffer_may_lie_across_two_regions() {
+    let daemon = Daemon::start(&[]);
+    let options = Options {
+        memory: vec![(0, 32 << 20), (32 << 20, 32 << 20)],
+        ..Options::default()
+    };
+    let device = Device::connect(&daemon.socket(), &options).unwrap();
+    let memory = device.memory().clone();
+    let border = memory.claim((32 << 20) - 8192, 32_768).unwrap().address + 8192;
+    let mut mount = Mount::over(device).unwrap();
+    let client = mount.client(0);
+    let node = client
+        .call(request::create(ROOT, "file", 0o644))
+        .unwrap()
+        .0
+        .nodeid;
+    let content: Vec<u8> = (0..8000u32).map(|i| i as u8).collect();
+    let across = |before: u64, len: u32| Part {
+        address: border - before,
+        len,
+    };
+    // A WRITE's request, in one part half here and half there.
+    let mut message = request::write(node, 0, 0, &content).message(2, 0, 0, 1);
+    let readable = across(4000, u32::try_from(message.len()).unwrap());
+    memory.write(readable.address, &message).unwrap();
+    let reply = memory.alloc(24).unwrap();
+    client.queue.add(&[readable], &[reply], false).unwrap();
+    client.queue.kick().unwrap();
+    assert!(client.queue.wait(1, WAIT).unwrap());
+    assert_eq!(client.queue.take().unwrap().unwrap().len, 24);
+    // And a READ's reply, whose header too is cut in two.
+    let writable = across(16, 16 + 8000);
+    message = request::read(node, 0, 0, 8000).message(4, 0, 0, 1);
+    let readable = memory.alloc(message.len()).unwrap();
+    memory.write(readable.address, &message).unwrap();
+    client.queue.add(&[readable], &[writable], false).unwrap();
+    client.queue.kick().unwrap();
+    assert!(client.queue.wait(1, WAIT).unwrap());
+    assert_eq!(client.queue.take().unwrap().unwrap().len, 16 + 8000);
+    let mut read = vec![0; 8000];
+    memory.read(writable.address + 16, &mut read).unwrap();
+    assert!(read == content);
     daemon.terminate();
 }

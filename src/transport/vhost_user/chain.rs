@@ -5,7 +5,7 @@
 //! it; they check every address again, so that this only costs such a guest its own request.
 
 use virtio_queue::DescriptorChain;
-use vm_memory::{Bytes, GuestMemory};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ pub(super) struct Shape {
     pub(super) sync_write: bool,
     /// Bytes of request and room for the reply.
     pub(super) len_bytes: u64,
+    /// A descriptor begins in one region of memory and ends in another.
+    pub(super) crosses: bool,
 }
 
 impl Shape {
@@ -52,12 +54,16 @@ impl Shape {
         let mut peek = [0; PEEK_BYTES];
         let mut peeked = 0;
         let mut len_bytes = 0u64;
+        let mut crosses = false;
         let mut ended = None;
         let mut writable = false;
         for descriptor in chain.clone() {
             let len = usize::try_from(descriptor.len()).map_err(|_| ChainError::Outside)?;
-            if len > 0 && !memory.check_range(descriptor.addr(), len) {
-                return Err(ChainError::Outside);
+            if len > 0 && !within_region(memory, descriptor.addr(), len) {
+                if !memory.check_range(descriptor.addr(), len) {
+                    return Err(ChainError::Outside);
+                }
+                crosses = true;
             }
             if descriptor.is_write_only() {
                 writable = true;
@@ -91,6 +97,7 @@ impl Shape {
             opcode,
             sync_write: opcode == opcode::WRITE && open_flags & (libc::O_SYNC | libc::O_DSYNC) != 0,
             len_bytes,
+            crosses,
         })
     }
 
@@ -98,6 +105,16 @@ impl Shape {
     pub(super) fn may_block(self, strict: bool) -> bool {
         self.sync_write || Server::may_block(self.opcode) || (strict && changes(self.opcode))
     }
+}
+
+/// Whether `len` bytes, not 0, lie in one region.
+fn within_region(memory: &Memory, address: GuestAddress, len: usize) -> bool {
+    let last = u64::try_from(len)
+        .ok()
+        .and_then(|len| address.checked_add(len.checked_sub(1)?));
+    memory
+        .find_region(address)
+        .is_some_and(|region| last.is_some_and(|last| last <= region.last_addr()))
 }
 
 fn changes(opcode: u32) -> bool {

@@ -20,6 +20,7 @@
 //! flight before it gives a ring back, nor serve a second front-end, nor tell a broken ring from an
 //! empty one.
 
+mod border;
 mod chain;
 mod device;
 mod memory;

@@ -12,6 +12,7 @@ use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::border;
 use super::chain::{Chain, Shape};
 use super::memory::Memory;
 use super::pool::Pool;
@@ -147,12 +148,12 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             if shape.may_block(work.strict) {
                 let (ring, task) = (ring.clone(), work.clone());
                 work.pool.run(move || {
-                    let written = answer(&task.server, &memory, &chain);
+                    let written = answer(&task.server, &chain, shape);
                     ring.give_back(&memory, chain.head_index(), written, false);
                 });
                 continue;
             }
-            let written = answer(&work.server, &memory, &chain);
+            let written = answer(&work.server, &chain, shape);
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
@@ -172,7 +173,18 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
 }
 
 /// Has a request answered; returns the bytes written to its reply.
-fn answer(server: &Server, memory: &Memory, chain: &Chain) -> u32 {
+fn answer(server: &Server, chain: &Chain, shape: Shape) -> u32 {
+    let within;
+    let chain = if shape.crosses {
+        match border::cut(chain) {
+            Some(cut) => within = cut,
+            None => return unanswered(&"its descriptors across regions of memory"),
+        }
+        &within
+    } else {
+        chain
+    };
+    let memory = chain.memory();
     let reader = match Reader::from_descriptor_chain(memory, chain.clone()) {
         Ok(reader) => reader,
         Err(error) => return unanswered(&error),
