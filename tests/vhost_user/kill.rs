@@ -32,6 +32,8 @@ enum Flight {
 struct Work {
     name: String,
     len: usize,
+    /// Every change is durable when it is answered.
+    strict: bool,
     flight: Flight,
     node: u64,
     fh: u64,
@@ -55,10 +57,11 @@ fn content(name: &str, version: u32, len: usize) -> Vec<u8> {
 }
 
 impl Work {
-    fn new(name: String, len: usize) -> Work {
+    fn new(name: String, len: usize, strict: bool) -> Work {
         Work {
             name,
             len,
+            strict,
             flight: Flight::Nothing,
             node: 0,
             fh: 0,
@@ -90,6 +93,9 @@ impl Work {
             }
             Flight::Write(ticket) if client.is_done(&ticket).unwrap() => {
                 assert_eq!(client.complete(ticket).unwrap().size as usize, self.len);
+                if self.strict {
+                    self.synced = self.begun;
+                }
                 if more {
                     let fsync = request::fsync(self.node, self.fh, self.begun % 2);
                     self.flight = Flight::Fsync(client.submit(fsync).unwrap());
@@ -167,19 +173,39 @@ fn run(mount: &mut Mount, files: &mut [Work], answers: usize) {
 
 #[test]
 fn what_was_synced_is_there_after_a_kill_at_any_moment() {
-    let seed = 20_261;
+    kill_at_any_moment(20_261, ROUNDS, &["--thread-pool-size", "4"]);
+}
+
+#[test]
+fn what_was_answered_is_there_when_all_changes_are_synced() {
+    kill_at_any_moment(20_262, ROUNDS / 2, &["--durability", "strict"]);
+}
+
+#[test]
+fn queues_that_wait_for_the_disk_themselves_lose_nothing_either() {
+    kill_at_any_moment(20_263, ROUNDS / 3, &["--thread-pool-size", "0"]);
+}
+
+fn kill_at_any_moment(seed: u64, rounds: u32, flags: &[&str]) {
+    let strict = flags.contains(&"strict");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let options = Options {
         queue_size: 128,
         ..Options::default()
     };
-    let mut daemon = Daemon::start(&["--thread-pool-size", "4"]);
+    let mut daemon = Daemon::start(flags);
     let mut old: Vec<Work> = Vec::new();
     let (mut synced, mut in_flight) = (0, 0);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let mut mount = daemon.mount(&options);
         let mut files: Vec<_> = (0..FILES)
-            .map(|i| Work::new(format!("{round}-{i}"), random.random_range(1..24_000)))
+            .map(|i| {
+                Work::new(
+                    format!("{round}-{i}"),
+                    random.random_range(1..24_000),
+                    strict,
+                )
+            })
             .collect();
         run(&mut mount, &mut files, random.random_range(100..3000));
         std::thread::sleep(Duration::from_micros(random.random_range(0..3000)));
@@ -200,7 +226,7 @@ fn what_was_synced_is_there_after_a_kill_at_any_moment() {
         old.append(&mut files);
     }
     // The kills came when there was something to lose, and something to keep.
-    assert!(in_flight > 20 * ROUNDS as usize, "{in_flight} in flight");
-    assert!(synced > 5 * ROUNDS as usize, "{synced} files synced");
+    assert!(in_flight > 20 * rounds as usize, "{in_flight} in flight");
+    assert!(synced > 5 * rounds as usize, "{synced} files synced");
     daemon.terminate();
 }
