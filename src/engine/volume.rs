@@ -182,7 +182,9 @@ impl Volume {
     /// the trees.
     fn finish_recovery(&mut self) -> Result<(), EngineError> {
         self.orphans_freed = self.reclaim_all_orphans()?;
-        if !self.recovery.was_clean() {
+        // Also after a clean close: what the orphans held may be written to only once they are gone
+        // on disk too.
+        if !self.recovery.was_clean() || self.orphans_freed > 0 {
             self.checkpoint()?;
         }
         self.recover_space()?;

@@ -73,14 +73,7 @@ impl World {
         let inodes = self.volume.statfs().unwrap();
         assert!(inodes.files > inodes.files_free);
         self.volume.close().unwrap();
-        let mut errors = Vec::new();
-        fsck::check(&self.sim.media(), fsck::Options::default(), &mut |issue| {
-            if issue.severity() == Severity::Error {
-                errors.push(issue.to_string());
-            }
-        })
-        .unwrap();
-        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(errors(&self.sim), [""; 0]);
     }
 
     fn make(&self, dir: Ino, name: &str, mode: u32) -> Ino {
@@ -128,6 +121,22 @@ impl World {
         };
         self.volume.setattr(ino, &set).unwrap();
     }
+}
+
+/// What the checker finds wrong.
+fn errors(sim: &SimMedia) -> Vec<String> {
+    let mut found = Vec::new();
+    let options = fsck::Options {
+        data: true,
+        ..fsck::Options::default()
+    };
+    fsck::check(&sim.media(), options, &mut |issue| {
+        if issue.severity() == Severity::Error {
+            found.push(issue.to_string());
+        }
+    })
+    .unwrap();
+    found
 }
 
 fn clock(seconds: &Arc<AtomicI64>) -> Clock {

@@ -349,3 +349,28 @@ fn writing_to_a_file_that_is_being_freed_leaves_nothing_behind() {
     assert_eq!(world.inodes(), before);
     world.finish();
 }
+
+/// What an orphan held is written to only once the orphan is gone on disk too, also when it is freed
+/// at the opening after a clean close.
+#[test]
+fn space_of_an_orphan_freed_at_opening_is_not_written_to_before_that_is_durable() {
+    let mut world = World::new();
+    let write = |world: &World, ino, byte: u8| {
+        let bytes = vec![byte; 100_000];
+        let flags = WriteFlags::default();
+        let volume = &world.volume;
+        volume
+            .write(ino, 0, bytes.len(), &mut bytes.as_slice(), flags)
+            .unwrap();
+    };
+    let orphan = world.volume.tmpfile(Cred::default(), ROOT, &new(0o600));
+    write(&world, orphan.unwrap().ino, 1);
+    world.reopen();
+    let file = world.make(ROOT, "f", FILE);
+    let other = world.make(ROOT, "g", FILE);
+    write(&world, file, 2);
+    // Copying makes a chunk of it, but does not flush the log.
+    world.volume.copy_range(file, 0, other, 0, 100_000).unwrap();
+    assert_eq!(errors(&world.sim.killed()), [""; 0]);
+    world.finish();
+}
