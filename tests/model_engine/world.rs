@@ -1,0 +1,453 @@
+//! A volume and its model, side by side.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use razorfs::disk::sim::{SimMedia, Survival};
+use razorfs::engine::{
+    Attr, Clock, Durability, EngineError, MkfsOptions, OpenOptions, Seek, Time, Volume, mkfs,
+};
+use razorfs::format::id::Ino;
+use razorfs::fsck::{self, Options, Severity};
+
+use super::model::{Content, Model, Node};
+
+/// What went wrong.
+pub type Outcome<T = ()> = Result<T, String>;
+
+#[macro_export]
+macro_rules! ensure {
+    ($holds:expr, $($what:tt)+) => {
+        if !$holds {
+            return Err(format!($($what)+));
+        }
+    };
+}
+
+/// How a sequence's volume is made and opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    pub capacity_bytes: u64,
+    pub dirty_limit_bytes: u64,
+    pub strict: bool,
+}
+
+pub struct World {
+    pub sim: SimMedia,
+    pub volume: Arc<Volume>,
+    pub setup: Setup,
+    seconds: Arc<AtomicI64>,
+    pub model: Model,
+    /// The states since the last opening, the first and the present one among them.
+    history: Vec<Model>,
+    /// The oldest step that a power cut may bring back, now and before the last operation.
+    floor: u32,
+    floor_before: u32,
+    /// The content of which step is durable, by file; and before the last operation.
+    synced: BTreeMap<Ino, u32>,
+    synced_before: BTreeMap<Ino, u32>,
+    /// Events of the disks before the last operation.
+    events_before: usize,
+}
+
+/// The name of an error.
+pub fn name_of(error: &EngineError) -> String {
+    let text = format!("{error:?}");
+    let end = text.find(|c: char| !c.is_alphanumeric());
+    let name = text[..end.unwrap_or(text.len())].to_owned();
+    if text.starts_with("Store(NoSpace") {
+        return "NoSpace".into();
+    }
+    if name == "Store" { text } else { name }
+}
+
+fn failed(what: &str) -> impl Fn(EngineError) -> String {
+    let what = what.to_owned();
+    move |error| format!("{what}: {error}")
+}
+
+impl Setup {
+    fn open(&self, sim: &SimMedia, seconds: &Arc<AtomicI64>) -> Outcome<Arc<Volume>> {
+        let options = OpenOptions {
+            background: false,
+            dirty_limit_bytes: self.dirty_limit_bytes,
+            cache_bytes: 1 << 20,
+            durability: if self.strict {
+                Durability::Strict
+            } else {
+                Durability::Fsync
+            },
+            ..OpenOptions::default()
+        };
+        let volume = Volume::open_media(sim.media(), options, clock(seconds));
+        let volume = volume.map_err(failed("opening"))?;
+        ensure!(volume.is_writable(), "opened read-only");
+        Ok(volume)
+    }
+}
+
+fn clock(seconds: &Arc<AtomicI64>) -> Clock {
+    let seconds = Arc::clone(seconds);
+    Arc::new(move || Time {
+        sec: seconds.load(Ordering::Relaxed),
+        nsec: 7,
+    })
+}
+
+impl World {
+    pub fn new(setup: Setup) -> Outcome<World> {
+        let seconds = Arc::new(AtomicI64::new(1000));
+        let made = SimMedia::new();
+        let options = MkfsOptions {
+            uuid: [1; 16],
+            hash_seed: [2; 16],
+            capacity_bytes: setup.capacity_bytes,
+            log_bytes: 4 << 20,
+            root_uid: 0,
+            root_gid: 0,
+            root_mode: 0o755,
+        };
+        mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;
+        let sim = made.killed();
+        let volume = setup.open(&sim, &seconds)?;
+        let root = volume.getattr(Ino::ROOT).map_err(failed("the root"))?;
+        let model = Model {
+            nodes: BTreeMap::from([(Ino::ROOT, Arc::new(Node::new(&root)))]),
+            step: 0,
+            now: root.mtime,
+        };
+        Ok(World {
+            events_before: sim.events(),
+            sim,
+            volume,
+            setup,
+            seconds,
+            history: vec![model.clone()],
+            model,
+            floor: 0,
+            floor_before: 0,
+            synced: BTreeMap::new(),
+            synced_before: BTreeMap::new(),
+        })
+    }
+
+    /// Begins a step: time goes on.
+    pub fn begin(&mut self) {
+        self.floor_before = self.floor;
+        self.synced_before = self.synced.clone();
+        self.events_before = self.sim.events();
+        self.model.step += 1;
+        let sec = self.seconds.fetch_add(1, Ordering::Relaxed) + 1;
+        self.model.now = Time { sec, nsec: 7 };
+    }
+
+    /// Ends a step that changed the model, or not.
+    pub fn end(&mut self) {
+        if self.setup.strict {
+            self.floor = self.model.step;
+        }
+        self.history.push(self.model.clone());
+    }
+
+    /// Everything is durable that was done to one inode.
+    pub fn synced(&mut self, ino: Ino) {
+        let step = self.model.step;
+        self.floor = self.floor.max(self.model.node(ino).touched);
+        self.synced.insert(ino, step);
+        let touched = self.model.node(ino).touched;
+        let node = self.model.edit(ino);
+        node.data_since = step;
+        node.touched = touched;
+    }
+
+    /// Every entry of a directory is durable.
+    pub fn synced_dir(&mut self, dir: Ino) {
+        self.floor = self.floor.max(self.model.node(dir).touched);
+    }
+
+    /// Everything is durable but unwritten content.
+    pub fn checkpointed(&mut self) {
+        self.floor = self.model.step;
+    }
+
+    pub fn synced_all(&mut self) {
+        self.floor = self.model.step;
+        for ino in self.model.inos() {
+            self.synced(ino);
+        }
+    }
+
+    /// Closes and opens again.
+    pub fn reopen(&mut self) -> Outcome {
+        self.volume.close().map_err(failed("closing"))?;
+        self.sim = self.sim.killed();
+        self.volume = self.setup.open(&self.sim, &self.seconds)?;
+        self.model.nodes.retain(|_, node| node.nlink > 0);
+        self.restart();
+        self.compare()
+    }
+
+    /// What is there now is durable, and the past forgotten.
+    fn restart(&mut self) {
+        for node in self.model.nodes.values_mut() {
+            let node = Arc::make_mut(node);
+            node.content = Content::found(std::mem::take(&mut node.content.bytes));
+            node.data_since = 0;
+            node.touched = 0;
+        }
+        self.model.step = 0;
+        self.history = vec![self.model.clone()];
+        (self.floor, self.floor_before) = (0, 0);
+        self.synced.clear();
+        self.synced_before.clear();
+        self.events_before = self.sim.events();
+    }
+
+    /// Cuts the power, opens again, and goes on with a state that the contract allows.
+    pub fn crash(&mut self, back: bool, seed: u64, again: bool) -> Outcome {
+        let end = self.sim.events();
+        let (mut cut, mut floor, mut synced) = (end, self.floor, self.synced.clone());
+        if back && self.events_before < end {
+            cut = self.events_before
+                + usize::try_from(seed % 1009).unwrap_or(0) % (end - self.events_before);
+            (floor, synced) = (self.floor_before, self.synced_before.clone());
+        }
+        let mut crashed = self.sim.recording().crash_at(cut, Survival::Random(seed));
+        self.check_store(&crashed, "after a power cut")?;
+        if again {
+            // Recovery writes: power goes once more in the midst of it.
+            drop(self.setup.open(&crashed, &self.seconds)?);
+            let events = crashed.events();
+            let cut = usize::try_from(seed % 997).unwrap_or(0) % (events + 1);
+            crashed = crashed
+                .recording()
+                .crash_at(cut, Survival::Random(seed ^ 1));
+            self.check_store(&crashed, "after a power cut in recovery")?;
+        }
+        self.sim = crashed;
+        self.volume = self.setup.open(&self.sim, &self.seconds)?;
+        let found = self.dump()?;
+        let mut why = String::new();
+        for at in (0..self.history.len()).rev() {
+            if self.history[at].step < floor {
+                break;
+            }
+            match self.is_state(at, &found, &synced) {
+                Ok(()) => {
+                    self.model = self.history[at].clone();
+                    self.model.nodes.retain(|_, node| node.nlink > 0);
+                    for (ino, (_, bytes)) in found {
+                        let node = Arc::make_mut(self.model.nodes.get_mut(&ino).ok_or("lost")?);
+                        node.content.bytes = bytes;
+                    }
+                    self.restart();
+                    return self.compare();
+                }
+                Err(reason) => why += &format!("\n  not step {}: {reason}", self.history[at].step),
+            }
+        }
+        Err(format!(
+            "after a power cut: no state from step {floor} on{why}"
+        ))
+    }
+
+    /// Whether what was found is a state that a power cut may leave.
+    fn is_state(
+        &self,
+        at: usize,
+        found: &BTreeMap<Ino, (Attr, Vec<u8>)>,
+        synced: &BTreeMap<Ino, u32>,
+    ) -> Outcome {
+        let state = &self.history[at];
+        let linked = state.nodes.iter().filter(|(_, node)| node.nlink > 0);
+        let mut count = 0;
+        for (ino, node) in linked {
+            count += 1;
+            let Some((attr, bytes)) = found.get(ino) else {
+                return Err(format!("inode {ino} is missing"));
+            };
+            ensure!(node.matches(attr), "inode {ino} is {attr:?}, not {node:?}");
+            compare_tree(&self.volume, *ino, node)?;
+            let floor = node
+                .data_since
+                .max(synced.get(ino).copied().unwrap_or(0).min(state.step));
+            let older = self.history[..at].iter().rev();
+            for (index, byte) in bytes.iter().enumerate() {
+                if node.content.bytes[index] == *byte {
+                    continue;
+                }
+                let since = floor.max(node.content.since[index]);
+                let mut states = older.clone().take_while(|older| older.step >= since);
+                let allowed = states.any(|older| {
+                    let older = older.nodes.get(ino);
+                    older.is_some_and(|node| {
+                        node.content.bytes.get(index).copied().unwrap_or(0) == *byte
+                    })
+                });
+                ensure!(
+                    allowed,
+                    "inode {ino} has {byte} at {index}, as at no step since {since}"
+                );
+            }
+        }
+        ensure!(
+            count == found.len(),
+            "{} inodes too many",
+            found.len() - count
+        );
+        Ok(())
+    }
+
+    /// Attributes and content of everything that has a name.
+    fn dump(&self) -> Outcome<BTreeMap<Ino, (Attr, Vec<u8>)>> {
+        let mut found = BTreeMap::new();
+        let mut rest = vec![Ino::ROOT];
+        while let Some(ino) = rest.pop() {
+            let attr = self.volume.getattr(ino).map_err(failed("getattr"))?;
+            let mut bytes = Vec::new();
+            match attr.mode & libc::S_IFMT {
+                libc::S_IFREG => {
+                    let size = usize::try_from(attr.size).unwrap();
+                    let read = self.volume.read(ino, 0, size + 1, &mut bytes);
+                    let count = read.map_err(failed("reading"))?;
+                    ensure!(count == size && bytes.len() == size, "a short read");
+                }
+                libc::S_IFDIR => rest.extend(list(&self.volume, ino)?.into_values()),
+                _ => {}
+            }
+            found.insert(ino, (attr, bytes));
+        }
+        Ok(found)
+    }
+
+    /// Whether the volume is what the model says, in all it can be asked for.
+    pub fn compare(&self) -> Outcome {
+        for (ino, node) in &self.model.nodes {
+            let attr = self.volume.getattr(*ino).map_err(failed("getattr"))?;
+            ensure!(node.matches(&attr), "inode {ino} is {attr:?}, not {node:?}");
+            compare_tree(&self.volume, *ino, node)?;
+            if !node.is_file() {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            let size = node.content.bytes.len();
+            let read = self.volume.read(*ino, 0, size + 1, &mut bytes);
+            read.map_err(failed("reading"))?;
+            let differs = bytes
+                .iter()
+                .zip(&node.content.bytes)
+                .position(|(a, b)| a != b);
+            ensure!(
+                bytes.len() == size && differs.is_none(),
+                "inode {ino} differs at {differs:?}"
+            );
+            check_seek(&self.volume, *ino, &bytes)?;
+        }
+        let statfs = self.volume.statfs().map_err(failed("statfs"))?;
+        let inodes = statfs.files - statfs.files_free;
+        ensure!(
+            inodes == self.model.nodes.len() as u64,
+            "{inodes} inodes are counted"
+        );
+        Ok(())
+    }
+
+    /// The checker finds nothing.
+    pub fn check_store(&self, sim: &SimMedia, when: &str) -> Outcome {
+        let mut found = Vec::new();
+        let options = Options {
+            data: true,
+            ..Options::default()
+        };
+        let checked = fsck::check(&sim.media(), options, &mut |issue| {
+            if issue.severity() == Severity::Error {
+                found.push(issue.to_string());
+            }
+        });
+        checked.map_err(|error| format!("{when}: {error}"))?;
+        ensure!(found.is_empty(), "{when}: {found:?}");
+        Ok(())
+    }
+}
+
+/// A directory's entries, listed a few at a time.
+fn list(volume: &Volume, dir: Ino) -> Outcome<BTreeMap<Vec<u8>, Ino>> {
+    let mut entries = BTreeMap::new();
+    let mut after = 0;
+    loop {
+        let mut batch = 0;
+        volume
+            .readdir(dir, after, &mut |entry| {
+                after = entry.cookie;
+                batch += 1;
+                if entry.name != b"." && entry.name != b".." {
+                    entries.insert(entry.name, entry.ino);
+                }
+                batch < 3
+            })
+            .map_err(failed("listing"))?;
+        if batch < 3 {
+            return Ok(entries);
+        }
+    }
+}
+
+/// Entries, symlink targets and extended attributes.
+fn compare_tree(volume: &Volume, ino: Ino, node: &Node) -> Outcome {
+    if node.is_dir() && node.nlink > 0 {
+        let entries = list(volume, ino)?;
+        ensure!(
+            entries == node.entries,
+            "directory {ino} has {entries:?}, not {:?}",
+            node.entries
+        );
+        let parent = volume.lookup(ino, b"..").map_err(failed("'..'"))?.ino;
+        ensure!(
+            ino == Ino::ROOT || parent == node.parent,
+            "{ino} is not below {}",
+            node.parent
+        );
+    }
+    if node.is(libc::S_IFLNK) {
+        let target = volume.readlink(ino).map_err(failed("readlink"))?;
+        ensure!(target == node.target, "symlink {ino} differs");
+    }
+    let mut names = volume.listxattr(ino).map_err(failed("listxattr"))?;
+    names.sort();
+    ensure!(
+        names.iter().eq(node.xattrs.keys()),
+        "inode {ino} has attributes {names:?}"
+    );
+    for (name, value) in &node.xattrs {
+        let found = volume.getxattr(ino, name).map_err(failed("getxattr"))?;
+        ensure!(found == *value, "an attribute of inode {ino} differs");
+    }
+    Ok(())
+}
+
+/// What lseek calls a hole reads as zeros, and it gets on.
+fn check_seek(volume: &Volume, ino: Ino, bytes: &[u8]) -> Outcome {
+    let size = bytes.len() as u64;
+    let mut at = 0;
+    while at < size {
+        let data = match volume.seek(ino, at, Seek::Data) {
+            Ok(data) => data,
+            Err(EngineError::NoSuchOffset) => size,
+            Err(error) => return Err(format!("seeking in {ino}: {error}")),
+        };
+        let hole = usize::try_from(at).unwrap()..usize::try_from(data).unwrap();
+        ensure!(
+            bytes[hole].iter().all(|byte| *byte == 0),
+            "data in a hole of inode {ino}"
+        );
+        if data == size {
+            break;
+        }
+        at = volume
+            .seek(ino, data, Seek::Hole)
+            .map_err(failed("seeking"))?;
+        ensure!(at > data, "a hole where data was, in inode {ino}");
+    }
+    Ok(())
+}
