@@ -97,7 +97,7 @@ pub struct Counts {
     pub chains: u64,
     /// Kicks sent.
     pub kicks: u64,
-    /// Times the device called.
+    /// Calls of the device, as far as they were waited for.
     pub calls: u64,
 }
 
@@ -399,8 +399,7 @@ impl Queue {
             match self.called.wait(left_ms, &mut [EpollEvent::default()]) {
                 Ok(0) => {}
                 Ok(_) => {
-                    self.counts.calls += 1;
-                    self.events.call.read()?;
+                    self.counts.calls += self.events.call.read()?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
