@@ -115,7 +115,10 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
                 RenameMode::Replace,
                 RenameMode::NoReplace,
                 RenameMode::Exchange,
-                RenameMode::Whiteout,
+                RenameMode::Whiteout {
+                    owner: cred,
+                    replace: true,
+                },
             ];
             let how = how[rng.random_range(0..how.len())];
             volume.rename(dir, &name(rng), other, &name(rng), how)?;

@@ -35,6 +35,9 @@ pub enum EngineError {
     /// EPERM
     #[error("operation not permitted: {0}")]
     NotPermitted(&'static str),
+    /// EACCES
+    #[error("permission denied: {0}")]
+    Denied(&'static str),
     /// ENODATA
     #[error("no such attribute")]
     NoAttribute,

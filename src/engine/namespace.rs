@@ -15,7 +15,7 @@ use crate::log::Tx;
 use crate::store::{Read, StoreError};
 
 /// The record of a new inode without content.
-fn blank(mode: u32, cred: Cred, now: Time) -> InodeRecord {
+pub(super) fn blank(mode: u32, cred: Cred, now: Time) -> InodeRecord {
     InodeRecord {
         mode,
         nlink: if mode & S_IFMT == S_IFDIR { 2 } else { 1 },

@@ -3,9 +3,9 @@
 use super::dir::{Slot, check_name, is_dots};
 use super::flags::other_project;
 use super::inode::InodeExt;
-use super::namespace::one_more;
+use super::namespace::{blank, one_more};
 use super::op::Op;
-use super::{EngineError, Removed, RenameMode, Volume};
+use super::{Cred, EngineError, Removed, RenameMode, Volume};
 use crate::format::id::Ino;
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::store::StoreError;
@@ -185,7 +185,7 @@ impl Volume {
     ) -> Result<Option<Removed>, EngineError> {
         let ino = source.dentry.ino;
         if let Slot::Taken { dentry, .. } = &target {
-            if mode == RenameMode::NoReplace {
+            if !mode.replaces() {
                 return Err(EngineError::Exists);
             }
             if dentry.ino == ino {
@@ -203,8 +203,8 @@ impl Volume {
             self.check_loop(&op, ino, dirs.to_ino)?;
         }
         // The old entry goes first: in one directory the new one may take its cookie's place.
-        if mode == RenameMode::Whiteout {
-            self.leave_whiteout(&mut op, &dirs, &source)?;
+        if let RenameMode::Whiteout { owner, .. } = mode {
+            self.leave_whiteout(&mut op, &dirs, &source, owner)?;
         } else {
             self.remove_dentry(&mut op.tx, dirs.from_ino, source.cookie)?;
             dirs.from.entries = dirs.from.entries.saturating_sub(1);
@@ -265,24 +265,10 @@ impl Volume {
         op: &mut Op<'_>,
         dirs: &Dirs,
         source: &Named,
+        owner: Cred,
     ) -> Result<(), EngineError> {
         let ino = op.new_ino()?;
-        let record = InodeRecord {
-            mode: libc::S_IFCHR,
-            nlink: 1,
-            rdev: 0,
-            flags: 0,
-            xattrs: 0,
-            size: 0,
-            allocated: 0,
-            entries: 0,
-            parent: Ino(0),
-            atime: op.now,
-            mtime: op.now,
-            ctime: op.now,
-            btime: op.now,
-            ..source.record.clone()
-        };
+        let record = blank(libc::S_IFCHR, owner, op.now);
         op.put(ino, &record)?;
         let dentry = DentryRecord {
             ino,

@@ -98,8 +98,23 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two.
     Exchange,
-    /// Replace, and leave a whiteout (character device 0/0) where the source was.
-    Whiteout,
+    /// Leave a whiteout (character device 0/0) where the source was.
+    Whiteout {
+        /// Who makes it.
+        owner: Cred,
+        /// Replace the target if it is there, rather than fail.
+        replace: bool,
+    },
+}
+
+impl RenameMode {
+    /// Whether a target that is there goes.
+    pub(super) fn replaces(self) -> bool {
+        !matches!(
+            self,
+            RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }
+        )
+    }
 }
 
 /// One entry of a directory listing.

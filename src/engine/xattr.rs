@@ -214,9 +214,7 @@ impl Volume {
         let acl = Acl::decode(value)?;
         let access = name == ACL_ACCESS;
         if !access && acl.is_some() && !record.is_dir() {
-            return Err(EngineError::NotPermitted(
-                "only a directory has a default ACL",
-            ));
+            return Err(EngineError::Denied("only a directory has a default ACL"));
         }
         if let (true, Some(acl)) = (access, &acl) {
             record.mode = acl.apply_to_mode(record.mode);

@@ -1,7 +1,7 @@
 //! Attributes, extended attributes and the ioctls that are attributes too.
 
 use super::{FileSystem, FsError};
-use crate::engine::{Attr, FsXattr, SetAttr, SetXattr, StatFs};
+use crate::engine::{Attr, Cred, FsXattr, SetAttr, SetXattr, StatFs};
 use crate::format::id::Ino;
 
 /// `FS_IOC_GETFLAGS` as a 64-bit and a 32-bit program has it.
@@ -17,6 +17,8 @@ const FSXATTR_BYTES: usize = 28;
 /// Where the project stands in it.
 const FSXATTR_PROJID: usize = 12;
 
+/// Names of what only a privileged user may see.
+const TRUSTED_PREFIX: &[u8] = b"trusted.";
 /// Names of the ACLs among the extended attributes.
 const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
@@ -85,13 +87,17 @@ impl FileSystem {
     ///
     /// # Errors
     /// As [`FileSystem::getxattr`].
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, FsError> {
+    pub fn listxattr(&self, cred: Cred, ino: Ino) -> Result<Vec<Vec<u8>>, FsError> {
         if !self.options.xattr {
             return Err(FsError::NoSuchOperation);
         }
         let mut names = self.volume.listxattr(ino)?;
         if !self.options.posix_acl {
             names.retain(|name| !name.starts_with(ACL_PREFIX));
+        }
+        if cred.uid != 0 {
+            // As Linux's file systems do; their values are refused by the kernel (xattr(7)).
+            names.retain(|name| !name.starts_with(TRUSTED_PREFIX));
         }
         Ok(names)
     }

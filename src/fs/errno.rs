@@ -34,6 +34,7 @@ fn of_engine(error: &EngineError) -> i32 {
         EngineError::TooManyLinks => libc::EMLINK,
         EngineError::FileTooLarge => libc::EFBIG,
         EngineError::NotPermitted(_) => libc::EPERM,
+        EngineError::Denied(_) => libc::EACCES,
         EngineError::NoAttribute => libc::ENODATA,
         EngineError::Range => libc::ERANGE,
         EngineError::TooBig => libc::E2BIG,

@@ -197,7 +197,13 @@ impl FileSystem {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] for flags that do not go together; what the engine says.
-    pub fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32) -> Result<(), FsError> {
+    pub fn rename(
+        &self,
+        cred: Cred,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        flags: u32,
+    ) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(from.1)?;
         names::check(to.1)?;
@@ -205,7 +211,10 @@ impl FileSystem {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
-            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            _ if flags & !libc::RENAME_NOREPLACE == libc::RENAME_WHITEOUT => RenameMode::Whiteout {
+                owner: cred,
+                replace: flags & libc::RENAME_NOREPLACE == 0,
+            },
             _ => return Err(EngineError::Invalid("rename flags").into()),
         };
         if let Some(removed) = self.volume.rename(from.0, from.1, to.0, to.1, mode)? {

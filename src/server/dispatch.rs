@@ -70,13 +70,16 @@ impl Server {
             opcode::RENAME => {
                 let target: RenameIn = body.take()?;
                 let (from, to) = (body.string()?, body.string()?);
-                self.fs.rename((ino, from), (Ino(target.newdir), to), 0)
+                let cred = cred(&request.header);
+                self.fs
+                    .rename(cred, (ino, from), (Ino(target.newdir), to), 0)
             }
             opcode::RENAME2 => {
                 let target: Rename2In = body.take()?;
                 let (from, to) = (body.string()?, body.string()?);
+                let (cred, flags) = (cred(&request.header), target.flags);
                 self.fs
-                    .rename((ino, from), (Ino(target.newdir), to), target.flags)
+                    .rename(cred, (ino, from), (Ino(target.newdir), to), flags)
             }
             opcode::SETXATTR
             | opcode::GETXATTR
@@ -243,7 +246,7 @@ impl Server {
             opcode::LISTXATTR => {
                 let asked: GetxattrIn = body.take()?;
                 let mut list = Vec::new();
-                for name in self.fs.listxattr(ino)? {
+                for name in self.fs.listxattr(cred(&request.header), ino)? {
                     list.extend_from_slice(&name);
                     list.push(0);
                 }

@@ -220,14 +220,21 @@ fn whiteout_is_left_behind() {
     let a = world.make(ROOT, "a", DIR);
     let file = world.make(ROOT, "f", FILE);
     let before = world.inodes();
-    renamed(&world, (ROOT, "f"), (a, "g"), RenameMode::Whiteout).unwrap();
+    let owner = Cred { uid: 5, gid: 6 };
+    let leave = |replace| RenameMode::Whiteout { owner, replace };
+    renamed(&world, (ROOT, "f"), (a, "g"), leave(true)).unwrap();
     assert_eq!(world.find(a, "g"), Some(file));
     let whiteout = world.volume.lookup(ROOT, b"f").unwrap();
     assert_eq!((whiteout.mode, whiteout.rdev), (libc::S_IFCHR, 0));
+    assert_eq!((whiteout.uid, whiteout.gid), (5, 6));
     assert_eq!(world.inodes(), before + 1);
     // Of a directory: its link goes along.
     let dir = world.make(ROOT, "d", DIR);
-    renamed(&world, (ROOT, "d"), (a, "d"), RenameMode::Whiteout).unwrap();
+    assert_eq!(
+        error(renamed(&world, (ROOT, "d"), (a, "g"), leave(false))),
+        "Exists"
+    );
+    renamed(&world, (ROOT, "d"), (a, "d"), leave(false)).unwrap();
     assert_eq!((world.attr(ROOT).nlink, world.attr(a).nlink), (3, 3));
     assert_eq!(world.find(dir, ".."), Some(a));
     world.finish();

@@ -163,7 +163,7 @@ fn access_lists_and_the_mode_follow_one_another() {
     assert_eq!(error(put(&world, file, ACCESS, b"junk")), "NotSupported");
     assert_eq!(
         error(put(&world, file, DEFAULT, &minimal(7, 5, 5))),
-        "NotPermitted"
+        "Denied"
     );
     put(&world, file, ACCESS, &extended(7, 6, 5, 3, 1)).unwrap();
     world.volume.removexattr(file, ACCESS).unwrap();
