@@ -216,3 +216,27 @@ fn the_memory_table_may_be_replaced_while_requests_are_in_flight() {
     daemon.is_well("memory taken away");
     daemon.terminate();
 }
+
+/// The file below the guest's memory is cut short while the device works in it. This process has it
+/// mapped too, and must not touch it any more.
+#[test]
+fn memory_cut_short_while_it_is_in_use_harms_the_guest_alone() {
+    let mut daemon = Daemon::start(&[]);
+    for len in [0, 4096, 32 << 20] {
+        let mut mount = daemon.mount(&Options::default());
+        let tickets: Vec<_> = (0..20)
+            .map(|i| {
+                let made = request::create(ROOT, format!("{len}-{i}"), 0o644);
+                mount.clients[1].submit(made).unwrap()
+            })
+            .collect();
+        mount.device.memory().file(0).unwrap().set_len(len).unwrap();
+        for client in &mut mount.clients {
+            client.queue.kick().unwrap();
+        }
+        drop(tickets);
+        drop(mount);
+        daemon.is_well("memory cut short");
+    }
+    daemon.terminate();
+}

@@ -188,7 +188,9 @@ impl VhostUserBackendReqHandler for Device {
                 .map_err(|e| refuse_memory(&e))?;
         }
         self.publish(&table).map_err(|e| refuse_memory(&e))?;
-        self.state.lock().table = table;
+        let mut state = self.state.lock();
+        let old = std::mem::replace(&mut state.table, table);
+        state.table.replace(old);
         Ok(())
     }
 

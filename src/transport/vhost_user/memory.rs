@@ -1,7 +1,8 @@
 //! The guest's memory as mapped here, and the front-end's addresses in it.
 //!
 //! Invariant: every byte of a mapped region lies within its file at the time of mapping, so that a
-//! table which promises more than there is cannot fault.
+//! table which promises more than there is cannot fault. A front-end that takes memory away later harms
+//! its guest, and not this process: see [`crate::fault`].
 
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -12,6 +13,8 @@ use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
 };
+
+use crate::fault::{Access, Guard};
 
 /// Guest memory. Without dirty tracking.
 pub(super) type Memory = GuestMemoryMmap<()>;
@@ -49,6 +52,7 @@ const HINT: &str = "QEMU: -object memory-backend-memfd,id=mem,size=...,share=on 
                     <access mode='shared'/></memoryBacking>";
 
 struct Region {
+    guard: Guard,
     guest: u64,
     front_end: u64,
     len: u64,
@@ -59,9 +63,18 @@ struct Region {
 #[derive(Default)]
 pub(super) struct Table {
     regions: Vec<Region>,
+    /// Of regions that were taken away: requests in flight may still access them.
+    departed: Vec<Guard>,
 }
 
 impl Table {
+    /// Takes the place of `old`, whose memory may still be accessed.
+    pub(super) fn replace(&mut self, old: Table) {
+        self.departed.extend(old.departed);
+        self.departed
+            .extend(old.regions.into_iter().map(|region| region.guard));
+    }
+
     /// Maps a region and adds it. `peer` is the front-end's process, when known.
     pub(super) fn add(
         &mut self,
@@ -98,9 +111,11 @@ impl Table {
         };
         let mapping = MmapRegion::from_file(FileOffset::new(file, region.mmap_offset), len_bytes)
             .map_err(|e| map(e.to_string()))?;
+        let guard = Guard::new(mapping.as_ptr(), len_bytes, Access::Write)?;
         let mapping =
             GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Wraps(guest))?;
         self.regions.push(Region {
+            guard,
             guest,
             front_end: region.user_addr,
             len,
@@ -120,7 +135,7 @@ impl Table {
                     && r.len == region.memory_size
             })
             .ok_or(MemoryError::Unknown(region.guest_phys_addr))?;
-        self.regions.remove(at);
+        self.departed.push(self.regions.remove(at).guard);
         Ok(())
     }
 
