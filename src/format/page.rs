@@ -205,6 +205,13 @@ impl Page {
         }
     }
 
+    /// Makes the key of cell 0 of an internal page the smallest there is.
+    pub fn clear_first_key(&mut self) {
+        let value = self.value(0).to_vec();
+        self.remove(0);
+        self.insert(0, &[], &value);
+    }
+
     /// Overwrites the value of cell `index` with one of the same length.
     pub fn overwrite(&mut self, index: usize, new: &[u8]) {
         let (at, key, value) = self.cell(index);

@@ -84,6 +84,11 @@ fn put_below(
     })?;
     let Some(split) = split else { return Ok(None) };
     effects.dirtied += 1;
+    if index == 0 && split.key.as_slice() <= node.page.key(0) {
+        // Cell 0 stands for all that is smaller, whatever its key: one that moved up when the cell
+        // before it went may be larger than what it gets.
+        node.page.clear_first_key();
+    }
     Ok(insert_cell(
         node,
         index + 1,
