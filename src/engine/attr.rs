@@ -6,6 +6,7 @@ use super::{Attr, EngineError, SetAttr, SetTime, StatFs, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
+use crate::store::pages::Need;
 
 use super::inode::FLAG_NOATIME;
 
@@ -225,8 +226,7 @@ impl Volume {
             return;
         }
         let update = || -> Result<(), EngineError> {
-            self.throttle()?;
-            let mut tx = self.journal.begin()?;
+            let mut tx = self.begin_tx(Need::Space)?;
             let mut record = self.load_inode(&tx, ino)?;
             if due(&record) {
                 record.atime = now;

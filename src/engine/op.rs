@@ -11,6 +11,7 @@ use crate::format::key;
 use crate::format::record::{DatasetCounters, InodeRecord};
 use crate::log::Tx;
 use crate::store::StoreError;
+use crate::store::pages::Need;
 
 /// A mutation under way. Dropped without [`Op::commit`] it never was.
 pub(super) struct Op<'a> {
@@ -29,19 +30,18 @@ pub(super) struct Op<'a> {
 impl Volume {
     /// Begins a mutation that may take space. No lock is held.
     pub(super) fn begin(&self) -> Result<Op<'_>, EngineError> {
-        self.throttle()?;
-        Ok(Op::new(self, self.journal.begin()?))
+        Ok(Op::new(self, self.begin_tx(Need::Space)?))
     }
 
     /// Begins a mutation that gives space back in the end: it works on a full disk too.
     pub(super) fn begin_removal(&self) -> Result<Op<'_>, EngineError> {
-        self.throttle()?;
-        self.begin_removal_step()
+        Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
     }
 
-    /// As [`Volume::begin_removal`], for who has waited for the log before taking a lock.
-    pub(super) fn begin_removal_step(&self) -> Result<Op<'_>, EngineError> {
-        Ok(Op::new(self, self.journal.begin_reclaim()?))
+    /// As [`Volume::begin_removal`], for who holds a lock; `None` when a checkpoint should come first.
+    pub(super) fn begin_removal_step(&self) -> Result<Option<Op<'_>>, EngineError> {
+        let tx = self.journal.begin_with_room(Need::Reclaim)?;
+        Ok(tx.map(|tx| Op::new(self, tx)))
     }
 }
 

@@ -81,7 +81,9 @@ impl Volume {
     /// One transaction: some attributes, or with the last of them all that is left. To be called with
     /// the inode's unwritten data locked: who writes to it finds it gone, or is found by the next step.
     fn reclaim_step(&self, ino: Ino, unwritten: bool) -> Result<Step, EngineError> {
-        let mut op = self.begin_removal_step()?;
+        let Some(mut op) = self.begin_removal_step()? else {
+            return Ok(Step::More);
+        };
         if op.tx.get(self.tree(), &key::orphan(ino))?.is_none() {
             return Ok(Step::NotOrphan);
         }

@@ -15,9 +15,10 @@ use crate::disk::Media;
 use crate::disk::file::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, Kind, trailing_u64};
-use crate::log::Journal;
 use crate::log::journal::Pressure;
 use crate::log::recovery::{self, Report};
+use crate::log::{Journal, Tx};
+use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 
 /// One dataset of an open store.
@@ -239,6 +240,20 @@ impl Volume {
             }
             Pressure::Urgent if self.background.wait_for_checkpoint() => Ok(()),
             Pressure::Due | Pressure::Urgent => self.checkpoint(),
+        }
+    }
+
+    /// Starts a transaction that finds room in the log. Waits as [`Volume::throttle`] does.
+    ///
+    /// # Errors
+    /// As [`Volume::throttle`]; when the volume is read-only or the disk full.
+    pub(super) fn begin_tx(&self, need: Need) -> Result<Tx<'_>, EngineError> {
+        loop {
+            self.throttle()?;
+            // Others may have come first since.
+            if let Some(tx) = self.journal.begin_with_room(need)? {
+                return Ok(tx);
+            }
         }
     }
 

@@ -185,6 +185,16 @@ impl Journal {
         self.begin_for(Need::Reclaim, self.share_of_log(KEPT_SHARE))
     }
 
+    /// Starts a transaction, unless a checkpoint should come first: `None` then. There is one
+    /// transaction at a time, so one that was started here finds room in the log.
+    ///
+    /// # Errors
+    /// As [`Journal::begin`].
+    pub fn begin_with_room(&self, need: Need) -> Result<Option<Tx<'_>>, StoreError> {
+        let tx = self.begin_for(need, self.share_of_log(KEPT_SHARE))?;
+        Ok((self.pressure() < Pressure::Urgent).then_some(tx))
+    }
+
     /// Starts a transaction that carries file bytes over during a checkpoint, into the part of the
     /// log that is kept for them.
     ///

@@ -10,6 +10,7 @@ use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::log::Tx;
+use crate::store::pages::Need;
 
 /// Where bytes are copied from and to.
 #[derive(Clone, Copy)]
@@ -35,7 +36,6 @@ impl Volume {
         target_offset: u64,
         len: u64,
     ) -> Result<u64, EngineError> {
-        self.throttle()?;
         let range = Range {
             source,
             source_offset,
@@ -77,6 +77,7 @@ impl Volume {
         to: &InodeState,
     ) -> Result<u64, EngineError> {
         loop {
+            self.throttle()?;
             self.write_out_locked(range.source, from)?;
             let source_data = (range.source != range.target).then(|| from.data.read());
             let mut target_data = match &source_data {
@@ -93,7 +94,10 @@ impl Volume {
             if unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
-            let (lsn, copied) = self.share(range, &mut target_data)?;
+            let Some(tx) = self.journal.begin_with_room(Need::Space)? else {
+                continue;
+            };
+            let (lsn, copied) = self.share(tx, range, &mut target_data)?;
             let Some(lsn) = lsn else { return Ok(0) };
             to.touch(lsn);
             from.touch(lsn);
@@ -119,10 +123,10 @@ impl Volume {
     /// The transaction: the target's range gets the source's extents.
     fn share(
         &self,
+        mut tx: Tx<'_>,
         range: Range,
         target_data: &mut super::dirty::DirtyMap,
     ) -> Result<(Option<crate::format::id::Lsn>, u64), EngineError> {
-        let mut tx = self.journal.begin()?;
         let source = self.load_inode(&tx, range.source)?;
         let mut record = self.load_inode(&tx, range.target)?;
         check_file(&source)?;

@@ -7,6 +7,7 @@ use super::{EXTENTS_MAX, UNIT, check_file};
 use crate::engine::inode::InodeExt;
 use crate::engine::{Durability, EngineError, Fallocate, Volume};
 use crate::format::id::{Ino, Lsn};
+use crate::store::pages::Need;
 
 /// What is left of a range.
 #[derive(Clone, Copy)]
@@ -29,7 +30,6 @@ impl Volume {
         len: u64,
         how: Fallocate,
     ) -> Result<(), EngineError> {
-        self.throttle()?;
         if len == 0 {
             return Err(EngineError::Invalid("an empty range"));
         }
@@ -51,7 +51,6 @@ impl Volume {
         let mut from = offset;
         let mut lsn = Lsn(0);
         while from < end {
-            self.throttle()?;
             (from, lsn) = self.fallocate_step(range, from, &state)?;
         }
         drop(promise);
@@ -70,11 +69,11 @@ impl Volume {
         state: &InodeState,
     ) -> Result<(u64, Lsn), EngineError> {
         let Range { ino, end, how } = range;
-        let mut data = state.data.write();
-        let mut tx = match how {
-            Fallocate::PunchHole => self.journal.begin_reclaim()?,
-            _ => self.journal.begin()?,
+        let need = match how {
+            Fallocate::PunchHole => Need::Reclaim,
+            _ => Need::Space,
         };
+        let (mut data, mut tx) = self.begin_with(state, need)?;
         let mut record = self.load_inode(&tx, ino)?;
         check_file(&record)?;
         if how.replaces() {

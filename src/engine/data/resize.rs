@@ -7,6 +7,7 @@ use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
+use crate::store::pages::Need;
 
 /// What else the transaction of a [`Volume::resize`] changes of the inode.
 pub(in crate::engine) type Alter<'a> =
@@ -29,11 +30,8 @@ impl Volume {
         }
         let state = self.inodes.state(ino);
         loop {
-            // Between two steps nothing is locked: the log may need a checkpoint to go on.
-            self.throttle()?;
             let _io = state.io.lock();
-            let mut data = state.data.write();
-            let mut tx = self.journal.begin_reclaim()?;
+            let (mut data, mut tx) = self.begin_with(&state, Need::Reclaim)?;
             let mut record = self.load_inode(&tx, ino)?;
             alter(&mut tx, &mut record)?;
             check_file(&record)?;
@@ -100,10 +98,8 @@ impl Volume {
     pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
         let state = self.inodes.state(ino);
         loop {
-            self.throttle()?;
             let _io = state.io.lock();
-            let mut data = state.data.write();
-            let mut tx = self.journal.begin_reclaim()?;
+            let (mut data, mut tx) = self.begin_with(&state, Need::Reclaim)?;
             let mut record = self.load_inode(&tx, ino)?;
             if record.nlink > 0 {
                 // It got a name meanwhile.

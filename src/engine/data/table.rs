@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::dirty::DirtyMap;
+use crate::engine::{EngineError, Volume};
 use crate::format::id::{Ino, Lsn};
+use crate::log::Tx;
+use crate::store::pages::Need;
 
 const SHARDS: usize = 64;
 
@@ -33,6 +36,27 @@ impl InodeState {
 
     pub(super) fn touch(&self, lsn: Lsn) {
         self.last_lsn.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+}
+
+impl Volume {
+    /// Locks an inode's unwritten data and starts a transaction that finds room in the log. To be
+    /// called with no lock held but the inode's `io`.
+    ///
+    /// # Errors
+    /// As [`Volume::begin_tx`].
+    pub(super) fn begin_with<'a>(
+        &'a self,
+        state: &'a InodeState,
+        need: Need,
+    ) -> Result<(RwLockWriteGuard<'a, DirtyMap>, Tx<'a>), EngineError> {
+        loop {
+            self.throttle()?;
+            let data = state.data.write();
+            if let Some(tx) = self.journal.begin_with_room(need)? {
+                return Ok((data, tx));
+            }
+        }
     }
 }
 

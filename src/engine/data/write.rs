@@ -7,6 +7,7 @@ use super::{UNIT, check_file};
 use crate::engine::inode::{FLAG_SYNC, InodeExt};
 use crate::engine::{Durability, EngineError, Source, Volume, WriteFlags};
 use crate::format::id::Ino;
+use crate::store::pages::Need;
 
 /// The largest file in bytes.
 pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
@@ -29,7 +30,6 @@ impl Volume {
         source: &mut dyn Source,
         flags: WriteFlags,
     ) -> Result<usize, EngineError> {
-        self.throttle()?;
         // Read once, before anything is locked: the guest may change it at any time.
         let mut pieces = Vec::new();
         if flags.append {
@@ -51,8 +51,7 @@ impl Volume {
             self.reserve_write(ino, offset, len as u64)?
         };
         let state = self.inodes.state(ino);
-        let mut data = state.data.write();
-        let mut tx = self.journal.begin()?;
+        let (mut data, mut tx) = self.begin_with(&state, Need::Space)?;
         let mut record = self.load_inode(&tx, ino)?;
         check_file(&record)?;
         record.check_not_immutable()?;

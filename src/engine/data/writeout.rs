@@ -19,6 +19,7 @@ use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, TreeId, trailing_u64};
 use crate::format::record::{ChunkRecord, ExtentRecord};
 use crate::log::Tx;
+use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 
 /// Runs written out with their file's `io` held all the time.
@@ -142,8 +143,7 @@ impl Volume {
             .map(|(index, piece)| (index, piece.start, piece.data.len()))
             .collect();
         while !rest.is_empty() {
-            self.throttle()?;
-            let mut tx = self.journal.begin_reclaim()?;
+            let mut tx = self.begin_tx(Need::Reclaim)?;
             let mut claimed = Vec::new();
             while claimed.len() < CLAIMS_MAX
                 && let Some((index, start, len)) = rest.pop_front()
@@ -219,9 +219,7 @@ impl Volume {
         pieces: &mut [Piece],
     ) -> Result<(), EngineError> {
         while pieces.iter().any(|piece| !piece.is_entered()) {
-            self.throttle()?;
-            let mut data = state.data.write();
-            let mut tx = self.journal.begin_reclaim()?;
+            let (mut data, mut tx) = self.begin_with(state, Need::Reclaim)?;
             let steps = self.enter_some(&mut tx, ino, pieces, &data)?;
             let lsn = tx.commit()?;
             state.touch(lsn);

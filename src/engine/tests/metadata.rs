@@ -323,3 +323,59 @@ fn accesses_are_noted_as_relatime_does() {
     world.volume.note_access(Ino(99));
     world.finish();
 }
+
+/// Many threads whose transactions are as large as they get, on the smallest log: nobody is told that
+/// the log is full.
+#[test]
+fn large_transactions_of_many_threads_fit_the_smallest_log() {
+    let world = World::new();
+    world.volume.close().unwrap();
+    let options = OpenOptions {
+        background: true,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(world.sim.media(), options, clock(&world.seconds)).unwrap();
+    let value = vec![7; 65_536];
+    std::thread::scope(|scope| {
+        for thread in 0..24 {
+            let (volume, value) = (&volume, &value);
+            scope.spawn(move || {
+                let name = format!("f{thread}");
+                let made = volume.create(Cred::default(), ROOT, name.as_bytes(), &new(FILE));
+                let ino = made.unwrap().ino;
+                for round in 0..40u32 {
+                    let name = format!("user.{}", round % 3);
+                    volume
+                        .setxattr(ino, name.as_bytes(), value, SetXattr::Any, false)
+                        .unwrap_or_else(|error| panic!("round {round}: {error}"));
+                    if round % 16 == 0 {
+                        volume.fsync(ino, false).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    volume.close().unwrap();
+    assert_eq!(errors(&world.sim), [""; 0]);
+}
+
+/// Values of the largest size, replaced in turn: their keys go and come back among those of others.
+#[test]
+fn large_attributes_can_be_replaced_in_any_order() {
+    let world = World::new();
+    let volume = &world.volume;
+    let value = vec![7; 65_536];
+    let inos: Vec<_> = (0..8)
+        .map(|index| world.make(ROOT, &format!("f{index}"), FILE))
+        .collect();
+    for round in 0..12u32 {
+        for ino in &inos {
+            let name = format!("user.{}", round % 3);
+            volume
+                .setxattr(*ino, name.as_bytes(), &value, SetXattr::Any, false)
+                .unwrap();
+        }
+        assert_eq!(errors(&world.sim.killed()), [""; 0], "round {round}");
+    }
+    world.finish();
+}
