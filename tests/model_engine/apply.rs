@@ -24,6 +24,11 @@ fn name(index: u8) -> Vec<u8> {
     format!("name-{index}").into_bytes()
 }
 
+/// A name of which there are many.
+fn many(index: u16) -> Vec<u8> {
+    format!("{index:04}-many").into_bytes()
+}
+
 fn attribute(index: u8) -> &'static [u8] {
     [b"user.a".as_slice(), b"user.b", b"trusted.c", b"security.d"][usize::from(index) % 4]
 }
@@ -76,6 +81,7 @@ impl World {
             Op::Crash { back, seed, again } => return self.crash(*back, *seed, *again),
             Op::Reopen => return self.reopen(),
             Op::Compare => return self.compare(),
+            Op::ManyNames { .. } | Op::ManyXattrs { .. } => return self.many(op),
             _ => {}
         }
         self.begin();
@@ -84,6 +90,46 @@ impl World {
         self.content(op)?;
         self.durability(op)?;
         self.end();
+        Ok(())
+    }
+
+    /// Each of the many is a step of its own: power may be cut between them.
+    fn many(&mut self, op: &Op) -> Outcome {
+        match *op {
+            Op::ManyNames {
+                dir,
+                start,
+                count,
+                remove,
+            } => {
+                let dir = pick(&self.model.dirs(), dir);
+                for index in start..start + count {
+                    self.begin();
+                    self.one_of_many_names(dir, index, remove)?;
+                    self.end();
+                }
+            }
+            Op::ManyXattrs {
+                ino,
+                start,
+                count,
+                len,
+                remove,
+            } => {
+                let ino = pick(&self.model.inos(), ino);
+                let node = self.model.node(ino);
+                if !node.is_dir() && !node.is_file() {
+                    return Ok(());
+                }
+                for index in start..start + count {
+                    let name = [b"user.".as_slice(), &many(index)].concat();
+                    self.begin();
+                    self.one_of_many_xattrs(ino, &name, len, remove)?;
+                    self.end();
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -181,6 +227,33 @@ impl World {
             }
             Op::BadName { dir, which } => self.bad_name(pick(&dirs, *dir), *which)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn one_of_many_names(&mut self, dir: Ino, index: u16, remove: bool) -> Outcome {
+        let name = many(index);
+        let volume = Arc::clone(&self.volume);
+        if remove {
+            let mut after = self.model.clone();
+            let expected = after.unlink(dir, &name);
+            if let Some(gone) = self.agree(volume.unlink(dir, &name), &expected)? {
+                self.model = after;
+                if gone.orphan {
+                    self.reclaim(gone.ino)?;
+                }
+            }
+            return Ok(());
+        }
+        let new = NewInode {
+            mode: libc::S_IFREG | 0o644,
+            ..NEW
+        };
+        let made = volume.create(Cred::default(), dir, &name, &new);
+        let expected = self.model.check_free(dir, &name);
+        if let Some(attr) = self.agree(made, &expected)? {
+            let node = self.model.blank(dir, attr.ino, new.mode);
+            self.model.enter(dir, &name, attr.ino, node);
         }
         Ok(())
     }
@@ -293,7 +366,7 @@ impl World {
                 let set = volume.setxattr(ino, name, &value, *how, false);
                 if self.agree(set, &expected)?.is_some() {
                     let node = self.model.edit(ino);
-                    node.xattrs.insert(name.to_vec(), value);
+                    node.xattrs.insert(name.to_vec(), Arc::new(value));
                     node.ctime = now;
                 }
             }
@@ -311,6 +384,32 @@ impl World {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn one_of_many_xattrs(&mut self, ino: Ino, name: &[u8], len: u32, remove: bool) -> Outcome {
+        let now = self.model.now;
+        let volume = Arc::clone(&self.volume);
+        if remove {
+            let there = self.model.node(ino).xattrs.contains_key(name);
+            let expected = if there { Ok(()) } else { Err("NoAttribute") };
+            if self
+                .agree(volume.removexattr(ino, name), &expected)?
+                .is_some()
+            {
+                let node = self.model.edit(ino);
+                node.xattrs.remove(name);
+                node.ctime = now;
+            }
+            return Ok(());
+        }
+        let value = vec![9; len as usize];
+        let set = volume.setxattr(ino, name, &value, SetXattr::Any, false);
+        if self.agree(set, &Ok(()))?.is_some() {
+            let node = self.model.edit(ino);
+            node.xattrs.insert(name.to_vec(), Arc::new(value));
+            node.ctime = now;
         }
         Ok(())
     }
@@ -508,6 +607,14 @@ impl World {
         while self.model.nodes.len() > 1 {
             let dirs = self.model.dirs();
             for dir in 0..dirs.len() as u8 {
+                let mut names = self.model.node(dirs[usize::from(dir)]).entries.keys();
+                let many = names.any(|name| name.ends_with(b"-many"));
+                self.apply(&Op::ManyNames {
+                    dir,
+                    start: 0,
+                    count: if many { 500 } else { 0 },
+                    remove: true,
+                })?;
                 for name in 0..NAMES {
                     self.apply(&Op::Unlink {
                         dir,

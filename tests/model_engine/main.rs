@@ -21,7 +21,7 @@ use ops::Op;
 use world::{Outcome, Setup, World};
 
 /// Sequences without `RAZORFS_SEQUENCES`.
-const SEQUENCES: u64 = 20_000;
+const SEQUENCES: u64 = 15_000;
 /// Sequences tried to make a failing one shorter, at most.
 const SHORTER_MAX: usize = 2000;
 

@@ -64,7 +64,7 @@ pub struct Node {
     pub btime: Time,
     pub content: Content,
     pub target: Vec<u8>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: BTreeMap<Vec<u8>, Arc<Vec<u8>>>,
     pub entries: BTreeMap<Vec<u8>, Ino>,
     pub parent: Ino,
     /// The step whose content is there when the state is one that includes it.

@@ -106,6 +106,21 @@ pub enum Op {
         dir: u8,
         which: u8,
     },
+    /// Many names in one directory, made or removed in a row: trees with several levels.
+    ManyNames {
+        dir: u8,
+        start: u16,
+        count: u16,
+        remove: bool,
+    },
+    /// Many attributes of one inode, likewise.
+    ManyXattrs {
+        ino: u8,
+        start: u16,
+        count: u16,
+        len: u32,
+        remove: bool,
+    },
     Fsync {
         ino: u8,
         data: bool,
@@ -309,11 +324,41 @@ fn durability(rng: &mut ChaCha8Rng) -> Op {
     }
 }
 
-/// A sequence.
+fn many(rng: &mut ChaCha8Rng) -> Op {
+    let (start, count) = (rng.random_range(0..300), rng.random_range(1..150));
+    let remove = rng.random_bool(0.45);
+    let ino = rng.random_range(0..3);
+    match rng.random_range(0..4) {
+        0 => Op::ManyXattrs {
+            ino,
+            start,
+            count,
+            len: [10, 300, 690][rng.random_range(0..3)],
+            remove,
+        },
+        1..3 => Op::ManyXattrs {
+            ino,
+            start: rng.random_range(0..8),
+            count: rng.random_range(1..6),
+            len: [65_536, 20_000][rng.random_range(0..2)],
+            remove,
+        },
+        _ => Op::ManyNames {
+            dir: rng.random_range(0..2),
+            start,
+            count,
+            remove,
+        },
+    }
+}
+
+/// A sequence. One in forty has large directories and many attributes.
 pub fn sequence(rng: &mut ChaCha8Rng) -> Vec<Op> {
     let count = rng.random_range(20..60);
+    let large = rng.random_bool(0.025);
     (0..count)
         .map(|_| match rng.random_range(0..20) {
+            _ if large && rng.random_bool(0.5) => many(rng),
             0..8 => content(rng),
             8..13 => names(rng),
             13..16 => attributes(rng),

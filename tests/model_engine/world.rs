@@ -421,7 +421,7 @@ fn compare_tree(volume: &Volume, ino: Ino, node: &Node) -> Outcome {
     );
     for (name, value) in &node.xattrs {
         let found = volume.getxattr(ino, name).map_err(failed("getxattr"))?;
-        ensure!(found == *value, "an attribute of inode {ino} differs");
+        ensure!(found == **value, "an attribute of inode {ino} differs");
     }
     Ok(())
 }
