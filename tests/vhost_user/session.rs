@@ -1,8 +1,10 @@
 //! Sessions: their queues, their ends, and what the next one finds.
 
+use vhost::VhostBackend;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Client, Device, Mount, Options};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::daemon::Daemon;
 
@@ -152,4 +154,20 @@ fn it_ends_with_its_front_end_when_asked_to() {
     mount.client(0).call(write).unwrap();
     drop(mount);
     daemon.ends_well();
+}
+
+#[test]
+fn a_kick_event_may_be_replaced_while_the_queue_runs() {
+    let mut daemon = Daemon::start(&[]);
+    let mut mount = daemon.mount(&Options::default());
+    for _ in 0..3 {
+        let kick = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+        mount.device.vhost.set_vring_kick(1, &kick).unwrap();
+        mount.clients[0].queue.events.kick = kick;
+        for _ in 0..3 {
+            mount.client(0).call(request::getattr(ROOT)).unwrap();
+        }
+    }
+    daemon.is_unharmed("other kick events");
+    daemon.terminate();
 }

@@ -63,7 +63,7 @@ impl Device {
         peer: Option<u32>,
     ) -> std::result::Result<Device, VhostUserError> {
         let rings: Vec<_> = (0..=request_queues)
-            .map(|index| Ring::new(index).map(Arc::new))
+            .map(|index| Ring::new(index, work.memory.clone()).map(Arc::new))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Device {
             state: Mutex::new(State {

@@ -16,9 +16,9 @@
 //! cannot be understood is reported once and stopped until it is set up anew. Lock order: a
 //! device's state, then a ring's. Neither is held while a request is carried out.
 //!
-//! The protocol's daemon of vhost-user-backend is not used: it can neither wait for requests in
-//! flight before it gives a ring back, nor serve a second front-end, nor tell a broken ring from an
-//! empty one.
+//! Of vhost-user-backend the rings are used, but not its daemon: that one owns the connection, so that
+//! nobody else can end a session or hand it on, gives a ring back without waiting for what is in
+//! flight, and has no log of it.
 
 mod border;
 mod chain;

@@ -3,6 +3,10 @@
 //! Invariants: `in_flight` counts the requests taken and not given back; a ring that is stopped
 //! gives nothing out, and is quiet once `in_flight` is 0. A ring is broken from the first thing the
 //! guest wrote that cannot be understood until it is started again.
+//!
+//! Queue and events are vhost-user-backend's [`VringMutex`]; what is in flight, what is broken and the
+//! error event, which that one cannot signal, are kept here. Lock order: the state, then the vring,
+//! which nobody reaches otherwise.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,8 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex};
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestAddress;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use vhost_user_backend::{VringMutex, VringState, VringT};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::event::EventConsumer;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::VhostUserError;
@@ -21,12 +28,14 @@ use super::memory::Memory;
 /// Entries of a ring at most (VirtIO 1.3, 2.7).
 pub(super) const SIZE_MAX: u16 = 32768;
 
+/// Guest memory that the front-end may replace.
+type SharedMemory = GuestMemoryAtomic<Memory>;
+
 struct State {
-    queue: Queue,
-    kick: Option<Arc<File>>,
-    call: Option<Arc<File>>,
-    error: Option<Arc<File>>,
-    enabled: bool,
+    vring: VringMutex<SharedMemory>,
+    /// How often there was a new kick event.
+    kicks: u64,
+    error: Option<File>,
     started: bool,
     broken: bool,
     ended: bool,
@@ -45,8 +54,10 @@ pub(super) struct Ring {
 
 /// What a worker is to do.
 pub(super) enum Watch {
-    /// Wait for this.
-    Kick(Arc<File>),
+    /// Wait for this: a kick event and its number.
+    Kick(u64, EventConsumer),
+    /// Wait for the kick event that is known.
+    Same,
     /// Wait until something changes.
     Nothing,
     /// The ring is no more.
@@ -64,19 +75,17 @@ pub(super) enum Next {
 }
 
 impl Ring {
-    pub(super) fn new(index: usize) -> Result<Ring, VhostUserError> {
+    pub(super) fn new(index: usize, memory: SharedMemory) -> Result<Ring, VhostUserError> {
         let other = |e: virtio_queue::Error| std::io::Error::other(e.to_string());
-        let queue = Queue::new(SIZE_MAX)
+        let vring = VringMutex::new(memory, SIZE_MAX)
             .map_err(other)
             .map_err(VhostUserError::system("a queue"))?;
         Ok(Ring {
             index,
             state: Mutex::new(State {
-                queue,
-                kick: None,
-                call: None,
+                vring,
+                kicks: 0,
                 error: None,
-                enabled: false,
                 started: false,
                 broken: false,
                 ended: false,
@@ -91,55 +100,60 @@ impl Ring {
     // What the front-end sets up.
 
     pub(super) fn set_size(&self, size: u32) -> bool {
-        u16::try_from(size).is_ok_and(|size| self.state.lock().queue.try_set_size(size).is_ok())
+        let state = self.state.lock();
+        let mut vring = state.vring.get_mut();
+        u16::try_from(size).is_ok_and(|size| vring.get_queue_mut().try_set_size(size).is_ok())
     }
 
     /// Guest addresses of descriptor table, available ring, used ring.
     pub(super) fn set_addresses(&self, table: u64, available: u64, used: u64) -> bool {
-        let queue = &mut self.state.lock().queue;
-        queue
-            .try_set_desc_table_address(GuestAddress(table))
-            .is_ok()
-            && queue
-                .try_set_avail_ring_address(GuestAddress(available))
-                .is_ok()
-            && queue.try_set_used_ring_address(GuestAddress(used)).is_ok()
+        let state = self.state.lock();
+        state.vring.set_queue_info(table, available, used).is_ok()
     }
 
     pub(super) fn set_base(&self, base: u16) {
-        self.state.lock().queue.set_next_avail(base);
+        self.state.lock().vring.set_queue_next_avail(base);
     }
 
     pub(super) fn set_event_idx(&self, on: bool) {
-        self.state.lock().queue.set_event_idx(on);
+        self.state.lock().vring.set_queue_event_idx(on);
     }
 
     pub(super) fn set_enabled(&self, on: bool) {
-        self.state.lock().enabled = on;
+        self.state.lock().vring.set_enabled(on);
         self.wake();
     }
 
     pub(super) fn set_call(&self, file: Option<File>) {
-        self.state.lock().call = file.map(Arc::new);
+        self.state.lock().vring.set_call(file);
     }
 
     pub(super) fn set_error(&self, file: Option<File>) {
-        self.state.lock().error = file.map(Arc::new);
+        self.state.lock().error = file;
     }
 
     /// Starts the ring: the guest kicks `kick` when it has made something available.
     pub(super) fn start(&self, kick: File, memory: &Memory) {
+        // Whoever reads it must not be held up, whatever it is.
+        let nonblocking = fcntl_getfl(&kick).and_then(|flags| {
+            let flags = flags | OFlags::NONBLOCK;
+            fcntl_setfl(&kick, flags)
+        });
         let mut state = self.state.lock();
-        state.kick = Some(Arc::new(kick));
+        state.kicks = state.kicks.wrapping_add(1);
         state.broken = false;
         state.started = true;
-        state.queue.set_ready(true);
-        if !state.queue.is_valid(memory) {
+        state.vring.set_kick(Some(kick));
+        state.vring.set_queue_ready(true);
+        let valid = state.vring.get_ref().get_queue().is_valid(memory);
+        if let Err(error) = nonblocking {
+            self.mark_broken(&mut state, &format!("its kick descriptor: {error}"));
+        } else if !valid {
             self.mark_broken(&mut state, "it lies outside of the guest's memory");
         } else {
-            match state.queue.used_idx(memory, Ordering::Acquire) {
+            match state.vring.queue_used_idx() {
                 // The ring goes on where it was stopped; the guest's copy says where.
-                Ok(used) => state.queue.set_next_used(used.0),
+                Ok(used) => state.vring.set_queue_next_used(used),
                 Err(error) => self.mark_broken(&mut state, &error.to_string()),
             }
         }
@@ -152,22 +166,22 @@ impl Ring {
     pub(super) fn stop(&self) -> u16 {
         let mut state = self.state.lock();
         state.started = false;
-        state.queue.set_ready(false);
+        state.vring.set_queue_ready(false);
         self.wake();
         while state.in_flight > 0 {
             self.quiet.wait(&mut state);
         }
-        state.kick = None;
-        state.call = None;
+        state.vring.set_kick(None);
+        state.vring.set_call(None);
         state.broken = false;
-        state.queue.next_avail()
+        state.vring.queue_next_avail()
     }
 
     /// Makes it as new. It is stopped.
     pub(super) fn reset(&self) {
-        let mut state = self.state.lock();
-        state.queue.reset();
-        state.enabled = false;
+        let state = self.state.lock();
+        state.vring.get_mut().get_queue_mut().reset();
+        state.vring.set_enabled(false);
     }
 
     /// Ends its worker. It is stopped.
@@ -189,13 +203,31 @@ impl Ring {
         &self.wake
     }
 
-    /// What to wait for.
-    pub(super) fn watch(&self) -> Watch {
-        let state = self.state.lock();
-        match &state.kick {
-            _ if state.ended => Watch::End,
-            Some(kick) if state.runs() => Watch::Kick(kick.clone()),
-            _ => Watch::Nothing,
+    /// What to wait for, by who knows the kick event with this number.
+    pub(super) fn watch(&self, known: Option<u64>) -> Watch {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Watch::End;
+        }
+        if !state.runs() {
+            return Watch::Nothing;
+        }
+        if known == Some(state.kicks) {
+            return Watch::Same;
+        }
+        let kick = state
+            .vring
+            .get_ref()
+            .get_kick()
+            .as_ref()
+            .map(EventConsumer::try_clone);
+        match kick {
+            Some(Ok(kick)) => Watch::Kick(state.kicks, kick),
+            Some(Err(error)) => {
+                self.mark_broken(&mut state, &format!("its kick descriptor: {error}"));
+                Watch::Nothing
+            }
+            None => Watch::Nothing,
         }
     }
 
@@ -205,43 +237,30 @@ impl Ring {
         if !state.runs() {
             return Next::Stopped;
         }
-        let available = match state.queue.avail_idx(memory.as_ref(), Ordering::Acquire) {
-            Ok(index) => index.0,
-            Err(error) => return self.refuse(&mut state, &error.to_string()),
-        };
-        if available == state.queue.next_avail() {
-            return Next::Empty;
-        }
-        if state.in_flight >= state.queue.size() {
-            return self.refuse(&mut state, "more requests in flight than it has entries");
-        }
-        let chain = match state.queue.iter(memory.clone()) {
-            Ok(mut chains) => chains.next(),
-            Err(error) => return self.refuse(&mut state, &error.to_string()),
-        };
-        match chain {
-            Some(chain) => {
+        let taken = take(&mut state.vring.get_mut(), state.in_flight, memory);
+        match taken {
+            Ok(Some(chain)) => {
                 state.in_flight = state.in_flight.saturating_add(1);
                 Next::Chain(chain)
             }
-            // There was one a moment ago: its entry cannot be read.
-            None => self.refuse(
-                &mut state,
-                "an available entry outside of the guest's memory",
-            ),
+            Ok(None) => Next::Empty,
+            Err(reason) => {
+                self.mark_broken(&mut state, &reason);
+                Next::Stopped
+            }
         }
     }
 
     /// Gives a request back with `written` bytes of reply; tells the guest, unless `later`.
-    pub(super) fn give_back(&self, memory: &Memory, head: u16, written: u32, later: bool) {
+    pub(super) fn give_back(&self, head: u16, written: u32, later: bool) {
         let mut state = self.state.lock();
         if !state.broken
-            && let Err(error) = state.queue.add_used(memory, head, written)
+            && let Err(error) = state.vring.add_used(head, written)
         {
             self.mark_broken(&mut state, &error.to_string());
         }
         if !later {
-            self.tell(&mut state, memory);
+            self.tell(&mut state);
         }
         self.done(&mut state);
     }
@@ -254,20 +273,20 @@ impl Ring {
     }
 
     /// Tells the guest of what was given back and not told.
-    pub(super) fn notify(&self, memory: &Memory) {
-        self.tell(&mut self.state.lock(), memory);
+    pub(super) fn notify(&self) {
+        self.tell(&mut self.state.lock());
     }
 
     /// Asks for kicks, or not. True when requests came meanwhile.
-    pub(super) fn want_kicks(&self, memory: &Memory, on: bool) -> bool {
+    pub(super) fn want_kicks(&self, on: bool) -> bool {
         let mut state = self.state.lock();
         if !state.runs() {
             return false;
         }
         let result = if on {
-            state.queue.enable_notification(memory)
+            state.vring.enable_notification()
         } else {
-            state.queue.disable_notification(memory).map(|()| false)
+            state.vring.disable_notification().map(|()| false)
         };
         result.unwrap_or_else(|error| {
             self.mark_broken(&mut state, &error.to_string());
@@ -278,11 +297,6 @@ impl Ring {
     /// Stops the ring for good: what the guest wrote cannot be understood.
     pub(super) fn fail(&self, reason: &str) {
         self.mark_broken(&mut self.state.lock(), reason);
-    }
-
-    fn refuse(&self, state: &mut State, reason: &str) -> Next {
-        self.mark_broken(state, reason);
-        Next::Stopped
     }
 
     fn mark_broken(&self, state: &mut State, reason: &str) {
@@ -297,7 +311,7 @@ impl Ring {
         );
         if let Some(error) = &state.error {
             // Nobody may listen.
-            let _ = error.as_ref().write(&1u64.to_ne_bytes());
+            let _ = (&mut &*error).write(&1u64.to_ne_bytes());
         }
     }
 
@@ -308,25 +322,51 @@ impl Ring {
         }
     }
 
-    fn tell(&self, state: &mut State, memory: &Memory) {
+    fn tell(&self, state: &mut State) {
         if state.broken {
             return;
         }
-        match state.queue.needs_notification(memory) {
-            Ok(true) => {
-                if let Some(call) = &state.call {
+        let told = {
+            let mut vring = state.vring.get_mut();
+            vring.needs_notification().map(|needed| {
+                if needed {
                     // It fails when the guest has not looked for 2^64 notifications, or is gone.
-                    let _ = call.as_ref().write(&1u64.to_ne_bytes());
+                    let _ = vring.signal_used_queue();
                 }
-            }
-            Ok(false) => {}
-            Err(error) => self.mark_broken(state, &error.to_string()),
+            })
+        };
+        if let Err(error) = told {
+            self.mark_broken(state, &error.to_string());
         }
     }
 }
 
 impl State {
     fn runs(&self) -> bool {
-        self.started && self.enabled && !self.broken
+        self.started && !self.broken && self.vring.get_ref().is_enabled()
     }
+}
+
+/// Takes the next request off a queue; why it cannot be understood.
+fn take(
+    vring: &mut VringState<SharedMemory>,
+    in_flight: u16,
+    memory: &Arc<Memory>,
+) -> Result<Option<Chain>, String> {
+    let queue = vring.get_queue_mut();
+    let available = queue
+        .avail_idx(memory.as_ref(), Ordering::Acquire)
+        .map_err(|error| error.to_string())?;
+    if available.0 == queue.next_avail() {
+        return Ok(None);
+    }
+    if in_flight >= queue.size() {
+        return Err("more requests in flight than it has entries".into());
+    }
+    let mut chains = queue
+        .iter(memory.clone())
+        .map_err(|error| error.to_string())?;
+    // There was one a moment ago.
+    let unreadable = || "an available entry outside of the guest's memory".to_owned();
+    chains.next().map(Some).ok_or_else(unreadable)
 }

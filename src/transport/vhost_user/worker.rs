@@ -3,14 +3,14 @@
 //! While it works it asks for no kicks; when there is nothing left it asks for them, looks once
 //! more, and sleeps.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::event::EventConsumer;
 
 use super::border;
 use super::chain::{Chain, Shape};
@@ -62,32 +62,22 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
         ring.waker().as_raw_fd(),
         WAKE,
     )?;
-    let mut watched: Option<Arc<File>> = None;
+    let mut watched: Option<(u64, EventConsumer)> = None;
     let mut events = [EpollEvent::default(); 2];
     loop {
-        let kick = match ring.watch() {
+        match ring.watch(watched.as_ref().map(|(number, _)| *number)) {
             Watch::End => return Ok(()),
-            Watch::Nothing => None,
-            Watch::Kick(kick) => Some(kick),
-        };
-        let same = match (&watched, &kick) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            // A descriptor that is closed but still open elsewhere would stay in the epoll set.
-            if let Some(old) = watched.take() {
-                control(&epoll, ControlOperation::Delete, old.as_raw_fd(), KICK)?;
-            }
-            if let Some(new) = kick {
-                if let Err(error) = control(&epoll, ControlOperation::Add, new.as_raw_fd(), KICK) {
+            Watch::Same => {}
+            Watch::Nothing => unwatch(&epoll, &mut watched)?,
+            Watch::Kick(number, kick) => {
+                unwatch(&epoll, &mut watched)?;
+                if let Err(error) = control(&epoll, ControlOperation::Add, kick.as_raw_fd(), KICK) {
                     ring.fail(&format!(
                         "its kick descriptor cannot be waited for: {error}"
                     ));
                     continue;
                 }
-                watched = Some(new);
+                watched = Some((number, kick));
                 // What was made available before someone listened.
                 process(ring, work);
                 continue;
@@ -102,7 +92,7 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
             if event.data() == WAKE {
                 // EAGAIN: someone was faster.
                 let _ = ring.waker().read();
-            } else if let Some(kick) = &watched {
+            } else if let Some((_, kick)) = &watched {
                 if !take_kick(kick) {
                     ring.fail("its kick descriptor is no event");
                     continue;
@@ -113,11 +103,19 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
     }
 }
 
+/// A descriptor that is closed but still open elsewhere would stay in the epoll set.
+fn unwatch(epoll: &Epoll, watched: &mut Option<(u64, EventConsumer)>) -> io::Result<()> {
+    match watched.take() {
+        Some((_, old)) => control(epoll, ControlOperation::Delete, old.as_raw_fd(), KICK),
+        None => Ok(()),
+    }
+}
+
 /// Takes the kick off its descriptor. False when that is not possible: it would wake us for ever.
-fn take_kick(kick: &File) -> bool {
-    let mut count = [0; 8];
-    match (&mut &*kick).read(&mut count) {
-        Ok(len) => len > 0,
+fn take_kick(kick: &EventConsumer) -> bool {
+    match kick.consume() {
+        Ok(()) => true,
+        // Somebody else was faster.
         Err(error) => matches!(
             error.kind(),
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
@@ -128,7 +126,7 @@ fn take_kick(kick: &File) -> bool {
 /// Carries out everything the guest has made available.
 fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
     loop {
-        ring.want_kicks(&work.memory(), false);
+        ring.want_kicks(false);
         let mut untold = 0u32;
         let mut untold_bytes = 0u64;
         loop {
@@ -149,7 +147,7 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
                 let (ring, task) = (ring.clone(), work.clone());
                 work.pool.run(move || {
                     let written = answer(&task.server, &chain, shape);
-                    ring.give_back(&memory, chain.head_index(), written, false);
+                    ring.give_back(chain.head_index(), written, false);
                 });
                 continue;
             }
@@ -157,16 +155,15 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-            ring.give_back(&memory, chain.head_index(), written, later);
+            ring.give_back(chain.head_index(), written, later);
             if !later {
                 (untold, untold_bytes) = (0, 0);
             }
         }
-        let memory = work.memory();
         if untold > 0 {
-            ring.notify(&memory);
+            ring.notify();
         }
-        if !ring.want_kicks(&memory, true) {
+        if !ring.want_kicks(true) {
             return;
         }
     }
