@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs::engine::{
-    Cred, EngineError, Fallocate, NewInode, SetAttr, SetTime, SetXattr, Time, WriteFlags,
-};
+use razorfs::engine::{Cred, EngineError, Fallocate, NewInode, SetAttr, WriteFlags};
 use razorfs::format::id::Ino;
 
 use super::ensure;
@@ -25,15 +23,11 @@ fn name(index: u8) -> Vec<u8> {
 }
 
 /// A name of which there are many.
-fn many(index: u16) -> Vec<u8> {
+pub fn many(index: u16) -> Vec<u8> {
     format!("{index:04}-many").into_bytes()
 }
 
-fn attribute(index: u8) -> &'static [u8] {
-    [b"user.a".as_slice(), b"user.b", b"trusted.c", b"security.d"][usize::from(index) % 4]
-}
-
-fn pick(of: &[Ino], index: u8) -> Ino {
+pub fn pick(of: &[Ino], index: u8) -> Ino {
     of[usize::from(index) % of.len()]
 }
 
@@ -53,7 +47,7 @@ fn check_file(node: &Node) -> Expected {
 impl World {
     /// Whether the engine answered what was expected. `None` when it failed, as it should; a full
     /// disk is an answer where space is short.
-    fn agree<T>(
+    pub fn agree<T>(
         &self,
         found: Result<T, EngineError>,
         expected: &Expected<impl Sized>,
@@ -279,139 +273,6 @@ impl World {
             _ => (volume.lookup(dir, &long).map(drop), "NameTooLong"),
         };
         self.agree(found, &Expected::<()>::Err(expected)).map(drop)
-    }
-
-    fn attributes(&mut self, op: &Op) -> Outcome {
-        let inos = self.model.inos();
-        let now = self.model.now;
-        let volume = Arc::clone(&self.volume);
-        let set = match *op {
-            Op::Chmod { ino, mode } => {
-                let set = SetAttr {
-                    mode: Some(mode),
-                    ..SetAttr::default()
-                };
-                (ino, set)
-            }
-            Op::Chown { ino, uid, gid } => {
-                let set = SetAttr {
-                    uid: Some(uid),
-                    gid: Some(gid),
-                    ..SetAttr::default()
-                };
-                (ino, set)
-            }
-            Op::Utimes { ino, atime, mtime } => {
-                let at = |sec: Option<i64>| sec.map(|sec| SetTime::At(Time { sec, nsec: 5 }));
-                let set = SetAttr {
-                    atime: at(atime),
-                    mtime: at(mtime),
-                    ..SetAttr::default()
-                };
-                (ino, set)
-            }
-            _ => return self.xattrs(op),
-        };
-        let (ino, set) = (pick(&inos, set.0), set.1);
-        let expected = match set.mode {
-            Some(_) if self.model.node(ino).is(libc::S_IFLNK) => Err("NotSupported"),
-            _ => Ok(()),
-        };
-        let Some(attr) = self.agree(volume.setattr(ino, &set), &expected)? else {
-            return Ok(());
-        };
-        let node = self.model.edit(ino);
-        if let (Some(uid), Some(gid)) = (set.uid, set.gid) {
-            (node.uid, node.gid) = (uid, gid);
-            node.kill_suidgid();
-        }
-        if let Some(mode) = set.mode {
-            node.mode = (node.mode & libc::S_IFMT) | mode;
-        }
-        if let Some(SetTime::At(time)) = set.atime {
-            node.atime = time;
-        }
-        if let Some(SetTime::At(time)) = set.mtime {
-            node.mtime = time;
-        }
-        node.ctime = now;
-        ensure!(node.matches(&attr), "{attr:?}, not {node:?}");
-        Ok(())
-    }
-
-    fn xattrs(&mut self, op: &Op) -> Outcome {
-        let inos = self.model.inos();
-        let now = self.model.now;
-        let volume = Arc::clone(&self.volume);
-        match op {
-            Op::SetXattr {
-                ino,
-                name,
-                len,
-                fill,
-                how,
-            } => {
-                let (ino, name) = (pick(&inos, *ino), attribute(*name));
-                let value = vec![*fill; *len as usize];
-                let node = self.model.node(ino);
-                let there = node.xattrs.contains_key(name);
-                let kept = node.is_dir() || node.is_file() || !name.starts_with(b"user.");
-                let expected = match how {
-                    _ if value.len() > 65_536 => Err("TooBig"),
-                    _ if !kept => Err("NotPermitted"),
-                    SetXattr::Create if there => Err("Exists"),
-                    SetXattr::Replace if !there => Err("NoAttribute"),
-                    _ => Ok(()),
-                };
-                let set = volume.setxattr(ino, name, &value, *how, false);
-                if self.agree(set, &expected)?.is_some() {
-                    let node = self.model.edit(ino);
-                    node.xattrs.insert(name.to_vec(), Arc::new(value));
-                    node.ctime = now;
-                }
-            }
-            Op::RemoveXattr { ino, name } => {
-                let (ino, name) = (pick(&inos, *ino), attribute(*name));
-                let there = self.model.node(ino).xattrs.contains_key(name);
-                let expected = if there { Ok(()) } else { Err("NoAttribute") };
-                if self
-                    .agree(volume.removexattr(ino, name), &expected)?
-                    .is_some()
-                {
-                    let node = self.model.edit(ino);
-                    node.xattrs.remove(name);
-                    node.ctime = now;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn one_of_many_xattrs(&mut self, ino: Ino, name: &[u8], len: u32, remove: bool) -> Outcome {
-        let now = self.model.now;
-        let volume = Arc::clone(&self.volume);
-        if remove {
-            let there = self.model.node(ino).xattrs.contains_key(name);
-            let expected = if there { Ok(()) } else { Err("NoAttribute") };
-            if self
-                .agree(volume.removexattr(ino, name), &expected)?
-                .is_some()
-            {
-                let node = self.model.edit(ino);
-                node.xattrs.remove(name);
-                node.ctime = now;
-            }
-            return Ok(());
-        }
-        let value = vec![9; len as usize];
-        let set = volume.setxattr(ino, name, &value, SetXattr::Any, false);
-        if self.agree(set, &Ok(()))?.is_some() {
-            let node = self.model.edit(ino);
-            node.xattrs.insert(name.to_vec(), Arc::new(value));
-            node.ctime = now;
-        }
-        Ok(())
     }
 
     fn content(&mut self, op: &Op) -> Outcome {

@@ -8,6 +8,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
 mod apply;
+mod attributes;
 mod model;
 mod ops;
 mod world;
