@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -237,11 +238,77 @@ fn check_recovery(crashed: &SimMedia, what: &str, rng: &mut ChaCha8Rng) {
     assert_eq!(errors(&twice), [""; 0], "{what}, recovered and closed");
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
 #[test]
 fn whatever_a_crash_leaves_is_a_sound_store() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
     match number("RAZORFS_SEED") {
         Some(seed) => run(seed),
         None => (0..number("RAZORFS_RUNS").unwrap_or(RUNS)).for_each(run),
     }
+}
+
+/// The same by several threads at once, with the timer and the checkpointer going on.
+fn run_threads(seed: u64) {
+    let sim = SimMedia::new();
+    let format = MkfsOptions {
+        uuid: [1; 16],
+        hash_seed: [2; 16],
+        capacity_bytes: 0,
+        log_bytes: 4 << 20,
+        root_uid: 0,
+        root_gid: 0,
+        root_mode: 0o755,
+    };
+    mkfs(sim.media(), &format, &clock()).unwrap();
+    let made = sim.events();
+    let options = OpenOptions {
+        background: true,
+        commit_interval: Duration::from_millis(2),
+        dirty_limit_bytes: 1 << 20,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(sim.media(), options, clock()).unwrap();
+    let first = volume
+        .create(Cred::default(), Ino::ROOT, b"first", &new(0o100_644))
+        .unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let volume = &volume;
+            scope.spawn(move || {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed * 4 + thread);
+                let mut world = World {
+                    dirs: vec![Ino::ROOT],
+                    files: vec![first.ino],
+                };
+                for index in 0..STEPS {
+                    if let Err(EngineError::Store(error)) = step(volume, &mut world, &mut rng) {
+                        panic!("seed {seed}, thread {thread}, step {index}: {error}");
+                    }
+                }
+            });
+        }
+    });
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    assert_eq!(errors(&sim.killed()), [""; 0], "seed {seed}: killed");
+    volume.close().unwrap();
+    assert_eq!(errors(&sim), [""; 0], "seed {seed}: closed");
+    let mut recording = sim.recording();
+    let mut cuts: Vec<usize> = (0..CRASHES)
+        .map(|_| rng.random_range(made..=sim.events()))
+        .collect();
+    cuts.sort_unstable();
+    for cut in cuts {
+        let what = format!("threads of seed {seed}, power cut at event {cut}");
+        let crashed = recording.crash_at(cut, Survival::Random(rng.random()));
+        assert_eq!(errors(&crashed), [""; 0], "{what}");
+        check_recovery(&crashed, &what, &mut rng);
+    }
+}
+
+#[test]
+fn whatever_a_crash_of_many_threads_leaves_is_a_sound_store() {
+    (0..number("RAZORFS_RUNS").unwrap_or(RUNS) / 8).for_each(run_threads);
 }
