@@ -1,8 +1,9 @@
 //! Surviving faults of mapped files.
 //!
-//! A page of a mapping whose read fails (a media error, a file cut short) raises SIGBUS. The handler
-//! here puts a page of zeros in its place, and the access goes on. For a file of the store the zeros fail
-//! their checksum; for a guest's memory, which its front-end took away, nobody is left to see them.
+//! A page of a mapping whose read fails (a media error, a file cut short) raises SIGBUS. The
+//! handler here puts a page of zeros in its place, and the access goes on. For a file of the store
+//! the zeros fail their checksum; for a guest's memory, which its front-end took away, nobody is
+//! left to see them.
 #![allow(unsafe_code)] // A signal handler, and the system calls that it makes.
 
 use std::io;
@@ -49,8 +50,8 @@ impl Drop for Guard {
     }
 }
 
-/// A range in which a fault is to be survived. Entries are never freed, so that the handler can walk
-/// them without a lock; they are used again.
+/// A range in which a fault is to be survived. Entries are never freed, so that the handler can
+/// walk them without a lock; they are used again.
 #[derive(Debug)]
 struct Entry {
     /// First address; 0 when the entry is not in use.
@@ -150,8 +151,8 @@ extern "C" fn on_fault(
     if let Some(entry) = ours {
         const PAGE: usize = 4096;
         let page = address & !(PAGE - 1);
-        // SAFETY: the page belongs to a mapping of ours, which stays mapped while it is accessed; mmap
-        // is a bare system call here and touches no lock.
+        // SAFETY: the page belongs to a mapping of ours, which stays mapped while it is accessed;
+        // mmap is a bare system call here and touches no lock.
         let mapped = unsafe {
             libc::mmap(
                 page as *mut libc::c_void,

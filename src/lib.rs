@@ -13,7 +13,8 @@
 //!
 //! Imports point down only. `format` (bytes and checksums, no I/O) may be used by the engine and
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
-//! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and `transport`.
+//! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
+//! `transport`.
 
 pub mod config;
 pub mod disk;

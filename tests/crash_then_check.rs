@@ -1,5 +1,5 @@
-//! Random operations of every kind, power cut anywhere, then the checker: whatever a crash leaves must
-//! be a sound store, before recovery, after it, and after a second power cut.
+//! Random operations of every kind, power cut anywhere, then the checker: whatever a crash leaves
+//! must be a sound store, before recovery, after it, and after a second power cut.
 //!
 //! The seed of a failing run is in its message; `RAZORFS_SEED` runs that one alone, `RAZORFS_RUNS`
 //! says how many to run.
@@ -219,7 +219,8 @@ fn go_on(volume: &Volume, steps: usize, what: &str, rng: &mut ChaCha8Rng) {
     volume.checkpoint().unwrap();
 }
 
-/// Recovers and goes on, with a second power cut somewhere in it; then recovers, goes on and closes.
+/// Recovers and goes on, with a second power cut somewhere in it; then recovers, goes on and
+/// closes.
 fn check_recovery(crashed: &SimMedia, what: &str, rng: &mut ChaCha8Rng) {
     let volume = Volume::open_media(crashed.media(), options(), clock()).unwrap();
     assert!(volume.is_writable(), "{what}: read-only");

@@ -99,8 +99,8 @@ pub struct OpenDir {
     pub allow_volatile: bool,
 }
 
-/// Makes the files of a store in `dir`, which is made when it is not there. With `force` an existing
-/// store is destroyed.
+/// Makes the files of a store in `dir`, which is made when it is not there. With `force` an
+/// existing store is destroyed.
 ///
 /// # Errors
 /// When the directory holds something else, is in use, or lies in memory and that was not accepted.

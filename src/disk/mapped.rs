@@ -1,8 +1,8 @@
 //! Reading a file through a mapping, without a mapped page ever killing the process.
 //!
-//! A page that cannot be read (a media error, a file cut short) reads as zeros, by [`crate::fault`]:
-//! they fail their checksum, and the one request gets EIO. Only bytes copied out are ever looked at,
-//! never a reference into the mapping.
+//! A page that cannot be read (a media error, a file cut short) reads as zeros, by
+//! [`crate::fault`]: they fail their checksum, and the one request gets EIO. Only bytes copied out
+//! are ever looked at, never a reference into the mapping.
 #![allow(unsafe_code)]
 
 use std::fs::File;

@@ -255,7 +255,8 @@ impl Volume {
         Ok(self.attr_of(ino, &record))
     }
 
-    /// Makes a regular file without a name (`O_TMPFILE`): an orphan until [`Volume::link`] names it.
+    /// Makes a regular file without a name (`O_TMPFILE`): an orphan until [`Volume::link`] names
+    /// it.
     ///
     /// # Errors
     /// As [`Volume::create`].

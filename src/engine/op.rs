@@ -38,7 +38,8 @@ impl Volume {
         Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
     }
 
-    /// As [`Volume::begin_removal`], for who holds a lock; `None` when a checkpoint should come first.
+    /// As [`Volume::begin_removal`], for who holds a lock; `None` when a checkpoint should come
+    /// first.
     pub(super) fn begin_removal_step(&self) -> Result<Option<Op<'_>>, EngineError> {
         let tx = self.journal.begin_with_room(Need::Reclaim)?;
         Ok(tx.map(|tx| Op::new(self, tx)))

@@ -1,5 +1,6 @@
 //! Orphans: inodes without a name that may still be open. They stand on a list in the dataset's
-//! tree, so that a crash leaks nothing, and in a set in memory, so that closing a file need not look.
+//! tree, so that a crash leaks nothing, and in a set in memory, so that closing a file need not
+//! look.
 //!
 //! Invariant: an inode stands on the list exactly while it has no links. What is freed is freed in
 //! transactions of bounded size, each of which leaves a whole inode with less, or none.
@@ -78,8 +79,9 @@ impl Volume {
         }
     }
 
-    /// One transaction: some attributes, or with the last of them all that is left. To be called with
-    /// the inode's unwritten data locked: who writes to it finds it gone, or is found by the next step.
+    /// One transaction: some attributes, or with the last of them all that is left. To be called
+    /// with the inode's unwritten data locked: who writes to it finds it gone, or is found by the
+    /// next step.
     fn reclaim_step(&self, ino: Ino, unwritten: bool) -> Result<Step, EngineError> {
         let Some(mut op) = self.begin_removal_step()? else {
             return Ok(Step::More);

@@ -15,7 +15,8 @@ macro_rules! id {
 }
 
 id!(
-    /// An inode number: never reused while the dataset lives. The root directory is 1, as FUSE has it.
+    /// An inode number: never reused while the dataset lives. The root directory is 1, as FUSE has
+    /// it.
     Ino
 );
 id!(

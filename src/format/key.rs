@@ -26,7 +26,8 @@ pub enum TreeId {
     Chunks,
     /// Chunk ids by BLAKE3 hash, for datasets with deduplication.
     ChunkHashes,
-    /// Free ranges of chunks.dat by start: [`u64_key`] of the first unit -> length in units (u64 LE).
+    /// Free ranges of chunks.dat by start: [`u64_key`] of the first unit -> length in units (u64
+    /// LE).
     FreeByStart,
     /// Free ranges of chunks.dat by size: [`free_by_size`] keys -> empty.
     FreeBySize,
@@ -131,8 +132,8 @@ pub fn dentry(dir: Ino, cookie: u64) -> Key {
 }
 
 /// The cookies that a name may have in its directory: those of its hash, which is keyed by the
-/// store's random seed so that nobody can choose names that collide. From 65536, below 2^63; 1 and 2
-/// are `.` and `..`.
+/// store's random seed so that nobody can choose names that collide. From 65536, below 2^63; 1 and
+/// 2 are `.` and `..`.
 #[must_use]
 pub fn name_cookies(seed: &[u8; 16], name: &[u8]) -> std::ops::Range<u64> {
     let hash = (SipHasher13::new_with_key(seed).hash(name) >> 17).max(1);

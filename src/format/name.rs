@@ -1,7 +1,7 @@
 //! An interned name in strings.dat.
 //!
-//! CRC32 (u32), length (u8), the name, zeros up to a multiple of four bytes. The checksum covers the
-//! name's id too, so that a record in the wrong place is found.
+//! CRC32 (u32), length (u8), the name, zeros up to a multiple of four bytes. The checksum covers
+//! the name's id too, so that a record in the wrong place is found.
 
 use super::FormatError;
 use super::id::NameId;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Level 0 is a leaf: values are the tree's. Above it a value is a [`PagePtr`] and its key the
-//! smallest key of the page it points to (the first key of a page may be smaller than any below it).
+//! smallest key of the page it points to (the first key of a page may be smaller than any below
+//! it).
 
 use super::FormatError;
 

@@ -5,8 +5,8 @@
 //! 8192  ring: position lsn lies at 8192 + lsn % ring bytes
 //! ```
 //!
-//! A batch begins at a multiple of 4096 with a 64-byte header; entries follow it, then zeros up to a
-//! multiple of 4096. It may run over the end of the ring and go on at its start. An entry is one
+//! A batch begins at a multiple of 4096 with a 64-byte header; entries follow it, then zeros up to
+//! a multiple of 4096. It may run over the end of the ring and go on at its start. An entry is one
 //! committed transaction: a 40-byte header and its changes.
 
 use zerocopy::byteorder::little_endian::{U32, U64};

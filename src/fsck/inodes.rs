@@ -1,4 +1,5 @@
-//! The inodes of a dataset: one pass over its tree, in which what belongs to an inode lies together.
+//! The inodes of a dataset: one pass over its tree, in which what belongs to an inode lies
+//! together.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,12 @@
 //! The checker: reads everything in a store and says what does not fit together. Writes nothing.
 //!
 //! It sees the store as recovery would leave it: the log is applied in memory. Pages are checked as
-//! they lie on disk; records in the trees as the log leaves them. It uses log, store, disk and format
-//! but never engine, so that it shares no bug with what it checks.
+//! they lie on disk; records in the trees as the log leaves them. It uses log, store, disk and
+//! format but never engine, so that it shares no bug with what it checks.
 //!
-//! Memory: bits for pages, about fifty bytes for an inode and for a chunk, sixteen for a name; trees
-//! are streamed. When a part cannot be read, what could only be concluded from the whole (a leak, a
-//! link count) is not claimed.
+//! Memory: bits for pages, about fifty bytes for an inode and for a chunk, sixteen for a name;
+//! trees are streamed. When a part cannot be read, what could only be concluded from the whole (a
+//! leak, a link count) is not claimed.
 
 mod chunks;
 mod content;

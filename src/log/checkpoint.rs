@@ -29,8 +29,8 @@ struct Frozen {
 
 impl Journal {
     /// Makes a checkpoint: durable on return is everything committed before. `clean` says that
-    /// nothing will follow. `carry_over` puts the file bytes that only the log before the given place
-    /// holds into the log again, with [`Journal::begin_carry`]: what lies before goes.
+    /// nothing will follow. `carry_over` puts the file bytes that only the log before the given
+    /// place holds into the log again, with [`Journal::begin_carry`]: what lies before goes.
     ///
     /// # Errors
     /// When the disk refuses; the volume is read-only from then on.
@@ -63,8 +63,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives pages to be written again that no view can read any more. A view may read pages freed in
-    /// its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
+    /// Gives pages to be written again that no view can read any more. A view may read pages freed
+    /// in its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
     fn release_retired(&self) {
         let mut retired = self.retired.lock();
         while let Some(oldest) =
@@ -121,8 +121,9 @@ impl Journal {
 
     fn carry(&self, lsn: Lsn, carry_over: CarryOver<'_>) -> Result<(), StoreError> {
         carry_over(lsn)?;
-        // Without it the new superblock could start recovery behind the only bytes a power cut left;
-        // and pages of a checkpoint that the power cut off could be there with no log to tell of it.
+        // Without it the new superblock could start recovery behind the only bytes a power cut
+        // left; and pages of a checkpoint that the power cut off could be there with no log to tell
+        // of it.
         self.wal()?.flush().map_err(StoreError::from)
     }
 
@@ -133,7 +134,8 @@ impl Journal {
         self.storage.pages.write(&frozen.nodes)?;
         // Without it the new superblock could name pages that a power cut took.
         self.storage.pages.flush()?;
-        // Without it extents whose log entries are not flushed could name chunks that are not there.
+        // Without it extents whose log entries are not flushed could name chunks that are not
+        // there.
         self.chunks()
             .flush()
             .map_err(|source| StoreError::io("chunks.dat, flushing", source))?;

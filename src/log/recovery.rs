@@ -2,10 +2,10 @@
 //!
 //! Analysis reads the log from the newest checkpoint to the first entry that is not whole. Redo
 //! applies every committed transaction to the trees in memory, in order, with the code that run
-//! time uses. Undo has nothing to take back on disk: what did not commit was never in the trees, and
-//! is dropped; the engine frees the orphans. Before the checkpoint that ends recovery nothing is
-//! written but a superblock copy that is behind, so a crash in recovery is just another crash, and a
-//! read-only opening writes nothing.
+//! time uses. Undo has nothing to take back on disk: what did not commit was never in the trees,
+//! and is dropped; the engine frees the orphans. Before the checkpoint that ends recovery nothing
+//! is written but a superblock copy that is behind, so a crash in recovery is just another crash,
+//! and a read-only opening writes nothing.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ pub struct Opened {
 /// Opens a store.
 ///
 /// # Errors
-/// When it is not a store, is of a version or has features this program does not know, or is damaged
-/// so that nothing of it can be trusted.
+/// When it is not a store, is of a version or has features this program does not know, or is
+/// damaged so that nothing of it can be trusted.
 pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let started = Instant::now();
     let found = superblock::read(&*media.superblock)?;
@@ -159,10 +159,10 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     })
 }
 
-/// The number of the first checkpoint. The one after the newest may have been under way when the power
-/// went, as may others in recoveries since: a page that it left must not pass for one of ours, should
-/// our write to the same place get lost. Every checkpoint flushes the log first, so that a log without
-/// batches says there was none.
+/// The number of the first checkpoint. The one after the newest may have been under way when the
+/// power went, as may others in recoveries since: a page that it left must not pass for one of
+/// ours, should our write to the same place get lost. Every checkpoint flushes the log first, so
+/// that a log without batches says there was none.
 fn next_generation(newest: &Superblock, batches: u64) -> Generation {
     let skipped = if newest.clean && batches == 0 {
         0
@@ -194,7 +194,8 @@ fn redo(
     Ok(())
 }
 
-/// Files shorter than the superblock says were truncated: nothing in them can be trusted to be whole.
+/// Files shorter than the superblock says were truncated: nothing in them can be trusted to be
+/// whole.
 fn check_files(media: &Media, superblock: &Superblock) -> Result<(), StoreError> {
     let page_bytes = crate::format::page::PAGE_BYTES as u64;
     // Page 0 is never used: a store without pages needs none of the file.

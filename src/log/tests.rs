@@ -328,8 +328,8 @@ fn waiting_fsyncs_share_a_flush() {
     );
 }
 
-/// A checkpoint cut off between the copies leaves copy 1 behind, and so does rot. The next checkpoint
-/// tears copy 0 in a crash: copy 1 must not be one whose pages and log are gone by then.
+/// A checkpoint cut off between the copies leaves copy 1 behind, and so does rot. The next
+/// checkpoint tears copy 0 in a crash: copy 1 must not be one whose pages and log are gone by then.
 #[test]
 fn opening_brings_both_superblock_copies_up_to_date() {
     let copy_of = |sim: &SimMedia, copy: u64| {
@@ -427,8 +427,8 @@ fn generations_on_disk(sim: &SimMedia) -> Vec<u64> {
         .collect()
 }
 
-/// A page that a checkpoint left which the power cut off is not taken for one of the next checkpoint,
-/// should that one's write to the same place get lost.
+/// A page that a checkpoint left which the power cut off is not taken for one of the next
+/// checkpoint, should that one's write to the same place get lost.
 #[test]
 fn the_number_of_a_checkpoint_that_was_cut_off_does_not_come_again() {
     let made = SimMedia::new();

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 
-/// chunks.dat as the journal flushes it: before each batch of the log and in each checkpoint, mostly
-/// with nothing to flush.
+/// chunks.dat as the journal flushes it: before each batch of the log and in each checkpoint,
+/// mostly with nothing to flush.
 pub(super) struct Tracked {
     disk: Arc<dyn Disk>,
     /// Something was written and not flushed.

@@ -1,9 +1,9 @@
 //! The write-ahead log: a ring of batches, written by group commit.
 //!
 //! Transactions are collected in memory; [`Wal::sync`] writes what was collected as one batch and
-//! flushes once for everyone who waits. Each batch starts on a block of its own, so that log that is
-//! live is never written again. After a failed write or flush nothing more is written, and nothing
-//! that was not durable before is ever called durable.
+//! flushes once for everyone who waits. Each batch starts on a block of its own, so that log that
+//! is live is never written again. After a failed write or flush nothing more is written, and
+//! nothing that was not durable before is ever called durable.
 
 use std::collections::VecDeque;
 use std::io;

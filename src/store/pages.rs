@@ -1,8 +1,9 @@
 //! Pages of nodes.dat: reading through a bounded cache, writing, and which are free.
 //!
 //! Which pages are free is not stored: free is what no root reaches. After opening, pages come from
-//! the end of the file until [`PageStore::find_free`] has walked the internal pages; so nothing that
-//! is written down can ever be wrong about it, and a page can neither leak nor be given away twice.
+//! the end of the file until [`PageStore::find_free`] has walked the internal pages; so nothing
+//! that is written down can ever be wrong about it, and a page can neither leak nor be given away
+//! twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

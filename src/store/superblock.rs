@@ -75,8 +75,8 @@ fn read_copy(disk: &dyn Disk, copy: u8) -> Result<Superblock, StoreError> {
 }
 
 /// Makes both copies the newest one: durable on return. To be done before anything that the newest
-/// checkpoint does not need is overwritten, because the next checkpoint writes copy 0 first: torn, it
-/// would leave only a copy whose pages and log are gone.
+/// checkpoint does not need is overwritten, because the next checkpoint writes copy 0 first: torn,
+/// it would leave only a copy whose pages and log are gone.
 ///
 /// # Errors
 /// When the disk refuses; the newest copy is as it was.

@@ -1,6 +1,6 @@
-//! The engine against a model in memory: random sequences of every kind of operation, with reopenings
-//! and power cuts among them. What each operation answers, and what is there afterwards, must be what
-//! the model says; after a power cut, what the contract allows.
+//! The engine against a model in memory: random sequences of every kind of operation, with
+//! reopenings and power cuts among them. What each operation answers, and what is there afterwards,
+//! must be what the model says; after a power cut, what the contract allows.
 //!
 //! A failure prints its seed and the shortest sequence that still fails. `RAZORFS_SEED` runs that
 //! seed alone, `RAZORFS_SEQUENCES` says how many to run.

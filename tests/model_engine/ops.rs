@@ -1,5 +1,5 @@
-//! The operations, as data: a sequence can be printed, cut, and run on any state. Numbers choose among
-//! what there is when the operation runs.
+//! The operations, as data: a sequence can be printed, cut, and run on any state. Numbers choose
+//! among what there is when the operation runs.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -16,8 +16,8 @@ pub struct Daemon {
     flags: Vec<String>,
 }
 
-/// Whether somebody listens at a path. It is there a moment before, and trying would be a connection
-/// that some daemons end with.
+/// Whether somebody listens at a path. It is there a moment before, and trying would be a
+/// connection that some daemons end with.
 fn is_listened_on(path: &Path) -> bool {
     // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();

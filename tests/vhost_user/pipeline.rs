@@ -202,7 +202,8 @@ fn events_are_not_sent_when_nobody_wants_them() {
             let _ = client.queue.events.call.read();
             let kicks = client.queue.counts.kicks;
             let calls = client.queue.counts.calls;
-            // To be called at the last of them. Each is given back by itself, by a thread of its own.
+            // To be called at the last of them. Each is given back by itself, by a thread of its
+            // own.
             assert!(!client.queue.wait(32, Duration::ZERO).unwrap());
             let tickets: Vec<_> = (0..32)
                 .map(|_| client.post(request::fsyncdir(ROOT, 0)).unwrap())

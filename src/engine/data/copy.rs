@@ -23,8 +23,9 @@ struct Range {
 }
 
 impl Volume {
-    /// Copies at most `len` bytes between files (or within one) by sharing chunks. Returns how many:
-    /// fewer at the source's end, or when there are more extents in either than one transaction takes.
+    /// Copies at most `len` bytes between files (or within one) by sharing chunks. Returns how
+    /// many: fewer at the source's end, or when there are more extents in either than one
+    /// transaction takes.
     ///
     /// # Errors
     /// `Invalid` when source and target overlap, `FileTooLarge`, `NotPermitted`.

@@ -152,7 +152,8 @@ impl Editor<'_, '_> {
         self.insert(start, record)
     }
 
-    /// Reserves space for what of `start..end` has none, past at most `max` extents; where it got to.
+    /// Reserves space for what of `start..end` has none, past at most `max` extents; where it got
+    /// to.
     pub(super) fn reserve_holes(
         &mut self,
         start: u64,
@@ -195,8 +196,8 @@ impl Editor<'_, '_> {
         Ok((until, count))
     }
 
-    /// Removes what lies behind `start`, last extents first, at most about `max`; where what is left
-    /// ends when that was not all.
+    /// Removes what lies behind `start`, last extents first, at most about `max`; where what is
+    /// left ends when that was not all.
     pub(super) fn punch_tail(
         &mut self,
         start: u64,

@@ -133,8 +133,8 @@ impl Volume {
             Err(EngineError::Store(StoreError::NoSpace(_))) => {}
             other => return other,
         }
-        // Bytes over reserved extents and in write-out are counted twice until they are written. What
-        // keeps a file from it is not this one's trouble.
+        // Bytes over reserved extents and in write-out are counted twice until they are written.
+        // What keeps a file from it is not this one's trouble.
         let _ = self.write_out_all();
         self.journal.writable()?;
         if space::has_freed(&self.journal.view())? {

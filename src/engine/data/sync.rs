@@ -1,9 +1,9 @@
 //! fsync, the commit timer, and what a checkpoint does about file content.
 //!
-//! The log may hold the newest bytes of a file, and a checkpoint frees the log. It does not wait for
-//! them to become chunks, which may take any amount of work and fail for reasons of one file: it
-//! carries them over, as they are in memory, into the part of the log that stays. So a checkpoint needs
-//! nothing but a bounded part of the log.
+//! The log may hold the newest bytes of a file, and a checkpoint frees the log. It does not wait
+//! for them to become chunks, which may take any amount of work and fail for reasons of one file:
+//! it carries them over, as they are in memory, into the part of the log that stays. So a
+//! checkpoint needs nothing but a bounded part of the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -100,8 +100,8 @@ impl Volume {
         self.for_each_file(logged, |ino, _| self.write_out(ino))
     }
 
-    /// Does the same for several files: what one of them suffers from does not keep the others from it.
-    /// The first error is returned.
+    /// Does the same for several files: what one of them suffers from does not keep the others from
+    /// it. The first error is returned.
     fn for_each_file(
         &self,
         files: Vec<(Ino, Arc<InodeState>)>,

@@ -209,9 +209,9 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes extents of written pieces, in as many transactions as it takes, and lets go of the runs.
-    /// A run that changed meanwhile stays. What the log holds of it is void all the same: it is older
-    /// than what was written out, since an fsync waits for `io`.
+    /// Makes extents of written pieces, in as many transactions as it takes, and lets go of the
+    /// runs. A run that changed meanwhile stays. What the log holds of it is void all the same: it
+    /// is older than what was written out, since an fsync waits for `io`.
     fn publish(
         &self,
         ino: Ino,
@@ -282,8 +282,8 @@ impl Volume {
         Ok(steps)
     }
 
-    /// Gives back the claims of a write-out that failed. What cannot be given back is free after the
-    /// next opening.
+    /// Gives back the claims of a write-out that failed. What cannot be given back is free after
+    /// the next opening.
     fn give_up(&self, pieces: &[Piece]) {
         let parts = pieces.iter().flat_map(|piece| &piece.parts);
         let claims: Vec<_> = parts

@@ -324,8 +324,8 @@ fn accesses_are_noted_as_relatime_does() {
     world.finish();
 }
 
-/// Many threads whose transactions are as large as they get, on the smallest log: nobody is told that
-/// the log is full.
+/// Many threads whose transactions are as large as they get, on the smallest log: nobody is told
+/// that the log is full.
 #[test]
 fn large_transactions_of_many_threads_fit_the_smallest_log() {
     let world = World::new();

@@ -319,8 +319,8 @@ fn setgid_directories_pass_on_their_group() {
     world.finish();
 }
 
-/// A guest may go on writing to a file that it has let go of: the file goes, and nothing of it stays
-/// behind that nobody can write out.
+/// A guest may go on writing to a file that it has let go of: the file goes, and nothing of it
+/// stays behind that nobody can write out.
 #[test]
 fn writing_to_a_file_that_is_being_freed_leaves_nothing_behind() {
     let world = World::new();
@@ -350,8 +350,8 @@ fn writing_to_a_file_that_is_being_freed_leaves_nothing_behind() {
     world.finish();
 }
 
-/// What an orphan held is written to only once the orphan is gone on disk too, also when it is freed
-/// at the opening after a clean close.
+/// What an orphan held is written to only once the orphan is gone on disk too, also when it is
+/// freed at the opening after a clean close.
 #[test]
 fn space_of_an_orphan_freed_at_opening_is_not_written_to_before_that_is_durable() {
     let mut world = World::new();

@@ -213,8 +213,8 @@ pub struct PendingFree {
 }
 
 impl PendingFree {
-    /// In the place of the checkpoint: the range is being written to, by a process that will make it
-    /// a chunk; after a crash it is free.
+    /// In the place of the checkpoint: the range is being written to, by a process that will make
+    /// it a chunk; after a crash it is free.
     pub const CLAIMED: Generation = Generation(u64::MAX);
 
     /// The bytes of the record.

@@ -269,8 +269,8 @@ fn check_order(link: &Link, pages: &PageStore, bounds: (Option<&[u8]>, Option<&[
     }
 }
 
-/// When all below an internal page's first cell is gone, the cell behind it takes its place, and what
-/// is inserted then may be smaller than its key.
+/// When all below an internal page's first cell is gone, the cell behind it takes its place, and
+/// what is inserted then may be smaller than its key.
 #[test]
 fn a_range_that_was_emptied_can_be_filled_again() {
     for seed in 0..6 {

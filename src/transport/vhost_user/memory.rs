@@ -1,8 +1,8 @@
 //! The guest's memory as mapped here, and the front-end's addresses in it.
 //!
 //! Invariant: every byte of a mapped region lies within its file at the time of mapping, so that a
-//! table which promises more than there is cannot fault. A front-end that takes memory away later harms
-//! its guest, and not this process: see [`crate::fault`].
+//! table which promises more than there is cannot fault. A front-end that takes memory away later
+//! harms its guest, and not this process: see [`crate::fault`].
 
 use std::fs::File;
 use std::io::{self, BufRead};

@@ -16,9 +16,9 @@
 //! cannot be understood is reported once and stopped until it is set up anew. Lock order: a
 //! device's state, then a ring's. Neither is held while a request is carried out.
 //!
-//! Of vhost-user-backend the rings are used, but not its daemon: that one owns the connection, so that
-//! nobody else can end a session or hand it on, gives a ring back without waiting for what is in
-//! flight, and has no log of it.
+//! Of vhost-user-backend the rings are used, but not its daemon: that one owns the connection, so
+//! that nobody else can end a session or hand it on, gives a ring back without waiting for what is
+//! in flight, and ends a ring's thread when somebody else has taken its kick.
 
 mod border;
 mod chain;

@@ -4,9 +4,9 @@
 //! gives nothing out, and is quiet once `in_flight` is 0. A ring is broken from the first thing the
 //! guest wrote that cannot be understood until it is started again.
 //!
-//! Queue and events are vhost-user-backend's [`VringMutex`]; what is in flight, what is broken and the
-//! error event, which that one cannot signal, are kept here. Lock order: the state, then the vring,
-//! which nobody reaches otherwise.
+//! Queue and events are vhost-user-backend's [`VringMutex`]; what is in flight, what is broken and
+//! the error event, which that one cannot signal, are kept here. Lock order: the state, then the
+//! vring, which nobody reaches otherwise.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -80,8 +80,8 @@ impl Image {
                 .find(|path| path.exists());
             files.extend(found.map(|path| (path, format!("qemu/{firmware}"))));
         }
-        // QEMU loads its emulator from here, where Debian has it apart; looked for beside /bin, where
-        // QEMU lies in the image.
+        // QEMU loads its emulator from here, where Debian has it apart; looked for beside /bin,
+        // where QEMU lies in the image.
         let emulator = "lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so";
         let path = Path::new("/usr").join(emulator);
         if path.exists() {

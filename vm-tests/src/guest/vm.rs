@@ -191,7 +191,8 @@ impl DerefMut for Guest {
 }
 
 impl Guest {
-    /// Starts a guest, with its sockets and console log in `dir`, and waits until its agent answers.
+    /// Starts a guest, with its sockets and console log in `dir`, and waits until its agent
+    /// answers.
     ///
     /// # Errors
     /// When QEMU cannot be started or the guest does not come up; with the end of its console.

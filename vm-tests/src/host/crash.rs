@@ -84,8 +84,8 @@ pub fn choose(entries: &[Entry], from: usize, count: usize, rng: &mut ChaCha8Rng
         .map(|(index, _)| cut(index + 1, Kind::Flushed, rng))
         .collect();
     // Behind a write something is not flushed; many images may be of one point. Every other point
-    // is of any area: most writes are to few of them, and what is written seldom, as by checkpoints,
-    // would hardly ever have its turn.
+    // is of any area: most writes are to few of them, and what is written seldom, as by
+    // checkpoints, would hardly ever have its turn.
     let mut areas: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     let writes = behind().filter(|(_, entry)| entry.len > 0 && !entry.is_durable());
     let mut all = Vec::new();

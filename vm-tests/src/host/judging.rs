@@ -133,8 +133,8 @@ impl Judging<'_> {
 /// A line is read after it was said, and the log's length taken after that: what was read when the
 /// log was no longer than here had returned by then. The other way round, a line may have been long
 /// on its way when the log had passed this point already. So a sample counts as begun what had
-/// arrived when its length was taken, and what the guest may have kept: what the log has before that
-/// length is of no later operation.
+/// arrived when its length was taken, and what the guest may have kept: what the log has before
+/// that length is of no later operation.
 fn said(samples: &[Sample], log_bytes: u64) -> (Option<u32>, u32) {
     let later = samples.partition_point(|sample| sample.log_bytes <= log_bytes);
     let before = later.checked_sub(1).and_then(|last| samples.get(last));

@@ -1,7 +1,7 @@
 //! Power cuts of the daemon's host: razorfs runs inside an outer guest, with its store on a disk
-//! whose writes and flushes QEMU logs (`disk_log`). From that log the disk is rebuilt as a power cut
-//! may have left it at many points (`crash`), and each image is judged (`judging`): here the host's
-//! page cache is really lost.
+//! whose writes and flushes QEMU logs (`disk_log`). From that log the disk is rebuilt as a power
+//! cut may have left it at many points (`crash`), and each image is judged (`judging`): here the
+//! host's page cache is really lost.
 
 mod crash;
 mod disk_log;
@@ -24,8 +24,8 @@ use judging::{Judging, Sample};
 
 /// How long a guest within a guest may take to boot, or to answer.
 const NESTED_PATIENCE: Duration = Duration::from_secs(900);
-/// Of a store's log in every other round: the least there can be, so that power is cut in checkpoints
-/// too. The usual log is not full within a round.
+/// Of a store's log in every other round: the least there can be, so that power is cut in
+/// checkpoints too. The usual log is not full within a round.
 const SMALL_LOG: &str = "--log-size 4M";
 /// Bytes of the outer guest's disk.
 const DISK_BYTES: u64 = 1 << 30;

@@ -3,8 +3,8 @@
 //! A seed gives a list of operations (`ops`); each changes the model (`model`) in the same way as
 //! the file system. The guest says which operation it begins and which has returned. After a power
 //! cut the tree (`tree`) must equal the model after some prefix of the operations, not before what
-//! a sync had covered and not behind what was begun; and each 1 KiB cell of a file's content must be
-//! one that was written there since the last sync that covered it, or the one before (`judge`).
+//! a sync had covered and not behind what was begun; and each 1 KiB cell of a file's content must
+//! be one that was written there since the last sync that covered it, or the one before (`judge`).
 
 mod judge;
 mod model;

@@ -180,7 +180,8 @@ fn a_checkpoint_needs_no_more_log_than_is_kept_for_it() {
     }
 }
 
-/// Holes cut what the log holds into many ranges, each of which a checkpoint carries over by itself.
+/// Holes cut what the log holds into many ranges, each of which a checkpoint carries over by
+/// itself.
 #[test]
 fn holes_in_logged_bytes_do_not_outgrow_the_log() {
     let sim = make();
@@ -208,8 +209,8 @@ fn holes_in_logged_bytes_do_not_outgrow_the_log() {
     check_space(&volume, "after many holes");
 }
 
-/// Bytes that cannot be written out, because the tree has lost their inode, keep neither checkpoints
-/// nor other files from going on.
+/// Bytes that cannot be written out, because the tree has lost their inode, keep neither
+/// checkpoints nor other files from going on.
 #[test]
 fn a_file_that_cannot_be_written_out_stops_no_other() {
     let sim = make();

@@ -64,8 +64,8 @@ fn a_power_cut_keeps_what_was_fsynced() {
     }
 }
 
-/// A run over many extents is published in many transactions, and power is lost between any of them:
-/// what was fsynced is in the log, or in the part of the extent that is there.
+/// A run over many extents is published in many transactions, and power is lost between any of
+/// them: what was fsynced is in the log, or in the part of the extent that is there.
 #[test]
 fn a_power_cut_between_two_parts_of_a_write_out_loses_nothing() {
     use std::sync::atomic::{AtomicBool, Ordering};
