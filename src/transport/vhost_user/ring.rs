@@ -209,18 +209,16 @@ impl Ring {
         if state.ended {
             return Watch::End;
         }
-        if !state.runs() {
-            return Watch::Nothing;
-        }
-        if known == Some(state.kicks) {
-            return Watch::Same;
-        }
-        let kick = state
-            .vring
-            .get_ref()
-            .get_kick()
-            .as_ref()
-            .map(EventConsumer::try_clone);
+        let kick = {
+            let vring = state.vring.get_ref();
+            if !state.runs(&vring) {
+                return Watch::Nothing;
+            }
+            if known == Some(state.kicks) {
+                return Watch::Same;
+            }
+            vring.get_kick().as_ref().map(EventConsumer::try_clone)
+        };
         match kick {
             Some(Ok(kick)) => Watch::Kick(state.kicks, kick),
             Some(Err(error)) => {
@@ -234,10 +232,13 @@ impl Ring {
     /// Takes the next request.
     pub(super) fn next(&self, memory: &Arc<Memory>) -> Next {
         let mut state = self.state.lock();
-        if !state.runs() {
-            return Next::Stopped;
-        }
-        let taken = take(&mut state.vring.get_mut(), state.in_flight, memory);
+        let taken = {
+            let mut vring = state.vring.get_mut();
+            if !state.runs(&vring) {
+                return Next::Stopped;
+            }
+            take(&mut vring, state.in_flight, memory)
+        };
         match taken {
             Ok(Some(chain)) => {
                 state.in_flight = state.in_flight.saturating_add(1);
@@ -252,16 +253,12 @@ impl Ring {
     }
 
     /// Gives a request back with `written` bytes of reply; tells the guest, unless `later`.
-    pub(super) fn give_back(&self, head: u16, written: u32, later: bool) {
+    pub(super) fn give_back(&self, memory: &Memory, head: u16, written: u32, later: bool) {
         let mut state = self.state.lock();
-        if !state.broken
-            && let Err(error) = state.vring.add_used(head, written)
-        {
-            self.mark_broken(&mut state, &error.to_string());
-        }
-        if !later {
-            self.tell(&mut state);
-        }
+        self.with_queue(&mut state, |vring| {
+            vring.get_queue_mut().add_used(memory, head, written)?;
+            if later { Ok(()) } else { tell(vring, memory) }
+        });
         self.done(&mut state);
     }
 
@@ -273,25 +270,40 @@ impl Ring {
     }
 
     /// Tells the guest of what was given back and not told.
-    pub(super) fn notify(&self) {
-        self.tell(&mut self.state.lock());
+    pub(super) fn notify(&self, memory: &Memory) {
+        self.with_queue(&mut self.state.lock(), |vring| tell(vring, memory));
     }
 
     /// Asks for kicks, or not. True when requests came meanwhile.
-    pub(super) fn want_kicks(&self, on: bool) -> bool {
-        let mut state = self.state.lock();
-        if !state.runs() {
-            return false;
+    pub(super) fn want_kicks(&self, memory: &Memory, on: bool) -> bool {
+        let mut came = false;
+        self.with_queue(&mut self.state.lock(), |vring| {
+            let queue = vring.get_queue_mut();
+            if !queue.ready() {
+                return Ok(());
+            }
+            if on {
+                came = queue.enable_notification(memory)?;
+                return Ok(());
+            }
+            queue.disable_notification(memory)
+        });
+        came
+    }
+
+    /// Does something with the queue, unless the ring is broken; what fails breaks it.
+    fn with_queue(
+        &self,
+        state: &mut State,
+        act: impl FnOnce(&mut VringState<SharedMemory>) -> Result<(), virtio_queue::Error>,
+    ) {
+        if state.broken {
+            return;
         }
-        let result = if on {
-            state.vring.enable_notification()
-        } else {
-            state.vring.disable_notification().map(|()| false)
-        };
-        result.unwrap_or_else(|error| {
-            self.mark_broken(&mut state, &error.to_string());
-            false
-        })
+        let done = act(&mut state.vring.get_mut());
+        if let Err(error) = done {
+            self.mark_broken(state, &error.to_string());
+        }
     }
 
     /// Stops the ring for good: what the guest wrote cannot be understood.
@@ -321,30 +333,21 @@ impl Ring {
             self.quiet.notify_all();
         }
     }
-
-    fn tell(&self, state: &mut State) {
-        if state.broken {
-            return;
-        }
-        let told = {
-            let mut vring = state.vring.get_mut();
-            vring.needs_notification().map(|needed| {
-                if needed {
-                    // It fails when the guest has not looked for 2^64 notifications, or is gone.
-                    let _ = vring.signal_used_queue();
-                }
-            })
-        };
-        if let Err(error) = told {
-            self.mark_broken(state, &error.to_string());
-        }
-    }
 }
 
 impl State {
-    fn runs(&self) -> bool {
-        self.started && !self.broken && self.vring.get_ref().is_enabled()
+    fn runs(&self, vring: &VringState<SharedMemory>) -> bool {
+        self.started && !self.broken && vring.is_enabled()
     }
+}
+
+/// Tells the guest of what was given back, if it wants to be told.
+fn tell(vring: &mut VringState<SharedMemory>, memory: &Memory) -> Result<(), virtio_queue::Error> {
+    if vring.get_queue_mut().needs_notification(memory)? {
+        // It fails when the guest has not looked for 2^64 notifications, or is gone.
+        let _ = vring.signal_used_queue();
+    }
+    Ok(())
 }
 
 /// Takes the next request off a queue; why it cannot be understood.

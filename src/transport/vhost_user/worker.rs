@@ -126,7 +126,7 @@ fn take_kick(kick: &EventConsumer) -> bool {
 /// Carries out everything the guest has made available.
 fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
     loop {
-        ring.want_kicks(false);
+        ring.want_kicks(&work.memory(), false);
         let mut untold = 0u32;
         let mut untold_bytes = 0u64;
         loop {
@@ -147,7 +147,7 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
                 let (ring, task) = (ring.clone(), work.clone());
                 work.pool.run(move || {
                     let written = answer(&task.server, &chain, shape);
-                    ring.give_back(chain.head_index(), written, false);
+                    ring.give_back(&memory, chain.head_index(), written, false);
                 });
                 continue;
             }
@@ -155,15 +155,16 @@ fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-            ring.give_back(chain.head_index(), written, later);
+            ring.give_back(&memory, chain.head_index(), written, later);
             if !later {
                 (untold, untold_bytes) = (0, 0);
             }
         }
+        let memory = work.memory();
         if untold > 0 {
-            ring.notify();
+            ring.notify(&memory);
         }
-        if !ring.want_kicks(true) {
+        if !ring.want_kicks(&memory, true) {
             return;
         }
     }
