@@ -165,8 +165,7 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
     Ok(())
 }
 
-fn run(seed: u64) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+fn make() -> SimMedia {
     let sim = SimMedia::new();
     let format = MkfsOptions {
         uuid: [1; 16],
@@ -178,6 +177,12 @@ fn run(seed: u64) {
         root_mode: 0o755,
     };
     mkfs(sim.media(), &format, &clock()).unwrap();
+    sim
+}
+
+fn run(seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let sim = make();
     let made = sim.events();
     let volume = Volume::open_media(sim.media(), options(), clock()).unwrap();
     let first = volume
@@ -193,17 +198,7 @@ fn run(seed: u64) {
         }
     }
     assert_eq!(errors(&sim.killed()), [""; 0], "seed {seed}: killed");
-    let mut recording = sim.recording();
-    let mut cuts: Vec<usize> = (0..CRASHES)
-        .map(|_| rng.random_range(made..=sim.events()))
-        .collect();
-    cuts.sort_unstable();
-    for cut in cuts {
-        let what = format!("seed {seed}, power cut at event {cut}");
-        let crashed = recording.crash_at(cut, Survival::Random(rng.random()));
-        assert_eq!(errors(&crashed), [""; 0], "{what}");
-        check_recovery(&crashed, &what, &mut rng);
-    }
+    cut_power(&sim, made, &format!("seed {seed}"), &mut rng);
 }
 
 fn go_on(volume: &Volume, steps: usize, what: &str, rng: &mut ChaCha8Rng) {
@@ -217,6 +212,21 @@ fn go_on(volume: &Volume, steps: usize, what: &str, rng: &mut ChaCha8Rng) {
         }
     }
     volume.checkpoint().unwrap();
+}
+
+/// Cuts the power at events behind `made`: what is left is a sound store, and recovers.
+fn cut_power(sim: &SimMedia, made: usize, run: &str, rng: &mut ChaCha8Rng) {
+    let mut recording = sim.recording();
+    let mut cuts: Vec<usize> = (0..CRASHES)
+        .map(|_| rng.random_range(made..=sim.events()))
+        .collect();
+    cuts.sort_unstable();
+    for cut in cuts {
+        let what = format!("{run}, power cut at event {cut}");
+        let crashed = recording.crash_at(cut, Survival::Random(rng.random()));
+        assert_eq!(errors(&crashed), [""; 0], "{what}");
+        check_recovery(&crashed, &what, rng);
+    }
 }
 
 /// Recovers and goes on, with a second power cut somewhere in it; then recovers, goes on and
@@ -253,17 +263,7 @@ fn whatever_a_crash_leaves_is_a_sound_store() {
 
 /// The same by several threads at once, with the timer and the checkpointer going on.
 fn run_threads(seed: u64) {
-    let sim = SimMedia::new();
-    let format = MkfsOptions {
-        uuid: [1; 16],
-        hash_seed: [2; 16],
-        capacity_bytes: 0,
-        log_bytes: 4 << 20,
-        root_uid: 0,
-        root_gid: 0,
-        root_mode: 0o755,
-    };
-    mkfs(sim.media(), &format, &clock()).unwrap();
+    let sim = make();
     let made = sim.events();
     let options = OpenOptions {
         background: true,
@@ -296,17 +296,7 @@ fn run_threads(seed: u64) {
     assert_eq!(errors(&sim.killed()), [""; 0], "seed {seed}: killed");
     volume.close().unwrap();
     assert_eq!(errors(&sim), [""; 0], "seed {seed}: closed");
-    let mut recording = sim.recording();
-    let mut cuts: Vec<usize> = (0..CRASHES)
-        .map(|_| rng.random_range(made..=sim.events()))
-        .collect();
-    cuts.sort_unstable();
-    for cut in cuts {
-        let what = format!("threads of seed {seed}, power cut at event {cut}");
-        let crashed = recording.crash_at(cut, Survival::Random(rng.random()));
-        assert_eq!(errors(&crashed), [""; 0], "{what}");
-        check_recovery(&crashed, &what, &mut rng);
-    }
+    cut_power(&sim, made, &format!("threads of seed {seed}"), &mut rng);
 }
 
 #[test]

@@ -141,10 +141,4 @@ impl Journal {
             .map_err(|source| StoreError::io("chunks.dat, flushing", source))?;
         superblock::write(&*self.media.superblock, &frozen.superblock)
     }
-
-    /// The log position recovery would start from.
-    #[must_use]
-    pub fn checkpoint_lsn(&self) -> Lsn {
-        self.checkpoint.lock().checkpoint_lsn
-    }
 }

@@ -20,7 +20,7 @@ use crate::disk::{Disk, Media};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId, PageNo};
 use crate::format::key::{Key, TreeId};
 use crate::format::record::PagePtr;
-use crate::format::superblock::{Superblock, UNIT_BYTES};
+use crate::format::superblock::Superblock;
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Reading, Roots, Storage};
@@ -327,12 +327,6 @@ impl Journal {
     #[must_use]
     pub fn chunks(&self) -> &Arc<dyn Disk> {
         &self.chunks
-    }
-
-    /// Bytes of a unit of chunks.dat.
-    #[must_use]
-    pub fn unit_bytes(&self) -> u32 {
-        UNIT_BYTES
     }
 
     /// Key of the hashes that make names into dentry cookies.

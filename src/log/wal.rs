@@ -440,12 +440,6 @@ impl Wal {
         let state = self.state.lock();
         state.open.end().0 - state.head.0
     }
-
-    /// Bytes of the ring that can be written.
-    #[must_use]
-    pub fn free_bytes(&self) -> u64 {
-        self.ring_bytes.saturating_sub(self.used_bytes())
-    }
 }
 
 /// The log's header: the first copy that is whole.

@@ -7,6 +7,7 @@ use razorfs::format::id::Ino;
 
 use super::apply::pick;
 use super::ensure;
+use super::model::Expected;
 use super::ops::Op;
 use super::world::{Outcome, World};
 
@@ -75,8 +76,6 @@ impl World {
 
     fn xattrs(&mut self, op: &Op) -> Outcome {
         let inos = self.model.inos();
-        let now = self.model.now;
-        let volume = Arc::clone(&self.volume);
         match op {
             Op::SetXattr {
                 ino,
@@ -97,25 +96,11 @@ impl World {
                     SetXattr::Replace if !there => Err("NoAttribute"),
                     _ => Ok(()),
                 };
-                let set = volume.setxattr(ino, name, &value, *how, false);
-                if self.agree(set, &expected)?.is_some() {
-                    let node = self.model.edit(ino);
-                    node.xattrs.insert(name.to_vec(), Arc::new(value));
-                    node.ctime = now;
-                }
+                self.put_xattr(ino, name, value, *how, &expected)?;
             }
             Op::RemoveXattr { ino, name } => {
                 let (ino, name) = (pick(&inos, *ino), attribute(*name));
-                let there = self.model.node(ino).xattrs.contains_key(name);
-                let expected = if there { Ok(()) } else { Err("NoAttribute") };
-                if self
-                    .agree(volume.removexattr(ino, name), &expected)?
-                    .is_some()
-                {
-                    let node = self.model.edit(ino);
-                    node.xattrs.remove(name);
-                    node.ctime = now;
-                }
+                self.remove_xattr(ino, name)?;
             }
             _ => {}
         }
@@ -123,26 +108,38 @@ impl World {
     }
 
     pub fn one_of_many_xattrs(&mut self, ino: Ino, name: &[u8], len: u32, remove: bool) -> Outcome {
-        let now = self.model.now;
-        let volume = Arc::clone(&self.volume);
         if remove {
-            let there = self.model.node(ino).xattrs.contains_key(name);
-            let expected = if there { Ok(()) } else { Err("NoAttribute") };
-            if self
-                .agree(volume.removexattr(ino, name), &expected)?
-                .is_some()
-            {
-                let node = self.model.edit(ino);
-                node.xattrs.remove(name);
-                node.ctime = now;
-            }
-            return Ok(());
+            return self.remove_xattr(ino, name);
         }
-        let value = vec![9; len as usize];
-        let set = volume.setxattr(ino, name, &value, SetXattr::Any, false);
-        if self.agree(set, &Ok(()))?.is_some() {
+        self.put_xattr(ino, name, vec![9; len as usize], SetXattr::Any, &Ok(()))
+    }
+
+    fn put_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: Vec<u8>,
+        how: SetXattr,
+        expected: &Expected,
+    ) -> Outcome {
+        let now = self.model.now;
+        let set = self.volume.setxattr(ino, name, &value, how, false);
+        if self.agree(set, expected)?.is_some() {
             let node = self.model.edit(ino);
             node.xattrs.insert(name.to_vec(), Arc::new(value));
+            node.ctime = now;
+        }
+        Ok(())
+    }
+
+    fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Outcome {
+        let now = self.model.now;
+        let there = self.model.node(ino).xattrs.contains_key(name);
+        let expected = if there { Ok(()) } else { Err("NoAttribute") };
+        let removed = self.volume.removexattr(ino, name);
+        if self.agree(removed, &expected)?.is_some() {
+            let node = self.model.edit(ino);
+            node.xattrs.remove(name);
             node.ctime = now;
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::extents::{Editor, add_references, overlapping};
+use super::extents::{Editor, add_references, overlapping, reach};
 use super::table::InodeState;
 use super::write::SIZE_MAX;
 use super::{EXTENTS_MAX, check_file};
@@ -53,18 +53,16 @@ impl Volume {
             if source_offset < ends.1 && target_offset < ends.0 {
                 return Err(EngineError::Invalid("source and target overlap"));
             }
-            let io = to.io.lock();
-            let copied = self.copy_locked(range, &from, &to)?;
-            drop(io);
-            self.relieve_log(target)?;
-            return Ok(copied);
         }
         let (first, second) = if source < target {
             (&from, &to)
         } else {
             (&to, &from)
         };
-        let io = (first.io.lock(), second.io.lock());
+        let io = (
+            first.io.lock(),
+            (source != target).then(|| second.io.lock()),
+        );
         let copied = self.copy_locked(range, &from, &to)?;
         drop(io);
         self.relieve_log(target)?;
@@ -115,10 +113,7 @@ impl Volume {
     fn as_far_as_cut(&self, tx: &Tx<'_>, range: Range, len: u64) -> Result<u64, EngineError> {
         let (start, end) = (range.target_offset, range.target_offset.saturating_add(len));
         let found = overlapping(tx, self.tree(), range.target, start, end, EXTENTS_MAX)?;
-        Ok(match found.last() {
-            Some(last) if found.len() >= EXTENTS_MAX => len.min(last.end() - start),
-            _ => len,
-        })
+        Ok(reach(&found, end, EXTENTS_MAX) - start)
     }
 
     /// The transaction: the target's range gets the source's extents.
@@ -137,9 +132,9 @@ impl Volume {
             .source_offset
             .saturating_add(range.len)
             .min(source.size);
-        let Some(len) = end.checked_sub(range.source_offset).filter(|len| *len > 0) else {
+        if end <= range.source_offset {
             return Ok((None, 0));
-        };
+        }
         let tree = self.tree();
         let found = overlapping(
             &tx,
@@ -149,10 +144,7 @@ impl Volume {
             end,
             EXTENTS_MAX,
         )?;
-        let len = match found.last() {
-            Some(last) if found.len() >= EXTENTS_MAX => len.min(last.end() - range.source_offset),
-            _ => len,
-        };
+        let len = reach(&found, end, EXTENTS_MAX) - range.source_offset;
         let len = self.as_far_as_cut(&tx, range, len)?;
         let end = range.source_offset + len;
         let target_end = range

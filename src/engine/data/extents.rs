@@ -81,6 +81,14 @@ pub(super) fn overlapping(
     raw.into_iter().collect()
 }
 
+/// How far towards `end` the extents reach that [`overlapping`] found when asked for at most `max`.
+pub(super) fn reach(found: &[Extent], end: u64, max: usize) -> u64 {
+    match found.last() {
+        Some(last) if found.len() >= max => last.end().min(end),
+        _ => end,
+    }
+}
+
 /// Whether space is reserved for all of `start..end`.
 pub(super) fn is_reserved(
     read: &impl Read,
@@ -161,7 +169,7 @@ impl Editor<'_, '_> {
         max: usize,
     ) -> Result<u64, StoreError> {
         let found = overlapping(self.tx, self.tree, self.ino, start, end, max)?;
-        let all = found.len() < max;
+        let until = reach(&found, end, max);
         let mut at = start;
         for extent in found {
             if extent.start > at {
@@ -169,11 +177,10 @@ impl Editor<'_, '_> {
             }
             at = at.max(extent.end());
         }
-        if !all || at >= end {
-            return Ok(at.min(end));
+        if at < until {
+            self.reserve(at, until)?;
         }
-        self.reserve(at, end)?;
-        Ok(end)
+        Ok(until)
     }
 
     /// Removes what lies in `start..end`, cutting extents at the edges: at most `max` extents, 1 or
@@ -185,10 +192,7 @@ impl Editor<'_, '_> {
         max: usize,
     ) -> Result<(u64, usize), EngineError> {
         let found = overlapping(self.tx, self.tree, self.ino, start, end, max)?;
-        let until = match found.last() {
-            Some(last) if found.len() >= max => last.end().min(end),
-            _ => end,
-        };
+        let until = reach(&found, end, max);
         let count = found.len();
         for extent in found {
             self.cut(extent, start, until)?;
