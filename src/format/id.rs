@@ -53,6 +53,11 @@ impl Ino {
     pub const ROOT: Ino = Ino(1);
 }
 
+impl ChunkId {
+    /// In an extent: its content was lost to damage.
+    pub const LOST: ChunkId = ChunkId(u64::MAX);
+}
+
 impl DatasetId {
     /// The dataset that mkfs makes.
     pub const MAIN: DatasetId = DatasetId(1);

@@ -49,7 +49,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Table {
     let mut chunks = Vec::new();
     let mut unreadable = false;
     let read = walk_all(context, TREE, issues, &mut |issues, key, value| {
-        let Some((id, [])) = split_u64(key).filter(|(id, _)| *id != 0) else {
+        let Some((id, [])) = split_u64(key).filter(|(id, _)| is_id(*id)) else {
             let (tree, key) = (TREE, Bytes(key.to_vec()));
             issues.add(Issue::UnknownKey { tree, key });
             return;
@@ -81,6 +81,11 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Table {
         chunks,
         complete: read && !unreadable,
     }
+}
+
+/// Whether a chunk can have the number: not the marks of extents without a chunk.
+fn is_id(id: u64) -> bool {
+    id != 0 && ChunkId(id) != ChunkId::LOST
 }
 
 /// Compares the reference counts with the extents found.

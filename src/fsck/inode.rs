@@ -264,6 +264,8 @@ impl Group {
         }
         if extent.is_reserved() {
             self.reserved = self.reserved.saturating_add(len);
+        } else if extent.is_lost() {
+            issues.add(Issue::ContentLost { ino, offset, end });
         } else {
             check_slice(ino, offset, &extent, chunks, issues);
         }

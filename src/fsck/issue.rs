@@ -234,6 +234,8 @@ pub enum Issue {
         end: u64,
         len: u32,
     },
+    #[error("inode {ino}: bytes {offset}..{end} were lost to damage; reading them is an error")]
+    ContentLost { ino: Ino, offset: u64, end: u64 },
     #[error("inode {ino}: the extent at {offset} was born in checkpoint {birth}, which is to come")]
     ExtentBirth {
         ino: Ino,
@@ -323,6 +325,7 @@ impl Issue {
             Issue::SuperblockCopy { certain: false, .. }
             | Issue::LogHeaderCopy { certain: false, .. }
             | Issue::PageCount { .. }
+            | Issue::ContentLost { .. }
             | Issue::FreeNeighbours { .. }
             | Issue::NameAgain { .. } => Severity::Warning,
             _ => Severity::Error,

@@ -290,6 +290,12 @@ impl Journal {
         self.wal.as_ref().map_or(Lsn(0), Wal::durable_lsn)
     }
 
+    /// The number of the next checkpoint.
+    #[must_use]
+    pub fn next_generation(&self) -> Generation {
+        self.writer.lock().generation
+    }
+
     /// The newest checkpoint that is durable: space freed before or in it can be used again.
     #[must_use]
     pub fn durable_generation(&self) -> Generation {

@@ -40,7 +40,7 @@ impl Extent {
         let skipped = u32::try_from(from - self.start).unwrap_or(u32::MAX);
         let mut record = self.record;
         record.len = self.end().min(end) - from;
-        if !record.is_reserved() {
+        if record.has_chunk() {
             record.chunk_offset = record.chunk_offset.saturating_add(skipped);
         }
         Extent {
@@ -109,6 +109,10 @@ pub(super) fn is_reserved(
 
 /// A chunk's record.
 pub(super) fn chunk(read: &impl Read, id: ChunkId) -> Result<ChunkRecord, StoreError> {
+    if id == ChunkId::LOST {
+        let what = "this content was lost to damage; what is written over it can be read again";
+        return Err(StoreError::Corrupt(what.into()));
+    }
     let bytes = read
         .get(TreeId::Chunks, &key::chunk(id))?
         .ok_or_else(|| StoreError::Corrupt(format!("there is no chunk {id}; run razorfsck")))?;
@@ -251,7 +255,7 @@ impl Editor<'_, '_> {
             self.insert(right.start, right.record)?;
             kept += 1;
         }
-        if !extent.record.is_reserved() {
+        if extent.record.has_chunk() {
             match kept {
                 0 => drop_reference(self.tx, extent.record.chunk)?,
                 1 => {}

@@ -65,7 +65,7 @@ pub(super) struct DataState {
     promised_log_bytes: AtomicU64,
     /// Held while chunks.dat grows.
     growth: Mutex<()>,
-    /// The number of the next chunk. Never used twice while the volume is open.
+    /// The number of the next chunk. Never used twice.
     next_chunk: AtomicU64,
     /// Chunk content read before.
     cache: chunks::Cache,

@@ -27,6 +27,9 @@ const GROUP: usize = 32;
 /// Ranges of chunks.dat claimed in one transaction.
 const CLAIMS_MAX: usize = 64;
 
+/// Numbers of chunks that one checkpoint's log has no room for.
+const CHUNK_BAND: u64 = 1 << 24;
+
 /// A run as it was when its write-out began.
 type Captured = (u64, Arc<Vec<u8>>);
 
@@ -304,16 +307,17 @@ impl Volume {
         }
     }
 
-    /// Finds the number of the next chunk. To be called when the volume is opened, before any chunk
-    /// goes: a number that came back would stand for another content in the cache.
+    /// Finds the number of the next chunk, which no chunk ever had: a number that came back would
+    /// stand for another content in the cache, and in extents that a repair finds on old pages.
+    /// Every opening begins a band of its own, and a log has no room for so many chunks that they
+    /// could leave it before the next checkpoint begins another.
     pub(in crate::engine) fn load_next_chunk(&self) -> Result<(), EngineError> {
         let last = self.journal.view().floor(TreeId::Chunks, &[0xff; 9])?;
         let last = last.map(|(key, _)| trailing_u64(&key)).transpose();
         let last = last.map_err(|source| StoreError::format("chunk", source))?;
-        // 0 stands for 'no chunk'.
-        self.data
-            .next_chunk
-            .store(last.unwrap_or(0).saturating_add(1), Ordering::Relaxed);
+        let band = self.journal.next_generation().0.checked_mul(CHUNK_BAND);
+        let next = last.unwrap_or(0).saturating_add(1).max(band.unwrap_or(0));
+        self.data.next_chunk.store(next, Ordering::Relaxed);
         Ok(())
     }
 

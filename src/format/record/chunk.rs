@@ -11,9 +11,10 @@ use crate::format::id::{ChunkId, Generation};
 pub struct ExtentRecord {
     /// Length in bytes, not 0.
     pub len: u64,
-    /// The chunk; 0 for a reserved extent (fallocate), which reads as zeros.
+    /// The chunk; 0 for a reserved extent (fallocate), which reads as zeros, and [`ChunkId::LOST`]
+    /// for content that a repair did not find again: reading it is an error.
     pub chunk: ChunkId,
-    /// Offset of the first byte in the chunk's content (before compression); 0 when reserved.
+    /// Offset of the first byte in the chunk's content (before compression); 0 without a chunk.
     pub chunk_offset: u32,
     /// The checkpoint in which this reference to the chunk was made: it tells whether a snapshot
     /// shares it.
@@ -36,6 +37,18 @@ impl ExtentRecord {
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.chunk.0 == 0
+    }
+
+    /// Whether its content was lost to damage.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.chunk == ChunkId::LOST
+    }
+
+    /// Whether it refers to a chunk.
+    #[must_use]
+    pub fn has_chunk(&self) -> bool {
+        !self.is_reserved() && !self.is_lost()
     }
 
     /// The bytes of the record.
