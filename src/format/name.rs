@@ -11,7 +11,8 @@ pub const NAME_MAX: usize = 255;
 /// Bytes of the largest record.
 pub const RECORD_MAX_BYTES: usize = record_bytes(NAME_MAX);
 
-const HEAD: usize = 5;
+/// Bytes of a record before the name.
+pub const HEAD: usize = 5;
 
 /// Bytes of the record of a name of `len` bytes.
 #[must_use]

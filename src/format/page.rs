@@ -13,6 +13,7 @@
 
 use super::FormatError;
 
+use super::id::{Generation, PageNo};
 use super::key::KEY_MAX;
 use super::record::PagePtr;
 
@@ -299,6 +300,26 @@ impl Page {
         };
         page.check_cells()?;
         Ok(page)
+    }
+
+    /// Reads a page that nothing points to: it says itself which checkpoint wrote it.
+    ///
+    /// # Errors
+    /// As [`Page::decode`].
+    pub fn decode_stray(
+        bytes: Box<[u8; PAGE_BYTES]>,
+        page: PageNo,
+    ) -> Result<(Self, Generation), FormatError> {
+        let [_, _, generation, ..] = *bytes.as_chunks::<8>().0 else {
+            return Err(FormatError::Length {
+                what: "tree page",
+                expected: PAGE_BYTES,
+                found: 0,
+            });
+        };
+        let generation = Generation(u64::from_le_bytes(generation));
+        let page = Page::decode(bytes, PagePtr { page, generation })?;
+        Ok((page, generation))
     }
 
     fn check_cells(&self) -> Result<(), FormatError> {

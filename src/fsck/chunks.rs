@@ -84,7 +84,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Table {
 }
 
 /// Whether a chunk can have the number: not the marks of extents without a chunk.
-fn is_id(id: u64) -> bool {
+pub(super) fn is_id(id: u64) -> bool {
     id != 0 && ChunkId(id) != ChunkId::LOST
 }
 

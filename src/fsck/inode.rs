@@ -15,11 +15,11 @@ const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
 /// `mode >> 12` of a directory.
 pub(super) const DIRECTORY: u8 = 0o04;
 /// `mode >> 12` of a regular file.
-const REGULAR: u8 = 0o10;
+pub(super) const REGULAR: u8 = 0o10;
 /// `mode >> 12` of a symlink.
-const SYMLINK: u8 = 0o12;
+pub(super) const SYMLINK: u8 = 0o12;
 /// `mode >> 12` of device nodes.
-const DEVICES: [u8; 2] = [0o02, 0o06];
+pub(super) const DEVICES: [u8; 2] = [0o02, 0o06];
 /// `mode >> 12` of a FIFO and of a socket.
 const OTHERS: [u8; 2] = [0o01, 0o14];
 

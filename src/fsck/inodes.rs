@@ -91,7 +91,8 @@ pub(super) fn check(
     pass.table
 }
 
-fn kind_of(byte: u8) -> Option<Kind> {
+/// What a byte of a key says.
+pub(super) fn kind_of(byte: u8) -> Option<Kind> {
     [
         Kind::Inode,
         Kind::Symlink,

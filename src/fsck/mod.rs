@@ -18,6 +18,7 @@ mod log;
 mod names;
 mod namespace;
 mod pages;
+mod repair;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod tests;
 use std::ops::ControlFlow;
 
 pub use issue::{Bytes, Issue, Severity};
+pub use repair::{Fix, RepairError, repair};
 
 use crate::disk::Media;
 use crate::format::FormatError;

@@ -19,31 +19,25 @@ const DATASET_RECORD: u8 = 1;
 
 /// Checks all pages.
 pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<'_>) {
-    let words = usize::try_from(superblock.nodes_end.0.div_ceil(64)).unwrap_or(usize::MAX);
-    // A superblock whose checksum is right does not say more pages than the file can have.
-    let limit = usize::try_from(media.nodes.len_bytes() / 4096 / 64 + 1).unwrap_or(usize::MAX);
-    let mut walker = Walker {
-        store: PageStore::new(Arc::clone(&media.nodes), superblock.nodes_end, 0, 0),
-        end: superblock.nodes_end,
-        reached: vec![0; words.min(limit)],
-        shared: false,
-        datasets: Vec::new(),
-        pages: 0,
-        complete: true,
+    let mut datasets = Vec::new();
+    let mut leaf = |tree: TreeId, page: &Page, _: &Range| {
+        if tree == TreeId::Datasets {
+            collect_datasets(page, &mut datasets);
+        }
     };
+    let mut walker = Walker::new(media, superblock);
     for (tree, root) in TreeId::SYSTEM.iter().zip(superblock.roots) {
-        walker.walk(*tree, root, superblock.generation, issues);
+        walker.walk(*tree, root, issues, &mut leaf);
     }
-    let datasets = std::mem::take(&mut walker.datasets);
     // Snapshots and clones share pages with what they are of.
     walker.shared = datasets
         .iter()
-        .any(|(_, record)| record.snapshot_of.0 != 0 || record.origin.0 != 0);
+        .any(|(_, record): &(_, DatasetRecord)| record.snapshot_of.0 != 0 || record.origin.0 != 0);
     for (id, record) in datasets {
-        walker.walk(TreeId::Fs(id), record.root, superblock.generation, issues);
+        walker.walk(TreeId::Fs(id), record.root, issues, &mut |_, _, _| {});
     }
     issues.summary.pages = walker.pages;
-    if walker.complete && walker.pages != superblock.nodes_used {
+    if walker.lost.is_empty() && walker.sound && walker.pages != superblock.nodes_used {
         issues.add(Issue::PageCount {
             found: walker.pages,
             recorded: superblock.nodes_used,
@@ -51,15 +45,62 @@ pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<
     }
 }
 
-struct Walker {
+/// Remembers the datasets' roots; records that cannot be read are reported with the records.
+fn collect_datasets(page: &Page, datasets: &mut Vec<(DatasetId, DatasetRecord)>) {
+    for index in 0..page.len() {
+        let key = page.key(index);
+        if key.first() != Some(&DATASET_RECORD) {
+            continue;
+        }
+        if let (Ok(id), Ok(record)) = (trailing_u64(key), DatasetRecord::decode(page.value(index)))
+        {
+            datasets.push((DatasetId(id), record));
+        }
+    }
+}
+
+/// The keys that a page may hold.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Range {
+    pub(super) low: Vec<u8>,
+    /// `None` for no bound.
+    pub(super) high: Option<Vec<u8>>,
+}
+
+impl Range {
+    /// Whether a key lies in it.
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
+        key >= self.low.as_slice() && self.high.as_deref().is_none_or(|high| key < high)
+    }
+}
+
+/// A part of a tree: what a page that cannot be believed held.
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
+    pub(super) tree: TreeId,
+    pub(super) range: Range,
+    /// The checkpoint that wrote the page, or a later one: nothing below it is newer.
+    pub(super) newest: Generation,
+    /// What pointed to it was lost; the page itself may be whole.
+    pub(super) unrooted: bool,
+}
+
+/// Gets each leaf that can be believed, in the order of its tree, and the keys that it may hold.
+pub(super) type Leaf<'a> = dyn FnMut(TreeId, &Page, &Range) + 'a;
+
+/// Walks trees from their roots, past pages that cannot be believed.
+pub(super) struct Walker {
     store: PageStore,
     end: PageNo,
+    newest: Generation,
     /// A bit for each page.
     reached: Vec<u64>,
     shared: bool,
-    datasets: Vec<(DatasetId, DatasetRecord)>,
     pages: u64,
-    complete: bool,
+    /// Nothing was reported.
+    sound: bool,
+    /// What could not be read.
+    pub(super) lost: Vec<Lost>,
 }
 
 /// A page to look at, and what is known of it.
@@ -69,39 +110,107 @@ struct Pending {
     level: Option<u8>,
     /// The newest checkpoint it may be of: that of what points to it.
     newest: Generation,
-    low: Vec<u8>,
-    high: Option<Vec<u8>>,
+    range: Range,
+}
+
+/// What stands where a page should be.
+enum Found {
+    Page(Page),
+    /// Part of another tree too, which was walked before.
+    Shared,
+    Bad,
 }
 
 impl Walker {
-    fn walk(&mut self, tree: TreeId, root: PagePtr, newest: Generation, issues: &mut Issues<'_>) {
-        if root == PagePtr::EMPTY {
-            return;
-        }
-        let mut pending = vec![Pending {
-            place: root,
-            level: None,
-            newest,
-            low: Vec::new(),
-            high: None,
-        }];
-        while let Some(next) = pending.pop() {
-            let before = issues.summary.errors;
-            if let Some(page) = self.load(tree, &next, issues) {
-                self.check_page(tree, &next, &page, issues);
-                self.descend(tree, &next, &page, &mut pending);
-            }
-            self.complete &= issues.summary.errors == before;
+    /// For the trees of the newest checkpoint.
+    pub(super) fn new(media: &Media, superblock: &Superblock) -> Walker {
+        let words = usize::try_from(superblock.nodes_end.0.div_ceil(64)).unwrap_or(usize::MAX);
+        // A superblock whose checksum is right does not say more pages than the file can have.
+        let limit = usize::try_from(media.nodes.len_bytes() / 4096 / 64 + 1).unwrap_or(usize::MAX);
+        Walker {
+            store: PageStore::new(Arc::clone(&media.nodes), superblock.nodes_end, 0, 0),
+            end: superblock.nodes_end,
+            newest: superblock.generation,
+            reached: vec![0; words.min(limit)],
+            shared: false,
+            pages: 0,
+            sound: true,
+            lost: Vec::new(),
         }
     }
 
+    /// Walks one tree.
+    fn walk(&mut self, tree: TreeId, root: PagePtr, issues: &mut Issues<'_>, leaf: &mut Leaf<'_>) {
+        let whole = Lost {
+            tree,
+            range: Range::default(),
+            newest: self.newest,
+            unrooted: false,
+        };
+        self.walk_range(&whole, root, issues, leaf);
+    }
+
+    /// Walks a tree, or the part of it that a page at any level stands for.
+    pub(super) fn walk_range(
+        &mut self,
+        of: &Lost,
+        root: PagePtr,
+        issues: &mut Issues<'_>,
+        leaf: &mut Leaf<'_>,
+    ) {
+        if root == PagePtr::EMPTY {
+            return;
+        }
+        let tree = of.tree;
+        let mut pending = vec![Pending {
+            place: root,
+            level: None,
+            newest: of.newest,
+            range: of.range.clone(),
+        }];
+        while let Some(next) = pending.pop() {
+            let before = issues.summary.errors;
+            match self.load(tree, &next, issues) {
+                Found::Page(page) => {
+                    self.check_page(tree, &next, &page, issues);
+                    self.descend(tree, next, &page, &mut pending, leaf);
+                }
+                Found::Shared => {}
+                Found::Bad => self.lose(tree, next),
+            }
+            self.sound &= issues.summary.errors == before;
+        }
+    }
+
+    fn lose(&mut self, tree: TreeId, page: Pending) {
+        self.lost.push(Lost {
+            tree,
+            range: page.range,
+            newest: page.place.generation.min(page.newest),
+            unrooted: false,
+        });
+    }
+
+    /// Passes by pages that are part of a tree already: old pages may point to them too.
+    pub(super) fn pass_by_known(&mut self) {
+        self.shared = true;
+    }
+
+    /// Whether a page is part of a tree, as far as they could be walked.
+    pub(super) fn is_reached(&self, page: PageNo) -> bool {
+        usize::try_from(page.0 / 64)
+            .ok()
+            .and_then(|word| self.reached.get(word))
+            .is_some_and(|word| word & (1 << (page.0 % 64)) != 0)
+    }
+
     /// Reads a page unless it was reached before or cannot be one.
-    fn load(&mut self, tree: TreeId, next: &Pending, issues: &mut Issues<'_>) -> Option<Page> {
+    fn load(&mut self, tree: TreeId, next: &Pending, issues: &mut Issues<'_>) -> Found {
         let PagePtr { page, generation } = next.place;
         if page >= self.end || page.0 == 0 {
             let end = self.end;
             issues.add(Issue::PageBeyondEnd { tree, page, end });
-            return None;
+            return Found::Bad;
         }
         if generation > next.newest {
             issues.add(Issue::PageGeneration {
@@ -112,18 +221,19 @@ impl Walker {
             });
         }
         if !self.mark(page) {
-            if !self.shared {
-                issues.add(Issue::PageTwice { tree, page });
+            if self.shared {
+                return Found::Shared;
             }
-            return None;
+            issues.add(Issue::PageTwice { tree, page });
+            return Found::Bad;
         }
         self.pages += 1;
         match self.store.read(next.place) {
-            Ok(read) => Some(read),
+            Ok(read) => Found::Page(read),
             Err(error) => {
                 let reason = error.to_string();
                 issues.add(Issue::PageUnreadable { tree, page, reason });
-                None
+                Found::Bad
             }
         }
     }
@@ -160,9 +270,7 @@ impl Walker {
         let first = usize::from(page.level() > 0);
         let outside = (first..page.len())
             .map(|index| page.key(index))
-            .find(|key| {
-                *key < next.low.as_slice() || next.high.as_deref().is_some_and(|high| *key >= high)
-            });
+            .find(|key| !next.range.contains(key));
         if let Some(key) = outside {
             issues.add(Issue::PageKey {
                 tree,
@@ -172,48 +280,36 @@ impl Walker {
         }
     }
 
-    fn descend(&mut self, tree: TreeId, next: &Pending, page: &Page, pending: &mut Vec<Pending>) {
-        if page.level() == 0 {
-            if tree == TreeId::Datasets {
-                self.collect_datasets(page);
-            }
-            return;
-        }
+    fn descend(
+        &mut self,
+        tree: TreeId,
+        next: Pending,
+        page: &Page,
+        pending: &mut Vec<Pending>,
+        leaf: &mut Leaf<'_>,
+    ) {
         // A page of a wrong level was reported; its children could lead anywhere.
         if next.level.is_some_and(|level| level != page.level()) {
-            return;
+            return self.lose(tree, next);
+        }
+        if page.level() == 0 {
+            return leaf(tree, page, &next.range);
         }
         for index in (0..page.len()).rev() {
             let low = match index {
-                0 => next.low.clone(),
+                0 => next.range.low.clone(),
                 _ => page.key(index).to_vec(),
             };
             let high = match index + 1 < page.len() {
                 true => Some(page.key(index + 1).to_vec()),
-                false => next.high.clone(),
+                false => next.range.high.clone(),
             };
             pending.push(Pending {
                 place: page.child(index),
                 level: Some(page.level() - 1),
                 newest: next.place.generation,
-                low,
-                high,
+                range: Range { low, high },
             });
-        }
-    }
-
-    /// Remembers the datasets' roots; records that cannot be read are reported with the records.
-    fn collect_datasets(&mut self, page: &Page) {
-        for index in 0..page.len() {
-            let key = page.key(index);
-            if key.first() != Some(&DATASET_RECORD) {
-                continue;
-            }
-            if let (Ok(id), Ok(record)) =
-                (trailing_u64(key), DatasetRecord::decode(page.value(index)))
-            {
-                self.datasets.push((DatasetId(id), record));
-            }
         }
     }
 }

@@ -474,6 +474,15 @@ impl Tx<'_> {
         });
     }
 
+    /// Repeats a [`Change::Data`] or [`Change::DataClear`] of the log.
+    pub(super) fn carry(&mut self, change: Change) {
+        debug_assert!(matches!(
+            change,
+            Change::Data { .. } | Change::DataClear { .. }
+        ));
+        self.changes.push(change);
+    }
+
     /// The checkpoint that will hold this transaction: the birth of what it makes.
     #[must_use]
     pub fn generation(&self) -> Generation {

@@ -163,7 +163,8 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
 /// power went, as may others in recoveries since: a page that it left must not pass for one of
 /// ours, should our write to the same place get lost. Every checkpoint flushes the log first, so
 /// that a log without batches says there was none.
-fn next_generation(newest: &Superblock, batches: u64) -> Generation {
+#[must_use]
+pub fn next_generation(newest: &Superblock, batches: u64) -> Generation {
     let skipped = if newest.clean && batches == 0 {
         0
     } else {
@@ -296,6 +297,66 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
             &wal::ScanReport::empty(),
             barrier,
         )?))
+    })
+}
+
+/// Trees that a repair made anew.
+pub struct Rebuilt {
+    /// The store.
+    pub media: Media,
+    /// The checkpoint they take the place of.
+    pub superblock: Superblock,
+    /// Their pages, and names.
+    pub storage: Arc<Storage>,
+    /// Their roots.
+    pub roots: Roots,
+    /// What came off them while they were made, and what waits to be written.
+    pub effects: Effects,
+    /// The checkpoint they are written by: see [`next_generation`].
+    pub generation: Generation,
+    /// The log as it was read.
+    pub log: wal::ScanReport,
+    /// File bytes of the log that no chunk holds yet.
+    pub data: Vec<Change>,
+}
+
+/// Makes rebuilt trees the store's: until the superblock is written, last of all, the store is what
+/// it was. Durable on return.
+///
+/// # Errors
+/// When the disk refuses; the store is what it was, or what was rebuilt.
+pub fn publish(rebuilt: Rebuilt) -> Result<(), StoreError> {
+    let (wal_disk, uuid) = (Arc::clone(&rebuilt.media.wal), rebuilt.superblock.uuid);
+    let clean = rebuilt.data.is_empty();
+    let parts = Parts {
+        media: rebuilt.media,
+        storage: rebuilt.storage,
+        next_generation: rebuilt.generation,
+        superblock: Superblock {
+            // There is something new, whatever the log holds.
+            clean: !clean,
+            ..rebuilt.superblock
+        },
+        roots: rebuilt.roots,
+        effects: rebuilt.effects,
+    };
+    let head = parts.superblock.checkpoint_lsn;
+    let journal = Journal::assemble(parts, |barrier| {
+        Ok(Some(Wal::open(
+            wal_disk,
+            uuid,
+            head,
+            &rebuilt.log,
+            barrier,
+        )?))
+    })?;
+    journal.checkpoint(clean, &|_| {
+        for change in &rebuilt.data {
+            let mut tx = journal.begin_carry()?;
+            tx.carry(change.clone());
+            tx.commit()?;
+        }
+        Ok(())
     })
 }
 

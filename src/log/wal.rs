@@ -442,6 +442,49 @@ impl Wal {
     }
 }
 
+/// Makes each copy of the log's header that cannot be used a new one, for a ring that holds nothing
+/// before `from`, and the file as long as the ring is. Not flushed. Returns the copies.
+///
+/// # Errors
+/// When the log belongs to another store, or the disk refuses.
+pub fn mend_header(
+    disk: &dyn Disk,
+    uuid: [u8; 16],
+    ring_bytes: u64,
+    from: (Lsn, TxId),
+) -> Result<Vec<u8>, WalError> {
+    let length = disk.len_bytes();
+    let missing = (RING_START + ring_bytes).saturating_sub(length);
+    if missing > 0 {
+        disk.allocate(length, missing)
+            .map_err(|source| WalError::io("allocating", source))?;
+    }
+    let header = LogHeader {
+        uuid,
+        ring_bytes,
+        next_tx: from.1,
+        checkpoint: from.0,
+        head: from.0,
+        tail: from.0,
+    };
+    let mut mended = Vec::new();
+    for copy in 0..2u8 {
+        let offset = u64::from(copy) * BLOCK_BYTES as u64;
+        let mut block = [0; BLOCK_BYTES];
+        let read = disk.read_at(offset, &mut block).ok();
+        match read.map(|()| LogHeader::decode(&block)) {
+            Some(Ok(found)) if found.uuid != uuid => return Err(WalError::Foreign),
+            Some(Ok(found)) if found.ring_bytes == ring_bytes => {}
+            _ => {
+                disk.write_at(offset, &header.encode())
+                    .map_err(|source| WalError::io("writing its header", source))?;
+                mended.push(copy);
+            }
+        }
+    }
+    Ok(mended)
+}
+
 /// The log's header: the first copy that is whole.
 pub(super) fn read_header(disk: &dyn Disk, uuid: [u8; 16]) -> Result<LogHeader, WalError> {
     let mut first_error = None;

@@ -157,7 +157,7 @@ impl Roots {
         self.put(
             storage,
             TreeId::Names,
-            &name_key(storage, name, id),
+            &name_key(&storage.hash_seed, name, id),
             &[],
             effects,
         )
@@ -168,8 +168,8 @@ impl Roots {
     /// # Errors
     /// When a page or a name cannot be read.
     pub fn find_name(&self, storage: &Storage, name: &[u8]) -> Result<Option<NameId>, StoreError> {
-        let start = name_key(storage, name, NameId(0));
-        let end = name_key(storage, name, NameId(u64::MAX));
+        let start = name_key(&storage.hash_seed, name, NameId(0));
+        let end = name_key(&storage.hash_seed, name, NameId(u64::MAX));
         let mut same_hash = Vec::new();
         self.scan(storage, TreeId::Names, &start, &end, &mut |key, _| {
             same_hash.extend(crate::format::key::trailing_u64(key));
@@ -290,8 +290,9 @@ pub fn name_hash(hash_seed: &[u8; 16], name: &[u8]) -> u64 {
 }
 
 /// A key of [`TreeId::Names`]: hash, id.
-fn name_key(storage: &Storage, name: &[u8], id: NameId) -> Key {
-    let mut key = u64_key(name_hash(&storage.hash_seed, name));
+#[must_use]
+pub fn name_key(hash_seed: &[u8; 16], name: &[u8], id: NameId) -> Key {
+    let mut key = u64_key(name_hash(hash_seed, name));
     key.extend_from_slice(&id.0.to_be_bytes());
     key
 }

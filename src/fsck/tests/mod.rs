@@ -5,7 +5,7 @@ mod pages;
 mod records;
 mod space;
 
-use super::{Issue, Options, check};
+use super::{Issue, Options, Severity, check, repair};
 use crate::disk::sim::SimMedia;
 use crate::format::id::{ChunkId, DatasetId, Generation, Ino};
 use crate::format::key::{self, TreeId};
@@ -267,6 +267,7 @@ fn planted(defect: impl Fn(&mut Tx<'_>)) -> Vec<Issue> {
     let lsn = tx.commit().unwrap();
     journal.sync(lsn).unwrap();
     let in_log = issues_of(&sim.killed());
+    repaired(&sim.killed(), &in_log);
     journal.checkpoint(true, &|_| Ok(())).unwrap();
     let on_disk = issues_of(&sim);
     // A checkpoint may leave behind pages that nothing reaches any more.
@@ -275,7 +276,29 @@ fn planted(defect: impl Fn(&mut Tx<'_>)) -> Vec<Issue> {
         .filter(|issue| !matches!(issue, Issue::PageCount { .. }))
         .collect();
     assert_eq!(in_log, reached);
+    repaired(&sim, &reached);
     reached
+}
+
+/// Repairs a store, and sees that no error is left.
+fn repaired(sim: &SimMedia, issues: &[Issue]) {
+    let options = Options {
+        data: true,
+        ..Options::default()
+    };
+    let mut fixes = Vec::new();
+    repair(&sim.media(), options, &mut |fix| {
+        assert!(!fix.to_string().is_empty());
+        fixes.push(fix.clone());
+    })
+    .unwrap();
+    let left: Vec<Issue> = issues_of(sim)
+        .into_iter()
+        .filter(|issue| issue.severity() == Severity::Error)
+        // Compressed by a version that can read it.
+        .filter(|issue| !matches!(issue, Issue::ChunkUnreadable { .. }))
+        .collect();
+    assert_eq!(left, [], "after {issues:?}\nand {fixes:?}");
 }
 
 /// Changes an inode's record.

@@ -1,0 +1,225 @@
+//! New trees in the making, written to pages that the old trees do not use.
+//!
+//! Nothing refers to them before the superblock does: memory is bounded by writing them out now and
+//! then, and what a crash leaves of them is free space.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::disk::Media;
+use crate::format::id::{Generation, NameId};
+use crate::format::key::{Key, SYSTEM_TREES, TreeId};
+use crate::format::record::PagePtr;
+use crate::format::superblock::Superblock;
+use crate::log::Change;
+use crate::log::recovery::{self, Rebuilt};
+use crate::log::wal::ScanReport;
+use crate::store::pages::{Need, PageStore};
+use crate::store::roots::{Reading, Roots, Storage};
+use crate::store::strings::Strings;
+use crate::store::tree::Effects;
+use crate::store::{Read, StoreError};
+
+/// Nodes in memory from which they are written: 32 MiB.
+const NODES_MAX: u64 = 8 * 1024;
+/// Room for the nodes that change while the last ones are written.
+const NODES_SPARE: u64 = 512;
+
+/// New trees, and how they are changed.
+pub(super) struct Builder {
+    media: Media,
+    superblock: Superblock,
+    storage: Arc<Storage>,
+    roots: Roots,
+    effects: Effects,
+    generation: Generation,
+}
+
+impl Builder {
+    /// Empty trees, for the checkpoint after `superblock`'s. `batches` tells of the log what
+    /// [`recovery::next_generation`] wants to know.
+    pub(super) fn new(
+        media: &Media,
+        superblock: &Superblock,
+        batches: u64,
+        cache_bytes: u64,
+    ) -> Self {
+        let storage = Arc::new(Storage {
+            pages: PageStore::new(
+                Arc::clone(&media.nodes),
+                superblock.nodes_end,
+                0,
+                cache_bytes,
+            ),
+            strings: Strings::new(Arc::clone(&media.strings)),
+            hash_seed: superblock.hash_seed,
+        });
+        Builder {
+            media: media.clone(),
+            superblock: superblock.clone(),
+            storage,
+            roots: Roots::on_disk(&[PagePtr::EMPTY; SYSTEM_TREES], superblock.strings_end),
+            effects: Effects::default(),
+            generation: recovery::next_generation(superblock, batches),
+        }
+    }
+
+    /// The store's disks.
+    pub(super) fn media(&self) -> &Media {
+        &self.media
+    }
+
+    /// The checkpoint that the trees take the place of.
+    pub(super) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The checkpoint that the trees will be of.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The trees as they are now, whatever is changed afterwards.
+    pub(super) fn view(&self) -> View {
+        View {
+            roots: self.roots.clone(),
+            storage: Arc::clone(&self.storage),
+        }
+    }
+
+    /// Inserts or replaces.
+    pub(super) fn put(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.roots
+            .put(&self.storage, tree, key, value, &mut self.effects)?;
+        if self.effects.dirtied > NODES_MAX {
+            self.write_out()?;
+        }
+        Ok(())
+    }
+
+    /// Removes; whether it was there.
+    pub(super) fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<bool, StoreError> {
+        self.roots
+            .delete(&self.storage, tree, key, &mut self.effects)
+    }
+
+    /// Enters a name of the log; false when it does not fit behind those there are.
+    pub(super) fn intern(&mut self, id: NameId, name: &[u8]) -> Result<bool, StoreError> {
+        if id.0 != self.roots.strings_end {
+            return Ok(false);
+        }
+        self.roots
+            .intern(&self.storage, id, name, &mut self.effects)?;
+        Ok(true)
+    }
+
+    /// A new name's id.
+    pub(super) fn name(&mut self, name: &[u8]) -> Result<NameId, StoreError> {
+        if let Some(id) = self.roots.find_name(&self.storage, name)? {
+            return Ok(id);
+        }
+        let id = NameId(self.roots.strings_end);
+        self.storage.strings.reserve(id.0)?;
+        self.roots
+            .intern(&self.storage, id, name, &mut self.effects)?;
+        Ok(id)
+    }
+
+    /// Writes what is in memory.
+    fn write_out(&mut self) -> Result<(), StoreError> {
+        self.reserve()?;
+        let (pages, generation) = (&self.storage.pages, self.generation);
+        let mut nodes = Vec::new();
+        let mut place = || Ok(pages.allocate(generation));
+        self.roots
+            .freeze(&self.storage, &mut place, &mut nodes, &mut self.effects)?;
+        pages.write(&nodes)?;
+        // They are not written again: a page lost by the disk could not be told from its successor.
+        pages.retire(&self.effects.freed);
+        self.effects = Effects::default();
+        self.roots.settle();
+        Ok(())
+    }
+
+    fn reserve(&self) -> Result<(), StoreError> {
+        let nodes = self.effects.dirtied + NODES_SPARE;
+        self.storage.pages.reserve(nodes, Need::Reclaim)
+    }
+
+    /// Makes these trees the store's: see [`recovery::publish`].
+    pub(super) fn publish(mut self, log: ScanReport, data: Vec<Change>) -> Result<(), StoreError> {
+        self.reserve()?;
+        self.storage.strings.reserve(self.roots.strings_end)?;
+        self.storage.pages.retire(&self.effects.freed);
+        self.effects.freed.clear();
+        recovery::publish(Rebuilt {
+            media: self.media,
+            superblock: self.superblock,
+            storage: self.storage,
+            roots: self.roots,
+            effects: self.effects,
+            generation: self.generation,
+            log,
+            data,
+        })
+    }
+}
+
+/// The trees at one moment.
+pub(super) struct View {
+    roots: Roots,
+    storage: Arc<Storage>,
+}
+
+impl View {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            roots: &self.roots,
+            storage: &self.storage,
+        }
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.reading().get(tree, key)
+    }
+
+    /// The last entry of a tree.
+    pub(super) fn last(&self, tree: TreeId) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+        self.reading().floor(tree, &crate::fsck::KEYS_END)
+    }
+
+    /// A name.
+    pub(super) fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+        self.reading().name(id)
+    }
+
+    /// Visits the records of a range in order; stops at the first error.
+    pub(super) fn scan(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        self.reading().scan(tree, start, end, &mut |key, value| {
+            result = visit(key, value);
+            if result.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        result
+    }
+
+    /// [`View::scan`] over a whole tree.
+    pub(super) fn scan_all(
+        &self,
+        tree: TreeId,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.scan(tree, &[], &crate::fsck::KEYS_END, visit)
+    }
+}

@@ -1,0 +1,74 @@
+//! The dataset tree: records, names, counters.
+
+use super::Fixes;
+use super::build::Builder;
+use super::inodes::Inodes;
+use crate::format::id::DatasetId;
+use crate::format::key::{TreeId, trailing_u64};
+use crate::format::record::{
+    DatasetCounters, DatasetRecord, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
+};
+use crate::store::StoreError;
+
+const TREE: TreeId = TreeId::Datasets;
+
+/// The datasets there are. What is not theirs is dropped.
+pub(super) fn check(
+    builder: &mut Builder,
+    fixes: &mut Fixes<'_>,
+) -> Result<Vec<DatasetId>, StoreError> {
+    let view = builder.view();
+    let mut found = Vec::new();
+    let mut known = vec![UNITS_USED_KEY.to_vec()];
+    let mut others = Vec::new();
+    view.scan_all(TREE, &mut |key, value| {
+        let id = trailing_u64(key).map(DatasetId).ok();
+        match (
+            id.filter(|id| key == dataset_key(*id)),
+            DatasetRecord::decode(value),
+        ) {
+            (Some(id), Ok(record)) => {
+                known.extend([
+                    key.to_vec(),
+                    counters_key(id),
+                    dataset_name_key(&record.name),
+                ]);
+                found.push((id, dataset_name_key(&record.name)));
+            }
+            _ => others.push(key.to_vec()),
+        }
+        Ok(())
+    })?;
+    for key in others.into_iter().filter(|key| !known.contains(key)) {
+        let what = format!("the key {}", key.escape_ascii());
+        fixes.dropped(TREE, what, "it is no dataset's");
+        builder.delete(TREE, &key)?;
+    }
+    for (id, name) in &found {
+        builder.put(TREE, name, &id.0.to_le_bytes())?;
+    }
+    Ok(found.into_iter().map(|(id, _)| id).collect())
+}
+
+/// The next inode number of a dataset, as recorded.
+pub(super) fn next_ino(builder: &Builder, id: DatasetId) -> Result<u64, StoreError> {
+    let value = builder.view().get(TREE, &counters_key(id))?;
+    let counters = value.and_then(|value| DatasetCounters::decode(&value).ok());
+    Ok(counters.map_or(0, |counters| counters.next_ino))
+}
+
+/// Enters what was counted.
+pub(super) fn set_counters(
+    builder: &mut Builder,
+    id: DatasetId,
+    inodes: &Inodes,
+    next_ino: u64,
+) -> Result<(), StoreError> {
+    let counters = DatasetCounters {
+        next_ino,
+        inodes: inodes.table.len() as u64,
+        allocated_bytes: inodes.allocated,
+        reserved_bytes: inodes.reserved,
+    };
+    builder.put(TREE, &counters_key(id), &counters.encode())
+}

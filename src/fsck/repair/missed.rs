@@ -1,0 +1,126 @@
+//! Whether a record from an old page is missed, by what the records that are there count.
+
+use std::collections::HashMap;
+
+use super::build::Builder;
+use super::content;
+use crate::format::id::{ChunkId, Ino};
+use crate::format::key::{self, Kind, TreeId};
+use crate::format::record::{ChunkRecord, DentryRecord, ExtentRecord, InodeRecord};
+use crate::fsck::inode::{DIRECTORY, file_type};
+use crate::fsck::inodes::kind_of;
+use crate::fsck::split_u64;
+use crate::store::StoreError;
+
+/// What refers to inodes and chunks in the trees as they are.
+#[derive(Default)]
+pub(super) struct Missed {
+    names: HashMap<Ino, u64>,
+    extents: HashMap<ChunkId, u64>,
+}
+
+impl Missed {
+    /// Counts the names and extents of a dataset's tree.
+    pub(super) fn count(builder: &Builder, tree: TreeId) -> Result<Self, StoreError> {
+        let mut missed = Missed::default();
+        if !matches!(tree, TreeId::Fs(_)) {
+            return Ok(missed);
+        }
+        builder.view().scan_all(tree, &mut |key, value| {
+            let kind = split_u64(key).and_then(|(_, rest)| kind_of(*rest.first()?));
+            match kind {
+                Some(Kind::Dentry) => {
+                    if let Ok(entry) = DentryRecord::decode(value) {
+                        *missed.names.entry(entry.ino).or_default() += 1;
+                    }
+                }
+                Some(Kind::Extent) => {
+                    if let Ok(extent) = ExtentRecord::decode(value) {
+                        *missed.extents.entry(extent.chunk).or_default() += 1;
+                    }
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(missed)
+    }
+
+    /// Whether a record that is not there should be; counts it then.
+    pub(super) fn misses(
+        &mut self,
+        builder: &Builder,
+        tree: TreeId,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<bool, StoreError> {
+        if tree == TreeId::Chunks {
+            let record = ChunkRecord::decode(value);
+            return Ok(record.is_ok_and(|record| content::is_whole(builder.media(), &record)));
+        }
+        let Some((ino, [kind, rest @ ..])) = split_u64(key) else {
+            return Ok(false);
+        };
+        // Of the dataset tree all but roots, which lead to old pages.
+        let TreeId::Fs(_) = tree else {
+            return Ok(key.first() != Some(&1));
+        };
+        match kind_of(*kind) {
+            Some(Kind::Dentry) => self.misses_name(builder, tree, Ino(ino), value),
+            Some(Kind::Extent) => self.misses_extent(builder, value),
+            Some(Kind::Orphan) => {
+                let ino = split_u64(rest).map_or(Ino(0), |(ino, _)| Ino(ino));
+                Ok(inode(builder, tree, ino)?.is_some_and(|record| record.nlink == 0))
+            }
+            Some(_) => Ok(true),
+            None => Ok(false),
+        }
+    }
+
+    fn misses_name(
+        &mut self,
+        builder: &Builder,
+        tree: TreeId,
+        dir: Ino,
+        value: &[u8],
+    ) -> Result<bool, StoreError> {
+        let Ok(entry) = DentryRecord::decode(value) else {
+            return Ok(false);
+        };
+        let Some(record) = inode(builder, tree, entry.ino)? else {
+            return Ok(false);
+        };
+        let names = self.names.entry(entry.ino).or_default();
+        let missed = if file_type(&record) == Some(DIRECTORY) {
+            *names == 0 && record.parent == dir
+        } else {
+            *names < u64::from(record.nlink)
+        };
+        *names += u64::from(missed);
+        Ok(missed)
+    }
+
+    fn misses_extent(&mut self, builder: &Builder, value: &[u8]) -> Result<bool, StoreError> {
+        let Ok(extent) = ExtentRecord::decode(value) else {
+            return Ok(false);
+        };
+        if !extent.has_chunk() {
+            return Ok(true);
+        }
+        let record = builder
+            .view()
+            .get(TreeId::Chunks, &key::chunk(extent.chunk))?;
+        let Some(Ok(record)) = record.map(|bytes| ChunkRecord::decode(&bytes)) else {
+            return Ok(false);
+        };
+        let extents = self.extents.entry(extent.chunk).or_default();
+        let missed = *extents < record.refcount;
+        *extents += u64::from(missed);
+        Ok(missed)
+    }
+}
+
+fn inode(builder: &Builder, tree: TreeId, ino: Ino) -> Result<Option<InodeRecord>, StoreError> {
+    let bytes = builder.view().get(tree, &key::inode(ino))?;
+    Ok(bytes.and_then(|bytes| InodeRecord::decode(&bytes).ok()))
+}
