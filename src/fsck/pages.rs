@@ -83,6 +83,8 @@ pub(super) struct Lost {
     pub(super) newest: Generation,
     /// What pointed to it was lost; the page itself may be whole.
     pub(super) unrooted: bool,
+    /// The page's level; `None` for a root.
+    pub(super) level: Option<u8>,
 }
 
 /// Gets each leaf that can be believed, in the order of its tree, and the keys that it may hold.
@@ -146,6 +148,7 @@ impl Walker {
             range: Range::default(),
             newest: self.newest,
             unrooted: false,
+            level: None,
         };
         self.walk_range(&whole, root, issues, leaf);
     }
@@ -188,7 +191,13 @@ impl Walker {
             range: page.range,
             newest: page.place.generation.min(page.newest),
             unrooted: false,
+            level: page.level,
         });
+    }
+
+    /// How many pages were reached.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
     }
 
     /// Passes by pages that are part of a tree already: old pages may point to them too.

@@ -55,9 +55,15 @@ impl Sweep {
         }
     }
 
-    /// The end of the last extent with content.
-    pub(super) fn end(&self) -> u64 {
+    /// The end of the last extent.
+    fn end(&self) -> u64 {
         self.last.map_or(0, |last| last.end())
+    }
+
+    /// Makes the file end where its last extent does; where that is.
+    pub(super) fn cut_at_end(&mut self) -> u64 {
+        self.size = self.end();
+        self.size
     }
 
     /// Takes the next record.

@@ -19,10 +19,14 @@ pub enum Fix {
     #[error("tree {tree:?}: {pages} pages could not be used")]
     PagesLost { tree: TreeId, pages: u64 },
     #[error(
-        "tree {tree:?}: {records} records were found on pages that nothing pointed to; they may be \
-         older than what was lost"
+        "tree {tree:?}: {records} records were found on pages that nothing pointed to{}",
+        old(*.may_be_old)
     )]
-    StrayRecords { tree: TreeId, records: u64 },
+    StrayRecords {
+        tree: TreeId,
+        records: u64,
+        may_be_old: bool,
+    },
     #[error("strings.dat: bytes {start}..{end} held names that cannot be read")]
     NamesLost { start: u64, end: u64 },
 
@@ -85,4 +89,12 @@ pub enum Fix {
     NotOrphan { ino: Ino },
     #[error("inode {ino} is {path}")]
     Path { ino: Ino, path: Bytes },
+}
+
+fn old(may_be_old: bool) -> &'static str {
+    if may_be_old {
+        "; they may be older than what was lost"
+    } else {
+        ""
+    }
 }

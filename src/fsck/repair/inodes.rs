@@ -326,13 +326,19 @@ impl Pass<'_> {
             return Ok(());
         };
         let ino = group.ino;
-        let recorded = group.has_record.then_some(group.record.allocated);
+        // An old record may say too little.
+        let trusted = group.has_record && !fixes.old_inodes.contains(&ino);
+        let recorded = trusted.then_some(group.record.allocated);
         if !group.has_record {
-            group.record.size = group.extents.end();
+            group.record.size = group.extents.cut_at_end();
         }
+        let lost = match group.file_type {
+            REGULAR => self.lost,
+            _ => &[],
+        };
         group
             .extents
-            .finish(self.builder, self.chunks, recorded, self.lost, fixes)?;
+            .finish(self.builder, self.chunks, recorded, lost, fixes)?;
         self.inodes.allocated = self
             .inodes
             .allocated

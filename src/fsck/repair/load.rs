@@ -144,6 +144,7 @@ impl Loaded {
             range: Range::default(),
             newest: superblock.generation,
             unrooted: false,
+            level: None,
         };
         let mut records = Vec::new();
         let tree = TreeId::Datasets;

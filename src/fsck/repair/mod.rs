@@ -35,10 +35,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use fix::Fix;
 
 use super::pages::Range;
-use super::{Bytes, Options, is_unknown};
+use super::{Bytes, Options, is_unknown, split_u64};
 use crate::disk::Media;
 use crate::format::id::{DatasetId, Ino};
-use crate::format::key::{self, TreeId};
+use crate::format::key::{self, Kind, TreeId};
 use crate::format::record::{DentryRecord, Time};
 use crate::format::superblock::RO_COMPAT_KNOWN;
 use crate::log::Change;
@@ -70,6 +70,8 @@ struct Fixes<'a> {
     count: u64,
     /// Inodes that lost something.
     harmed: BTreeSet<Ino>,
+    /// Those whose own record may be older than what was lost.
+    old_inodes: BTreeSet<Ino>,
 }
 
 impl Fixes<'_> {
@@ -82,6 +84,16 @@ impl Fixes<'_> {
         }
         self.count += 1;
         (self.report)(&fix);
+    }
+
+    /// A record was found that may be older than what was lost.
+    fn note_old(&mut self, tree: TreeId, key: &[u8]) {
+        if let (TreeId::Fs(_), Some((ino, rest))) = (tree, split_u64(key)) {
+            self.harmed.insert(Ino(ino));
+            if rest == [Kind::Inode as u8] {
+                self.old_inodes.insert(Ino(ino));
+            }
+        }
     }
 
     /// A record that could not be kept.
@@ -114,6 +126,7 @@ pub fn repair(
         report,
         count: 0,
         harmed: BTreeSet::new(),
+        old_inodes: BTreeSet::new(),
     };
     let fixes = &mut fixes;
     let mut loaded = load::load(media, &found.superblock, options.cache_bytes, fixes)?;

@@ -9,12 +9,13 @@
 use std::collections::HashMap;
 
 use super::Fixes;
+use super::build::Builder;
 use super::fix::Fix;
 use super::load::{Loaded, walk};
 use super::missed::Missed;
 use crate::disk::Disk;
 use crate::format::id::{Ino, PageNo};
-use crate::format::key::{Key, Kind, TreeId};
+use crate::format::key::{self, Key, Kind, TreeId};
 use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page};
 use crate::format::record::{
     ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
@@ -94,7 +95,12 @@ pub(super) fn salvage(loaded: &mut Loaded, fixes: &mut Fixes<'_>) -> Result<(), 
     if loaded.walker.lost.is_empty() {
         return Ok(());
     }
-    let strays = find(loaded);
+    let (strays, unreadable) = find(loaded);
+    let used = loaded.builder.superblock().nodes_used;
+    let rest = Rest {
+        missing: used.saturating_sub(loaded.walker.pages()),
+        unreadable,
+    };
     loaded.walker.pass_by_known();
     let mut next = 0;
     // What hangs below a root that was found may have lost something itself.
@@ -104,26 +110,56 @@ pub(super) fn salvage(loaded: &mut Loaded, fixes: &mut Fixes<'_>) -> Result<(), 
         for stray in &strays {
             found.take(&mut loaded.walker, stray)?;
         }
-        found.enter(loaded, fixes)?;
+        found.enter(loaded, &rest, fixes)?;
     }
     Ok(())
 }
 
-/// All pages that are whole and that no tree reaches, the newest and highest first.
-fn find(loaded: &Loaded) -> Vec<Stray> {
+/// What is known of the pages that could not be reached.
+struct Rest {
+    /// Pages that the trees have and that were not reached.
+    missing: u64,
+    /// Pages that are not whole, and may have been of a tree.
+    unreadable: u64,
+}
+
+impl Rest {
+    /// Whether what is found for a lost part may be older than what was lost: not when only what
+    /// pointed to it was lost.
+    fn may_be_old(&self, lost: &Lost) -> bool {
+        let above_leaves = lost.unrooted
+            || match lost.level {
+                Some(level) => level > 0,
+                None => self.missing > 0,
+            };
+        !above_leaves || self.unreadable > 0
+    }
+}
+
+/// All pages that are whole and that no tree reaches, the newest and highest first; and how many
+/// are not whole.
+fn find(loaded: &Loaded) -> (Vec<Stray>, u64) {
     let disk = &*loaded.builder.media().nodes;
     let pages = disk.len_bytes() / PAGE_BYTES as u64;
     let superblock = loaded.builder.superblock();
     let end = superblock.nodes_end.0.min(pages);
-    let mut strays: Vec<Stray> = (1..end)
-        .map(PageNo)
-        .filter(|page| !loaded.walker.is_reached(*page))
-        .filter_map(|page| read_stray(disk, page))
-        // One of a later checkpoint never counted.
-        .filter(|stray| stray.place.generation <= superblock.generation)
-        .collect();
+    let mut strays: Vec<Stray> = Vec::new();
+    let mut unreadable = 0;
+    for page in (1..end).map(PageNo) {
+        if loaded.walker.is_reached(page) {
+            continue;
+        }
+        match read_stray(disk, page) {
+            // One of a later checkpoint never counted.
+            Some(Some(stray)) if stray.place.generation <= superblock.generation => {
+                strays.push(stray);
+            }
+            Some(_) => {}
+            None => unreadable += 1,
+        }
+    }
     strays.sort_by_key(|stray| std::cmp::Reverse((stray.place.generation, stray.level)));
-    strays
+    (strays, unreadable)
 }
 
 fn read_bytes(disk: &dyn Disk, page: PageNo) -> Option<Box<[u8; PAGE_BYTES]>> {
@@ -133,22 +169,25 @@ fn read_bytes(disk: &dyn Disk, page: PageNo) -> Option<Box<[u8; PAGE_BYTES]>> {
     Some(bytes)
 }
 
-fn read_stray(disk: &dyn Disk, number: PageNo) -> Option<Stray> {
+/// The page, if it is whole; and what it is good for, if anything.
+fn read_stray(disk: &dyn Disk, number: PageNo) -> Option<Option<Stray>> {
     let (page, generation) = Page::decode_stray(read_bytes(disk, number)?, number).ok()?;
     // The first key of an inner page stands for all that is smaller.
     let mut keys =
         (usize::from(page.level() > 0)..page.len()).map(|index| page.key(index).to_vec());
     let first = keys.next();
     let last = keys.last().or_else(|| first.clone());
-    Some(Stray {
-        place: PagePtr {
-            page: number,
-            generation,
-        },
-        level: page.level(),
-        keys: first.zip(last),
-        class: class(disk, page)?,
-    })
+    let place = PagePtr {
+        page: number,
+        generation,
+    };
+    let (level, keys) = (page.level(), first.zip(last));
+    Some(class(disk, page).map(|class| Stray {
+        place,
+        level,
+        class,
+        keys,
+    }))
 }
 
 /// The class of a page, by the records of the first leaf below it that can be read.
@@ -237,7 +276,12 @@ impl<'a> Found<'a> {
     }
 
     /// Enters what was found, as far as it is missed.
-    fn enter(self, loaded: &mut Loaded, fixes: &mut Fixes<'_>) -> Result<(), StoreError> {
+    fn enter(
+        self,
+        loaded: &mut Loaded,
+        rest: &Rest,
+        fixes: &mut Fixes<'_>,
+    ) -> Result<(), StoreError> {
         let tree = self.lost.tree;
         let mut records: Vec<(Key, Vec<u8>)> = self.records.into_iter().collect();
         records.retain(|(key, _)| !loaded.removed.contains(&(tree, key.clone())));
@@ -246,21 +290,38 @@ impl<'a> Found<'a> {
         if records.is_empty() {
             return Ok(());
         }
+        let may_be_old = rest.may_be_old(self.lost);
         let mut missed = Missed::count(&loaded.builder, tree)?;
         let mut entered = 0;
-        for (key, value) in &records {
-            let known = loaded.builder.view().get(tree, key)?.is_some();
-            if !known && (self.rooted || missed.misses(&loaded.builder, tree, key, value)?) {
+        for of_one in records.chunk_by(|a, b| file_of(tree, &a.0) == file_of(tree, &b.0)) {
+            let mut wanted = Vec::new();
+            for (key, value) in of_one {
+                let known = loaded.builder.view().get(tree, key)?.is_some();
+                if !known && (self.rooted || missed.misses(&loaded.builder, tree, key, value)?) {
+                    wanted.push((key, value));
+                }
+            }
+            if let (true, Some(ino)) =
+                (may_be_old, of_one.first().and_then(|r| file_of(tree, &r.0)))
+                && !completes(&loaded.builder, tree, ino, &wanted)?
+            {
+                continue;
+            }
+            for (key, value) in wanted {
                 loaded.builder.put(tree, key, value)?;
                 entered += 1;
-                if let (TreeId::Fs(_), Some((ino, _))) = (tree, split_u64(key)) {
-                    fixes.harmed.insert(Ino(ino));
+                if may_be_old {
+                    fixes.note_old(tree, key);
                 }
             }
         }
         if entered > 0 {
             let records = entered;
-            fixes.add(Fix::StrayRecords { tree, records });
+            fixes.add(Fix::StrayRecords {
+                tree,
+                records,
+                may_be_old,
+            });
         }
         Ok(())
     }
@@ -270,4 +331,35 @@ impl<'a> Found<'a> {
 fn turn(tree: TreeId, key: &[u8]) -> u8 {
     let is_inode = || matches!(split_u64(key), Some((_, [kind])) if *kind == Kind::Inode as u8);
     u8::from(matches!(tree, TreeId::Fs(_)) && !is_inode())
+}
+
+/// The file that a record is an extent of.
+fn file_of(tree: TreeId, key: &[u8]) -> Option<Ino> {
+    match (tree, split_u64(key)) {
+        (TreeId::Fs(_), Some((ino, [kind, ..]))) if *kind == Kind::Extent as u8 => Some(Ino(ino)),
+        _ => None,
+    }
+}
+
+/// Whether a file has all its bytes with these extents: some of an older version would fill the
+/// wrong places.
+fn completes(
+    builder: &Builder,
+    tree: TreeId,
+    ino: Ino,
+    extents: &[(&Key, &Vec<u8>)],
+) -> Result<bool, StoreError> {
+    let view = builder.view();
+    let Some(value) = view.get(tree, &key::inode(ino))? else {
+        return Ok(false);
+    };
+    let len = |value: &[u8]| ExtentRecord::decode(value).map_or(0, |extent| extent.len);
+    let found = extents.iter().map(|(_, value)| len(value));
+    let mut sum = found.fold(0u64, u64::saturating_add);
+    let (start, end) = key::kind_range(ino, Kind::Extent);
+    view.scan(tree, &start, &end, &mut |_, value| {
+        sum = sum.saturating_add(len(value));
+        Ok(())
+    })?;
+    Ok(InodeRecord::decode(&value).is_ok_and(|record| record.allocated == sum))
 }

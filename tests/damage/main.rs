@@ -1,0 +1,171 @@
+//! Rot anywhere in a store: what is read is right or an error, nothing panics, and the checker says
+//! what is damaged whenever anything could not be read. A repaired store is clean, and all that
+//! could be read before is still there.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod interrupted;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use razorfs::disk::sim::SimMedia;
+use razorfs::format::id::Ino;
+use razorfs::fsck::{self, Fix, Options, RepairError, Severity};
+use store::{Found, contents, damage, lived_in, open, plain};
+
+/// Damaged stores without `RAZORFS_RUNS`.
+const RUNS: u64 = 2000;
+
+const OPTIONS: Options = Options {
+    data: true,
+    cache_bytes: 64 << 20,
+};
+
+type Contents = BTreeMap<Vec<u8>, Found>;
+
+/// A sound store, what it holds, and up to where its log was read.
+struct Sound {
+    sim: SimMedia,
+    right: Contents,
+    batches: u64,
+}
+
+fn errors(sim: &SimMedia, seed: u64) -> u64 {
+    let mut told = 0;
+    let result = fsck::check(&sim.media(), OPTIONS, &mut |issue| {
+        told += u64::from(issue.severity() == Severity::Error);
+    });
+    match result {
+        Ok(summary) => assert_eq!(summary.errors, told, "seed {seed}"),
+        Err(_) => told += 1,
+    }
+    told
+}
+
+fn assert_right(sound: &Sound, found: &Contents, older: &BTreeSet<Ino>, what: &str) {
+    for (path, found) in found {
+        if path.starts_with(b"/lost+found/") || older.contains(&found.ino) {
+            continue;
+        }
+        assert!(
+            sound.right.get(path) == Some(found),
+            "{what}: {} of {} bytes is wrong, it was of {:?}",
+            path.escape_ascii(),
+            found.bytes.len(),
+            sound.right.get(path).map(|found| found.bytes.len())
+        );
+    }
+}
+
+fn run(sound: &Sound, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let sim = sound.sim.killed();
+    damage(&sim, &mut rng);
+    let errors = errors(&sim, seed);
+    let mut before = Contents::new();
+    let mut cut_off = None;
+    match open(&sim, true) {
+        Err(error) => assert!(
+            errors > 0,
+            "seed {seed}: does not open ({error}), and the checker found nothing"
+        ),
+        Ok(volume) => {
+            cut_off = Some(volume.recovery_report().batches);
+            let (found, whole) = contents(&volume);
+            assert!(
+                errors > 0 || whole,
+                "seed {seed}: not all can be read, and the checker found nothing"
+            );
+            before = found;
+        }
+    }
+    // Damage in the log's last batch cannot be told from its end: an older state is right then.
+    if cut_off == Some(sound.batches) {
+        assert_right(sound, &before, &BTreeSet::new(), &format!("seed {seed}"));
+    }
+    // To open it for writing must not panic either, and what it writes is its own affair.
+    if let Ok(volume) = open(&sim.killed(), false) {
+        drop(volume.close());
+    }
+    if errors > 0 {
+        check_repair(sound, &sim, &before, seed);
+    }
+}
+
+/// Repairs a damaged store of which `before` could be read.
+fn check_repair(sound: &Sound, sim: &SimMedia, before: &Contents, seed: u64) {
+    let mut fixes = Vec::new();
+    let mut older = BTreeSet::new();
+    let mut whole_log = true;
+    let result = fsck::repair(&sim.media(), OPTIONS, &mut |fix| {
+        match fix {
+            Fix::Path { ino, .. } => drop(older.insert(*ino)),
+            Fix::LogCut { .. } | Fix::LogHeadersLost => whole_log = false,
+            _ => {}
+        }
+        fixes.push(fix.clone());
+    });
+    match result {
+        Ok(_) => {}
+        // Up to three places may hit both copies.
+        Err(RepairError::Superblock(_)) => return,
+        Err(error) => panic!("seed {seed}: not repaired: {error}"),
+    }
+    let mut left = Vec::new();
+    fsck::check(&sim.media(), OPTIONS, &mut |issue| {
+        if issue.severity() == Severity::Error {
+            left.push(issue.clone());
+        }
+    })
+    .unwrap();
+    left.truncate(20);
+    fixes.truncate(40);
+    assert!(left.is_empty(), "seed {seed}: {left:#?} after {fixes:#?}");
+    let volume = open(sim, false).unwrap();
+    let (after, _) = contents(&volume);
+    for (path, bytes) in before {
+        assert!(
+            after.get(path) == Some(bytes),
+            "seed {seed}: {} could be read before it was repaired\n{fixes:#?}",
+            path.escape_ascii()
+        );
+    }
+    if whole_log && sound.batches == 0 {
+        let what = format!("seed {seed} repaired: {fixes:#?}");
+        assert_right(sound, &after, &older, &what);
+    }
+    volume.close().unwrap();
+    assert_eq!(errors(sim, seed), 0, "seed {seed}: after it was used");
+}
+
+#[test]
+fn rot_is_found_and_repaired_and_never_becomes_data() {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    let makers = [plain as fn(bool) -> SimMedia, lived_in];
+    for (maker, closed) in makers
+        .iter()
+        .flat_map(|maker| [(maker, true), (maker, false)])
+    {
+        let sim = maker(closed);
+        assert_eq!(errors(&sim, 0), 0);
+        let volume = open(&sim, true).unwrap();
+        let (right, whole) = contents(&volume);
+        assert!(whole && right.len() > 300, "{}", right.len());
+        let batches = volume.recovery_report().batches;
+        drop(volume);
+        let sound = Sound {
+            sim,
+            right,
+            batches,
+        };
+        match number("RAZORFS_SEED") {
+            Some(seed) => run(&sound, seed),
+            None => {
+                let runs = number("RAZORFS_RUNS").unwrap_or(RUNS) / 4;
+                (0..runs).for_each(|seed| run(&sound, seed));
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The stores that are damaged, what they hold, and how they are damaged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use razorfs::disk::sim::SimMedia;
+use razorfs::engine::{
+    Cred, DirEntry, EngineError, MkfsOptions, NewInode, OpenOptions, RenameMode, SetXattr, Time,
+    Volume, WriteFlags, mkfs,
+};
+use razorfs::format::id::Ino;
+
+/// The disks of a store, by their place in a [`SimMedia`].
+pub const DISKS: usize = 5;
+const DIRECTORY: u8 = 4;
+const SYMLINK: u8 = 10;
+
+fn clock() -> razorfs::engine::Clock {
+    Arc::new(|| Time { sec: 1, nsec: 2 })
+}
+
+pub fn open(sim: &SimMedia, read_only: bool) -> Result<Arc<Volume>, EngineError> {
+    let options = OpenOptions {
+        read_only,
+        background: false,
+        ..OpenOptions::default()
+    };
+    Volume::open_media(sim.media(), options, clock())
+}
+
+fn new(mode: u32) -> NewInode<'static> {
+    NewInode {
+        mode,
+        umask: 0o022,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    }
+}
+
+fn bytes(rng: &mut ChaCha8Rng, most: usize) -> Vec<u8> {
+    let len = rng.random_range(0..most);
+    (0..len).map(|_| rng.random()).collect()
+}
+
+fn write(volume: &Volume, ino: Ino, offset: u64, content: &[u8]) {
+    let (len, mut from) = (content.len(), content);
+    volume
+        .write(ino, offset, len, &mut from, WriteFlags::default())
+        .unwrap();
+}
+
+fn fresh() -> SimMedia {
+    let sim = SimMedia::new();
+    let format = MkfsOptions {
+        uuid: [1; 16],
+        hash_seed: [2; 16],
+        capacity_bytes: 0,
+        log_bytes: 4 << 20,
+        root_uid: 0,
+        root_gid: 0,
+        root_mode: 0o755,
+    };
+    mkfs(sim.media(), &format, &clock()).unwrap();
+    sim
+}
+
+fn finish(sim: &SimMedia, volume: &Volume, closed: bool) -> SimMedia {
+    if closed {
+        volume.close().unwrap();
+    } else {
+        volume.sync_all().unwrap();
+    }
+    sim.killed()
+}
+
+/// A store with a few hundred inodes, made in one go; `closed`, or with its newest part in the log.
+pub fn plain(closed: bool) -> SimMedia {
+    let sim = fresh();
+    let volume = open(&sim, false).unwrap();
+    let cred = Cred::default();
+    let mut dir = Ino::ROOT;
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for index in 0..300u32 {
+        let name = format!("entry-{index}");
+        if index % 50 == 49 {
+            let made = volume.create(cred, dir, name.as_bytes(), &new(0o040_755));
+            dir = made.unwrap().ino;
+            continue;
+        }
+        let file = volume
+            .create(cred, dir, name.as_bytes(), &new(0o100_644))
+            .unwrap()
+            .ino;
+        write(&volume, file, 0, &bytes(&mut rng, 20_000));
+        let value = vec![5; rng.random_range(0..2000)];
+        volume
+            .setxattr(file, b"user.x", &value, SetXattr::Any, false)
+            .unwrap();
+        if index == 200 {
+            volume.checkpoint().unwrap();
+        }
+    }
+    finish(&sim, &volume, closed)
+}
+
+/// A store with a past: files overwritten, cut, moved, linked and removed over many checkpoints, so
+/// that nodes.dat is full of old versions of its pages.
+pub fn lived_in(closed: bool) -> SimMedia {
+    let sim = fresh();
+    let volume = open(&sim, false).unwrap();
+    let cred = Cred::default();
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let mut dirs = vec![Ino::ROOT];
+    let mut files: Vec<(Ino, Vec<u8>, Ino)> = Vec::new();
+    for step in 0..1200u32 {
+        let dir = dirs[rng.random_range(0..dirs.len())];
+        let name = format!("name-{step}").into_bytes();
+        match rng.random_range(0..12) {
+            0 if dirs.len() < 12 => {
+                let made = volume.create(cred, dir, &name, &new(0o040_755));
+                dirs.push(made.unwrap().ino);
+            }
+            1 => {
+                let target = bytes(&mut rng, 1500);
+                let target: Vec<u8> = target.iter().map(|byte| byte | 0x40).collect();
+                let target = [b"t", &target[..]].concat();
+                volume
+                    .symlink(cred, dir, &name, &target, &new(0o120_777))
+                    .unwrap();
+            }
+            2..=5 => {
+                let made = volume.create(cred, dir, &name, &new(0o100_644));
+                let ino = made.unwrap().ino;
+                write(&volume, ino, 0, &bytes(&mut rng, 9000));
+                files.push((dir, name, ino));
+            }
+            _ if files.is_empty() => {}
+            6 => {
+                let (dir, name, _) = files.swap_remove(rng.random_range(0..files.len()));
+                let removed = volume.unlink(dir, &name).unwrap();
+                volume.reclaim(removed.ino).unwrap();
+            }
+            7 => {
+                let at = rng.random_range(0..files.len());
+                let (from, old, ino) = files[at].clone();
+                let mode = RenameMode::Replace;
+                volume.rename(from, &old, dir, &name, mode).unwrap();
+                files[at] = (dir, name, ino);
+            }
+            8 => {
+                let (_, _, ino) = files[rng.random_range(0..files.len())];
+                volume.link(ino, dir, &name).unwrap();
+                files.push((dir, name, ino));
+            }
+            9 => {
+                let (_, _, ino) = files[rng.random_range(0..files.len())];
+                let value = bytes(&mut rng, 2000);
+                volume
+                    .setxattr(ino, b"user.x", &value, SetXattr::Any, false)
+                    .unwrap();
+            }
+            _ => {
+                let (_, _, ino) = files[rng.random_range(0..files.len())];
+                let offset = rng.random_range(0..12_000);
+                write(&volume, ino, offset, &bytes(&mut rng, 6000));
+            }
+        }
+        if step % 40 == 39 {
+            volume.checkpoint().unwrap();
+        }
+    }
+    finish(&sim, &volume, closed)
+}
+
+/// What can be read of an inode: its content, or its attribute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub ino: Ino,
+    pub bytes: Vec<u8>,
+}
+
+/// Everything that can be read, by path, and whether that is all.
+pub fn contents(volume: &Volume) -> (BTreeMap<Vec<u8>, Found>, bool) {
+    let mut found = BTreeMap::new();
+    let mut whole = true;
+    let mut dirs = vec![(Ino::ROOT, Vec::new())];
+    let mut steps = 0;
+    while let Some((dir, path)) = dirs.pop() {
+        steps += 1;
+        assert!(steps < 10_000, "directories in a circle");
+        let mut entries: Vec<DirEntry> = Vec::new();
+        let listed = volume.readdir(dir, 2, &mut |entry| {
+            entries.push(entry);
+            true
+        });
+        whole &= listed.is_ok();
+        for entry in entries {
+            let at = [&path[..], b"/", &entry.name].concat();
+            if entry.file_type == DIRECTORY {
+                dirs.push((entry.ino, at));
+                continue;
+            }
+            let ino = entry.ino;
+            let content = if entry.file_type == SYMLINK {
+                volume.readlink(entry.ino)
+            } else {
+                let mut bytes = Vec::new();
+                let read = volume.read(entry.ino, 0, 1 << 20, &mut bytes);
+                read.map(|_| bytes)
+            };
+            match content {
+                Ok(bytes) => {
+                    drop(found.insert([&at[..], b" content"].concat(), Found { ino, bytes }))
+                }
+                Err(_) => whole = false,
+            }
+            match volume.getxattr(entry.ino, b"user.x") {
+                Ok(bytes) => drop(found.insert(at, Found { ino, bytes })),
+                Err(EngineError::NoAttribute) => {}
+                Err(_) => whole = false,
+            }
+        }
+    }
+    (found, whole)
+}
+
+/// Overwrites up to three places: a bit, a byte, sectors or pages of garbage or zeros, or what
+/// stands elsewhere.
+pub fn damage(sim: &SimMedia, rng: &mut ChaCha8Rng) {
+    for _ in 0..rng.random_range(1..=3) {
+        let disk = rng.random_range(0..DISKS);
+        let unit = if rng.random() { 512 } else { 4096 };
+        // Most of a new store's files is empty: aim at where something is.
+        let len = sim.disk_len(disk).min(1 << 20) / unit;
+        if len < 2 {
+            continue;
+        }
+        let at = rng.random_range(0..len) * unit;
+        let mut bytes = vec![0; usize::try_from(unit).unwrap()];
+        sim.peek(disk, at, &mut bytes);
+        let place = rng.random_range(0..bytes.len());
+        match rng.random_range(0..5) {
+            0 => bytes[place] ^= 1 << rng.random_range(0..8),
+            1 => bytes[place] = rng.random(),
+            2 => bytes.iter_mut().for_each(|byte| *byte = rng.random()),
+            3 => bytes.fill(0),
+            _ => {
+                let other = rng.random_range(0..len) * unit;
+                let here = bytes.clone();
+                sim.peek(disk, other, &mut bytes);
+                sim.corrupt(disk, other, &here);
+            }
+        }
+        sim.corrupt(disk, at, &bytes);
+    }
+}
