@@ -335,9 +335,14 @@ impl Issue {
     /// The issue's name for programs, as `PageUnreadable`.
     #[must_use]
     pub fn code(&self) -> String {
-        format!("{self:?}")
-            .chars()
-            .take_while(char::is_ascii_alphanumeric)
-            .collect()
+        code(self)
     }
+}
+
+/// The name of a variant.
+pub(super) fn code(of: &impl std::fmt::Debug) -> String {
+    format!("{of:?}")
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect()
 }

@@ -165,6 +165,9 @@ impl Builder {
     }
 }
 
+/// Gets a key and its value.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// The trees at one moment.
 pub(super) struct View {
     roots: Roots,
@@ -200,7 +203,7 @@ impl View {
         tree: TreeId,
         start: &[u8],
         end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         let mut result = Ok(());
         self.reading().scan(tree, start, end, &mut |key, value| {
@@ -215,11 +218,7 @@ impl View {
     }
 
     /// [`View::scan`] over a whole tree.
-    pub(super) fn scan_all(
-        &self,
-        tree: TreeId,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub(super) fn scan_all(&self, tree: TreeId, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         self.scan(tree, &[], &crate::fsck::KEYS_END, visit)
     }
 }

@@ -3,6 +3,7 @@
 use crate::format::id::{ChunkId, DatasetId, Ino, Lsn};
 use crate::format::key::TreeId;
 use crate::fsck::Bytes;
+use crate::fsck::issue::code;
 
 /// One thing that was mended, moved or given up. What can be counted again (free space, references
 /// to chunks, the index of names, counters) is rebuilt without a word.
@@ -96,5 +97,13 @@ fn old(may_be_old: bool) -> &'static str {
         "; they may be older than what was lost"
     } else {
         ""
+    }
+}
+
+impl Fix {
+    /// The fix's name for programs, as `ContentLost`.
+    #[must_use]
+    pub fn code(&self) -> String {
+        code(self)
     }
 }

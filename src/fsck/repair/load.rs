@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Fixes;
-use super::build::Builder;
+use super::build::{Builder, Visit};
 use super::fix::Fix;
 use super::lenient::Lenient;
 use super::names;
@@ -71,7 +71,7 @@ pub(super) fn walk(
     walker: &mut Walker,
     from: &Lost,
     root: PagePtr,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), StoreError> {
     let mut issues = Issues {
         report: &mut |_| {},

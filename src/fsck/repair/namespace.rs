@@ -132,7 +132,7 @@ impl Pass<'_> {
         let right = DentryRecord {
             name_len: u8::try_from(name.len()).unwrap_or(u8::MAX),
             file_type,
-            ..entry.clone()
+            ..entry
         };
         let place = self.entry_place(directory, cookie, &name, right, &entry, fixes)?;
         let Some(cookie) = place else {

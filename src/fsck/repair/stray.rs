@@ -176,7 +176,7 @@ fn read_stray(disk: &dyn Disk, number: PageNo) -> Option<Option<Stray>> {
     let mut keys =
         (usize::from(page.level() > 0)..page.len()).map(|index| page.key(index).to_vec());
     let first = keys.next();
-    let last = keys.last().or_else(|| first.clone());
+    let last = keys.next_back().or_else(|| first.clone());
     let place = PagePtr {
         page: number,
         generation,
