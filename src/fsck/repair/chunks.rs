@@ -42,11 +42,11 @@ pub(super) struct Chunks {
 
 /// Whole blocks of a damaged chunk, now a chunk of their own.
 #[derive(Debug, Clone, Copy)]
-struct Piece {
+pub(super) struct Piece {
     /// Bytes of the old chunk's content.
-    start: u32,
-    end: u32,
-    id: ChunkId,
+    pub(super) start: u32,
+    pub(super) end: u32,
+    pub(super) id: ChunkId,
 }
 
 /// Where bytes of a chunk are now.
@@ -334,7 +334,7 @@ impl Chunks {
 }
 
 /// Cuts a slice of a damaged chunk at the pieces that are left of it.
-fn places(pieces: &[Piece], offset: u32, len: u64) -> Vec<Place> {
+pub(super) fn places(pieces: &[Piece], offset: u32, len: u64) -> Vec<Place> {
     let (mut at, end) = (u64::from(offset), u64::from(offset).saturating_add(len));
     let mut places = Vec::new();
     for piece in pieces {

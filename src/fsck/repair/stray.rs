@@ -293,7 +293,7 @@ impl<'a> Found<'a> {
         let may_be_old = rest.may_be_old(self.lost);
         let mut missed = Missed::count(&loaded.builder, tree)?;
         let mut entered = 0;
-        for of_one in records.chunk_by(|a, b| file_of(tree, &a.0) == file_of(tree, &b.0)) {
+        for of_one in records.chunk_by(|a, b| same_file(tree, &a.0, &b.0)) {
             let mut wanted = Vec::new();
             for (key, value) in of_one {
                 let known = loaded.builder.view().get(tree, key)?.is_some();
@@ -331,6 +331,11 @@ impl<'a> Found<'a> {
 fn turn(tree: TreeId, key: &[u8]) -> u8 {
     let is_inode = || matches!(split_u64(key), Some((_, [kind])) if *kind == Kind::Inode as u8);
     u8::from(matches!(tree, TreeId::Fs(_)) && !is_inode())
+}
+
+/// Whether both are extents of one file.
+fn same_file(tree: TreeId, a: &[u8], b: &[u8]) -> bool {
+    file_of(tree, a).is_some_and(|file| file_of(tree, b) == Some(file))
 }
 
 /// The file that a record is an extent of.

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod crash;
+mod lost;
 mod sharing;
 mod space;
 
