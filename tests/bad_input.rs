@@ -17,6 +17,7 @@ const RAZORFS: &str = env!("CARGO_BIN_EXE_razorfs");
 const RAZORFSCK: &str = env!("CARGO_BIN_EXE_razorfsck");
 
 const EXIT_CLEAN: i32 = 0;
+const EXIT_MENDED: i32 = 1;
 const EXIT_ERRORS: i32 = 4;
 const EXIT_FAILED: i32 = 8;
 const EXIT_USAGE: i32 = 16;
@@ -425,11 +426,47 @@ fn a_flipped_bit_in_names_and_content() {
     expect(store.fsck(), EXIT_ERRORS, &["strings.dat", "checksum"]);
     store.flip("strings.dat", 6);
     store.flip("chunks.dat", 5000);
-    expect(store.fsck(), EXIT_ERRORS, &["chunk 1", "bytes 4096..8192"]);
+    expect(store.fsck(), EXIT_ERRORS, &["chunk ", "bytes 4096..8192"]);
     // Without --data content is not read.
     expect(run(RAZORFSCK, &[store.path()]), EXIT_CLEAN, &[]);
     store.flip("chunks.dat", 5000);
     expect(store.fsck(), EXIT_CLEAN, &["clean"]);
+}
+
+#[test]
+fn a_repair_says_what_is_gone_and_leaves_a_clean_store() {
+    let store = Store::new();
+    store.fill(false);
+    let repair = || run(RAZORFSCK, &[store.path(), "--data", "--repair"]);
+    let before = store.content();
+    expect(repair(), EXIT_CLEAN, &["clean"]);
+    assert!(before == store.content(), "what is sound stays as it is");
+    store.flip("chunks.dat", 5000);
+    let words = ["bytes 4096..8192", "is \"/file\"", "0 left"];
+    expect(repair(), EXIT_MENDED, &words);
+    expect(store.fsck(), EXIT_CLEAN, &["1 warnings"]);
+    // The first name in strings.dat is that of the file.
+    store.flip("strings.dat", 6);
+    expect(repair(), EXIT_MENDED, &["lost+found/#2"]);
+    expect(repair(), EXIT_CLEAN, &[]);
+    let json = run(RAZORFSCK, &[store.path(), "--json", "--repair"]).1;
+    assert!(
+        json.contains("\"clean\": true") && json.contains("\"fixes\": []"),
+        "{json}"
+    );
+    let neither = run(RAZORFSCK, &[store.path(), "-n", "--repair"]);
+    assert_eq!(neither.0, EXIT_USAGE);
+}
+
+#[test]
+fn a_superblock_that_is_gone_cannot_be_repaired() {
+    let store = Store::new();
+    store.fill(false);
+    std::fs::write(store.dir.join("superblock"), [0; 8192]).unwrap();
+    let before = store.content();
+    let result = run(RAZORFSCK, &[store.path(), "--repair"]);
+    expect(result, EXIT_FAILED, &["superblock", "put back a copy"]);
+    assert!(before == store.content());
 }
 
 #[test]

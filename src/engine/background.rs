@@ -66,6 +66,10 @@ impl Background {
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("commit", move || commit_loop(&shared, &weak, interval))?
         });
+        threads.push({
+            let weak = weak.clone();
+            spawn("pages", move || find_free_pages(&weak))?
+        });
         shared.state.lock().checkpointing = true;
         threads.push({
             let shared = Arc::clone(shared);
@@ -142,16 +146,17 @@ fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
     }
 }
 
+/// In a thread of its own: on a slow disk it takes its time, and checkpoints must go on.
+fn find_free_pages(volume: &Weak<Volume>) {
+    if let Some(volume) = volume.upgrade()
+        && let Err(error) = volume.journal.find_free_pages()
+    {
+        ::log::error!("nodes.dat will only grow until it is repaired: {error}");
+    }
+}
+
 fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
     let _running = Checkpointing(shared);
-    match volume.upgrade() {
-        Some(volume) => {
-            if let Err(error) = volume.journal.find_free_pages() {
-                ::log::error!("nodes.dat will only grow until it is repaired: {error}");
-            }
-        }
-        None => return,
-    }
     let mut last = Instant::now();
     while wait_for_request(shared) {
         let Some(volume) = volume.upgrade() else {

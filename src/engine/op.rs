@@ -5,6 +5,7 @@
 //! is put back when the commit fails.
 
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
+use super::volume::Room;
 use super::{Durability, EngineError, Time, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::format::key;
@@ -38,10 +39,13 @@ impl Volume {
         Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
     }
 
-    /// As [`Volume::begin_removal`], for who holds a lock; `None` when a checkpoint should come
-    /// first.
-    pub(super) fn begin_removal_step(&self) -> Result<Option<Op<'_>>, EngineError> {
-        let tx = self.journal.begin_with_room(Need::Reclaim)?;
+    /// As [`Volume::begin_removal`], for who holds a lock; `None` when [`Volume::make_room`] should
+    /// be called first.
+    pub(super) fn begin_removal_step(
+        &self,
+        room: &mut Room,
+    ) -> Result<Option<Op<'_>>, EngineError> {
+        let tx = self.try_begin(Need::Reclaim, room)?;
         Ok(tx.map(|tx| Op::new(self, tx)))
     }
 }

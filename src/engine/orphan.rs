@@ -8,6 +8,7 @@
 use std::ops::ControlFlow;
 
 use super::inode::InodeExt;
+use super::volume::Room;
 use super::{EngineError, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, Key, Kind};
@@ -68,9 +69,10 @@ impl Volume {
         if record.is_file() && (record.allocated > 0 || self.unwritten_bytes(ino) > 0) {
             self.free_content(ino)?;
         }
+        let mut room = Room::default();
         loop {
-            self.throttle()?;
-            match self.with_unwritten(ino, |any| self.reclaim_step(ino, any))? {
+            self.make_room(&mut room)?;
+            match self.with_unwritten(ino, |any| self.reclaim_step(ino, any, &mut room))? {
                 Step::More => {}
                 // A guest can write to a file that it has let go of.
                 Step::Content => self.free_content(ino)?,
@@ -82,8 +84,13 @@ impl Volume {
     /// One transaction: some attributes, or with the last of them all that is left. To be called
     /// with the inode's unwritten data locked: who writes to it finds it gone, or is found by the
     /// next step.
-    fn reclaim_step(&self, ino: Ino, unwritten: bool) -> Result<Step, EngineError> {
-        let Some(mut op) = self.begin_removal_step()? else {
+    fn reclaim_step(
+        &self,
+        ino: Ino,
+        unwritten: bool,
+        room: &mut Room,
+    ) -> Result<Step, EngineError> {
+        let Some(mut op) = self.begin_removal_step(room)? else {
             return Ok(Step::More);
         };
         if op.tx.get(self.tree(), &key::orphan(ino))?.is_none() {

@@ -41,6 +41,15 @@ pub struct Volume {
     lock: Option<StoreLock>,
 }
 
+/// What an operation waited for on its way to a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Pages have run out.
+    wanted: bool,
+    /// A checkpoint was made because of that.
+    freed: bool,
+}
+
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -180,9 +189,20 @@ impl Volume {
     }
 
     /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
-    /// the trees.
+    /// the trees, file bytes included, so that nothing needs to be carried over.
     fn finish_recovery(&mut self) -> Result<(), EngineError> {
-        self.orphans_freed = self.reclaim_all_orphans()?;
+        let finish = || {
+            // What keeps a file's bytes from it leaves them in the log.
+            let _ = self.write_out_all();
+            self.reclaim_all_orphans()
+        };
+        // The numbers of checkpoints need a log that says whether one was begun: see
+        // `recovery::next_generation`.
+        self.orphans_freed = if self.recovery.was_clean() {
+            finish()?
+        } else {
+            self.journal.unlogged(finish)?
+        };
         // Also after a clean close: what the orphans held may be written to only once they are gone
         // on disk too.
         if !self.recovery.was_clean() || self.orphans_freed > 0 {
@@ -222,7 +242,11 @@ impl Volume {
         let _one = self.checkpointing.lock();
         self.journal
             .checkpoint(false, &|end| self.carry_over(end))?;
-        self.release_freed()
+        match self.release_freed() {
+            // It stays pending until after the next checkpoint.
+            Err(EngineError::Store(StoreError::NoSpace(_))) => Ok(()),
+            other => other,
+        }
     }
 
     /// Waits for a checkpoint when the log or memory is nearly full. To be called where an
@@ -248,13 +272,57 @@ impl Volume {
     /// # Errors
     /// As [`Volume::throttle`]; when the volume is read-only or the disk full.
     pub(super) fn begin_tx(&self, need: Need) -> Result<Tx<'_>, EngineError> {
+        let mut room = Room::default();
         loop {
-            self.throttle()?;
+            self.make_room(&mut room)?;
             // Others may have come first since.
-            if let Some(tx) = self.journal.begin_with_room(need)? {
+            if let Some(tx) = self.try_begin(need, &mut room)? {
                 return Ok(tx);
             }
         }
+    }
+
+    /// Starts a transaction, unless something must make room for it: `None` then, and
+    /// [`Volume::make_room`] is to be called without locks.
+    ///
+    /// # Errors
+    /// When the volume is read-only or the disk full.
+    pub(super) fn try_begin(
+        &self,
+        need: Need,
+        room: &mut Room,
+    ) -> Result<Option<Tx<'_>>, EngineError> {
+        match self.journal.begin_with_room(need) {
+            Err(StoreError::NoSpace(_)) if !room.freed && self.may_find_pages() => {
+                room.wanted = true;
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Whether there may be pages to write to that are not known yet.
+    fn may_find_pages(&self) -> bool {
+        !self.journal.knows_free_pages() || self.journal.has_dirty_pages()
+    }
+
+    /// Waits as [`Volume::throttle`] does; and for a checkpoint when pages have run out, once, since
+    /// pages that are no longer used can be written again only after one.
+    ///
+    /// # Errors
+    /// As [`Volume::throttle`].
+    pub(super) fn make_room(&self, room: &mut Room) -> Result<(), EngineError> {
+        if !std::mem::take(&mut room.wanted) {
+            return self.throttle();
+        }
+        if !self.journal.knows_free_pages() {
+            return Ok(self.journal.find_free_pages()?);
+        }
+        room.freed = true;
+        if self.background.wait_for_checkpoint() {
+            return Ok(());
+        }
+        self.checkpoint()
     }
 
     /// Makes everything durable and marks the store as closed. Operations after it fail or are not

@@ -10,6 +10,7 @@ use super::FormatError;
 use super::id::{Generation, Lsn, PageNo, TxId};
 use super::key::SYSTEM_TREES;
 use super::record::PagePtr;
+use super::wal::LogKey;
 
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -105,6 +106,15 @@ fn checksum(bytes: &[u8; SUPERBLOCK_BYTES]) -> u32 {
 }
 
 impl Superblock {
+    /// Whose the log is.
+    #[must_use]
+    pub fn log_key(&self) -> LogKey {
+        LogKey {
+            uuid: self.uuid,
+            hash_seed: self.hash_seed,
+        }
+    }
+
     /// The bytes of a copy, checksummed.
     #[must_use]
     pub fn encode(&self) -> [u8; SUPERBLOCK_BYTES] {

@@ -9,6 +9,7 @@
 //! a multiple of 4096. It may run over the end of the ring and go on at its start. An entry is one
 //! committed transaction: a 40-byte header and its changes.
 
+use siphasher::sip::SipHasher13;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -227,11 +228,22 @@ pub fn padded_bytes(payload_len: usize) -> u64 {
     (BATCH_HEADER_BYTES + payload_len).next_multiple_of(BLOCK_BYTES) as u64
 }
 
-/// The tag in every batch of a store's log: a batch of another store is none.
-#[must_use]
-pub fn tag(uuid: [u8; 16]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = uuid;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+/// Whose log it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogKey {
+    /// The store's UUID.
+    pub uuid: [u8; 16],
+    /// The store's hash seed, which no guest knows.
+    pub hash_seed: [u8; 16],
+}
+
+impl LogKey {
+    /// What a batch of this log carries. File bytes lie in the log as a guest wrote them: without
+    /// the seed it could write what passes for a batch.
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        SipHasher13::new_with_key(&self.hash_seed).hash(&self.uuid)
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

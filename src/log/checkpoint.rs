@@ -82,6 +82,7 @@ impl Journal {
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
             && newest.generation != Generation(0)
+            && writer.effects.dirtied == 0
         {
             return Ok(None);
         }

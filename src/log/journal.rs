@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -27,8 +27,9 @@ use crate::store::roots::{Reading, Roots, Storage};
 use crate::store::tree::Effects;
 use crate::store::{Read, StoreError};
 
-/// Pages that one transaction may make dirty, at most: what a commit must never run out of.
-const TRANSACTION_PAGES_MAX: u64 = 512;
+/// Pages that one transaction may make dirty, at most: what a commit must never run out of. The
+/// largest touch a hundred extents, each in a leaf of its own in four trees, and what is above.
+const TRANSACTION_PAGES_MAX: u64 = 1024;
 /// Dirty pages from which a checkpoint is due: 64 MiB.
 const DIRTY_PAGES_DUE: u64 = 16 * 1024;
 
@@ -57,6 +58,8 @@ pub struct Journal {
     pub(super) opened: Superblock,
     pub(super) durable_generation: AtomicU64,
     pub(super) dirty_pages: AtomicU64,
+    /// Whether transactions go to the log.
+    logging: AtomicBool,
     chunks: Arc<dyn Disk>,
     latch: RwLock<Option<StoreError>>,
 }
@@ -103,6 +106,7 @@ pub struct Tx<'a> {
     roots: Roots,
     effects: Effects,
     changes: Vec<Change>,
+    need: Need,
     /// Bytes of the log that it must leave free.
     keep_bytes: u64,
     /// A change failed half-way: only dropping is left.
@@ -146,6 +150,7 @@ impl Journal {
             wal,
             published: ArcSwap::from_pointee(roots.clone()),
             dirty_pages: AtomicU64::new(effects.dirtied),
+            logging: AtomicBool::new(true),
             writer: Mutex::new(Writer {
                 roots,
                 effects,
@@ -174,15 +179,15 @@ impl Journal {
     /// # Errors
     /// When the volume is read-only, or the disk has no room for what a transaction may change.
     pub fn begin(&self) -> Result<Tx<'_>, StoreError> {
-        self.begin_for(Need::Space, self.share_of_log(KEPT_SHARE))
+        self.begin_for(Need::Space)
     }
 
-    /// Starts a transaction that gives space back, and may use what is kept for that.
+    /// Starts a transaction.
     ///
     /// # Errors
     /// As [`Journal::begin`].
-    pub fn begin_reclaim(&self) -> Result<Tx<'_>, StoreError> {
-        self.begin_for(Need::Reclaim, self.share_of_log(KEPT_SHARE))
+    pub fn begin_for(&self, need: Need) -> Result<Tx<'_>, StoreError> {
+        self.start(need, self.share_of_log(KEPT_SHARE))
     }
 
     /// Starts a transaction, unless a checkpoint should come first: `None` then. There is one
@@ -191,7 +196,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::begin`].
     pub fn begin_with_room(&self, need: Need) -> Result<Option<Tx<'_>>, StoreError> {
-        let tx = self.begin_for(need, self.share_of_log(KEPT_SHARE))?;
+        let tx = self.begin_for(need)?;
         Ok((self.pressure() < Pressure::Urgent).then_some(tx))
     }
 
@@ -199,19 +204,21 @@ impl Journal {
     /// log that is kept for them.
     ///
     /// # Errors
-    /// As [`Journal::begin`].
+    /// When the volume is read-only.
     pub fn begin_carry(&self) -> Result<Tx<'_>, StoreError> {
-        self.begin_for(Need::Reclaim, 0)
+        self.start(Need::Log, 0)
     }
 
-    fn begin_for(&self, need: Need, keep_bytes: u64) -> Result<Tx<'_>, StoreError> {
+    fn start(&self, need: Need, keep_bytes: u64) -> Result<Tx<'_>, StoreError> {
         self.writable()?;
         let writer = self.writer.lock();
         // A latch that closed while this waited.
         self.writable()?;
         let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
         self.storage.pages.reserve(dirty, need)?;
-        self.storage.strings.reserve(writer.roots.strings_end)?;
+        if need == Need::Space {
+            self.storage.strings.reserve(writer.roots.strings_end)?;
+        }
         let roots = writer.roots.clone();
         let effects = Effects::default();
         Ok(Tx {
@@ -220,9 +227,32 @@ impl Journal {
             roots,
             effects,
             changes: Vec::new(),
+            need,
             keep_bytes,
             broken: false,
         })
+    }
+
+    /// Whether a checkpoint has pages to write, and may give others back.
+    #[must_use]
+    pub fn has_dirty_pages(&self) -> bool {
+        self.dirty_pages.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether [`Journal::find_free_pages`] is done.
+    #[must_use]
+    pub fn knows_free_pages(&self) -> bool {
+        self.storage.pages.knows_free()
+    }
+
+    /// Does something of which the log learns nothing: what is committed meanwhile is durable with
+    /// the next checkpoint, and undone by a crash before it. For recovery, which nobody waits for
+    /// and which must not fill the log, however often it is cut off.
+    pub fn unlogged<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.logging.store(false, Ordering::Relaxed);
+        let result = act();
+        self.logging.store(true, Ordering::Relaxed);
+        result
     }
 
     /// Whether changes are possible.
@@ -308,7 +338,11 @@ impl Journal {
         let Some(wal) = &self.wal else {
             return Pressure::None;
         };
-        let used = wal.used_bytes();
+        // What is not logged needs no room there.
+        let used = match self.logging.load(Ordering::Relaxed) {
+            true => wal.used_bytes(),
+            false => 0,
+        };
         let dirty = self.dirty_pages.load(Ordering::Relaxed);
         if used > self.share_of_log(URGENT_SHARE) || dirty > 4 * DIRTY_PAGES_DUE {
             Pressure::Urgent
@@ -361,7 +395,7 @@ impl Journal {
     }
 
     /// Finds the pages that can be reused, by reading the internal pages of the trees the store was
-    /// opened with. To be called once, in the background; until then nodes.dat only grows.
+    /// opened with. To be called in the background; until it is done nodes.dat only grows.
     ///
     /// # Errors
     /// When a page cannot be believed; no page is reused then.
@@ -512,10 +546,15 @@ impl Tx<'_> {
         if self.changes.is_empty() {
             return Ok(wal.next_lsn());
         }
-        let end = match wal.append(&self.changes, now_ns(), self.keep_bytes) {
-            Ok(appended) => appended.end,
-            Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
-            Err(error) => return self.journal.latching(Err(error.into())),
+        let logged = self.journal.logging.load(Ordering::Relaxed) || self.need == Need::Log;
+        let end = if logged {
+            match wal.append(&self.changes, now_ns(), self.keep_bytes) {
+                Ok(appended) => appended.end,
+                Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
+                Err(error) => return self.journal.latching(Err(error.into())),
+            }
+        } else {
+            wal.next_lsn()
         };
         self.writer.roots = self.roots.clone();
         self.writer.effects.freed.append(&mut self.effects.freed);

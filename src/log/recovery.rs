@@ -110,7 +110,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let mut applied = 0;
     let scan = wal::scan(
         &*media.wal,
-        superblock.uuid,
+        superblock.log_key(),
         superblock.checkpoint_lsn,
         superblock.next_tx,
         &mut |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
@@ -136,7 +136,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     if !read_only {
         superblock::mend(&*media.superblock, &found)?;
     }
-    let (wal_disk, uuid) = (Arc::clone(&media.wal), superblock.uuid);
+    let (wal_disk, key) = (Arc::clone(&media.wal), superblock.log_key());
     let head = superblock.checkpoint_lsn;
     let parts = Parts {
         next_generation: next_generation(&superblock, scan.batches),
@@ -150,7 +150,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
         if read_only {
             return Ok(None);
         }
-        Ok(Some(Wal::open(wal_disk, uuid, head, &scan, barrier)?))
+        Ok(Some(Wal::open(wal_disk, key, head, &scan, barrier)?))
     })?;
     Ok(Opened {
         journal,
@@ -280,7 +280,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
         hash_seed: format.hash_seed,
     });
     let roots = Roots::on_disk(&superblock.roots, 0);
-    let (wal_disk, uuid) = (Arc::clone(&media.wal), format.uuid);
+    let (wal_disk, key) = (Arc::clone(&media.wal), superblock.log_key());
     let parts = Parts {
         media,
         storage,
@@ -292,7 +292,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
     Journal::assemble(parts, |barrier| {
         Ok(Some(Wal::open(
             wal_disk,
-            uuid,
+            key,
             Lsn(0),
             &wal::ScanReport::empty(),
             barrier,
@@ -326,7 +326,8 @@ pub struct Rebuilt {
 /// # Errors
 /// When the disk refuses; the store is what it was, or what was rebuilt.
 pub fn publish(rebuilt: Rebuilt) -> Result<(), StoreError> {
-    let (wal_disk, uuid) = (Arc::clone(&rebuilt.media.wal), rebuilt.superblock.uuid);
+    let wal_disk = Arc::clone(&rebuilt.media.wal);
+    let key = rebuilt.superblock.log_key();
     let clean = rebuilt.data.is_empty();
     let parts = Parts {
         media: rebuilt.media,
@@ -342,13 +343,7 @@ pub fn publish(rebuilt: Rebuilt) -> Result<(), StoreError> {
     };
     let head = parts.superblock.checkpoint_lsn;
     let journal = Journal::assemble(parts, |barrier| {
-        Ok(Some(Wal::open(
-            wal_disk,
-            uuid,
-            head,
-            &rebuilt.log,
-            barrier,
-        )?))
+        Ok(Some(Wal::open(wal_disk, key, head, &rebuilt.log, barrier)?))
     })?;
     journal.checkpoint(clean, &|_| {
         for change in &rebuilt.data {

@@ -8,8 +8,8 @@ use super::wal::{WalError, read_header};
 use crate::disk::Disk;
 use crate::format::id::{Lsn, TxId};
 use crate::format::wal::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRY_HEADER_BYTES, RING_START, decode_entry,
-    padded_bytes, tag,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRY_HEADER_BYTES, LogKey, RING_START,
+    decode_entry, padded_bytes,
 };
 
 /// Acknowledged log that cannot be read.
@@ -99,16 +99,16 @@ impl Ring<'_> {
 /// When the log is not this store's or the disk refuses; and what `sink` fails with.
 pub fn scan<E: From<WalError>>(
     disk: &dyn Disk,
-    uuid: [u8; 16],
+    key: LogKey,
     from: Lsn,
     from_tx: TxId,
     sink: &mut dyn FnMut(TxId, Lsn, Vec<Change>) -> Result<(), E>,
 ) -> Result<ScanReport, E> {
-    let bytes = read_header(disk, uuid)?.ring_bytes;
+    let bytes = read_header(disk, key.uuid)?.ring_bytes;
     let ring = Ring {
         disk,
         bytes,
-        tag: tag(uuid),
+        tag: key.tag(),
     };
     let mut report = ScanReport::starting(from, from_tx);
     while let Some(header) = ring.header(report.end)? {

@@ -404,7 +404,7 @@ fn a_log_header_that_cannot_be_read_leaves_the_other() {
     }));
     let report = super::wal::scan(
         &*sim.media().wal,
-        superblock.uuid,
+        superblock.log_key(),
         superblock.checkpoint_lsn,
         superblock.next_tx,
         &mut |_, _, _| Ok::<(), super::wal::WalError>(()),
@@ -463,4 +463,15 @@ fn the_number_of_a_checkpoint_that_was_cut_off_does_not_come_again() {
         }
         before = cut_off.expect("no point is within a checkpoint").killed();
     }
+}
+
+#[test]
+fn who_knows_only_the_uuid_cannot_forge_a_batch() {
+    let tag = |seed| {
+        let hash_seed = [seed; 16];
+        let uuid = [1; 16];
+        crate::format::wal::LogKey { uuid, hash_seed }.tag()
+    };
+    assert_ne!(tag(2), tag(3));
+    assert_ne!(tag(2).to_le_bytes(), [1; 8]);
 }

@@ -19,7 +19,7 @@ use crate::format::FormatError;
 use crate::format::id::{Lsn, TxId};
 use crate::format::wal::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRY_HEADER_BYTES, EntryHeader, LogHeader,
-    RING_START, encode_entry, padded_bytes, tag,
+    LogKey, RING_START, encode_entry, padded_bytes,
 };
 use crate::store::StoreError;
 
@@ -101,7 +101,7 @@ pub struct Appended {
 /// The open log.
 pub struct Wal {
     disk: Arc<dyn Disk>,
-    uuid: [u8; 16],
+    key: LogKey,
     ring_bytes: u64,
     barrier: Barrier,
     state: Mutex<State>,
@@ -211,12 +211,12 @@ impl Wal {
     /// When the log is not this store's, or the disk refuses.
     pub fn open(
         disk: Arc<dyn Disk>,
-        uuid: [u8; 16],
+        key: LogKey,
         head: Lsn,
         report: &ScanReport,
         barrier: Barrier,
     ) -> Result<Self, WalError> {
-        let ring_bytes = read_header(&*disk, uuid)?.ring_bytes;
+        let ring_bytes = read_header(&*disk, key.uuid)?.ring_bytes;
         for stale in &report.stale {
             let offset = RING_START + stale.0 % ring_bytes;
             disk.write_at(offset, &[0; BLOCK_BYTES])
@@ -229,7 +229,7 @@ impl Wal {
         }
         Ok(Wal {
             disk,
-            uuid,
+            key,
             ring_bytes,
             barrier,
             state: Mutex::new(State {
@@ -351,7 +351,7 @@ impl Wal {
             let header = BatchHeader {
                 lsn: batch.lsn,
                 durable,
-                tag: tag(self.uuid),
+                tag: self.key.tag(),
                 payload_len: u32::try_from(batch.payload.len()).unwrap_or(u32::MAX),
                 entries: batch.entries,
                 first_tx: batch.first_tx,
@@ -408,7 +408,7 @@ impl Wal {
             state.releases += 1;
             self.done.notify_all();
             let header = LogHeader {
-                uuid: self.uuid,
+                uuid: self.key.uuid,
                 ring_bytes: self.ring_bytes,
                 next_tx,
                 checkpoint: upto,

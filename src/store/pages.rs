@@ -30,8 +30,10 @@ const RESERVE_PAGES: u64 = 512;
 pub enum Need {
     /// It may take more space than it gives back.
     Space,
-    /// It gives space back in the end.
+    /// It gives space back in the end, and gives no new names.
     Reclaim,
+    /// It only puts file bytes into the log: no tree changes.
+    Log,
 }
 
 /// The pages of a store.
@@ -39,6 +41,8 @@ pub struct PageStore {
     disk: Arc<dyn Disk>,
     cache: Cache<PagePtr, Arc<Node>>,
     space: Mutex<Space>,
+    /// Held while free pages are searched for.
+    search: Mutex<()>,
 }
 
 struct Space {
@@ -73,6 +77,7 @@ impl PageStore {
                 held: Vec::new(),
                 known: false,
             }),
+            search: Mutex::new(()),
         }
     }
 
@@ -148,6 +153,7 @@ impl PageStore {
         let wanted = match need {
             Need::Space => pages + RESERVE_PAGES,
             Need::Reclaim => pages,
+            Need::Log => return Ok(()),
         };
         let space = self.space.lock();
         let length = self.disk.len_bytes() / PAGE_BYTES as u64;
@@ -220,10 +226,15 @@ impl PageStore {
 
     /// Finds the pages that the trees with these roots (those of the checkpoint the store was
     /// opened with) do not reach, by reading their internal pages. Until then no page is reused.
+    /// Once they are known it does nothing more.
     ///
     /// # Errors
     /// When a page cannot be read or believed; pages then go on coming from the end.
     pub fn find_free(&self, roots: &[PagePtr], opened_end: PageNo) -> Result<(), StoreError> {
+        let _one = self.search.lock();
+        if self.space.lock().known {
+            return Ok(());
+        }
         let end = usize::try_from(opened_end.0).unwrap_or(usize::MAX);
         let mut reached = vec![0u64; end.div_ceil(64)];
         let mut pending: Vec<(PagePtr, Option<u8>)> = roots.iter().map(|r| (*r, None)).collect();
@@ -258,6 +269,12 @@ impl PageStore {
             space.add(page.0, 1);
         }
         Ok(())
+    }
+
+    /// Whether the free pages were found.
+    #[must_use]
+    pub fn knows_free(&self) -> bool {
+        self.space.lock().known
     }
 
     /// The end of the pages ever used, and how many of them the trees use.

@@ -10,8 +10,10 @@ use crate::disk::Disk;
 use crate::format::id::NameId;
 use crate::format::name;
 
-/// strings.dat grows by at least this many bytes at a time.
+/// strings.dat grows by this many bytes at a time while the disk has them.
 const GROWTH_BYTES: u64 = 1 << 20;
+/// What the names of one transaction take, at most.
+const TRANSACTION_BYTES: u64 = 4096;
 
 /// The names of a store. A name never changes once something committed refers to it.
 pub struct Strings {
@@ -61,18 +63,20 @@ impl Strings {
         id.0 + name::record_bytes(name.len()) as u64
     }
 
-    /// Makes sure that names up to `end` can be written.
+    /// Makes sure that the names up to `end`, and those of one more transaction, can be written.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when the disk has no more.
     pub fn reserve(&self, end: u64) -> Result<(), StoreError> {
         let length = self.disk.len_bytes();
-        if end + GROWTH_BYTES / 4 <= length {
+        let needed = end.saturating_add(TRANSACTION_BYTES);
+        if needed <= length {
             return Ok(());
         }
-        let missing = end.saturating_sub(length) + GROWTH_BYTES;
-        self.disk
-            .allocate(length, missing)
+        let grow = |by| self.disk.allocate(length, by);
+        let missing = needed - length;
+        grow(missing.max(GROWTH_BYTES))
+            .or_else(|_| grow(missing))
             .map_err(|source| StoreError::io("strings.dat, growing", source))
     }
 

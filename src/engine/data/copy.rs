@@ -7,6 +7,7 @@ use super::table::InodeState;
 use super::write::SIZE_MAX;
 use super::{EXTENTS_MAX, check_file};
 use crate::engine::inode::InodeExt;
+use crate::engine::volume::Room;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::log::Tx;
@@ -44,7 +45,7 @@ impl Volume {
             target_offset,
             len,
         };
-        let (from, to) = (self.inodes.state(source), self.inodes.state(target));
+        let (from, to) = (self.live_state(source)?, self.live_state(target)?);
         if source == target {
             let ends = (
                 source_offset.saturating_add(len),
@@ -75,9 +76,16 @@ impl Volume {
         from: &InodeState,
         to: &InodeState,
     ) -> Result<u64, EngineError> {
+        let mut room = Room::default();
         loop {
-            self.throttle()?;
+            self.make_room(&mut room)?;
             self.write_out_locked(range.source, from)?;
+            // The range can make three units of one of the target's unwritten bytes.
+            let promise = self.try_reserve(2, 0).ok();
+            if promise.is_none() {
+                // On a full disk they take the room that they were promised first.
+                self.write_out_locked(range.target, to)?;
+            }
             let source_data = (range.source != range.target).then(|| from.data.read());
             let mut target_data = match &source_data {
                 // Against the order of the numbers this may only be tried.
@@ -93,7 +101,7 @@ impl Volume {
             if unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
-            let Some(tx) = self.journal.begin_with_room(Need::Space)? else {
+            let Some(tx) = self.try_begin(Need::Space, &mut room)? else {
                 continue;
             };
             let (lsn, copied) = self.share(tx, range, &mut target_data)?;

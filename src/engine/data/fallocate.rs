@@ -41,7 +41,7 @@ impl Volume {
             // A hole in unwritten bytes can make two units of one.
             self.try_reserve(2, 0).ok()
         };
-        let state = self.inodes.state(ino);
+        let state = self.live_state(ino)?;
         let io = state.io.lock();
         if promise.is_none() {
             // On a full disk they take the room that they were promised first.

@@ -148,27 +148,47 @@ impl Volume {
     fn reserve_write(&self, ino: Ino, offset: u64, len: u64) -> Result<Promise<'_>, EngineError> {
         // The first and the last unit may be shared with what lies beside.
         let units = len.div_ceil(UNIT) + 2;
+        match self.try_reserve(units, SPARE_UNITS) {
+            Err(EngineError::Store(StoreError::NoSpace(_))) => {}
+            other => return other,
+        }
+        let end = offset.saturating_add(len);
+        let reserved = extents::is_reserved(&self.journal.view(), self.tree(), ino, offset, end)?;
+        let edges = units - len / UNIT;
+        if reserved && let Ok(promise) = self.try_reserve_within(edges, 0, SPARE_UNITS) {
+            return Ok(promise);
+        }
         match self.reserve_units(units) {
-            Err(EngineError::Store(StoreError::NoSpace(why))) => {
-                let end = offset.saturating_add(len);
-                if extents::is_reserved(&self.journal.view(), self.tree(), ino, offset, end)? {
-                    return self.try_reserve(units - len / UNIT, 0);
-                }
-                Err(StoreError::NoSpace(why).into())
+            Err(EngineError::Store(StoreError::NoSpace(_))) if reserved => {
+                self.try_reserve_within(edges, 0, SPARE_UNITS)
             }
             other => other,
         }
     }
 
     fn try_reserve(&self, units: u64, spare: u64) -> Result<Promise<'_>, EngineError> {
+        self.try_reserve_within(units, spare, 0)
+    }
+
+    /// Promises `units` if there are as many and `spare` more, the store's own size and `slack`
+    /// units above it allowing.
+    fn try_reserve_within(
+        &self,
+        units: u64,
+        spare: u64,
+        slack: u64,
+    ) -> Result<Promise<'_>, EngineError> {
         let promise = Promise::new(&self.data.promised_units, units);
+        // In the order in which a unit moves from one to the next, so that none is missed.
+        let promised = self.data.promised_units.load(Ordering::SeqCst);
+        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
         let view = self.journal.view();
         let wanted = space::units_used(&view)?
             .saturating_add(self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT))
-            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
-            .saturating_add(self.data.promised_units.load(Ordering::Relaxed));
+            .saturating_add(dirty)
+            .saturating_add(promised);
         let capacity = self.journal.capacity_bytes();
-        if capacity != 0 && wanted > capacity / UNIT {
+        if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
             return Err(StoreError::NoSpace("the store's size is used up").into());
         }
         self.grow_to(wanted.saturating_add(spare))?;

@@ -14,12 +14,12 @@ const STEP: usize = 64;
 impl Volume {
     /// The state whose data lock a reader holds. Without one, a writer could come between the look
     /// at unwritten bytes and the view, and chunks could be freed and reused under the reader.
-    fn reading_state(&self, ino: Ino) -> Option<Arc<InodeState>> {
+    fn reading_state(&self, ino: Ino) -> Result<Option<Arc<InodeState>>, EngineError> {
         if self.is_writable() {
-            return Some(self.inodes.state(ino));
+            return self.live_state(ino).map(Some);
         }
         // Nobody changes anything any more, and nobody would sweep the table.
-        self.inodes.find(ino)
+        Ok(self.inodes.find(ino))
     }
 
     /// Reads at most `len` bytes at `offset` into `sink`; how many there were before the end of the
@@ -35,7 +35,7 @@ impl Volume {
         len: usize,
         sink: &mut dyn Sink,
     ) -> Result<usize, EngineError> {
-        let state = self.reading_state(ino);
+        let state = self.reading_state(ino)?;
         let guard = state.as_ref().map(|state| state.data.read());
         let view = self.journal.view();
         let record = self.load_inode(&view, ino)?;
@@ -111,7 +111,7 @@ impl Volume {
     /// # Errors
     /// `NoSuchOffset` at or behind the end of the file, or when there is no data behind `offset`.
     pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, EngineError> {
-        let state = self.reading_state(ino);
+        let state = self.reading_state(ino)?;
         let guard = state.as_ref().map(|state| state.data.read());
         let view = self.journal.view();
         let record = self.load_inode(&view, ino)?;

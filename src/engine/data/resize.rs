@@ -28,7 +28,7 @@ impl Volume {
         if size > SIZE_MAX {
             return Err(EngineError::FileTooLarge);
         }
-        let state = self.inodes.state(ino);
+        let state = self.live_state(ino)?;
         loop {
             let _io = state.io.lock();
             let (mut data, mut tx) = self.begin_with(&state, Need::Reclaim)?;
@@ -42,13 +42,14 @@ impl Volume {
             };
             // While something is left to remove, the file ends where that ends.
             record.size = rest.map_or(size, |rest| rest.clamp(size, record.size.max(size)));
-            if data.is_logged(size, u64::MAX) {
-                tx.data_clear(self.dataset, ino, size, u64::MAX);
+            let end = record.size;
+            if data.is_logged(end, u64::MAX) {
+                tx.data_clear(self.dataset, ino, end, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
             let lsn = tx.commit()?;
             state.touch(lsn);
-            self.change_dirty(&mut data, |map| map.remove(size, u64::MAX));
+            self.change_dirty(&mut data, |map| map.remove(end, u64::MAX));
             if rest.is_none() {
                 drop(data);
                 if self.options.durability == Durability::Strict {

@@ -13,17 +13,18 @@ use super::dirty::cut;
 use super::space;
 use super::table::InodeState;
 use crate::engine::{Durability, EngineError, Volume};
-use crate::format::id::{Ino, Lsn};
-use crate::log::Change;
+use crate::format::id::{Generation, Ino, Lsn};
 use crate::log::journal::Pressure;
+use crate::log::{Change, Tx};
 use crate::store::StoreError;
+use crate::store::pages::Need;
 
 /// Unwritten bytes of a file up to which an fsync puts them into the log.
 const LOGGED_MAX_BYTES: u64 = 64 << 10;
 /// File bytes carried over in one transaction.
 const CARRY_STEP_BYTES: usize = 256 << 10;
 /// Pending ranges freed in one transaction.
-const RELEASE_STEP: usize = 256;
+const RELEASE_STEP: usize = 128;
 
 impl Volume {
     /// Makes a file's content and metadata durable, and the name it was made or renamed under.
@@ -76,6 +77,8 @@ impl Volume {
         if !self.is_writable() {
             return Ok(());
         }
+        // First what is in the log already: moving data may take long.
+        self.journal.sync(self.journal.end_lsn())?;
         let moved = self.move_unlogged();
         self.journal.sync(self.journal.end_lsn())?;
         let settled = self.settle_logged();
@@ -146,7 +149,7 @@ impl Volume {
         if pieces.is_empty() {
             return Ok(true);
         }
-        let mut tx = self.journal.begin_reclaim()?;
+        let mut tx = self.journal.begin_for(Need::Log)?;
         for (offset, bytes) in pieces {
             tx.data(self.dataset, ino, offset, bytes);
         }
@@ -218,34 +221,31 @@ impl Volume {
     /// Gives chunk space that durable checkpoints freed back to the free trees.
     pub(in crate::engine) fn release_freed(&self) -> Result<(), EngineError> {
         let durable = self.journal.durable_generation();
-        // What does not fit the log now is released after the next checkpoint.
-        self.release_pending(
-            || Ok(self.journal.pressure() == Pressure::None),
-            |generation| generation <= durable,
-        )
+        let begin = || {
+            // What does not fit the log now is released after the next checkpoint.
+            if self.journal.pressure() != Pressure::None {
+                return Ok(None);
+            }
+            Ok(Some(self.journal.begin_for(Need::Reclaim)?))
+        };
+        Self::release_pending(begin, |generation| generation <= durable)
     }
 
     /// After recovery, when nobody writes to claimed space any more and everything freed is
     /// durably so: all pending space is free.
     pub(in crate::engine) fn recover_space(&self) -> Result<(), EngineError> {
-        let make_room = || {
-            self.throttle()?;
-            Ok(true)
-        };
-        self.release_pending(make_room, |_| true)
+        Self::release_pending(|| self.begin_tx(Need::Reclaim).map(Some), |_| true)
     }
 
-    fn release_pending(
-        &self,
-        go_on: impl Fn() -> Result<bool, EngineError>,
-        may_release: impl Fn(crate::format::id::Generation) -> bool,
+    fn release_pending<'a>(
+        begin: impl Fn() -> Result<Option<Tx<'a>>, EngineError>,
+        may_release: impl Fn(Generation) -> bool,
     ) -> Result<(), EngineError> {
         let mut from = Some(0);
         while let Some(start) = from {
-            if !go_on()? {
+            let Some(mut tx) = begin()? else {
                 break;
-            }
-            let mut tx = self.journal.begin_reclaim()?;
+            };
             let (released, next) = space::release(&mut tx, start, RELEASE_STEP, &may_release)?;
             if !released.is_empty() {
                 tx.commit()?;

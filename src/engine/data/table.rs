@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::dirty::DirtyMap;
+use crate::engine::volume::Room;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::log::Tx;
@@ -40,6 +41,21 @@ impl InodeState {
 }
 
 impl Volume {
+    /// The state of an inode that there is. A guest may ask for any number: it must not make the
+    /// table grow.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub(super) fn live_state(&self, ino: Ino) -> Result<Arc<InodeState>, EngineError> {
+        match self.inodes.find(ino) {
+            Some(state) => Ok(state),
+            None => {
+                self.load_inode(&self.journal.view(), ino)?;
+                Ok(self.inodes.state(ino))
+            }
+        }
+    }
+
     /// Locks an inode's unwritten data and starts a transaction that finds room in the log. To be
     /// called with no lock held but the inode's `io`.
     ///
@@ -50,10 +66,11 @@ impl Volume {
         state: &'a InodeState,
         need: Need,
     ) -> Result<(RwLockWriteGuard<'a, DirtyMap>, Tx<'a>), EngineError> {
+        let mut room = Room::default();
         loop {
-            self.throttle()?;
+            self.make_room(&mut room)?;
             let data = state.data.write();
-            if let Some(tx) = self.journal.begin_with_room(need)? {
+            if let Some(tx) = self.try_begin(need, &mut room)? {
                 return Ok((data, tx));
             }
         }

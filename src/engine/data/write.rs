@@ -45,12 +45,13 @@ impl Volume {
                 pieces.push(bytes);
             }
         }
+        self.relieve(ino)?;
         let promise = if flags.append {
             self.reserve_units((len as u64).div_ceil(UNIT) + 2)?
         } else {
             self.reserve_write(ino, offset, len as u64)?
         };
-        let state = self.inodes.state(ino);
+        let state = self.live_state(ino)?;
         let (mut data, mut tx) = self.begin_with(&state, Need::Space)?;
         let mut record = self.load_inode(&tx, ino)?;
         check_file(&record)?;
@@ -89,11 +90,11 @@ impl Volume {
         if sync || self.options.durability == Durability::Strict {
             self.fsync(ino, false)?;
         }
-        self.relieve(ino)?;
         Ok(len)
     }
 
-    /// Writes out when memory holds more than its limit.
+    /// Writes out when memory holds more than its limit. A file that cannot be written out takes no
+    /// more bytes then; others do.
     fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
         let limit = self.options.dirty_limit_bytes;
         let over = || self.data.dirty_memory.load(Ordering::Relaxed) > limit;
@@ -101,7 +102,9 @@ impl Volume {
             self.write_out(ino)?;
         }
         if over() {
-            self.write_out_all()?;
+            // Each has said what keeps it from it.
+            let _ = self.write_out_all();
+            self.journal.writable()?;
         }
         Ok(())
     }

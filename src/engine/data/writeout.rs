@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dirty::{DirtyMap, Run};
-use super::extents::Editor;
+use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
 use super::{EXTENTS_MAX, UNIT, chunks, space};
 use crate::engine::{EngineError, Volume};
@@ -92,6 +92,7 @@ impl Volume {
             let _io = state.io.lock();
             capture(&state)
         };
+        let mut first = Ok(());
         for group in captured.chunks(GROUP) {
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
@@ -100,8 +101,13 @@ impl Volume {
                 let unchanged = |(start, run): &&Captured| data.is_unchanged(*start, run);
                 group.iter().filter(unchanged).cloned().collect()
             };
-            self.write_out_group(ino, &state, &current)?;
+            // What one group suffers from does not keep the others from it.
+            if let Err(error) = self.write_out_group(ino, &state, &current) {
+                self.journal.writable()?;
+                first = first.and(Err(error));
+            }
         }
+        first?;
         // Runs that changed in between were not written: once more, with no pause.
         if state.data.read().is_empty() {
             return Ok(());
@@ -123,6 +129,7 @@ impl Volume {
         state: &InodeState,
         group: &[Captured],
     ) -> Result<(), EngineError> {
+        self.check_readable(ino, group)?;
         let mut pieces: Vec<_> = group
             .iter()
             .map(|(start, data)| Piece {
@@ -136,6 +143,22 @@ impl Volume {
             .and_then(|()| self.write_chunks(&mut pieces))
             .and_then(|()| self.publish(ino, state, &mut pieces));
         written.inspect_err(|_| self.give_up(&pieces))
+    }
+
+    /// Reads what will be replaced: what cannot be entered in the trees is not written at all, or
+    /// each attempt would take space until the next checkpoint.
+    fn check_readable(&self, ino: Ino, group: &[Captured]) -> Result<(), EngineError> {
+        let view = self.journal.view();
+        self.load_inode(&view, ino)?;
+        for (start, run) in group {
+            let end = start.saturating_add(run.len() as u64);
+            for extent in overlapping(&view, self.tree(), ino, *start, end, EXTENTS_MAX)? {
+                if extent.record.has_chunk() {
+                    extents::chunk(&view, extent.record.chunk)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Claims space for runs.
@@ -294,7 +317,7 @@ impl Volume {
             .map(|part| (part.unit, chunks::units(part.len)))
             .collect();
         for some in claims.chunks(CLAIMS_MAX) {
-            let freed = self.journal.begin_reclaim().and_then(|mut tx| {
+            let freed = self.journal.begin_for(Need::Reclaim).and_then(|mut tx| {
                 for (unit, units) in some {
                     space::free(&mut tx, *unit, *units)?;
                 }

@@ -41,7 +41,7 @@ pub(super) fn load(
     mend_log_headers(media, superblock, fixes)?;
     let disk = Lenient(Arc::clone(&media.wal));
     let from = (superblock.checkpoint_lsn, superblock.next_tx);
-    let scan = |sink: &mut Sink<'_>| wal::scan(&disk, superblock.uuid, from.0, from.1, sink);
+    let scan = |sink: &mut Sink<'_>| wal::scan(&disk, superblock.log_key(), from.0, from.1, sink);
     let log = scan(&mut |_, _, _| Ok(()))?;
     if let Some(damage) = &log.damage {
         fixes.add(Fix::LogCut { at: damage.at });

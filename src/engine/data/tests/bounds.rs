@@ -1,6 +1,7 @@
 //! Bounds: what fits a transaction, the log, and a checkpoint.
 
 use super::*;
+use crate::disk::sim::{Call, Fault};
 
 /// Many small runs and a small log: the checkpoint that frees the log must always find room in it
 /// for what the log holds.
@@ -236,4 +237,53 @@ fn a_file_that_cannot_be_written_out_stops_no_other() {
     let volume = open(&sim.killed());
     assert!(!volume.recovery_report().was_clean());
     assert_eq!(content(&volume, OTHER), [5u8; 10_000]);
+}
+
+/// A page that cannot be read keeps a file's bytes from being written out: a guest that goes on
+/// writing must not take more and more memory.
+#[test]
+fn a_file_that_cannot_be_written_out_does_not_take_all_memory() {
+    let made = make();
+    let volume = open(&made);
+    for index in 0..20_000 {
+        write(&volume, FILE, index * 2, &[1]);
+    }
+    volume.close().unwrap();
+    let sim = made.killed();
+    let limit = 1 << 20;
+    let options = OpenOptions {
+        background: false,
+        dirty_limit_bytes: limit,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(sim.media(), options, clock()).unwrap();
+    // What is read here stays in the cache.
+    volume.getattr(FILE).unwrap();
+    write(&volume, OTHER, 0, &[1]);
+    volume.write_out(OTHER).unwrap();
+    volume.checkpoint().unwrap();
+    sim.set_fault(Some(Fault {
+        call: Call::Read,
+        after: 0,
+        sticky: true,
+        kind: std::io::ErrorKind::Other,
+    }));
+    let before = sim.disk_len(3);
+    let bytes = vec![7; 128 << 10];
+    let accepted = (0..400)
+        .filter(|index| try_write(&volume, FILE, index * (256 << 10), &bytes).is_ok())
+        .count();
+    assert!(accepted <= 9, "{accepted}");
+    assert!(volume.dirty_bytes() <= 2 * limit);
+    assert!(sim.disk_len(3) <= before + (32 << 20));
+    // Others go on, though memory is full of what cannot go.
+    sim.set_fault(None);
+    let mut tx = volume.journal.begin().unwrap();
+    let key = crate::format::key::inode(FILE);
+    assert!(tx.delete(volume.tree(), key).unwrap());
+    tx.commit().unwrap();
+    for index in 0..100 {
+        write(&volume, OTHER, index * (128 << 10), &bytes);
+    }
+    assert!(volume.dirty_bytes() <= 3 * limit);
 }

@@ -1,6 +1,7 @@
 //! What a power cut leaves.
 
 use super::*;
+use crate::disk::sim::{Call, Fault};
 use crate::engine::inode::FLAG_SYNC;
 
 /// Power lost at many moments: what was fsynced is there, and every byte is one that was written
@@ -167,5 +168,84 @@ fn a_write_to_a_file_marked_synchronous_is_durable() {
         let crashed = recording.crash_at(end, Survival::None);
         let found = content(&open(&crashed), FILE);
         assert_eq!(found == b"sync", marked);
+    }
+}
+
+/// A truncation that power cuts off in the middle: what stays below the file's new end is what was
+/// there, as fsynced.
+#[test]
+fn a_truncation_cut_off_keeps_what_it_has_not_reached() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let made = make();
+    let volume = open(&made);
+    for index in 0..10_000 {
+        write(&volume, FILE, index * 2, &[1]);
+    }
+    volume.close().unwrap();
+    let sim = made.killed();
+    let volume = open(&sim);
+    write(&volume, FILE, 0, &[2; 20_000]);
+    volume.fsync(FILE, false).unwrap();
+    let synced = sim.events();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                volume.journal.sync(volume.journal.end_lsn()).unwrap();
+            }
+        });
+        volume.resize(FILE, 10, &mut |_, _| Ok(())).unwrap();
+        done.store(true, Ordering::Relaxed);
+    });
+    volume.journal.sync(volume.journal.end_lsn()).unwrap();
+    let mut recording = sim.recording();
+    let events = recording.len();
+    let step = ((events - synced) / 100).max(1);
+    for point in (synced..=events).step_by(step) {
+        let crashed = recording.crash_at(point, Survival::Random(point as u64));
+        let volume = open(&crashed);
+        let found = content(&volume, FILE);
+        let wrong = found.iter().filter(|byte| **byte != 2).count();
+        assert_eq!(wrong, 0, "point {point}: size {}", found.len());
+    }
+}
+
+/// A recovery that is cut off again and again before its checkpoint counts must not fill the log,
+/// however full that was.
+#[test]
+fn recovery_cut_off_many_times_still_succeeds() {
+    use crate::format::key::TreeId;
+    use crate::log::journal::Pressure;
+
+    let sim = make();
+    let volume = open(&sim);
+    for index in 0..8 {
+        write(&volume, FILE, index * (56 << 10), &[3; 56 << 10]);
+        volume.fsync(FILE, false).unwrap();
+    }
+    while volume.journal.pressure() < Pressure::Urgent {
+        let mut tx = volume.journal.begin().unwrap();
+        let key = crate::format::key::inode(FILE);
+        let record = tx.get(volume.tree(), &key).unwrap().unwrap();
+        tx.put(TreeId::Fs(volume.dataset), key, record).unwrap();
+        tx.commit().unwrap();
+    }
+    volume.journal.sync(volume.journal.end_lsn()).unwrap();
+    let mut sim = sim.killed();
+    let mut batches = None;
+    for attempt in 0..12 {
+        sim.set_fault(Some(Fault {
+            call: Call::Flush,
+            after: attempt % 2,
+            sticky: true,
+            kind: std::io::ErrorKind::Other,
+        }));
+        assert!(try_open(&sim).is_err(), "attempt {attempt}");
+        sim = sim.killed();
+        let volume = open(&sim.killed());
+        assert_eq!(content(&volume, FILE), vec![3; 8 * (56 << 10)]);
+        let found = volume.recovery_report().batches;
+        assert_eq!(*batches.get_or_insert(found), found, "attempt {attempt}");
     }
 }

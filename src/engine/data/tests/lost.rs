@@ -1,18 +1,9 @@
 //! Content that a repair could not find again, and numbers of chunks.
 
 use super::*;
-use crate::engine::EngineError;
 use crate::format::id::ChunkId;
 use crate::format::key::TreeId;
 use crate::fsck::{self, Options};
-
-fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
-    let mut from = bytes;
-    let flags = WriteFlags::default();
-    volume
-        .write(ino, offset, bytes.len(), &mut from, flags)
-        .unwrap();
-}
 
 fn read(volume: &Volume, offset: u64, len: usize) -> Result<Vec<u8>, EngineError> {
     let mut sink = Vec::new();

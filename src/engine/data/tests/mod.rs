@@ -2,6 +2,7 @@
 
 mod bounds;
 mod crash;
+mod full;
 mod lost;
 mod sharing;
 mod space;
@@ -13,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::disk::sim::{SimMedia, Survival};
 use crate::engine::{
-    Clock, EngineError, Fallocate, MkfsOptions, OpenOptions, Seek, Time, Volume, WriteFlags, mkfs,
+    Clock, Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode, Seek,
+    Time, Volume, WriteFlags, mkfs,
 };
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
@@ -26,18 +28,47 @@ fn clock() -> Clock {
     Arc::new(|| Time { sec: 1, nsec: 2 })
 }
 
-fn make() -> SimMedia {
+/// A store, of a size if that is not 0, with nothing but a root directory.
+fn make_empty(capacity_bytes: u64) -> SimMedia {
     let sim = SimMedia::new();
     let options = MkfsOptions {
         uuid: [1; 16],
         hash_seed: [2; 16],
-        capacity_bytes: 0,
+        capacity_bytes,
         log_bytes: 4 << 20,
         root_uid: 0,
         root_gid: 0,
         root_mode: 0o755,
     };
     mkfs(sim.media(), &options, &clock()).unwrap();
+    sim
+}
+
+/// Makes a file in the root directory.
+fn create(volume: &Volume, name: &str) -> Ino {
+    let new = NewInode {
+        mode: libc::S_IFREG | 0o644,
+        umask: 0,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    let made = volume.create(Cred::default(), Ino::ROOT, name.as_bytes(), &new);
+    made.unwrap().ino
+}
+
+fn try_write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) -> Result<usize, EngineError> {
+    let mut from = bytes;
+    let flags = WriteFlags::default();
+    volume.write(ino, offset, bytes.len(), &mut from, flags)
+}
+
+fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
+    assert_eq!(try_write(volume, ino, offset, bytes).unwrap(), bytes.len());
+}
+
+fn make() -> SimMedia {
+    let sim = make_empty(0);
     let volume = open(&sim);
     for ino in [FILE, OTHER] {
         let mut tx = volume.journal.begin().unwrap();
@@ -67,12 +98,16 @@ fn make() -> SimMedia {
     sim
 }
 
-fn open(sim: &SimMedia) -> Arc<Volume> {
+fn try_open(sim: &SimMedia) -> Result<Arc<Volume>, EngineError> {
     let options = OpenOptions {
         background: false,
         ..OpenOptions::default()
     };
-    Volume::open_media(sim.media(), options, clock()).unwrap()
+    Volume::open_media(sim.media(), options, clock())
+}
+
+fn open(sim: &SimMedia) -> Arc<Volume> {
+    try_open(sim).unwrap()
 }
 
 /// Frees the content of a file whose last name goes.
