@@ -359,12 +359,14 @@ impl SimMedia {
 }
 
 /// What becomes of writes that were not flushed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survival {
     /// None survives.
     None,
     /// All survive.
     All,
+    /// Those survive whose bit is set, the oldest the lowest; of more than 64 the oldest 64 count.
+    Some(u64),
     /// Each survives wholly, in part, or not at all, as the seed decides.
     Random(u64),
 }
@@ -400,23 +402,37 @@ impl Recording {
     /// The disks after power was lost when the first `events` events had happened. Positions are
     /// asked for in growing order.
     pub fn crash_at(&mut self, events: usize, survival: Survival) -> SimMedia {
-        assert!(events >= self.position, "crash positions must not go back");
-        while self.position < events.min(self.events.len()) {
-            self.step();
-        }
+        self.advance(events);
         let mut images = self.durable.clone();
         let mut rng = match survival {
             Survival::Random(seed) => ChaCha8Rng::seed_from_u64(seed),
             _ => ChaCha8Rng::seed_from_u64(0),
         };
-        for event in &self.pending {
+        for (index, event) in self.pending.iter().enumerate() {
             match survival {
-                Survival::None => {}
+                Survival::Some(bits) if index < 64 && bits & (1 << index) != 0 => {
+                    apply(&mut images, event);
+                }
+                Survival::None | Survival::Some(_) => {}
                 Survival::All => apply(&mut images, event),
                 Survival::Random(_) => apply_some(&mut images, event, &mut rng),
             }
         }
         SimMedia::with(images)
+    }
+
+    /// How many events wait for a flush when the first `events` have happened. Positions are asked
+    /// for in growing order.
+    pub fn unflushed(&mut self, events: usize) -> usize {
+        self.advance(events);
+        self.pending.len()
+    }
+
+    fn advance(&mut self, events: usize) {
+        assert!(events >= self.position, "crash positions must not go back");
+        while self.position < events.min(self.events.len()) {
+            self.step();
+        }
     }
 
     fn step(&mut self) {

@@ -7,19 +7,14 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::cast_possible_truncation)]
 
-mod apply;
-mod attributes;
-mod model;
-mod ops;
-mod world;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use ops::Op;
-use world::{Outcome, Setup, World};
+use model_tests::ops::{self, Op};
+use model_tests::world::{Outcome, Setup, World};
+use model_tests::{ensure, number};
 
 /// Sequences without `RAZORFS_SEQUENCES`.
 const SEQUENCES: u64 = 15_000;
@@ -111,10 +106,6 @@ fn check(seed: u64) {
         "RAZORFS_SEED={seed}: {why}\nshorter: {again}\n{setup:?}\n{}",
         list.concat()
     );
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
 fn share(index: u64, of: u64) {

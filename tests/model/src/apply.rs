@@ -5,10 +5,10 @@ use std::sync::Arc;
 use razorfs::engine::{Cred, EngineError, Fallocate, NewInode, SetAttr, WriteFlags};
 use razorfs::format::id::Ino;
 
-use super::ensure;
-use super::model::{Expected, Node};
-use super::ops::{NAMES, Op};
-use super::world::{Outcome, World, name_of};
+use crate::ensure;
+use crate::model::{Expected, Node};
+use crate::ops::{NAMES, Op};
+use crate::world::{Outcome, World, name_of};
 
 const NEW: NewInode<'static> = NewInode {
     mode: 0,

@@ -11,7 +11,7 @@ use razorfs::engine::{
 use razorfs::format::id::Ino;
 use razorfs::fsck::{self, Options, Severity};
 
-use super::model::{Content, Model, Node};
+use crate::model::{Content, Model, Node};
 
 /// What went wrong.
 pub type Outcome<T = ()> = Result<T, String>;
@@ -41,14 +41,37 @@ pub struct World {
     pub model: Model,
     /// The states since the last opening, the first and the present one among them.
     history: Vec<Model>,
-    /// The oldest step that a power cut may bring back, now and before the last operation.
+    /// What is durable now.
+    durable: Durable,
+    /// How it was before each step since the last opening.
+    marks: Vec<Mark>,
+}
+
+/// What a power cut must leave.
+#[derive(Debug, Clone, Default)]
+struct Durable {
+    /// The oldest step that it may bring back.
     floor: u32,
-    floor_before: u32,
-    /// The content of which step is durable, by file; and before the last operation.
+    /// The content of which step is durable, by file.
     synced: BTreeMap<Ino, u32>,
-    synced_before: BTreeMap<Ino, u32>,
-    /// Events of the disks before the last operation.
-    events_before: usize,
+}
+
+/// The moment before a step.
+#[derive(Debug, Clone)]
+struct Mark {
+    /// Events of the disks by then.
+    events: usize,
+    /// The step that came.
+    step: u32,
+    durable: Durable,
+}
+
+/// What a power cut left, and the step it is the state of.
+pub struct Survived {
+    pub volume: Arc<Volume>,
+    found: BTreeMap<Ino, (Attr, Vec<u8>)>,
+    /// Where it stands in the history.
+    at: usize,
 }
 
 /// The name of an error.
@@ -118,26 +141,25 @@ impl World {
             now: root.mtime,
         };
         Ok(World {
-            events_before: sim.events(),
             sim,
             volume,
             setup,
             seconds,
             history: vec![model.clone()],
             model,
-            floor: 0,
-            floor_before: 0,
-            synced: BTreeMap::new(),
-            synced_before: BTreeMap::new(),
+            durable: Durable::default(),
+            marks: Vec::new(),
         })
     }
 
     /// Begins a step: time goes on.
     pub fn begin(&mut self) {
-        self.floor_before = self.floor;
-        self.synced_before = self.synced.clone();
-        self.events_before = self.sim.events();
         self.model.step += 1;
+        self.marks.push(Mark {
+            events: self.sim.events(),
+            step: self.model.step,
+            durable: self.durable.clone(),
+        });
         let sec = self.seconds.fetch_add(1, Ordering::Relaxed) + 1;
         self.model.now = Time { sec, nsec: 7 };
     }
@@ -145,7 +167,7 @@ impl World {
     /// Ends a step that changed the model, or not.
     pub fn end(&mut self) {
         if self.setup.strict {
-            self.floor = self.model.step;
+            self.durable.floor = self.model.step;
         }
         self.history.push(self.model.clone());
     }
@@ -153,8 +175,8 @@ impl World {
     /// Everything is durable that was done to one inode.
     pub fn synced(&mut self, ino: Ino) {
         let step = self.model.step;
-        self.floor = self.floor.max(self.model.node(ino).touched);
-        self.synced.insert(ino, step);
+        self.durable.floor = self.durable.floor.max(self.model.node(ino).touched);
+        self.durable.synced.insert(ino, step);
         let touched = self.model.node(ino).touched;
         let node = self.model.edit(ino);
         node.data_since = step;
@@ -163,16 +185,16 @@ impl World {
 
     /// Every entry of a directory is durable.
     pub fn synced_dir(&mut self, dir: Ino) {
-        self.floor = self.floor.max(self.model.node(dir).touched);
+        self.durable.floor = self.durable.floor.max(self.model.node(dir).touched);
     }
 
     /// Everything is durable but unwritten content.
     pub fn checkpointed(&mut self) {
-        self.floor = self.model.step;
+        self.durable.floor = self.model.step;
     }
 
     pub fn synced_all(&mut self) {
-        self.floor = self.model.step;
+        self.durable.floor = self.model.step;
         for ino in self.model.inos() {
             self.synced(ino);
         }
@@ -198,63 +220,84 @@ impl World {
         }
         self.model.step = 0;
         self.history = vec![self.model.clone()];
-        (self.floor, self.floor_before) = (0, 0);
-        self.synced.clear();
-        self.synced_before.clear();
-        self.events_before = self.sim.events();
+        self.durable = Durable::default();
+        self.marks.clear();
     }
 
     /// Cuts the power, opens again, and goes on with a state that the contract allows.
     pub fn crash(&mut self, back: bool, seed: u64, again: bool) -> Outcome {
         let end = self.sim.events();
-        let (mut cut, mut floor, mut synced) = (end, self.floor, self.synced.clone());
-        if back && self.events_before < end {
-            cut = self.events_before
-                + usize::try_from(seed % 1009).unwrap_or(0) % (end - self.events_before);
-            (floor, synced) = (self.floor_before, self.synced_before.clone());
+        let before = self.marks.last().map_or(end, |mark| mark.events);
+        let mut cut = end;
+        if back && before < end {
+            cut = before + usize::try_from(seed % 1009).unwrap_or(0) % (end - before);
         }
         let mut crashed = self.sim.recording().crash_at(cut, Survival::Random(seed));
-        self.check_store(&crashed, "after a power cut")?;
         if again {
-            // Recovery writes: power goes once more in the midst of it.
-            drop(self.setup.open(&crashed, &self.seconds)?);
-            let events = crashed.events();
-            let cut = usize::try_from(seed % 997).unwrap_or(0) % (events + 1);
-            crashed = crashed
-                .recording()
-                .crash_at(cut, Survival::Random(seed ^ 1));
-            self.check_store(&crashed, "after a power cut in recovery")?;
+            self.check_store(&crashed, "after a power cut")?;
+            crashed = self.crash_recovery(&crashed, seed)?;
         }
+        let survived = self.judge(&crashed, cut)?;
         self.sim = crashed;
-        self.volume = self.setup.open(&self.sim, &self.seconds)?;
-        let found = self.dump()?;
+        self.volume = survived.volume;
+        self.model = self.history[survived.at].clone();
+        self.model.nodes.retain(|_, node| node.nlink > 0);
+        for (ino, (_, bytes)) in survived.found {
+            let node = Arc::make_mut(self.model.nodes.get_mut(&ino).ok_or("lost")?);
+            node.content.bytes = bytes;
+        }
+        self.restart();
+        self.compare()
+    }
+
+    /// Opens what a power cut left, and cuts the power once more in the midst of recovery.
+    pub fn crash_recovery(&self, crashed: &SimMedia, seed: u64) -> Outcome<SimMedia> {
+        let crashed = crashed.killed();
+        drop(self.setup.open(&crashed, &self.seconds)?);
+        let events = crashed.events();
+        let cut = usize::try_from(seed % 997).unwrap_or(0) % (events + 1);
+        Ok(crashed
+            .recording()
+            .crash_at(cut, Survival::Random(seed ^ 1)))
+    }
+
+    /// Whether what is left after a power cut behind `events` events of the disks is what the
+    /// contract allows: sound, and the state of a step that is neither older than what was synced
+    /// nor to come.
+    pub fn judge(&self, crashed: &SimMedia, events: usize) -> Outcome<Survived> {
+        self.check_store(crashed, "after a power cut")?;
+        let under_way = (self.marks.iter().rev())
+            .find(|mark| mark.events <= events)
+            .filter(|_| events < self.sim.events());
+        let (durable, newest) = match under_way {
+            Some(mark) => (&mark.durable, mark.step),
+            None => (&self.durable, self.model.step),
+        };
+        let volume = self.setup.open(crashed, &self.seconds)?;
+        let found = dump(&volume)?;
         let mut why = String::new();
-        for at in (0..self.history.len()).rev() {
-            if self.history[at].step < floor {
+        for (at, state) in self.history.iter().enumerate().rev() {
+            if state.step > newest {
+                continue;
+            }
+            if state.step < durable.floor {
                 break;
             }
-            match self.is_state(at, &found, &synced) {
-                Ok(()) => {
-                    self.model = self.history[at].clone();
-                    self.model.nodes.retain(|_, node| node.nlink > 0);
-                    for (ino, (_, bytes)) in found {
-                        let node = Arc::make_mut(self.model.nodes.get_mut(&ino).ok_or("lost")?);
-                        node.content.bytes = bytes;
-                    }
-                    self.restart();
-                    return self.compare();
-                }
-                Err(reason) => why += &format!("\n  not step {}: {reason}", self.history[at].step),
+            match self.is_state(&volume, at, &found, &durable.synced) {
+                Ok(()) => return Ok(Survived { volume, found, at }),
+                Err(reason) => why += &format!("\n  not step {}: {reason}", state.step),
             }
         }
+        let floor = durable.floor;
         Err(format!(
-            "after a power cut: no state from step {floor} on{why}"
+            "after a power cut: no state from step {floor} to {newest}{why}"
         ))
     }
 
     /// Whether what was found is a state that a power cut may leave.
     fn is_state(
         &self,
+        volume: &Volume,
         at: usize,
         found: &BTreeMap<Ino, (Attr, Vec<u8>)>,
         synced: &BTreeMap<Ino, u32>,
@@ -268,7 +311,7 @@ impl World {
                 return Err(format!("inode {ino} is missing"));
             };
             ensure!(node.matches(attr), "inode {ino} is {attr:?}, not {node:?}");
-            compare_tree(&self.volume, *ino, node)?;
+            compare_tree(volume, *ino, node)?;
             let floor = node
                 .data_since
                 .max(synced.get(ino).copied().unwrap_or(0).min(state.step));
@@ -297,28 +340,6 @@ impl World {
             found.len() - count
         );
         Ok(())
-    }
-
-    /// Attributes and content of everything that has a name.
-    fn dump(&self) -> Outcome<BTreeMap<Ino, (Attr, Vec<u8>)>> {
-        let mut found = BTreeMap::new();
-        let mut rest = vec![Ino::ROOT];
-        while let Some(ino) = rest.pop() {
-            let attr = self.volume.getattr(ino).map_err(failed("getattr"))?;
-            let mut bytes = Vec::new();
-            match attr.mode & libc::S_IFMT {
-                libc::S_IFREG => {
-                    let size = usize::try_from(attr.size).unwrap();
-                    let read = self.volume.read(ino, 0, size + 1, &mut bytes);
-                    let count = read.map_err(failed("reading"))?;
-                    ensure!(count == size && bytes.len() == size, "a short read");
-                }
-                libc::S_IFDIR => rest.extend(list(&self.volume, ino)?.into_values()),
-                _ => {}
-            }
-            found.insert(ino, (attr, bytes));
-        }
-        Ok(found)
     }
 
     /// Whether the volume is what the model says, in all it can be asked for.
@@ -369,6 +390,28 @@ impl World {
         ensure!(found.is_empty(), "{when}: {found:?}");
         Ok(())
     }
+}
+
+/// Attributes and content of everything that has a name.
+fn dump(volume: &Volume) -> Outcome<BTreeMap<Ino, (Attr, Vec<u8>)>> {
+    let mut found = BTreeMap::new();
+    let mut rest = vec![Ino::ROOT];
+    while let Some(ino) = rest.pop() {
+        let attr = volume.getattr(ino).map_err(failed("getattr"))?;
+        let mut bytes = Vec::new();
+        match attr.mode & libc::S_IFMT {
+            libc::S_IFREG => {
+                let size = usize::try_from(attr.size).unwrap();
+                let read = volume.read(ino, 0, size + 1, &mut bytes);
+                let count = read.map_err(failed("reading"))?;
+                ensure!(count == size && bytes.len() == size, "a short read");
+            }
+            libc::S_IFDIR => rest.extend(list(volume, ino)?.into_values()),
+            _ => {}
+        }
+        found.insert(ino, (attr, bytes));
+    }
+    Ok(found)
 }
 
 /// A directory's entries, listed a few at a time.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use razorfs::engine::{SetAttr, SetTime, SetXattr, Time};
 use razorfs::format::id::Ino;
 
-use super::apply::pick;
-use super::ensure;
-use super::model::Expected;
-use super::ops::Op;
-use super::world::{Outcome, World};
+use crate::apply::pick;
+use crate::ensure;
+use crate::model::Expected;
+use crate::ops::Op;
+use crate::world::{Outcome, World};
 
 fn attribute(index: u8) -> &'static [u8] {
     [b"user.a".as_slice(), b"user.b", b"trusted.c", b"security.d"][usize::from(index) % 4]

@@ -1,0 +1,130 @@
+//! Explores power cuts of the engine on a simulated disk, and repeats what failed.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+use model_tests::explore::{Cut, Explored, explore, replay, shorten};
+use model_tests::workload::{Workload, bounded};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Explores what power cuts may leave of a store.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cuts the power of many workloads wherever it can be cut. All short ones, in an order that the
+    /// seed decides, with one random long one after each ten.
+    Explore {
+        /// Decides everything.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Stop after so many states of the disks; 0 for all short workloads.
+        #[arg(long, default_value_t = 1_000_000)]
+        states: u64,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        threads: u64,
+    },
+    /// Repeats a workload and one power cut in it, as a failure prints them: 3f.17c@45:some5
+    Replay {
+        /// What to repeat.
+        what: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::Explore {
+            seed,
+            states,
+            threads,
+        } => run(seed, states, threads.max(1)),
+        Command::Replay { what } => match repeat(&what) {
+            Ok(()) => {
+                println!("{what}: as it should be");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                println!("{what}: {why}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn repeat(what: &str) -> Result<(), String> {
+    let (workload, cut) = match what.split_once('@') {
+        Some((workload, cut)) => (workload, Some(cut.parse::<Cut>()?)),
+        None => (what, None),
+    };
+    replay(&workload.parse()?, cut)
+}
+
+fn run(seed: u64, states: u64, threads: u64) -> ExitCode {
+    let mut workloads: Vec<Workload> = bounded().collect();
+    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    std::panic::set_hook(Box::new(|_| {}));
+    let began = Instant::now();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|thread| {
+                let workloads = &workloads;
+                scope.spawn(move || share(workloads, seed, states / threads, thread, threads))
+            })
+            .collect();
+        let results = threads.into_iter().filter_map(|thread| thread.join().ok());
+        results.collect()
+    });
+    let mut sum = Explored::default();
+    let mut failures = 0;
+    for (explored, failed) in results {
+        sum.workloads += explored.workloads;
+        sum.states += explored.states;
+        sum.recoveries += explored.recoveries;
+        failures += failed;
+    }
+    println!(
+        "workloads={} states={} recoveries_cut={} violations={failures} seconds={}",
+        sum.workloads,
+        sum.states,
+        sum.recoveries,
+        began.elapsed().as_secs()
+    );
+    ExitCode::from(u8::from(failures > 0))
+}
+
+/// One thread's share of the workloads.
+fn share(
+    workloads: &[Workload],
+    seed: u64,
+    states: u64,
+    thread: u64,
+    threads: u64,
+) -> (Explored, u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ thread);
+    let mut explored = Explored::default();
+    let mut failures = 0;
+    let mine = (0..)
+        .zip(workloads)
+        .filter(|(at, _)| at % threads == thread);
+    for (at, workload) in mine {
+        let long = (at / threads % 10 == 9).then(|| Workload::Random(rng.random()));
+        for workload in std::iter::once(workload).chain(long.as_ref()) {
+            if let Err(failure) = explore(workload, seed, &mut explored) {
+                failures += 1;
+                println!("{}\n", shorten(*failure, seed));
+            }
+        }
+        if states > 0 && explored.states >= states || failures >= 5 {
+            break;
+        }
+    }
+    (explored, failures)
+}
