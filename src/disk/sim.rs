@@ -301,6 +301,12 @@ impl SimMedia {
         world.calls = 0;
     }
 
+    /// Calls of the kind that is to fail, since it was said.
+    #[must_use]
+    pub fn fault_calls(&self) -> u64 {
+        self.world.lock().calls
+    }
+
     /// Limits the bytes that all disks together may allocate.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world.lock().capacity = bytes;

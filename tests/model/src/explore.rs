@@ -52,13 +52,13 @@ pub struct Failure {
     pub why: String,
 }
 
-const SETUP: Setup = Setup {
+pub(crate) const SETUP: Setup = Setup {
     capacity_bytes: 1 << 30,
     dirty_limit_bytes: 64 << 20,
     strict: false,
 };
 
-fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+pub(crate) fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a panic".into()))
 }
 

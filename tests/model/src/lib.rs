@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod attributes;
 pub mod explore;
+pub mod faults;
 pub mod model;
 pub mod ops;
 pub mod workload;

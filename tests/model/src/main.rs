@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use model_tests::explore::{Cut, Explored, explore, replay, shorten};
+use model_tests::faults::{fail, fail_each};
 use model_tests::workload::{Workload, bounded};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -32,7 +33,17 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: u64,
     },
-    /// Repeats a workload and one power cut in it, as a failure prints them: 3f.17c@45:some5
+    /// Fails every call of many short workloads to the disk, one after the other.
+    Faults {
+        /// Decides the order of the workloads.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Stop after so many faults.
+        #[arg(long, default_value_t = 50_000)]
+        faults: u64,
+    },
+    /// Repeats a workload and one power cut or failing call in it, as a failure prints them:
+    /// 3f.17c@45:some5 or 3f.17c!write3
     Replay {
         /// What to repeat.
         what: String,
@@ -46,6 +57,7 @@ fn main() -> ExitCode {
             states,
             threads,
         } => run(seed, states, threads.max(1)),
+        Command::Faults { seed, faults } => run_faults(seed, faults),
         Command::Replay { what } => match repeat(&what) {
             Ok(()) => {
                 println!("{what}: as it should be");
@@ -60,11 +72,42 @@ fn main() -> ExitCode {
 }
 
 fn repeat(what: &str) -> Result<(), String> {
+    if let Some((workload, failing)) = what.split_once('!') {
+        return fail(&workload.parse()?, failing.parse()?).map(drop);
+    }
     let (workload, cut) = match what.split_once('@') {
         Some((workload, cut)) => (workload, Some(cut.parse::<Cut>()?)),
         None => (what, None),
     };
     replay(&workload.parse()?, cut)
+}
+
+fn run_faults(seed: u64, faults: u64) -> ExitCode {
+    let mut workloads: Vec<Workload> = bounded().collect();
+    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    std::panic::set_hook(Box::new(|_| {}));
+    let (mut done, mut failures, mut count) = (0, 0, 0);
+    for workload in &workloads {
+        match fail_each(workload) {
+            Ok(faults) => done += faults,
+            Err((failing, why)) => {
+                failures += 1;
+                println!("{workload}!{failing}: {why}");
+                for op in workload.ops() {
+                    println!("    {op:?}");
+                }
+                println!(
+                    "again with: cargo run --release -p model-tests -- replay '{workload}!{failing}'\n"
+                );
+            }
+        }
+        count += 1;
+        if done >= faults || failures >= 5 {
+            break;
+        }
+    }
+    println!("workloads={count} faults={done} violations={failures}");
+    ExitCode::from(u8::from(failures > 0))
 }
 
 fn run(seed: u64, states: u64, threads: u64) -> ExitCode {

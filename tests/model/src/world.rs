@@ -172,6 +172,19 @@ impl World {
         self.history.push(self.model.clone());
     }
 
+    /// Ends a step that failed: what it had done by then may be there or not.
+    pub fn failed(&mut self) {
+        self.history.push(self.model.clone());
+    }
+
+    /// Opens a store as this world's is opened.
+    ///
+    /// # Errors
+    /// When it cannot be opened for writing.
+    pub fn open(&self, sim: &SimMedia) -> Outcome<Arc<Volume>> {
+        self.setup.open(sim, &self.seconds)
+    }
+
     /// Everything is durable that was done to one inode.
     pub fn synced(&mut self, ino: Ino) {
         let step = self.model.step;

@@ -1,0 +1,46 @@
+//! Every call of short workloads to the disk fails in turn.
+#![allow(missing_docs, clippy::panic)]
+
+use model_tests::faults::{Failing, fail_each};
+use model_tests::number;
+use model_tests::workload::bounded;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// Faults without `RAZORFS_FAULTS`.
+const FAULTS: u64 = 6000;
+
+#[test]
+fn a_failing_disk_loses_nothing_that_was_durable() {
+    let wanted = number("RAZORFS_FAULTS").unwrap_or(FAULTS);
+    let mut workloads: Vec<_> = bounded().collect();
+    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(2));
+    let mut done = 0;
+    for workload in &workloads {
+        match fail_each(workload) {
+            Ok(faults) => done += faults,
+            Err((failing, why)) => panic!(
+                "{workload}!{failing}: {why}\nagain with: cargo run --release -p model-tests -- \
+                 replay '{workload}!{failing}'"
+            ),
+        }
+        if done >= wanted {
+            break;
+        }
+    }
+    assert!(done >= wanted);
+    println!("{done} faults");
+}
+
+#[test]
+fn failing_calls_are_read_as_they_are_written() {
+    for text in ["write3", "opening-flush0", "read12", "allocate1"] {
+        let failing = text.parse::<Failing>();
+        assert_eq!(
+            failing.map(|failing| failing.to_string()),
+            Ok(text.to_owned())
+        );
+    }
+    assert!("trim1".parse::<Failing>().is_err());
+}
