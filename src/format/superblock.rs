@@ -10,7 +10,7 @@ use super::FormatError;
 use super::id::{Generation, Lsn, PageNo, TxId};
 use super::key::SYSTEM_TREES;
 use super::record::PagePtr;
-use super::wal::LogKey;
+use super::wal::{BLOCK_BYTES, LogKey};
 
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -27,6 +27,10 @@ pub const UNIT_BYTES: u32 = 4096;
 /// The unit at which chunks.dat ends for good: a store's free ranges and chunks together make up
 /// exactly the units below it, however large the file is.
 pub const UNITS_END: u64 = 1 << 52;
+
+/// Positions in the log, transactions and checkpoints are counted up to here: far beyond what any
+/// store lives for, and so far below 2^64 that adding to a number that was believed is safe.
+pub const COUNT_MAX: u64 = 1 << 62;
 
 /// The store closed after its last checkpoint; the log holds nothing.
 const FLAG_CLEAN: u32 = 1;
@@ -201,8 +205,18 @@ impl Superblock {
         if wire.unit_bytes.get() != UNIT_BYTES {
             return Err(field("unit size", wire.unit_bytes.get().into()));
         }
-        if wire.generation.get() == 0 {
-            return Err(field("generation", 0));
+        if !(1..=COUNT_MAX).contains(&wire.generation.get()) {
+            return Err(field("generation", wire.generation.get()));
+        }
+        let lsn = wire.checkpoint_lsn.get();
+        if lsn > COUNT_MAX || !lsn.is_multiple_of(BLOCK_BYTES as u64) {
+            return Err(field("position of the checkpoint in the log", lsn));
+        }
+        if wire.next_tx.get() > COUNT_MAX {
+            return Err(field("next transaction", wire.next_tx.get()));
+        }
+        if wire.nodes_used.get() > wire.nodes_end.get() {
+            return Err(field("pages in use", wire.nodes_used.get()));
         }
         if wire.flags.get() & !FLAG_CLEAN != 0 {
             return Err(field("flags", wire.flags.get().into()));
@@ -271,6 +285,23 @@ mod tests {
             let mut bytes = example().encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Superblock::decode(&bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn refuses_counts_that_no_store_reaches() {
+        let refused: [fn(&mut Superblock); 5] = [
+            |block| block.generation = Generation(COUNT_MAX + 1),
+            |block| block.checkpoint_lsn = Lsn(u64::MAX - 4095),
+            |block| block.checkpoint_lsn = Lsn(8193),
+            |block| block.next_tx = TxId(u64::MAX),
+            |block| block.nodes_used = block.nodes_end.0 + 1,
+        ];
+        for (index, change) in refused.into_iter().enumerate() {
+            let mut block = example();
+            change(&mut block);
+            let decoded = Superblock::decode(&block.encode());
+            assert!(decoded.is_err(), "change {index}");
         }
     }
 
