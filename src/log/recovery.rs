@@ -94,6 +94,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let found = superblock::read(&*media.superblock)?;
     let superblock = found.superblock.clone();
     check_files(&media, &superblock)?;
+    check_log(&media, &superblock)?;
     let storage = Arc::new(Storage {
         pages: PageStore::new(
             Arc::clone(&media.nodes),
@@ -225,6 +226,19 @@ fn check_files(media: &Media, superblock: &Superblock) -> Result<(), StoreError>
                  truncated; restore it from a copy"
             )));
         }
+    }
+    Ok(())
+}
+
+/// How full the log is, is measured by what the superblock says of its length: by a wrong one it
+/// could be full for ever.
+fn check_log(media: &Media, superblock: &Superblock) -> Result<(), StoreError> {
+    let found = wal::read_header(&*media.wal, superblock.uuid)?.ring_bytes;
+    let expected = superblock.log_bytes;
+    if found != expected {
+        return Err(StoreError::Corrupt(format!(
+            "wal.log is a ring of {found} bytes, the superblock says {expected}"
+        )));
     }
     Ok(())
 }

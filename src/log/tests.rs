@@ -328,6 +328,23 @@ fn waiting_fsyncs_share_a_flush() {
     );
 }
 
+/// By a wrong length the log would be full for ever, and whoever waits for a checkpoint too.
+#[test]
+fn a_superblock_that_is_wrong_about_the_log_is_refused() {
+    for log_bytes in [0, 4096, (4 << 20) - 4096] {
+        let sim = SimMedia::new();
+        create(&sim);
+        let found = crate::store::superblock::read(&*sim.media().superblock);
+        let mut superblock = found.unwrap().superblock;
+        superblock.log_bytes = log_bytes;
+        for copy in 0..2 {
+            sim.corrupt(0, copy * 4096, &superblock.encode());
+        }
+        let refused = open(&sim).map(drop).unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt(_)), "{refused}");
+    }
+}
+
 /// A checkpoint cut off between the copies leaves copy 1 behind, and so does rot. The next
 /// checkpoint tears copy 0 in a crash: copy 1 must not be one whose pages and log are gone by then.
 #[test]
