@@ -14,7 +14,7 @@ use crate::format::id::Ino;
 use crate::format::key::{self, Key, Kind};
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
-use crate::store::Read;
+use crate::store::{Read, StoreError};
 
 /// Attributes removed in one transaction: of the largest ones, some 1,500 keys.
 const STEP_XATTRS: usize = 16;
@@ -97,6 +97,10 @@ impl Volume {
             return Ok(Step::NotOrphan);
         }
         let mut record = op.inode(ino)?;
+        if record.nlink > 0 {
+            let what = format!("orphan {ino} has {} links; run razorfsck", record.nlink);
+            return Err(StoreError::Corrupt(what).into());
+        }
         if record.is_file() && (record.allocated > 0 || unwritten) {
             return Ok(Step::Content);
         }

@@ -7,6 +7,7 @@ use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
+use crate::store::StoreError;
 use crate::store::pages::Need;
 
 /// What else the transaction of a [`Volume::resize`] changes of the inode.
@@ -107,6 +108,11 @@ impl Volume {
                 return Ok(());
             }
             let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
+            if rest.is_none() && record.allocated > 0 {
+                // Whoever waits for its content to be gone would wait for ever.
+                let what = format!("inode {ino} has bytes without extents; run razorfsck");
+                return Err(StoreError::Corrupt(what).into());
+            }
             if data.is_logged(0, u64::MAX) {
                 tx.data_clear(self.dataset, ino, 0, u64::MAX);
             }

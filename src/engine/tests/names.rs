@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::engine::WriteFlags;
+use crate::format::key;
+use crate::format::record::InodeRecord;
+use crate::store::{Read as _, StoreError};
 
 #[test]
 fn every_type_of_inode_is_made_and_found() {
@@ -373,4 +376,28 @@ fn space_of_an_orphan_freed_at_opening_is_not_written_to_before_that_is_durable(
     world.volume.copy_range(file, 0, other, 0, 100_000).unwrap();
     assert_eq!(errors(&world.sim.killed()), [""; 0]);
     world.finish();
+}
+
+/// Records that do not fit together: whoever frees the orphan must not wait for it to get better.
+#[test]
+fn an_orphan_that_cannot_be_freed_is_an_error() {
+    let spoilt: [fn(&mut InodeRecord); 2] =
+        [|record| record.nlink = 1, |record| record.allocated += 4096];
+    for spoil in spoilt {
+        let world = World::new();
+        let volume = &world.volume;
+        let ino = volume
+            .tmpfile(Cred::default(), ROOT, &new(FILE))
+            .unwrap()
+            .ino;
+        let (tree, key) = (volume.tree(), key::inode(ino));
+        let mut tx = volume.journal.begin().unwrap();
+        let mut record = InodeRecord::decode(&tx.get(tree, &key).unwrap().unwrap()).unwrap();
+        spoil(&mut record);
+        tx.put(tree, key, record.encode()).unwrap();
+        tx.commit().unwrap();
+        let error = volume.reclaim(ino).unwrap_err();
+        let corrupt = matches!(error, EngineError::Store(StoreError::Corrupt(_)));
+        assert!(corrupt, "{error}");
+    }
 }
