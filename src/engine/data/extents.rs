@@ -31,6 +31,10 @@ impl Extent {
         let start = trailing_u64(key).map_err(|source| StoreError::format(what(), source))?;
         let record =
             ExtentRecord::decode(value).map_err(|source| StoreError::format(what(), source))?;
+        if start.checked_add(record.len).is_none() {
+            let text = format!("{} at {start}: longer than any file", what());
+            return Err(StoreError::Corrupt(text));
+        }
         Ok(Extent { start, record })
     }
 
@@ -78,7 +82,17 @@ pub(super) fn overlapping(
             ControlFlow::Break(())
         }
     })?;
-    raw.into_iter().collect()
+    let found: Vec<Extent> = raw.into_iter().collect::<Result<_, _>>()?;
+    // Everybody goes from one to the next and counts on getting farther.
+    for (one, next) in found.iter().zip(found.iter().skip(1)) {
+        if next.start < one.end() {
+            return Err(StoreError::Corrupt(format!(
+                "extents of inode {ino} overlap at {}; run razorfsck",
+                next.start
+            )));
+        }
+    }
+    Ok(found)
 }
 
 /// How far towards `end` the extents reach that [`overlapping`] found when asked for at most `max`.

@@ -1,6 +1,10 @@
 //! Chunks that are damaged or gone, and threads at the same files.
 
 use super::*;
+use crate::format::id::{ChunkId, Generation};
+use crate::format::key;
+use crate::format::record::ExtentRecord;
+use crate::store::StoreError;
 
 #[test]
 fn a_flipped_bit_in_a_chunk_is_an_error_and_never_data() {
@@ -151,4 +155,36 @@ fn threads_agree_about_shared_files() {
     let volume = open(&sim);
     assert!(contents == (content(&volume, FILE), content(&volume, OTHER)));
     check_space(&volume, "after many threads");
+}
+
+/// Extents that cannot be: whoever goes from one to the next must get to the end.
+#[test]
+fn extents_that_overlap_or_never_end_are_an_error() {
+    let extent = |len| ExtentRecord {
+        len,
+        chunk: ChunkId(0),
+        chunk_offset: 0,
+        birth: Generation(1),
+    };
+    for planted in [[(0, 100), (50, 10)], [(0, 10), (4096, u64::MAX)]] {
+        let sim = make();
+        let volume = open(&sim);
+        let content = [7; 8192];
+        let flags = WriteFlags::default();
+        volume
+            .write(FILE, 0, content.len(), &mut content.as_slice(), flags)
+            .unwrap();
+        volume.close().unwrap();
+        let volume = open(&sim);
+        let mut tx = volume.journal.begin().unwrap();
+        for (start, len) in planted {
+            let (key, record) = (key::extent(FILE, start), extent(len));
+            tx.put(volume.tree(), key, record.encode()).unwrap();
+        }
+        tx.commit().unwrap();
+        let read = volume.read(FILE, 0, content.len(), &mut Vec::new());
+        let error = read.unwrap_err();
+        let corrupt = matches!(error, EngineError::Store(StoreError::Corrupt(_)));
+        assert!(corrupt, "{error}");
+    }
 }
