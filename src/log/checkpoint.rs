@@ -58,20 +58,20 @@ impl Journal {
         writer.roots.settle();
         self.published.store(Arc::new(writer.roots.clone()));
         drop(writer);
-        self.release_retired();
         *newest = frozen.superblock;
-        Ok(())
+        self.latching(self.release_retired())
     }
 
     /// Gives pages to be written again that no view can read any more. A view may read pages freed
     /// in its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
-    fn release_retired(&self) {
+    fn release_retired(&self) -> Result<(), StoreError> {
         let mut retired = self.retired.lock();
         while let Some(oldest) =
             retired.pop_front_if(|oldest| Arc::strong_count(&oldest.epoch) == 1)
         {
-            self.storage.pages.release(&oldest.pages);
+            self.storage.pages.release(&oldest.pages)?;
         }
+        Ok(())
     }
 
     /// Fixes what the checkpoint holds; `None` when there is nothing new.

@@ -213,15 +213,19 @@ impl PageStore {
     }
 
     /// Gives retired pages that nobody reads any more to be written again.
-    pub fn release(&self, retired: &[PagePtr]) {
+    ///
+    /// # Errors
+    /// When one of them is free already: two trees shared it, and nothing may be written any more.
+    pub fn release(&self, retired: &[PagePtr]) -> Result<(), StoreError> {
         let mut space = self.space.lock();
         for place in retired {
             if space.known {
-                space.add(place.page.0, 1);
+                space.add(place.page.0, 1)?;
             } else {
                 space.held.push(place.page);
             }
         }
+        Ok(())
     }
 
     /// Finds the pages that the trees with these roots (those of the checkpoint the store was
@@ -258,7 +262,7 @@ impl PageStore {
             match (free, run) {
                 (true, None) => run = Some(page),
                 (false, Some(start)) => {
-                    space.add(start, page - start);
+                    space.add(start, page - start)?;
                     run = None;
                 }
                 _ => {}
@@ -266,7 +270,7 @@ impl PageStore {
         }
         space.known = true;
         for page in std::mem::take(&mut space.held) {
-            space.add(page.0, 1);
+            space.add(page.0, 1)?;
         }
         Ok(())
     }
@@ -286,20 +290,27 @@ impl PageStore {
 }
 
 impl Space {
-    fn add(&mut self, mut start: u64, mut len: u64) {
+    fn add(&mut self, mut start: u64, mut len: u64) -> Result<(), StoreError> {
+        let (page, end) = (PageNo(start), start.saturating_add(len));
+        if let Some((&before, &before_len)) = self.free.range(..end).next_back()
+            && before + before_len > start
+        {
+            let reason = "it was freed twice".into();
+            return Err(StoreError::Page { page, reason });
+        }
         self.free_pages += len;
-        if let Some((&before, &before_len)) = self.free.range(..start).next_back() {
-            assert!(before + before_len <= start, "page {start} freed twice");
-            if before + before_len == start {
-                self.free.remove(&before);
-                start = before;
-                len += before_len;
-            }
+        if let Some((&before, &before_len)) = self.free.range(..start).next_back()
+            && before + before_len == start
+        {
+            self.free.remove(&before);
+            start = before;
+            len += before_len;
         }
         if let Some(after_len) = self.free.remove(&(start + len)) {
             len += after_len;
         }
         self.free.insert(start, len);
+        Ok(())
     }
 }
 
@@ -331,4 +342,30 @@ fn is_marked(reached: &[u64], page: u64) -> bool {
         .ok()
         .and_then(|word| reached.get(word))
         .is_some_and(|word| word & (1 << (page % 64)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimMedia;
+
+    #[test]
+    fn a_page_that_is_freed_twice_is_an_error() {
+        let place = |page| PagePtr {
+            page: PageNo(page),
+            generation: Generation(1),
+        };
+        let pages = PageStore::new(SimMedia::new().media().nodes, PageNo(20), 10, 0);
+        pages.find_free(&[], PageNo(1)).unwrap();
+        pages.release(&[place(5), place(6), place(9)]).unwrap();
+        for page in [5, 6, 9] {
+            assert!(pages.release(&[place(page)]).is_err(), "page {page}");
+        }
+        pages.release(&[place(7), place(8)]).unwrap();
+        assert!(pages.release(&[place(7)]).is_err());
+        let given: Vec<_> = (0..5)
+            .map(|_| pages.allocate(Generation(2)).page.0)
+            .collect();
+        assert_eq!(given, [5, 6, 7, 8, 9]);
+    }
 }

@@ -121,7 +121,7 @@ impl Bench {
         settle(&mut self.root);
         let freed = std::mem::take(&mut self.effects.freed);
         pages.retire(&freed);
-        pages.release(&freed);
+        pages.release(&freed).unwrap();
         self.generation += 1;
         root
     }
