@@ -23,6 +23,8 @@
 mod border;
 mod chain;
 mod device;
+#[doc(hidden)]
+pub mod in_process;
 mod memory;
 mod pool;
 mod ring;

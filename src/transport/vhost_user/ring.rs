@@ -311,6 +311,11 @@ impl Ring {
         self.mark_broken(&mut self.state.lock(), reason);
     }
 
+    /// Whether the guest wrote something that cannot be understood since the ring was started.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state.lock().broken
+    }
+
     fn mark_broken(&self, state: &mut State, reason: &str) {
         if state.broken {
             return;

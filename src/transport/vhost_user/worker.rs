@@ -124,7 +124,7 @@ fn take_kick(kick: &EventConsumer) -> bool {
 }
 
 /// Carries out everything the guest has made available.
-fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
+pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
     loop {
         ring.want_kicks(&work.memory(), false);
         let mut untold = 0u32;

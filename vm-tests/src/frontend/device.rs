@@ -137,6 +137,27 @@ impl Device {
         Ok(self.vhost.set_mem_table(&self.memory.table())?)
     }
 
+    /// Shows it other memory, far from where its rings lie.
+    ///
+    /// # Errors
+    /// When it is refused; the device hangs up then.
+    pub fn take_memory_away(&self) -> Result<()> {
+        let mut table = self.memory.table();
+        for region in &mut table {
+            region.guest_phys_addr += 1 << 40;
+        }
+        Ok(self.vhost.set_mem_table(&table)?)
+    }
+
+    /// Disables a queue and enables it again, while it is in use.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn disable_and_enable(&mut self, index: usize) -> Result<()> {
+        self.vhost.set_vring_enable(index, false)?;
+        Ok(self.vhost.set_vring_enable(index, true)?)
+    }
+
     /// Makes a queue and starts it.
     ///
     /// # Errors

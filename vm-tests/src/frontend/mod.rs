@@ -5,6 +5,7 @@
 //! device    a connection to razorfsd: features, memory, queues, stop and reset
 //! queue     the driver's side of a split virtqueue
 //! memory    shared memory and buffers in it
+//! hostile   messages and rings that no driver sends, out of arbitrary bytes
 //! ```
 //!
 //! Each layer lets its caller reach under it, so that tests can do what no driver does. The
@@ -13,6 +14,7 @@
 
 pub mod device;
 pub mod fuse;
+pub mod hostile;
 pub mod memory;
 pub mod queue;
 

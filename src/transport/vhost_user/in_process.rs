@@ -1,0 +1,87 @@
+//! A ring without a front-end and without a thread, for fuzzing: everything that a kick does, done
+//! before the call returns.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use super::VhostUserError;
+use super::pool::Pool;
+use super::ring::Ring;
+use super::worker::{self, Work};
+use crate::server::Server;
+
+/// Where a ring lies in the guest's memory, and where it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Entries.
+    pub size: u16,
+    /// Guest address of the descriptor table.
+    pub table: u64,
+    /// Guest address of the available ring.
+    pub available: u64,
+    /// Guest address of the used ring.
+    pub used: u64,
+    /// The first available entry.
+    pub base: u16,
+    /// Whether `VIRTIO_RING_F_EVENT_IDX` was negotiated.
+    pub event_idx: bool,
+}
+
+/// A ring and the server behind it.
+pub struct InProcess {
+    ring: Arc<Ring>,
+    work: Arc<Work>,
+}
+
+impl InProcess {
+    /// A ring in `memory` that is not started.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn new(
+        server: Arc<Server>,
+        memory: GuestMemoryMmap<()>,
+    ) -> Result<InProcess, VhostUserError> {
+        let work = Arc::new(Work {
+            server,
+            memory: GuestMemoryAtomic::new(memory),
+            pool: Arc::new(Pool::new(0)),
+            strict: false,
+        });
+        let ring = Arc::new(Ring::new(1, work.memory.clone())?);
+        Ok(InProcess { ring, work })
+    }
+
+    /// Sets the ring up and starts it. False when the front-end would be refused.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn start(&self, place: Place) -> Result<bool, VhostUserError> {
+        // Nobody waits for it: any descriptor will do.
+        let kick = File::open("/dev/null").map_err(VhostUserError::system("a kick"))?;
+        self.ring.set_event_idx(place.event_idx);
+        self.ring.set_base(place.base);
+        let taken = self.ring.set_size(place.size.into())
+            && self
+                .ring
+                .set_addresses(place.table, place.available, place.used);
+        self.ring.start(kick, &self.work.memory());
+        self.ring.set_enabled(true);
+        Ok(taken)
+    }
+
+    /// What a kick does. False when the ring is broken afterwards.
+    #[must_use]
+    pub fn kick(&self) -> bool {
+        worker::process(&self.ring, &self.work);
+        !self.ring.is_broken()
+    }
+
+    /// Stops the ring, so that it may be started anew.
+    pub fn stop(&self) {
+        self.ring.stop();
+        self.ring.reset();
+    }
+}
