@@ -1,9 +1,13 @@
 //! Sessions: their queues, their ends, and what the next one finds.
 
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use vhost::VhostBackend;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
-use vm_tests::frontend::{Client, Device, Mount, Options};
+use vm_tests::frontend::{Client, Device, Mount, Options, WAIT};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::daemon::Daemon;
@@ -169,5 +173,76 @@ fn a_kick_event_may_be_replaced_while_the_queue_runs() {
         }
     }
     daemon.is_unharmed("other kick events");
+    daemon.terminate();
+}
+
+/// Keeps the processor busy for up to 60 microseconds.
+fn a_moment(random: &mut ChaCha8Rng) {
+    let (since, moment) = (Instant::now(), random.random_range(0..60));
+    while since.elapsed() < Duration::from_micros(moment) {}
+}
+
+/// Several requests are answered before the guest is told: a pause must not come in between.
+#[test]
+fn a_pause_swallows_no_notification() {
+    let seed = 1;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let daemon = Daemon::start(&[]);
+    let mut mount = daemon.mount(&Options {
+        event_idx: false,
+        ..Options::default()
+    });
+    let client = &mut mount.clients[0];
+    for round in 0..1500 {
+        // Every notification is wanted.
+        let flags = client.queue.available_address();
+        client.queue.memory().store(flags, 0).unwrap();
+        let _ = client.queue.events.call.read();
+        let before = client.queue.used_index().unwrap();
+        let tickets: Vec<_> = (0..4)
+            .map(|_| client.submit(request::getattr(ROOT)).unwrap())
+            .collect();
+        a_moment(&mut random);
+        mount.device.pause(&client.queue).unwrap();
+        let since = Instant::now();
+        while client.queue.used_index().unwrap() != before.wrapping_add(4) {
+            assert!(since.elapsed() < WAIT, "not answered");
+        }
+        while client.queue.events.call.read().is_err() {
+            let late = since.elapsed() > Duration::from_secs(2);
+            assert!(!late, "not told in round {round}, seed {seed}");
+        }
+        for ticket in tickets {
+            client.complete(ticket).unwrap();
+        }
+    }
+    drop(mount);
+    daemon.terminate();
+}
+
+#[test]
+fn a_queue_disabled_for_a_moment_is_served_again() {
+    let seed = 2;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let daemon = Daemon::start(&[]);
+    for event_idx in [false, true] {
+        let mut mount = daemon.mount(&Options {
+            event_idx,
+            ..Options::default()
+        });
+        let client = &mut mount.clients[0];
+        for _ in 0..1500 {
+            let tickets: Vec<_> = (0..random.random_range(1..12))
+                .map(|_| client.submit(request::getattr(ROOT)).unwrap())
+                .collect();
+            a_moment(&mut random);
+            let index = client.queue.index;
+            mount.device.disable_and_enable(index).unwrap();
+            for ticket in tickets {
+                let answer = client.complete(ticket);
+                assert!(answer.is_ok(), "{answer:?}, seed {seed}");
+            }
+        }
+    }
     daemon.terminate();
 }

@@ -171,6 +171,9 @@ impl Ring {
         while state.in_flight > 0 {
             self.quiet.wait(&mut state);
         }
+        // Of what was given back the guest may not have been told yet, and after this it would never
+        // be. One notification too many is none too few.
+        let _ = state.vring.signal_used_queue();
         state.vring.set_kick(None);
         state.vring.set_call(None);
         state.broken = false;

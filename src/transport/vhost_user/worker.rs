@@ -64,9 +64,14 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
     )?;
     let mut watched: Option<(u64, EventConsumer)> = None;
     let mut events = [EpollEvent::default(); 2];
+    let mut woken = false;
     loop {
+        let was_woken = std::mem::take(&mut woken);
         match ring.watch(watched.as_ref().map(|(number, _)| *number)) {
             Watch::End => return Ok(()),
+            // It may have been disabled for so short that only the one who took requests off it
+            // noticed, and stopped with no kick asked for.
+            Watch::Same if was_woken => process(ring, work),
             Watch::Same => {}
             Watch::Nothing => unwatch(&epoll, &mut watched)?,
             Watch::Kick(number, kick) => {
@@ -92,6 +97,7 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
             if event.data() == WAKE {
                 // EAGAIN: someone was faster.
                 let _ = ring.waker().read();
+                woken = true;
             } else if let Some((_, kick)) = &watched {
                 if !take_kick(kick) {
                     ring.fail("its kick descriptor is no event");
@@ -129,16 +135,17 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
         ring.want_kicks(&work.memory(), false);
         let mut untold = 0u32;
         let mut untold_bytes = 0u64;
-        loop {
+        let stopped = loop {
             let memory = work.memory();
             let chain = match ring.next(&memory) {
                 Next::Chain(chain) => chain,
-                Next::Empty => break,
-                Next::Stopped => return,
+                Next::Empty => break false,
+                Next::Stopped => break true,
             };
             let shape = match Shape::of(&chain) {
                 Ok(shape) => shape,
                 Err(error) => {
+                    ring.notify(&memory);
                     ring.give_up(&error.to_string());
                     return;
                 }
@@ -159,12 +166,12 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             if !later {
                 (untold, untold_bytes) = (0, 0);
             }
-        }
+        };
         let memory = work.memory();
         if untold > 0 {
             ring.notify(&memory);
         }
-        if !ring.want_kicks(&memory, true) {
+        if stopped || !ring.want_kicks(&memory, true) {
             return;
         }
     }
