@@ -242,6 +242,7 @@ impl Volume {
         let _one = self.checkpointing.lock();
         self.journal
             .checkpoint(false, &|end| self.carry_over(end))?;
+        self.inodes.sweep(self.journal.durable_lsn());
         match self.release_freed() {
             // It stays pending until after the next checkpoint.
             Err(EngineError::Store(StoreError::NoSpace(_))) => Ok(()),
