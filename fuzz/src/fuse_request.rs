@@ -70,7 +70,7 @@ pub fn run(data: &[u8]) {
             };
             let bytes = message.bytes(&told);
             let cut = [usize::MAX, 64, 7][usize::try_from(message.unique % 3).unwrap()];
-            let reply = guest.carry_out(&server, &bytes, message.room.bytes(), cut);
+            let reply = guest.carry_out(&server, &bytes, message.room.0, cut);
             if let Some(fault) = fault(&bytes, &reply) {
                 panic!("{fault}: {message:?}");
             }

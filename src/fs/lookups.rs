@@ -1,8 +1,9 @@
 //! How often the kernel knows each inode, so that one without a name is freed when nobody can
 //! refer to it any more.
 //!
-//! Bounded by the inodes there are: one small entry for each that the kernel knows, none for the
-//! root, which is never forgotten. A count beyond 2^64 stays there and one below zero is zero.
+//! Bounded by the inodes there are: an entry of at most 40 bytes for each that the kernel knows (and
+//! half as much again while a table grows), none for the root, which is never forgotten, nor for
+//! what does not exist. A count beyond 2^64 stays there and one below zero is zero.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -53,9 +53,19 @@ fn launch(dir: &Path, flags: &[String]) -> Child {
 impl Daemon {
     /// Makes a store and starts a daemon on it.
     pub fn start(flags: &[&str]) -> Daemon {
+        Daemon::start_with(&[], flags)
+    }
+
+    /// The same on a store that holds at most `size` of content.
+    pub fn start_sized(size: &str, flags: &[&str]) -> Daemon {
+        Daemon::start_with(&["--size", size], flags)
+    }
+
+    fn start_with(mkfs: &[&str], flags: &[&str]) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let made = Command::new(env!("CARGO_BIN_EXE_razorfs"))
             .args(["mkfs", "--allow-volatile", "--log-size", "8M"])
+            .args(mkfs)
             .arg(dir.path().join("store"))
             .output()
             .unwrap();
@@ -101,6 +111,28 @@ impl Daemon {
             "after {after}: {}",
             self.log()
         );
+    }
+
+    /// Bytes of memory that it has now.
+    pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Bytes of memory that it had at most.
+    pub fn rss_max_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib: u64 = line
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kib << 10
     }
 
     /// SIGKILL.

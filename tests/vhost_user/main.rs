@@ -8,10 +8,13 @@
 )]
 
 mod daemon;
+mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;
 mod hostile_setup;
 mod kill;
+mod memory;
+mod needs_reset;
 mod opcodes;
 mod pipeline;
 mod session;

@@ -25,6 +25,7 @@ use virtio_bindings::bindings::virtio_ring::{
 
 use super::memory::{MemoryError, REGIONS_MAX, Table};
 use super::ring::Ring;
+use super::status::NEEDS_RESET;
 use super::worker::{self, Work};
 use super::{TAG_BYTES_MAX, VhostUserError};
 
@@ -38,6 +39,10 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
 struct State {
     owned: bool,
     features: u64,
+    /// Whether `VHOST_USER_PROTOCOL_F_STATUS` was agreed on.
+    has_status: bool,
+    /// The status as the front-end last set it.
+    status: u8,
     table: Table,
     /// Each ring's thread, once it has one.
     threads: Vec<Option<JoinHandle<()>>>,
@@ -91,6 +96,39 @@ impl Device {
         state.table = Table::default();
         if let Err(error) = self.publish(&state.table) {
             log::error!("{error}");
+        }
+    }
+
+    pub(super) fn has_status(&self) -> bool {
+        self.state.lock().has_status
+    }
+
+    /// The device's status.
+    pub(super) fn status(&self) -> u8 {
+        let broken = self.rings.iter().any(|ring| ring.is_broken());
+        let needs_reset = if broken { NEEDS_RESET } else { 0 };
+        self.state.lock().status | needs_reset
+    }
+
+    /// Takes the driver's status; 0 stops every ring and makes it as new. The features stay: the
+    /// front-end need not set them again.
+    pub(super) fn set_status(&self, status: u8) {
+        if status == 0 {
+            self.reset_rings();
+        }
+        let mut state = self.state.lock();
+        state.status = status;
+        if status == 0 {
+            for ring in &self.rings {
+                ring.set_event_idx(state.features & EVENT_IDX != 0);
+            }
+        }
+    }
+
+    fn reset_rings(&self) {
+        for ring in &self.rings {
+            ring.stop();
+            ring.reset();
         }
     }
 
@@ -150,11 +188,11 @@ impl VhostUserBackendReqHandler for Device {
 
     fn reset_device(&self) -> Result<()> {
         log::info!("the device is reset");
-        for ring in &self.rings {
-            ring.stop();
-            ring.reset();
-        }
-        self.state.lock().features = 0;
+        self.reset_rings();
+        let mut state = self.state.lock();
+        state.features = 0;
+        state.status = 0;
+        drop(state);
         self.work.server.reset();
         Ok(())
     }
@@ -311,14 +349,17 @@ impl VhostUserBackendReqHandler for Device {
         let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::STATUS;
         if self.config.is_some() {
             features |= VhostUserProtocolFeatures::CONFIG;
         }
         Ok(features)
     }
 
-    fn set_protocol_features(&self, _features: u64) -> Result<()> {
+    fn set_protocol_features(&self, features: u64) -> Result<()> {
+        let status = VhostUserProtocolFeatures::STATUS.bits();
+        self.state.lock().has_status = features & status != 0;
         Ok(())
     }
 

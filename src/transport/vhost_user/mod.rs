@@ -4,6 +4,7 @@
 //! socket    the listening socket: where front-ends connect
 //! session   one front-end from connection to disconnection
 //! device    its messages: features, memory, rings (vhost-user protocol)
+//! status    two more of its messages: that the device needs a reset
 //! memory    the guest's memory as mapped here
 //! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
 //! chain     one request's descriptors, checked
@@ -30,6 +31,7 @@ mod pool;
 mod ring;
 mod session;
 mod socket;
+mod status;
 mod worker;
 
 use std::io;

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +19,7 @@ use super::device::Device;
 use super::memory::Memory;
 use super::pool::Pool;
 use super::socket::Socket;
+use super::status;
 use super::worker::Work;
 use super::{REQUEST_QUEUES_MAX, VhostUserError};
 use crate::server::Server;
@@ -127,19 +129,16 @@ fn serve_all(
 }
 
 /// Handles a front-end's messages until it is gone or `stop` is triggered.
-fn session(
-    stream: std::os::unix::net::UnixStream,
-    device: &Arc<Device>,
-    stop: &Stop,
-) -> Result<(), VhostUserError> {
+fn session(stream: UnixStream, device: &Arc<Device>, stop: &Stop) -> Result<(), VhostUserError> {
     let system = VhostUserError::system;
     let ours = stream.try_clone().map_err(system("the connection"))?;
+    let peeked = stream.try_clone().map_err(system("the connection"))?;
     let over = Arc::new(EventFd::new(libc::EFD_CLOEXEC).map_err(system("an event"))?);
     let (device, theirs) = (device.clone(), over.clone());
     let thread = std::thread::Builder::new()
         .name("razorfs-vhost".into())
         .spawn(move || {
-            messages(stream, device);
+            messages(stream, peeked, device);
             if let Err(error) = theirs.write(1) {
                 log::error!("the end of a session cannot be told: {error}");
             }
@@ -154,9 +153,20 @@ fn session(
     waited
 }
 
-fn messages(stream: std::os::unix::net::UnixStream, device: Arc<Device>) {
-    let mut handler = BackendReqHandler::from_stream(stream, device);
+/// Handles messages until there are no more. `peeked` is `stream` once more, for what the vhost
+/// crate does not know.
+fn messages(stream: UnixStream, mut peeked: UnixStream, device: Arc<Device>) {
+    let mut handler = BackendReqHandler::from_stream(stream, device.clone());
     loop {
+        match status::handle(&mut peeked, &device) {
+            Ok(true) => continue,
+            // What there is, or that there is nothing, the handler finds too.
+            Ok(false) => {}
+            Err(error) => {
+                log::error!("the front-end's message cannot be followed, disconnecting: {error}");
+                return;
+            }
+        }
         match handler.handle_request() {
             Ok(()) | Err(Error::SocketRetry(_)) => {}
             Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => {

@@ -1,5 +1,6 @@
 //! A connection to razorfsd: features, memory, queues (QEMU, docs/interop/vhost-user.rst).
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,12 @@ const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 /// `VIRTIO_F_VERSION_1`
 const VERSION_1: u64 = 1 << 32;
+/// `VHOST_USER_SET_STATUS`
+const SET_STATUS: u32 = 39;
+/// `VHOST_USER_GET_STATUS`
+const GET_STATUS: u32 = 40;
+/// The version in a message's flags.
+const MESSAGE_VERSION: u32 = 1;
 /// `struct virtio_fs_config` (VirtIO 1.3, 5.11.4).
 const CONFIG_BYTES: usize = 44;
 
@@ -63,6 +70,8 @@ pub struct Device {
     memory: Arc<Memory>,
     options: Options,
     uniques: Uniques,
+    /// The connection once more, for messages that the vhost crate does not know.
+    stream: UnixStream,
 }
 
 impl Device {
@@ -83,6 +92,7 @@ impl Device {
         let stream = UnixStream::connect(path)?;
         // A daemon that hangs fails a test instead of hanging it.
         stream.set_read_timeout(Some(WAIT))?;
+        let ours = stream.try_clone()?;
         let queues = options.request_queues as u64 + 1;
         let mut vhost = Frontend::from_stream(stream, queues);
         vhost.set_owner()?;
@@ -105,7 +115,8 @@ impl Device {
         if !protocol.contains(needed) {
             return Err(Error::NotOffered("vhost-user features"));
         }
-        let wanted = needed | protocol & VhostUserProtocolFeatures::CONFIG;
+        let optional = VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::STATUS;
+        let wanted = needed | protocol & optional;
         vhost.set_protocol_features(wanted)?;
         let queues_offered = vhost.get_queue_num()?;
         if queues_offered < queues {
@@ -120,6 +131,7 @@ impl Device {
             memory,
             options: options.clone(),
             uniques: Uniques::default(),
+            stream: ours,
         })
     }
 
@@ -222,6 +234,44 @@ impl Device {
     pub fn reset(&mut self) -> Result<()> {
         self.vhost.reset_device()?;
         Ok(self.vhost.set_features(self.features)?)
+    }
+
+    /// GET_STATUS: the device's status (VirtIO 1.3, 2.1).
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn status(&mut self) -> Result<u64> {
+        self.message(GET_STATUS, MESSAGE_VERSION, &[])
+    }
+
+    /// SET_STATUS, acknowledged.
+    ///
+    /// # Errors
+    /// When it is refused; the device hangs up then.
+    pub fn set_status(&mut self, status: u64) -> Result<()> {
+        let flags = MESSAGE_VERSION | VhostUserHeaderFlag::NEED_REPLY.bits();
+        match self.message(SET_STATUS, flags, &status.to_ne_bytes())? {
+            0 => Ok(()),
+            other => Err(Error::Protocol(format!("a status refused with {other}"))),
+        }
+    }
+
+    /// Sends a message and takes its answer, which is one number.
+    fn message(&mut self, request: u32, flags: u32, body: &[u8]) -> Result<u64> {
+        let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        let header = [request, flags, size].map(u32::to_ne_bytes);
+        self.stream
+            .write_all(&[header.as_flattened(), body].concat())?;
+        let mut reply = [0; 20];
+        self.stream.read_exact(&mut reply)?;
+        let (header, value) = reply.split_at(12);
+        let wanted = [request, MESSAGE_VERSION | 4, 8].map(u32::to_ne_bytes);
+        if header != wanted.as_flattened() {
+            return Err(Error::Protocol(format!(
+                "a reply that begins with {header:?}"
+            )));
+        }
+        Ok(value.first_chunk().copied().map_or(0, u64::from_ne_bytes))
     }
 
     /// The tag and the number of request queues, when the device has a tag of its own.

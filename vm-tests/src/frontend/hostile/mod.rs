@@ -7,7 +7,7 @@ pub mod fields;
 pub mod kind;
 pub mod ring;
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Result, Unstructured};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::fuse::wire::{EntryOut, InHeader, OutHeader, opcode};
@@ -29,15 +29,11 @@ pub struct Message {
     pub unique: u64,
 }
 
-/// What is done to a request's bytes.
-#[derive(Debug, Clone, Arbitrary)]
-#[allow(missing_docs)]
+/// What is done to a request's bytes: mostly nothing.
+#[derive(Debug, Clone)]
 pub enum Spoil {
+    /// It is sent as it is.
     Not,
-    NotEither,
-    NorNow,
-    NorHere,
-    NorThere,
     /// Cut to a part of it.
     Cut(u16),
     /// More at the end.
@@ -52,28 +48,33 @@ pub enum Spoil {
     Extensions(u16, Flags),
 }
 
-/// Room for a reply.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-#[allow(missing_docs)]
-pub enum Room {
-    Enough,
-    Plenty,
-    Large,
-    Little(u8),
-    None,
+impl<'a> Arbitrary<'a> for Spoil {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(match u.arbitrary::<u8>()? {
+            0..170 => Spoil::Not,
+            170..184 => Spoil::Cut(u.arbitrary()?),
+            184..198 => Spoil::More(u.arbitrary()?),
+            198..212 => Spoil::Length(u.arbitrary()?),
+            212..226 => Spoil::Opcode(u.arbitrary()?),
+            226..240 => Spoil::Bytes(u.arbitrary()?),
+            _ => Spoil::Extensions(u.arbitrary()?, u.arbitrary()?),
+        })
+    }
 }
 
-impl Room {
-    /// In bytes.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Room::Enough => 4096 + 16,
-            Room::Plenty => 8192,
-            Room::Large => 128 << 10,
-            Room::Little(bytes) => bytes.into(),
-            Room::None => 0,
-        }
+/// Bytes of room for a reply: mostly enough.
+#[derive(Debug, Clone, Copy)]
+pub struct Room(pub usize);
+
+impl<'a> Arbitrary<'a> for Room {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(Room(match u.arbitrary::<u8>()? {
+            0..180 => 4096 + 16,
+            180..200 => 8192,
+            200..210 => 128 << 10,
+            210..250 => u.arbitrary::<u8>()?.into(),
+            _ => 0,
+        }))
     }
 }
 
