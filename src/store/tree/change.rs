@@ -167,6 +167,10 @@ fn split_point(page: &Page, index: usize, bytes: usize) -> usize {
     let mut left = 0;
     for at in 0..page.len() {
         if at == index {
+            if left + bytes > Page::CAPACITY {
+                // A large cell behind large ones: it goes to the right, the one before it too.
+                return at.saturating_sub(1);
+            }
             left += bytes;
         }
         if left >= half {

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
+use crate::format::key::{KEY_MAX, VALUE_MAX};
 use crate::format::record::PagePtr;
 use crate::store::pages::PageStore;
 
@@ -325,6 +326,36 @@ fn a_range_that_was_emptied_can_be_filled_again() {
                 contents(&bench.root, &bench.pages) == bench.model,
                 "seed {seed}"
             );
+        }
+    }
+}
+
+/// Keys and values of every length, mostly the largest: wherever a page is cut, both halves and the
+/// new cell fit. Found by a guest that set attributes with long names and values.
+#[test]
+fn the_largest_cells_fit_wherever_a_page_is_split() {
+    let seed = 11;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let pages = PageStore::new(Arc::new(Memory::default()), PageNo(1), 0, 1 << 20);
+    for round in 0..300 {
+        let (mut root, mut model) = (Link::EMPTY, Model::new());
+        let mut effects = Effects::default();
+        for _ in 0..200 {
+            let mut length = |max: usize| match rng.random_range(0..4) {
+                0 => rng.random_range(9..max),
+                _ => max,
+            };
+            let (key_len, value_len) = (length(KEY_MAX), length(VALUE_MAX));
+            let mut key = rng.random::<u64>().to_be_bytes().to_vec();
+            key.resize(key_len, b'k');
+            let value = vec![7; value_len];
+            put(&mut root, &pages, &key, &value, &mut effects).unwrap();
+            model.insert(key, value);
+        }
+        for (key, value) in &model {
+            let found = get_with(&root, &pages, key, <[u8]>::to_vec).unwrap();
+            let same = found.as_ref() == Some(value);
+            assert!(same, "round {round}, seed {seed}");
         }
     }
 }
