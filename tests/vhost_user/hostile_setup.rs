@@ -217,6 +217,29 @@ fn the_memory_table_may_be_replaced_while_requests_are_in_flight() {
     daemon.terminate();
 }
 
+/// A ring's thread may look at its ring once more after the last answer. What it finds of memory
+/// that is there no longer says nothing of the ring that was started since.
+#[test]
+fn memory_that_goes_and_comes_back_breaks_no_ring_started_since() {
+    let mut daemon = Daemon::start(&[]);
+    let mut mount = daemon.mount(&Options::default());
+    for round in 0..1000 {
+        let client = &mut mount.clients[0];
+        client.call(request::getattr(ROOT)).unwrap();
+        mount.device.take_memory_away().unwrap();
+        client.queue.kick().unwrap();
+        mount.device.share_memory().unwrap();
+        mount.device.stop(client.queue.index).unwrap();
+        client.queue.clear().unwrap();
+        mount.device.run(&client.queue, 0).unwrap();
+        let answer = client.call(request::getattr(ROOT));
+        assert!(answer.is_ok(), "{answer:?} in round {round}");
+    }
+    daemon.is_unharmed("memory that goes and comes back");
+    drop(mount);
+    daemon.terminate();
+}
+
 /// The file below the guest's memory is cut short while the device works in it. This process has it
 /// mapped too, and must not touch it any more.
 #[test]

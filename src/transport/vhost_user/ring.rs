@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryAtomic;
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::event::EventConsumer;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -46,6 +46,8 @@ struct State {
 pub(super) struct Ring {
     /// Its number: 0 is the high-priority queue.
     pub(super) index: usize,
+    /// Looked at with the state locked only: what the ring was started in, or newer.
+    memory: SharedMemory,
     state: Mutex<State>,
     quiet: Condvar,
     /// Wakes the worker to look at the state anew.
@@ -77,11 +79,12 @@ pub(super) enum Next {
 impl Ring {
     pub(super) fn new(index: usize, memory: SharedMemory) -> Result<Ring, VhostUserError> {
         let other = |e: virtio_queue::Error| std::io::Error::other(e.to_string());
-        let vring = VringMutex::new(memory, SIZE_MAX)
+        let vring = VringMutex::new(memory.clone(), SIZE_MAX)
             .map_err(other)
             .map_err(VhostUserError::system("a queue"))?;
         Ok(Ring {
             index,
+            memory,
             state: Mutex::new(State {
                 vring,
                 kicks: 0,
@@ -233,14 +236,15 @@ impl Ring {
     }
 
     /// Takes the next request.
-    pub(super) fn next(&self, memory: &Arc<Memory>) -> Next {
+    pub(super) fn next(&self) -> Next {
         let mut state = self.state.lock();
+        let memory = self.memory.memory().into_inner();
         let taken = {
             let mut vring = state.vring.get_mut();
             if !state.runs(&vring) {
                 return Next::Stopped;
             }
-            take(&mut vring, state.in_flight, memory)
+            take(&mut vring, state.in_flight, &memory)
         };
         match taken {
             Ok(Some(chain)) => {
@@ -256,9 +260,9 @@ impl Ring {
     }
 
     /// Gives a request back with `written` bytes of reply; tells the guest, unless `later`.
-    pub(super) fn give_back(&self, memory: &Memory, head: u16, written: u32, later: bool) {
+    pub(super) fn give_back(&self, head: u16, written: u32, later: bool) {
         let mut state = self.state.lock();
-        self.with_queue(&mut state, |vring| {
+        self.with_queue(&mut state, |vring, memory| {
             vring.get_queue_mut().add_used(memory, head, written)?;
             if later { Ok(()) } else { tell(vring, memory) }
         });
@@ -273,14 +277,14 @@ impl Ring {
     }
 
     /// Tells the guest of what was given back and not told.
-    pub(super) fn notify(&self, memory: &Memory) {
-        self.with_queue(&mut self.state.lock(), |vring| tell(vring, memory));
+    pub(super) fn notify(&self) {
+        self.with_queue(&mut self.state.lock(), tell);
     }
 
     /// Asks for kicks, or not. True when requests came meanwhile.
-    pub(super) fn want_kicks(&self, memory: &Memory, on: bool) -> bool {
+    pub(super) fn want_kicks(&self, on: bool) -> bool {
         let mut came = false;
-        self.with_queue(&mut self.state.lock(), |vring| {
+        self.with_queue(&mut self.state.lock(), |vring, memory| {
             let queue = vring.get_queue_mut();
             if !queue.ready() {
                 return Ok(());
@@ -298,12 +302,13 @@ impl Ring {
     fn with_queue(
         &self,
         state: &mut State,
-        act: impl FnOnce(&mut VringState<SharedMemory>) -> Result<(), virtio_queue::Error>,
+        act: impl FnOnce(&mut VringState<SharedMemory>, &Memory) -> Result<(), virtio_queue::Error>,
     ) {
         if state.broken {
             return;
         }
-        let done = act(&mut state.vring.get_mut());
+        let memory = self.memory.memory().into_inner();
+        let done = act(&mut state.vring.get_mut(), &memory);
         if let Err(error) = done {
             self.mark_broken(state, &error.to_string());
         }

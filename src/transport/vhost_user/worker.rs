@@ -132,12 +132,11 @@ fn take_kick(kick: &EventConsumer) -> bool {
 /// Carries out everything the guest has made available.
 pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
     loop {
-        ring.want_kicks(&work.memory(), false);
+        ring.want_kicks(false);
         let mut untold = 0u32;
         let mut untold_bytes = 0u64;
         let stopped = loop {
-            let memory = work.memory();
-            let chain = match ring.next(&memory) {
+            let chain = match ring.next() {
                 Next::Chain(chain) => chain,
                 Next::Empty => break false,
                 Next::Stopped => break true,
@@ -145,7 +144,7 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             let shape = match Shape::of(&chain) {
                 Ok(shape) => shape,
                 Err(error) => {
-                    ring.notify(&memory);
+                    ring.notify();
                     ring.give_up(&error.to_string());
                     return;
                 }
@@ -154,7 +153,7 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
                 let (ring, task) = (ring.clone(), work.clone());
                 work.pool.run(move || {
                     let written = answer(&task.server, &chain, shape);
-                    ring.give_back(&memory, chain.head_index(), written, false);
+                    ring.give_back(chain.head_index(), written, false);
                 });
                 continue;
             }
@@ -162,16 +161,15 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-            ring.give_back(&memory, chain.head_index(), written, later);
+            ring.give_back(chain.head_index(), written, later);
             if !later {
                 (untold, untold_bytes) = (0, 0);
             }
         };
-        let memory = work.memory();
         if untold > 0 {
-            ring.notify(&memory);
+            ring.notify();
         }
-        if stopped || !ring.want_kicks(&memory, true) {
+        if stopped || !ring.want_kicks(true) {
             return;
         }
     }
