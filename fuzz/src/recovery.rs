@@ -9,7 +9,7 @@ use razorfs::engine::{
 use razorfs::format::id::{Generation, Ino, Lsn, PageNo, TxId};
 use razorfs::format::key::SYSTEM_TREES;
 use razorfs::format::superblock::SUPERBLOCK_BYTES;
-use razorfs::format::wal::{RING_START, tag};
+use razorfs::format::wal::RING_START;
 use razorfs::fsck;
 use razorfs::log::Change;
 use razorfs::log::wal::{WalError, scan};
@@ -18,7 +18,7 @@ use razorfs::store::superblock;
 use vm_tests::frontend::hostile::fields::Number;
 
 use super::log::{Log, Names};
-use super::store::{self, UUID};
+use super::store::{self, LOG_KEY};
 
 /// The log's file among the simulated disks.
 const WAL: usize = 4;
@@ -32,7 +32,7 @@ fn spoil(sim: &SimMedia, u: &mut Unstructured<'_>, behind: bool) {
     let (mut from, mut tx) = (superblock.checkpoint_lsn, superblock.next_tx);
     let mut end = superblock.strings_end;
     if behind {
-        let report = scan(&*media.wal, UUID, from, tx, &mut |_, _, changes| {
+        let report = scan(&*media.wal, LOG_KEY, from, tx, &mut |_, _, changes| {
             for change in changes {
                 if let Change::Intern { id, name } = change {
                     end = id.0 + razorfs::format::name::record_bytes(name.len()) as u64;
@@ -47,7 +47,7 @@ fn spoil(sim: &SimMedia, u: &mut Unstructured<'_>, behind: bool) {
         return;
     };
     let ring = superblock.log_bytes;
-    for (Lsn(at), bytes) in log.bytes(from, tx, tag(UUID), Names { end }).batches {
+    for (Lsn(at), bytes) in log.bytes(from, tx, LOG_KEY.tag(), Names { end }).batches {
         let at = at % ring;
         if at + bytes.len() as u64 <= ring {
             sim.corrupt(WAL, RING_START + at, &bytes);

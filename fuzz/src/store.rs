@@ -7,11 +7,17 @@ use razorfs::engine::{
     Clock, Cred, MkfsOptions, NewInode, OpenOptions, SetXattr, Time, Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
+use razorfs::format::wal::LogKey;
 
 /// The store's UUID.
 pub const UUID: [u8; 16] = [1; 16];
 /// The key of its hashes of names.
 pub const HASH_SEED: [u8; 16] = [2; 16];
+/// Whose log it is.
+pub const LOG_KEY: LogKey = LogKey {
+    uuid: UUID,
+    hash_seed: HASH_SEED,
+};
 /// Bytes of content it may hold: few, so that it gets full.
 const CAPACITY_BYTES: u64 = 4 << 20;
 

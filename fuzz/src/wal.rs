@@ -7,12 +7,12 @@ use arbitrary::{Arbitrary, Unstructured};
 use razorfs::disk::Disk;
 use razorfs::format::id::{Lsn, TxId};
 use razorfs::format::superblock::COUNT_MAX;
-use razorfs::format::wal::{BLOCK_BYTES, LogHeader, RING_START, tag};
+use razorfs::format::wal::{BLOCK_BYTES, LogHeader, RING_START};
 use razorfs::log::Change;
 use razorfs::log::wal::{RING_MIN_BYTES, WalError, scan};
 
 use super::log::{Log, Names};
-use super::store::UUID;
+use super::store::{LOG_KEY, UUID};
 
 /// The smallest ring, most of it zeros.
 struct Ring {
@@ -114,7 +114,7 @@ pub fn run(data: &[u8]) {
         header: header.encode(),
         parts: Vec::new(),
     };
-    let bytes = log.bytes(from, from_tx, tag(UUID), Names::default());
+    let bytes = log.bytes(from, from_tx, LOG_KEY.tag(), Names::default());
     let len: u64 = bytes
         .batches
         .iter()
@@ -129,20 +129,18 @@ pub fn run(data: &[u8]) {
     let mut expected = from_tx;
     let mut found = 0u64;
     let mut last = from;
-    let scanned = scan(
-        &ring,
-        UUID,
-        from,
-        from_tx,
-        &mut |tx, lsn, changes: Vec<Change>| {
-            assert_eq!(tx, expected, "a transaction out of order");
-            assert!(lsn > last || found == 0, "{lsn:?} after {last:?}");
-            expected = TxId(tx.0.wrapping_add(1));
-            (found, last) = (found + 1, lsn);
-            drop(changes);
-            Ok::<(), WalError>(())
-        },
-    );
+    let scanned = scan(&ring, LOG_KEY, from, from_tx, &mut |tx,
+                                                            lsn,
+                                                            changes: Vec<
+        Change,
+    >| {
+        assert_eq!(tx, expected, "a transaction out of order");
+        assert!(lsn > last || found == 0, "{lsn:?} after {last:?}");
+        expected = TxId(tx.0.wrapping_add(1));
+        (found, last) = (found + 1, lsn);
+        drop(changes);
+        Ok::<(), WalError>(())
+    });
     if let Ok(report) = scanned {
         assert!(report.end >= from && report.end.0 - from.0 <= RING_MIN_BYTES);
         assert_eq!(report.next_tx, expected);

@@ -139,7 +139,7 @@ impl InodeTable {
 
     /// Forgets inodes of which everything is written and durable, so that memory follows what is in
     /// use.
-    pub(super) fn sweep(&self, durable: Lsn) {
+    pub(crate) fn sweep(&self, durable: Lsn) {
         for shard in &self.shards {
             shard.lock().retain(|_, state| {
                 // Only the table's reference: nobody is about to change it.
