@@ -14,6 +14,7 @@ use log::LevelFilter;
 
 use crate::engine::OpenOptions;
 use crate::fs::Options;
+use crate::sandbox::Action;
 use crate::transport::vhost_user::DeviceOptions;
 
 /// Where front-ends connect.
@@ -49,6 +50,8 @@ pub struct Config {
     pub syslog: bool,
     /// Descriptors this process may have at most, when that is to be set.
     pub descriptors_max: Option<u64>,
+    /// How the process is confined; `None` for not at all.
+    pub sandbox: Option<Action>,
     /// What to tell the user about flags without effect.
     pub notes: Vec<String>,
 }
@@ -186,7 +189,7 @@ mod tests {
         assert_eq!(config.device.pool_threads_max, 8);
         assert_eq!(config.descriptors_max, Some(4096));
         assert!(config.notes.iter().any(|n| n.contains("--uid-map")));
-        assert!(config.notes.iter().any(|n| n.contains("--sandbox")));
+        assert_eq!(config.sandbox, Some(Action::Kill));
     }
 
     #[test]
@@ -253,6 +256,21 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(CAPABILITIES).unwrap();
         assert_eq!(json["type"], "fs");
         assert_eq!(json["features"][0], "separate-options");
+    }
+
+    #[test]
+    fn confinement_is_on_unless_it_is_switched_off() {
+        let sandbox = |args: &[&str]| parse(&with(args)).unwrap().sandbox;
+        assert_eq!(sandbox(&[]), Some(Action::Kill));
+        assert_eq!(sandbox(&["--sandbox=chroot"]), Some(Action::Kill));
+        assert_eq!(sandbox(&["-o", "sandbox=none"]), None);
+        assert_eq!(sandbox(&["--sandbox=none"]), None);
+        assert_eq!(sandbox(&["--seccomp=log"]), Some(Action::Log));
+        assert_eq!(sandbox(&["--seccomp=none"]), Some(Action::Allow));
+        for bad in ["--sandbox=sometimes", "--seccomp=maybe"] {
+            let option = bad.split('=').next().unwrap();
+            assert!(error(&with(&[bad])).contains(option));
+        }
     }
 
     #[test]

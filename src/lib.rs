@@ -14,7 +14,7 @@
 //! Imports point down only. `format` (bytes and checksums, no I/O) may be used by the engine and
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
 //! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
-//! `transport`.
+//! `transport`, `sandbox` (confinement of the process) for programs.
 
 pub mod config;
 pub mod disk;
@@ -24,6 +24,7 @@ pub mod format;
 pub mod fs;
 pub mod fsck;
 pub mod log;
+pub mod sandbox;
 pub mod server;
 pub mod store;
 pub mod transport;

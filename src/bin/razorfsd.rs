@@ -10,8 +10,10 @@ use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
 use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Listen};
+use razorfs::disk::file::{OpenDir, open_store};
 use razorfs::engine::{Durability, Volume};
 use razorfs::fs::FileSystem;
+use razorfs::sandbox;
 use razorfs::server::Server;
 use razorfs::transport::vhost_user::{Socket, Stop, serve};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -54,11 +56,28 @@ fn run(config: &Config) -> Result<(), Error> {
     if let Some(max) = config.descriptors_max {
         limit_descriptors(max)?;
     }
+    let how = OpenDir {
+        read_only: config.open.read_only,
+        allow_volatile: config.open.allow_volatile,
+    };
+    let files = open_store(&config.store, how)?;
+    let (socket, path) = match &config.listen {
+        Listen::Path { path, group } => {
+            let socket = Socket::bind(path, group.as_deref())?;
+            (socket, Some(path.as_path()))
+        }
+        Listen::Fd(fd) => (Socket::inherit(*fd)?, None),
+    };
+    // Before there is a second thread, and before anything in the store is believed.
+    match config.sandbox {
+        Some(action) => sandbox::confine(&config.store, path, action)?,
+        None => log::warn!("the daemon is not confined (--sandbox none)"),
+    }
     let stop = Arc::new(Stop::new()?);
     stop_on_signals(&stop)?;
-    let volume = Volume::open(&config.store, config.open.clone())?;
+    let volume = Volume::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &volume);
-    let served = serve_volume(config, &volume, &stop);
+    let served = serve_volume(config, &volume, &socket, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = volume.close();
     served?;
@@ -93,12 +112,13 @@ fn report_recovery(config: &Config, volume: &Volume) {
     }
 }
 
-fn serve_volume(config: &Config, volume: &Arc<Volume>, stop: &Stop) -> Result<(), Error> {
+fn serve_volume(
+    config: &Config,
+    volume: &Arc<Volume>,
+    socket: &Socket,
+    stop: &Stop,
+) -> Result<(), Error> {
     let store = config.store.display();
-    let socket = match &config.listen {
-        Listen::Path { path, group } => Socket::bind(path, group.as_deref())?,
-        Listen::Fd(fd) => Socket::inherit(*fd)?,
-    };
     match config.open.durability {
         Durability::Relaxed => log::warn!(
             "DURABILITY IS RELAXED: fsync and sync return before anything is on the disk. A power \
@@ -114,7 +134,7 @@ fn serve_volume(config: &Config, volume: &Arc<Volume>, stop: &Stop) -> Result<()
         Listen::Path { path, .. } => log::info!("serving {store} on {}", path.display()),
         Listen::Fd(fd) => log::info!("serving {store} on descriptor {fd}"),
     }
-    serve(&server, &socket, &config.device, stop)?;
+    serve(&server, socket, &config.device, stop)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use super::{Command, Config, ConfigError, Listen};
 use crate::engine::{Durability, OpenOptions};
 use crate::fs::{CacheMode, Options};
+use crate::sandbox::Action;
 use crate::transport::vhost_user::{DeviceOptions, REQUEST_QUEUES_MAX, TAG_BYTES_MAX};
 
 const THREADS_DEFAULT: usize = 16;
@@ -92,6 +93,13 @@ struct Args {
     /// Open files that this process may have at most.
     #[arg(long, value_name = "N")]
     rlimit_nofile: Option<u64>,
+    /// Confine the daemon to its store, its socket and the system calls it makes: auto or none.
+    /// (namespace and chroot, which other daemons have, mean auto.)
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    sandbox: String,
+    /// What a system call outside the list does: kill, trap, log; or none for no list.
+    #[arg(long, value_name = "ACTION", default_value = "kill")]
+    seccomp: String,
     /// Print what this binary can do, as JSON, and end.
     #[arg(long)]
     print_capabilities: bool,
@@ -107,10 +115,6 @@ struct Args {
 struct ForeignArgs {
     #[arg(short = 'f', hide = true)]
     foreground: bool,
-    #[arg(long, hide = true, value_name = "MODE")]
-    sandbox: Option<String>,
-    #[arg(long, hide = true, value_name = "ACTION")]
-    seccomp: Option<String>,
     #[arg(long, hide = true, value_name = "CAPS")]
     modcaps: Option<String>,
     #[arg(long, hide = true, value_name = "MAP")]
@@ -194,6 +198,7 @@ struct Said {
     cache: Option<CacheMode>,
     export: Options,
     log_level: Option<LevelFilter>,
+    sandbox: String,
     notes: Vec<String>,
 }
 
@@ -210,6 +215,7 @@ impl Args {
                 ..Options::default()
             },
             log_level: self.log_level.as_deref().map(level).transpose()?,
+            sandbox: self.sandbox.clone(),
             notes: Vec::new(),
         };
         if let Some(when) = &self.posix_acl {
@@ -228,6 +234,7 @@ impl Args {
         }
         said.export.cache = said.cache.unwrap_or_default();
         said.export.posix_acl &= said.export.xattr;
+        let sandbox = sandbox(&said.sandbox, &self.seccomp)?;
         let durability = match self.durability {
             DurabilityArg::Strict => Durability::Strict,
             DurabilityArg::Fsync => Durability::Fsync,
@@ -261,6 +268,7 @@ impl Args {
             listen,
             log_level: said.log_level.unwrap_or(LevelFilter::Info),
             syslog: self.syslog,
+            sandbox,
             descriptors_max: self.rlimit_nofile.filter(|n| *n != 0),
             notes: said.notes,
         })
@@ -287,12 +295,7 @@ impl Args {
 }
 
 /// Flags and options without effect, and why.
-const NO_EFFECT: [(&str, &str); 10] = [
-    (
-        "sandbox",
-        "nothing of the host's file system is reachable through a store",
-    ),
-    ("seccomp", "no filter of system calls is installed"),
+const NO_EFFECT: [(&str, &str); 8] = [
     ("modcaps", "no capabilities are used"),
     ("uid-map", "user ids are stored as the guest gives them"),
     ("gid-map", "group ids are stored as the guest gives them"),
@@ -312,8 +315,6 @@ const NO_EFFECT: [(&str, &str); 10] = [
 impl ForeignArgs {
     fn apply(&self, said: &mut Said) -> Result<(), ConfigError> {
         let given = [
-            ("sandbox", self.sandbox.is_some()),
-            ("seccomp", self.seccomp.is_some()),
             ("modcaps", self.modcaps.is_some()),
             ("uid-map", !self.uid_map.is_empty()),
             ("gid-map", !self.gid_map.is_empty()),
@@ -397,6 +398,7 @@ impl Said {
             ("no_writeback", None) => self.export.writeback = false,
             ("readdirplus", None) => self.export.readdirplus = true,
             ("no_readdirplus", None) => self.export.readdirplus = false,
+            ("sandbox", Some(mode)) => mode.clone_into(&mut self.sandbox),
             ("log_level", Some(name)) => self.log_level = Some(level(name)?),
             ("debug", None) => self.log_level = Some(LevelFilter::Debug),
             ("flock" | "posix_lock", None) => {
@@ -431,6 +433,22 @@ fn not_supported(option: &str, reason: &'static str) -> ConfigError {
     ConfigError::NotSupported {
         option: option.to_owned(),
         reason,
+    }
+}
+
+/// How the process is confined; `None` for not at all.
+fn sandbox(mode: &str, seccomp: &str) -> Result<Option<Action>, ConfigError> {
+    let action = match seccomp {
+        "kill" => Action::Kill,
+        "log" => Action::Log,
+        "trap" => Action::Trap,
+        "none" => Action::Allow,
+        other => return Err(value("--seccomp", format!("'{other}' is not a choice"))),
+    };
+    match mode {
+        "auto" | "namespace" | "chroot" => Ok(Some(action)),
+        "none" => Ok(None),
+        other => Err(value("--sandbox", format!("'{other}' is not a choice"))),
     }
 }
 

@@ -93,7 +93,19 @@ impl Volume {
             read_only: options.read_only,
             allow_volatile: options.allow_volatile,
         };
-        let StoreDir { media, lock } = open_store(store, how)?;
+        Self::open_files(store, open_store(store, how)?, options)
+    }
+
+    /// Opens the main dataset of the store whose files are open.
+    ///
+    /// # Errors
+    /// As [`Volume::open_media`].
+    pub fn open_files(
+        store: &Path,
+        files: StoreDir,
+        options: OpenOptions,
+    ) -> Result<Arc<Volume>, OpenError> {
+        let StoreDir { media, lock } = files;
         Self::open_locked(media, options, system_clock(), Some(lock)).map_err(|source| {
             OpenError::Store {
                 store: store.to_owned(),

@@ -1,0 +1,58 @@
+//! Confinement: what a guest that took over the daemon could still do.
+//!
+//! Applied while the process has one thread, so that every later one inherits it, after the files
+//! of the store are open and the socket is made, and before anything of the store or of a guest is
+//! read. In order: no core dumps; no new privileges; no capabilities; Landlock, where the kernel has
+//! it; and last the list of system calls, which would not allow the steps before it.
+//!
+//! Imports nothing of razorfs.
+
+mod calls;
+mod files;
+mod privileges;
+
+use std::path::Path;
+
+/// What a system call outside the list does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Action {
+    /// It ends the process.
+    #[default]
+    Kill,
+    /// It is logged by the kernel, and done.
+    Log,
+    /// It raises SIGSYS.
+    Trap,
+    /// There is no list.
+    Allow,
+}
+
+/// Why the process is not confined.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot confine the daemon, {step}: {reason} ('--sandbox none' goes on without)")]
+pub struct SandboxError {
+    /// What was tried.
+    pub step: &'static str,
+    /// What the system said.
+    pub reason: String,
+}
+
+impl SandboxError {
+    fn new(step: &'static str) -> impl Fn(&dyn std::fmt::Display) -> SandboxError {
+        move |reason| SandboxError {
+            step,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Confines the process for good. `store` and the directory of `socket` stay reachable. To be called
+/// while there is one thread.
+///
+/// # Errors
+/// When the system refuses a step that every kernel has.
+pub fn confine(store: &Path, socket: Option<&Path>, action: Action) -> Result<(), SandboxError> {
+    privileges::drop_all()?;
+    files::restrict(store, socket)?;
+    calls::restrict(action)
+}
