@@ -459,6 +459,22 @@ fn a_repair_says_what_is_gone_and_leaves_a_clean_store() {
 }
 
 #[test]
+fn a_scrub_finds_what_is_damaged() {
+    let store = Store::new();
+    store.fill(false);
+    let scrub = || run(RAZORFS, &["scrub", store.path(), "--allow-volatile"]);
+    expect(scrub(), EXIT_CLEAN, &["0 damaged"]);
+    expect(store.fsck(), EXIT_CLEAN, &["clean"]);
+    store.flip("chunks.dat", 5000);
+    expect(scrub(), EXIT_ERRORS, &["damaged: chunk", "1 damaged"]);
+    let json = run(
+        RAZORFS,
+        &["scrub", store.path(), "--allow-volatile", "--json"],
+    );
+    expect(json, EXIT_ERRORS, &["\"done\": true", "\"errors\": 1"]);
+}
+
+#[test]
 fn a_superblock_that_is_gone_cannot_be_repaired() {
     let store = Store::new();
     store.fill(false);

@@ -17,7 +17,8 @@ const THREADS_DEFAULT: usize = 16;
 const THREADS_MAX: usize = 1024;
 const QUEUES_DEFAULT: usize = 16;
 const COMMIT_INTERVAL_MAX_SECONDS: f64 = 3600.0;
-const DIRTY_LIMIT_MIN_BYTES: u64 = 1 << 20;
+const SCRUB_INTERVAL_MAX_DAYS: f64 = 3650.0;
+const SIZE_MIN_BYTES: u64 = 1 << 20;
 
 /// Serves a razorfs store to a virtual machine as a vhost-user virtiofs device.
 ///
@@ -54,6 +55,13 @@ struct Args {
     /// Accept a store on a file system that does not survive a power cut, such as tmpfs.
     #[arg(long)]
     allow_volatile: bool,
+    /// Days after a scrub until the next one begins, which reads everything and logs what is
+    /// damaged; fractions are fine. Without it there is none.
+    #[arg(long, value_name = "DAYS")]
+    scrub_interval: Option<String>,
+    /// Bytes that a scrub reads in a second, at most; takes K, M, G.
+    #[arg(long, value_name = "BYTES", default_value = "16M")]
+    scrub_rate: String,
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
@@ -250,6 +258,8 @@ impl Args {
                 commit_interval: seconds("--commit-interval", &self.commit_interval)?,
                 dirty_limit_bytes: bytes("--dirty-limit", &self.dirty_limit)?,
                 allow_volatile: self.allow_volatile,
+                scrub_interval: self.scrub_interval.as_deref().map(days).transpose()?,
+                scrub_bytes_per_sec: bytes("--scrub-rate", &self.scrub_rate)?,
                 ..OpenOptions::default()
             },
             export: said.export,
@@ -493,9 +503,24 @@ fn seconds(option: &str, given: &str) -> Result<Duration, ConfigError> {
         })
 }
 
+fn days(given: &str) -> Result<Duration, ConfigError> {
+    given
+        .parse::<f64>()
+        .ok()
+        .filter(|days| *days >= 0.0 && *days <= SCRUB_INTERVAL_MAX_DAYS)
+        .and_then(|days| Duration::try_from_secs_f64(days * 86_400.0).ok())
+        .ok_or_else(|| {
+            let max = SCRUB_INTERVAL_MAX_DAYS;
+            value(
+                "--scrub-interval",
+                format!("'{given}' is not within 0 to {max} days"),
+            )
+        })
+}
+
 fn bytes(option: &str, given: &str) -> Result<u64, ConfigError> {
     parse_bytes(given)
-        .filter(|bytes| *bytes >= DIRTY_LIMIT_MIN_BYTES)
+        .filter(|bytes| *bytes >= SIZE_MIN_BYTES)
         .ok_or_else(|| {
             value(
                 option,

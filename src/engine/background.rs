@@ -2,13 +2,14 @@
 //!
 //! They hold the volume weakly: it can be dropped while they sleep, and they end then.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Volume;
+use super::{ScrubOptions, Volume};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
 
@@ -70,6 +71,12 @@ impl Background {
             let weak = weak.clone();
             spawn("pages", move || find_free_pages(&weak))?
         });
+        if let Some(interval) = volume.options.scrub_interval {
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            threads.push(spawn("scrub", move || {
+                scrub_loop(&shared, &weak, interval)
+            })?);
+        }
         shared.state.lock().checkpointing = true;
         threads.push({
             let shared = Arc::clone(shared);
@@ -142,6 +149,44 @@ fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
             && volume.is_writable()
         {
             ::log::error!("periodic commit: {error}");
+        }
+    }
+}
+
+/// Scrubs when it is time; goes on at once with one that was interrupted.
+fn scrub_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
+    while sleep(shared, Instant::now() + LOOK_INTERVAL) {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        match volume.scrub_is_due(interval) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                ::log::error!("there will be no scrub: {error}");
+                return;
+            }
+        }
+        let options = ScrubOptions {
+            bytes_per_sec: volume.options.scrub_bytes_per_sec,
+            restart: false,
+        };
+        let result = volume.scrub(options, &mut |_| match shared.state.lock().stopping {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        match result {
+            Ok(progress) if progress.done => ::log::info!(
+                "scrub: {} items, {} bytes read, {} damaged",
+                progress.items,
+                progress.bytes,
+                progress.errors
+            ),
+            Ok(_) => {}
+            Err(error) => {
+                ::log::error!("there will be no further scrub: {error}");
+                return;
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ mod op;
 mod options;
 mod orphan;
 mod rename;
+mod scrub;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests;
@@ -32,5 +33,6 @@ mod xattr;
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
+pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
 pub use types::*;
 pub use volume::{OpenError, Volume, system_clock};

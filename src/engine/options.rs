@@ -33,6 +33,10 @@ pub struct OpenOptions {
     /// Run the commit timer and checkpoints in threads of their own; without, the caller drives
     /// them ([`Volume::commit_tick`], [`Volume::checkpoint`]), as deterministic tests must.
     pub background: bool,
+    /// How long after a scrub the next one begins; `None` for never.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes that a scrub reads in a second, at most; 0 for as many as the disk gives.
+    pub scrub_bytes_per_sec: u64,
     /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
     pub discard_damaged_log: bool,
 }
@@ -47,6 +51,8 @@ impl Default for OpenOptions {
             cache_bytes: 256 << 20,
             allow_volatile: false,
             background: true,
+            scrub_interval: None,
+            scrub_bytes_per_sec: 16 << 20,
             discard_damaged_log: false,
         }
     }

@@ -387,6 +387,22 @@ impl Journal {
         self.opened.capacity_bytes
     }
 
+    /// What is wrong with the copies of the superblock, as they lie on the disk.
+    #[must_use]
+    pub fn check_copies(&self) -> Vec<String> {
+        // No checkpoint writes them meanwhile.
+        let _one = self.checkpoint.lock();
+        match crate::store::superblock::read(&*self.media.superblock) {
+            Ok(found) => {
+                let damaged = found.damaged.iter();
+                damaged
+                    .map(|(copy, reason)| format!("superblock copy {copy}: {reason}"))
+                    .collect()
+            }
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
     /// Bytes that tree pages and names take.
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
@@ -579,6 +595,20 @@ impl View {
     #[must_use]
     pub fn strings_end(&self) -> u64 {
         self.roots.strings_end
+    }
+
+    /// Reads pages of a tree from the disk, from a key on: see [`crate::store::tree::verify`].
+    ///
+    /// # Errors
+    /// When there is no such tree.
+    pub fn verify(
+        &self,
+        tree: TreeId,
+        from: &[u8],
+        max: usize,
+        found: &mut dyn FnMut(PagePtr, Option<StoreError>),
+    ) -> Result<Option<Key>, StoreError> {
+        self.roots.verify(&self.storage, tree, from, max, found)
     }
 
     fn reading(&self) -> Reading<'_> {

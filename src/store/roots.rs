@@ -235,6 +235,22 @@ impl Roots {
         )
     }
 
+    /// See [`tree::verify`].
+    ///
+    /// # Errors
+    /// When there is no such tree.
+    pub fn verify(
+        &self,
+        storage: &Storage,
+        tree: TreeId,
+        from: &[u8],
+        max: usize,
+        found: &mut dyn FnMut(PagePtr, Option<StoreError>),
+    ) -> Result<Option<Key>, StoreError> {
+        let link = self.link(storage, tree)?;
+        Ok(tree::verify(&link, &storage.pages, from, max, found))
+    }
+
     /// Gives every changed node a place from `place`, and enters the datasets' new roots in their
     /// records. Returns the system trees' places; the nodes to write are added to `out`.
     ///

@@ -4,6 +4,7 @@ mod info;
 mod mkfs;
 mod mount;
 mod recover;
+mod scrub;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ enum Command {
     Info(info::InfoArgs),
     Mount(mount::MountArgs),
     Recover(recover::RecoverArgs),
+    Scrub(scrub::ScrubArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -39,6 +41,10 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Recover(args) => recover::run(args),
+        Command::Scrub(args) => match scrub::run(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

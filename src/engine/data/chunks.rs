@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::engine::{EngineError, Sink};
+use crate::engine::{EngineError, Sink, Volume};
 use crate::format::id::ChunkId;
 use crate::format::record::{CHUNK_BLOCK_BYTES, ChunkRecord, Codec};
 use crate::format::superblock::UNIT_BYTES;
@@ -152,5 +152,27 @@ impl Reader<'_> {
             }
         }
         Ok(bytes)
+    }
+}
+
+impl Volume {
+    /// Reads all of a chunk from the disk and checks it, whatever is in memory.
+    pub(in crate::engine) fn verify_chunk(
+        &self,
+        id: ChunkId,
+        record: &ChunkRecord,
+    ) -> Result<(), StoreError> {
+        let nothing = Cache::new(0);
+        let reader = Reader {
+            disk: self.journal.chunks(),
+            cache: &nothing,
+            id,
+            record,
+        };
+        let bytes = reader.load(0, record.stored_len as usize)?;
+        if record.codec == Codec::Raw && blake3::hash(&bytes) != record.hash {
+            return Err(reader.corrupt("its content does not match its BLAKE3 hash"));
+        }
+        Ok(())
     }
 }

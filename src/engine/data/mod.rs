@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 
 use super::{EngineError, Volume};

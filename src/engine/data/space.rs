@@ -17,7 +17,7 @@ use crate::store::{Read, StoreError};
 pub(super) const CLAIMED: Generation = PendingFree::CLAIMED;
 
 /// Units that are not free: chunks and pending ranges.
-pub(super) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
+pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
     let bytes = read
         .get(TreeId::Datasets, UNITS_USED_KEY)?
         .unwrap_or_default();

@@ -198,6 +198,69 @@ pub fn counters_key(id: DatasetId) -> Vec<u8> {
 /// chunks and in pending ranges; without it they are 0.
 pub const UNITS_USED_KEY: &[u8] = &[4];
 
+/// The key in the dataset tree of how far a scrub got: [`ScrubRecord`].
+pub const SCRUB_KEY: &[u8] = &[5];
+
+/// How far a scrub got, so that it can go on after an interruption.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScrubRecord {
+    /// What is being read: trees by their place, then chunks, then names.
+    pub stage: u64,
+    /// When it began, seconds since 1970; with `stage` [`ScrubRecord::DONE`], when it ended.
+    pub at_sec: u64,
+    /// Pages, chunks and names read.
+    pub items: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// What was found damaged.
+    pub errors: u64,
+    /// The key to go on from.
+    pub cursor: Vec<u8>,
+}
+
+impl ScrubRecord {
+    /// The stage of a scrub that is through.
+    pub const DONE: u64 = u64::MAX;
+
+    /// The bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = [self.stage, self.at_sec, self.items, self.bytes, self.errors]
+            .map(u64::to_le_bytes)
+            .concat();
+        bytes.extend_from_slice(&self.cursor);
+        bytes
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// When it is shorter than one, or its key longer than a key can be.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let what = "scrub record";
+        let (numbers, cursor) =
+            <[U64; 5]>::read_from_prefix(bytes).map_err(|_| FormatError::Length {
+                what,
+                expected: 40,
+                found: bytes.len(),
+            })?;
+        if cursor.len() > crate::format::key::KEY_MAX {
+            let field = "cursor";
+            let found = cursor.len() as u64;
+            return Err(FormatError::Field { what, field, found });
+        }
+        let [stage, at_sec, items, bytes, errors] = numbers.map(U64::get);
+        Ok(ScrubRecord {
+            stage,
+            at_sec,
+            items,
+            bytes,
+            errors,
+            cursor: cursor.to_vec(),
+        })
+    }
+}
+
 /// The key of the entry that finds a dataset by its name: -> id (u64 LE).
 #[must_use]
 pub fn dataset_name_key(name: &str) -> Vec<u8> {

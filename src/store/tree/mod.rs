@@ -13,6 +13,7 @@ mod change;
 mod checkpoint;
 mod node;
 mod query;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -21,3 +22,4 @@ pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
 pub use node::{Link, Node};
 pub use query::{floor, get_with, last, scan};
+pub use verify::verify;

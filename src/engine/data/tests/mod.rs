@@ -4,6 +4,7 @@ mod bounds;
 mod crash;
 mod full;
 mod lost;
+mod scrub;
 mod sharing;
 mod space;
 

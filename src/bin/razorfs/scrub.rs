@@ -1,0 +1,128 @@
+//! `razorfs scrub STORE`: reads everything that is stored and says what is damaged.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use razorfs::engine::{OpenOptions, ScrubEvent, ScrubOptions, ScrubProgress, Volume};
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+type Error = Box<dyn std::error::Error>;
+
+/// How often a terminal is told how far it is.
+const TELL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reads all pages, names and content of a store and checks them against their checksums. An
+/// interrupted scrub (Ctrl-C, SIGTERM) goes on where it stopped. A store that a daemon serves is
+/// scrubbed by the daemon: see `razorfsd --scrub-interval`.
+///
+/// Exit codes: 0 nothing is damaged, 1 it could not be done, 3 it was interrupted, 4 something is
+/// damaged (`razorfsck --repair` mends what can be mended).
+#[derive(Debug, Args)]
+pub struct ScrubArgs {
+    /// The store's directory.
+    store: PathBuf,
+    /// Bytes to read in a second, at most (K, M, G for powers of 1024).
+    #[arg(long, value_name = "BYTES", value_parser = crate::mkfs::parse_size)]
+    rate: Option<u64>,
+    /// Begin anew, wherever an earlier one stopped.
+    #[arg(long)]
+    restart: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Accept a store on a file system that does not survive a power cut.
+    #[arg(long)]
+    allow_volatile: bool,
+}
+
+/// Scrubs. Returns the exit code.
+///
+/// # Errors
+/// When the store cannot be opened, walked or closed.
+pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let options = OpenOptions {
+        allow_volatile: args.allow_volatile,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open(&args.store, options)?;
+    let options = ScrubOptions {
+        bytes_per_sec: args.rate.unwrap_or(0),
+        restart: args.restart,
+    };
+    let mut told = Instant::now();
+    let show = std::io::stderr().is_terminal() && !args.json;
+    let mut damaged = Vec::new();
+    let result = volume.scrub(options, &mut |event| {
+        match event {
+            ScrubEvent::Damaged(what) => damaged.push(what.clone()),
+            ScrubEvent::Progress(progress) if show && told.elapsed() > TELL_INTERVAL => {
+                told = Instant::now();
+                // A terminal that is gone wants no more of it.
+                let _ = write!(std::io::stderr(), "\r{}", line(progress));
+            }
+            ScrubEvent::Progress(_) => {}
+        }
+        match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    volume.close()?;
+    if show {
+        let _ = writeln!(std::io::stderr(), "\r{}", line(&result));
+    }
+    tell(args, &result, &damaged)?;
+    Ok(match (result.errors, result.done) {
+        (1.., _) => 4,
+        (0, false) => 3,
+        (0, true) => 0,
+    })
+}
+
+fn line(progress: &ScrubProgress) -> String {
+    let total = progress.bytes_total.max(progress.bytes).max(1);
+    let percent = match progress.done {
+        true => 100,
+        false => progress.bytes.saturating_mul(100) / total,
+    };
+    format!(
+        "{percent:>3} %, {} MiB read, {} damaged",
+        progress.bytes >> 20,
+        progress.errors
+    )
+}
+
+fn tell(args: &ScrubArgs, result: &ScrubProgress, damaged: &[String]) -> Result<(), Error> {
+    let store = args.store.display();
+    if args.json {
+        let value = json!({
+            "store": store.to_string(),
+            "done": result.done,
+            "items": result.items,
+            "bytes": result.bytes,
+            "errors": result.errors,
+            "damaged": damaged,
+        });
+        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        return Ok(());
+    }
+    for what in damaged {
+        crate::tell(&format!("damaged: {what}\n"));
+    }
+    let done = if result.done { "" } else { " so far" };
+    crate::tell(&format!(
+        "{store}: {} items, {} bytes read{done}, {} damaged\n",
+        result.items, result.bytes, result.errors
+    ));
+    Ok(())
+}
