@@ -6,7 +6,9 @@ use super::inodes::Table;
 use super::{Bytes, Context, Issue, Issues, walk_all};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
-use crate::format::record::{DatasetCounters, DatasetRecord, UNITS_USED_KEY};
+use crate::format::record::{
+    DatasetCounters, DatasetRecord, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY,
+};
 
 /// A dataset and what its counters say.
 pub(super) struct Dataset {
@@ -66,6 +68,11 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                 Ok(id) => names.push((name.to_vec(), DatasetId(id))),
                 Err(_) => issues.add(unknown()),
             },
+            _ if key == SCRUB_KEY => {
+                if let Err(error) = ScrubRecord::decode(value) {
+                    issues.bad_record(TREE, "the scrub's position", &error);
+                }
+            }
             _ => match value.try_into().map(u64::from_le_bytes) {
                 Ok(units) if key == UNITS_USED_KEY => units_used = units,
                 _ => issues.add(unknown()),

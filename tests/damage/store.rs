@@ -1,6 +1,6 @@
 //! The stores that are damaged, what they hold, and how they are damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
@@ -172,6 +172,7 @@ pub fn lived_in(closed: bool) -> SimMedia {
             volume.checkpoint().unwrap();
         }
     }
+    fragment(&volume, &mut rng);
     finish(&sim, &volume, closed)
 }
 
@@ -180,6 +181,77 @@ pub fn lived_in(closed: bool) -> SimMedia {
 pub struct Found {
     pub ino: Ino,
     pub bytes: Vec<u8>,
+    /// Blocks of [`BLOCK`] bytes that could not be read.
+    pub gaps: BTreeSet<usize>,
+}
+
+/// Bytes read at a time of what cannot be read whole.
+const BLOCK: usize = 1000;
+
+impl Found {
+    fn whole(ino: Ino, bytes: Vec<u8>) -> Found {
+        let gaps = BTreeSet::new();
+        Found { ino, bytes, gaps }
+    }
+
+    /// A file's content as far as it can be read.
+    fn file(volume: &Volume, ino: Ino) -> Option<Found> {
+        let mut bytes = Vec::new();
+        if volume.read(ino, 0, 2 << 20, &mut bytes).is_ok() {
+            return Some(Found::whole(ino, bytes));
+        }
+        let size = usize::try_from(volume.getattr(ino).ok()?.size).ok()?;
+        let mut found = Found::whole(ino, vec![0; size.min(2 << 20)]);
+        for (block, target) in found.bytes.chunks_mut(BLOCK).enumerate() {
+            let mut bytes = Vec::new();
+            let at = (block * BLOCK) as u64;
+            match volume.read(ino, at, target.len(), &mut bytes) {
+                Ok(_) => target.copy_from_slice(&bytes),
+                Err(_) => drop(found.gaps.insert(block)),
+            }
+        }
+        Some(found)
+    }
+
+    /// Whether all that was read is what `right` has.
+    pub fn agrees(&self, right: &Found) -> bool {
+        let same = |(block, (a, b)): (usize, (&[u8], &[u8]))| self.gaps.contains(&block) || a == b;
+        self.ino == right.ino
+            && self.bytes.len() == right.bytes.len()
+            && self
+                .bytes
+                .chunks(BLOCK)
+                .zip(right.bytes.chunks(BLOCK))
+                .enumerate()
+                .all(same)
+    }
+
+    /// Whether all that `before` has is here.
+    pub fn keeps(&self, before: &Found) -> bool {
+        before.agrees(self) && self.gaps.is_subset(&before.gaps)
+    }
+}
+
+/// A file of several pages of extents, of which each checkpoint moves some.
+fn fragment(volume: &Volume, rng: &mut ChaCha8Rng) {
+    let made = volume.create(Cred::default(), Ino::ROOT, b"fragments", &new(0o100_644));
+    let ino = made.unwrap().ino;
+    let whole: Vec<u8> = (0..1 << 20).map(|_| rng.random()).collect();
+    write(volume, ino, 0, &whole);
+    for _ in 0..4 {
+        for at in 0..200 {
+            let len = rng.random_range(1..3000);
+            write(
+                volume,
+                ino,
+                at * 5000 + rng.random_range(0..2000),
+                &vec![rng.random(); len],
+            );
+        }
+        // More than fits the log goes to chunks.
+        volume.fsync(ino, false).unwrap();
+        volume.checkpoint().unwrap();
+    }
 }
 
 /// Everything that can be read, by path, and whether that is all.
@@ -205,20 +277,17 @@ pub fn contents(volume: &Volume) -> (BTreeMap<Vec<u8>, Found>, bool) {
             }
             let ino = entry.ino;
             let content = if entry.file_type == SYMLINK {
-                volume.readlink(entry.ino)
+                let target = volume.readlink(ino).ok();
+                target.map(|target| Found::whole(ino, target))
             } else {
-                let mut bytes = Vec::new();
-                let read = volume.read(entry.ino, 0, 1 << 20, &mut bytes);
-                read.map(|_| bytes)
+                Found::file(volume, ino)
             };
-            match content {
-                Ok(bytes) => {
-                    drop(found.insert([&at[..], b" content"].concat(), Found { ino, bytes }))
-                }
-                Err(_) => whole = false,
+            whole &= content.as_ref().is_some_and(|found| found.gaps.is_empty());
+            if let Some(content) = content {
+                found.insert([&at[..], b" content"].concat(), content);
             }
             match volume.getxattr(entry.ino, b"user.x") {
-                Ok(bytes) => drop(found.insert(at, Found { ino, bytes })),
+                Ok(bytes) => drop(found.insert(at, Found::whole(ino, bytes))),
                 Err(EngineError::NoAttribute) => {}
                 Err(_) => whole = false,
             }

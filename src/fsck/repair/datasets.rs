@@ -6,7 +6,8 @@ use super::inodes::Inodes;
 use crate::format::id::DatasetId;
 use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
+    DatasetCounters, DatasetRecord, SCRUB_KEY, UNITS_USED_KEY, counters_key, dataset_key,
+    dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -35,6 +36,8 @@ pub(super) fn check(
                 ]);
                 found.push((id, dataset_name_key(&record.name)));
             }
+            // What is repaired is to be read again from the beginning.
+            _ if key == SCRUB_KEY => drop(builder.delete(TREE, key)?),
             _ => others.push(key.to_vec()),
         }
         Ok(())

@@ -310,6 +310,8 @@ impl Sweep {
         Some((start, end))
     }
 
+    /// Marks what lies between extents that are there, from `start` on, where one that began before
+    /// `end` may have been: it may have reached up to the next.
     fn fill_holes(
         &mut self,
         builder: &mut Builder,
@@ -324,16 +326,16 @@ impl Sweep {
         view.scan(self.tree, &first, &behind, &mut |key, value| {
             if let (Ok(from), Ok(record)) = (trailing_u64(key), ExtentRecord::decode(value)) {
                 if from > at && at < end {
-                    holes.push((at, from.min(end)));
+                    holes.push((at, from.min(self.size)));
                 }
                 at = at.max(from.saturating_add(record.len));
             }
             Ok(())
         })?;
         if at < end {
-            holes.push((at, end));
+            holes.push((at, self.size));
         }
-        for (start, end) in holes {
+        for (start, end) in holes.into_iter().filter(|(start, end)| start < end) {
             self.tell_lost(start, end, fixes);
             let lost = self.lost(start, end);
             self.enter(builder, lost)?;

@@ -88,8 +88,13 @@ pub enum Fix {
     Orphaned { ino: Ino },
     #[error("inode {ino} was taken off the list of orphans")]
     NotOrphan { ino: Ino },
-    #[error("inode {ino} is {path}")]
-    Path { ino: Ino, path: Bytes },
+    #[error("inode {ino} is {path}{}", old(*.may_be_old))]
+    Path {
+        ino: Ino,
+        path: Bytes,
+        /// Some of its records may be older than what was lost.
+        may_be_old: bool,
+    },
 }
 
 fn old(may_be_old: bool) -> &'static str {

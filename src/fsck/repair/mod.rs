@@ -70,7 +70,9 @@ struct Fixes<'a> {
     count: u64,
     /// Inodes that lost something.
     harmed: BTreeSet<Ino>,
-    /// Those whose own record may be older than what was lost.
+    /// Those of which a record may be older than what was lost.
+    old: BTreeSet<Ino>,
+    /// Those whose own record may be.
     old_inodes: BTreeSet<Ino>,
 }
 
@@ -90,6 +92,7 @@ impl Fixes<'_> {
     fn note_old(&mut self, tree: TreeId, key: &[u8]) {
         if let (TreeId::Fs(_), Some((ino, rest))) = (tree, split_u64(key)) {
             self.harmed.insert(Ino(ino));
+            self.old.insert(Ino(ino));
             if rest == [Kind::Inode as u8] {
                 self.old_inodes.insert(Ino(ino));
             }
@@ -126,6 +129,7 @@ pub fn repair(
         report,
         count: 0,
         harmed: BTreeSet::new(),
+        old: BTreeSet::new(),
         old_inodes: BTreeSet::new(),
     };
     let fixes = &mut fixes;
@@ -194,7 +198,12 @@ fn tell_paths(
         }
         if !path.is_empty() {
             let path = Bytes(path);
-            fixes.add(Fix::Path { ino, path });
+            let may_be_old = fixes.old.contains(&ino);
+            fixes.add(Fix::Path {
+                ino,
+                path,
+                may_be_old,
+            });
         }
     }
     Ok(())

@@ -6,7 +6,7 @@
 //! than were found. No number of an inode or a chunk is ever used twice, so a record that is too
 //! old leads to nothing rather than to something else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Fixes;
 use super::build::Builder;
@@ -15,7 +15,7 @@ use super::load::{Loaded, walk};
 use super::missed::Missed;
 use crate::disk::Disk;
 use crate::format::id::{Ino, PageNo};
-use crate::format::key::{self, Key, Kind, TreeId};
+use crate::format::key::{self, Key, Kind, TreeId, trailing_u64};
 use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page};
 use crate::format::record::{
     ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
@@ -208,10 +208,19 @@ fn class(disk: &dyn Disk, mut page: Page) -> Option<Class> {
     None
 }
 
+/// A record of an old page.
+struct Record {
+    rank: usize,
+    key: Key,
+    value: Vec<u8>,
+}
+
 /// Records found for a lost part of a tree.
 struct Found<'a> {
     lost: &'a Lost,
-    records: HashMap<Key, Vec<u8>>,
+    /// The records, and how many pages were newer than the one each was on.
+    records: HashMap<Key, (usize, Vec<u8>)>,
+    pages: usize,
     /// Ranges of keys, first and last, that newer pages told all about.
     told: Vec<(Key, Key)>,
     /// The newest root there is was found: all below it belongs.
@@ -223,6 +232,7 @@ impl<'a> Found<'a> {
         Found {
             lost,
             records: HashMap::new(),
+            pages: 0,
             told: Vec::new(),
             rooted: false,
         }
@@ -249,7 +259,8 @@ impl<'a> Found<'a> {
             newest: stray.place.generation,
             ..self.lost.clone()
         };
-        let (told, records) = (&self.told, &mut self.records);
+        self.pages += 1;
+        let (told, records, rank) = (&self.told, &mut self.records, self.pages);
         let mut span: Option<(Key, Key)> = None;
         let lost_before = walker.lost.len();
         walk(walker, &of, stray.place, &mut |key, value| {
@@ -261,7 +272,7 @@ impl<'a> Found<'a> {
             if !is_told && stray.class.has(key, value) {
                 records
                     .entry(key.to_vec())
-                    .or_insert_with(|| value.to_vec());
+                    .or_insert_with(|| (rank, value.to_vec()));
             }
             Ok(())
         })?;
@@ -283,34 +294,53 @@ impl<'a> Found<'a> {
         fixes: &mut Fixes<'_>,
     ) -> Result<(), StoreError> {
         let tree = self.lost.tree;
-        let mut records: Vec<(Key, Vec<u8>)> = self.records.into_iter().collect();
-        records.retain(|(key, _)| !loaded.removed.contains(&(tree, key.clone())));
-        // What refers to something comes behind it, and is asked whether it is missed there.
-        records.sort_unstable_by(|a, b| (turn(tree, &a.0), &a.0).cmp(&(turn(tree, &b.0), &b.0)));
+        let mut records: Vec<Record> = self
+            .records
+            .into_iter()
+            .filter(|(key, _)| !loaded.removed.contains(&(tree, key.clone())))
+            .map(|(key, (rank, value))| Record { rank, key, value })
+            .collect();
         if records.is_empty() {
             return Ok(());
         }
+        // What refers to something comes behind it, and is asked whether it is missed there. Of a
+        // file's extents those of newer pages come first.
+        records.sort_by_cached_key(|record| {
+            let file = file_of(tree, &record.key);
+            let rank = file.map_or(0, |_| record.rank);
+            (turn(tree, &record.key), file, rank, record.key.clone())
+        });
         let may_be_old = rest.may_be_old(self.lost);
         let mut missed = Missed::count(&loaded.builder, tree)?;
         let mut entered = 0;
-        for of_one in records.chunk_by(|a, b| same_file(tree, &a.0, &b.0)) {
+        for of_one in records.chunk_by(|a, b| same_file(tree, &a.key, &b.key)) {
+            let file = of_one.first().and_then(|record| file_of(tree, &record.key));
+            let file = file.filter(|_| !self.rooted);
+            let mut taken = match file {
+                Some(ino) => Taken::of(&loaded.builder, tree, ino)?,
+                None => Taken::default(),
+            };
             let mut wanted = Vec::new();
-            for (key, value) in of_one {
+            for record in of_one {
+                let Record { key, value, .. } = record;
                 let known = loaded.builder.view().get(tree, key)?.is_some();
-                if !known && (self.rooted || missed.misses(&loaded.builder, tree, key, value)?) {
-                    wanted.push((key, value));
+                let fits = !known && (file.is_none() || taken.is_free(key, value));
+                if fits && (self.rooted || missed.misses(&loaded.builder, tree, key, value)?) {
+                    taken.take(key, value);
+                    wanted.push(record);
                 }
             }
-            if let (true, Some(ino)) =
-                (may_be_old, of_one.first().and_then(|r| file_of(tree, &r.0)))
-                && !completes(&loaded.builder, tree, ino, &wanted)?
+            // Some of an older version would fill the wrong places.
+            if let Some(ino) = file
+                && !taken.is_all_of(&loaded.builder, tree, ino)?
             {
                 continue;
             }
-            for (key, value) in wanted {
+            for Record { key, value, .. } in wanted {
                 loaded.builder.put(tree, key, value)?;
                 entered += 1;
-                if may_be_old {
+                // Extents were counted: they are all of the file's, or none of them is here.
+                if may_be_old && file.is_none() {
                     fixes.note_old(tree, key);
                 }
             }
@@ -346,25 +376,48 @@ fn file_of(tree: TreeId, key: &[u8]) -> Option<Ino> {
     }
 }
 
-/// Whether a file has all its bytes with these extents: some of an older version would fill the
-/// wrong places.
-fn completes(
-    builder: &Builder,
-    tree: TreeId,
-    ino: Ino,
-    extents: &[(&Key, &Vec<u8>)],
-) -> Result<bool, StoreError> {
-    let view = builder.view();
-    let Some(value) = view.get(tree, &key::inode(ino))? else {
-        return Ok(false);
-    };
-    let len = |value: &[u8]| ExtentRecord::decode(value).map_or(0, |extent| extent.len);
-    let found = extents.iter().map(|(_, value)| len(value));
-    let mut sum = found.fold(0u64, u64::saturating_add);
-    let (start, end) = key::kind_range(ino, Kind::Extent);
-    view.scan(tree, &start, &end, &mut |_, value| {
-        sum = sum.saturating_add(len(value));
-        Ok(())
-    })?;
-    Ok(InodeRecord::decode(&value).is_ok_and(|record| record.allocated == sum))
+/// A file's extents: those that are there, and those that are taken from old pages.
+#[derive(Default)]
+struct Taken {
+    /// Ends by starts.
+    extents: BTreeMap<u64, u64>,
+    bytes: u64,
+}
+
+impl Taken {
+    fn of(builder: &Builder, tree: TreeId, ino: Ino) -> Result<Self, StoreError> {
+        let mut taken = Taken::default();
+        let (start, end) = key::kind_range(ino, Kind::Extent);
+        builder.view().scan(tree, &start, &end, &mut |key, value| {
+            taken.take(key, value);
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
+    fn range(key: &[u8], value: &[u8]) -> (u64, u64) {
+        let start = trailing_u64(key).unwrap_or(0);
+        let len = ExtentRecord::decode(value).map_or(0, |extent| extent.len);
+        (start, start.saturating_add(len))
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) {
+        let (start, end) = Self::range(key, value);
+        self.extents.insert(start, end);
+        self.bytes = self.bytes.saturating_add(end - start);
+    }
+
+    /// Whether nothing is where an extent would be.
+    fn is_free(&self, key: &[u8], value: &[u8]) -> bool {
+        let (start, end) = Self::range(key, value);
+        let before = self.extents.range(..end).next_back();
+        before.is_none_or(|(_, until)| *until <= start)
+    }
+
+    /// Whether the file has as many bytes in extents as it says.
+    fn is_all_of(&self, builder: &Builder, tree: TreeId, ino: Ino) -> Result<bool, StoreError> {
+        let value = builder.view().get(tree, &key::inode(ino))?;
+        let record = value.and_then(|value| InodeRecord::decode(&value).ok());
+        Ok(record.is_some_and(|record| record.allocated == self.bytes))
+    }
 }
