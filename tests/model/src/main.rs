@@ -143,6 +143,9 @@ fn run(seed: u64, states: u64, threads: u64) -> ExitCode {
     ExitCode::from(u8::from(failures > 0))
 }
 
+/// States between two lines that tell how far a thread is.
+const REPORT_EVERY: u64 = 25_000;
+
 /// One thread's share of the workloads.
 fn share(
     workloads: &[Workload],
@@ -153,7 +156,8 @@ fn share(
 ) -> (Explored, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ thread);
     let mut explored = Explored::default();
-    let mut failures = 0;
+    let (mut failures, mut reported) = (0, 0);
+    let began = Instant::now();
     let mine = (0..)
         .zip(workloads)
         .filter(|(at, _)| at % threads == thread);
@@ -164,6 +168,11 @@ fn share(
                 failures += 1;
                 println!("{}\n", shorten(*failure, seed));
             }
+        }
+        if explored.states >= reported + REPORT_EVERY {
+            reported = explored.states;
+            let seconds = began.elapsed().as_secs();
+            eprintln!("thread {thread}: {reported} states after {seconds} s");
         }
         if states > 0 && explored.states >= states || failures >= 5 {
             break;

@@ -51,7 +51,7 @@ impl Content {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Node {
     pub mode: u32,
     pub uid: u32,
@@ -71,6 +71,21 @@ pub struct Node {
     pub data_since: u32,
     /// The last step that changed it or its entries.
     pub touched: u32,
+}
+
+/// What getattr tells: shown for every state that a store is not in, so never content.
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("size", &self.size())
+            .field("mode", &self.mode)
+            .field("uid", &self.uid)
+            .field("gid", &self.gid)
+            .field("nlink", &self.nlink)
+            .field("rdev", &self.rdev)
+            .field("times", &[self.atime, self.mtime, self.ctime, self.btime])
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {

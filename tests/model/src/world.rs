@@ -325,22 +325,20 @@ impl World {
             };
             ensure!(node.matches(attr), "inode {ino} is {attr:?}, not {node:?}");
             compare_tree(volume, *ino, node)?;
+            if *bytes == node.content.bytes {
+                continue;
+            }
             let floor = node
                 .data_since
                 .max(synced.get(ino).copied().unwrap_or(0).min(state.step));
-            let older = self.history[..at].iter().rev();
-            for (index, byte) in bytes.iter().enumerate() {
-                if node.content.bytes[index] == *byte {
-                    continue;
-                }
+            let older = self.contents(*ino, at);
+            let same = |index: &usize| node.content.bytes[*index] == bytes[*index];
+            for index in (0..bytes.len()).filter(|index| !same(index)) {
+                let byte = bytes[index];
                 let since = floor.max(node.content.since[index]);
-                let mut states = older.clone().take_while(|older| older.step >= since);
-                let allowed = states.any(|older| {
-                    let older = older.nodes.get(ino);
-                    older.is_some_and(|node| {
-                        node.content.bytes.get(index).copied().unwrap_or(0) == *byte
-                    })
-                });
+                let mut states = older.iter().take_while(|(step, _)| *step >= since);
+                let allowed =
+                    states.any(|(_, bytes)| bytes.get(index).copied().unwrap_or(0) == byte);
                 ensure!(
                     allowed,
                     "inode {ino} has {byte} at {index}, as at no step since {since}"
@@ -353,6 +351,20 @@ impl World {
             found.len() - count
         );
         Ok(())
+    }
+
+    /// What a file's content was before one of the past states, newest first, each with the last
+    /// step that left it so.
+    fn contents(&self, ino: Ino, before: usize) -> Vec<(u32, &[u8])> {
+        let older = self.history[..before].iter().rev();
+        let mut contents: Vec<_> = older
+            .filter_map(|state| Some((state.step, state.nodes.get(&ino)?)))
+            .collect();
+        contents.dedup_by(|older, newer| Arc::ptr_eq(older.1, newer.1));
+        contents
+            .into_iter()
+            .map(|(step, node)| (step, node.content.bytes.as_slice()))
+            .collect()
     }
 
     /// Whether the volume is what the model says, in all it can be asked for.
