@@ -20,10 +20,10 @@ use crate::transport::vhost_user::DeviceOptions;
 /// Where front-ends connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// A socket to be made at this path.
-    Path {
-        /// The path.
-        path: PathBuf,
+    /// Sockets to be made, one for each guest at a time.
+    Paths {
+        /// Their paths, at least one, no two the same.
+        paths: Vec<PathBuf>,
         /// A group, by name or number, whose members may connect too.
         group: Option<String>,
     },
@@ -221,6 +221,23 @@ mod tests {
         ] {
             let message = error(&with(&[&format!("{option}={value}")]));
             assert!(message.contains(option), "{option} {value}: {message}");
+        }
+    }
+
+    #[test]
+    fn each_guest_has_a_socket_of_its_own() {
+        let config = parse(&with(&["--socket-path=/run/b"])).unwrap();
+        let paths = ["/run/s", "/run/b"].map(PathBuf::from).to_vec();
+        assert_eq!(config.listen, Listen::Paths { paths, group: None });
+        assert!(error(&with(&["--socket-path", "/run/s"])).contains("/run/s"));
+        assert!(config.notes.is_empty());
+        for stale in [&["--cache", "always"] as &[_], &["--writeback"]] {
+            let more: Vec<&str> = [&["--socket-path=/run/b"], stale].concat();
+            let notes = parse(&with(&more)).unwrap().notes;
+            assert!(
+                notes.iter().any(|note| note.contains(stale[0])),
+                "{notes:?}"
+            );
         }
     }
 

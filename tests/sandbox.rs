@@ -157,7 +157,7 @@ fn what_a_confined_process_does() {
     let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
     let inside = dir.join("file");
     fs::write(&inside, b"1").unwrap();
-    confine(&dir, None, Action::Kill).unwrap();
+    confine(&dir, &[], Action::Kill).unwrap();
     match what.as_str() {
         "work" => {
             assert_eq!(fs::read(&inside).unwrap(), b"1");

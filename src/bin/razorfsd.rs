@@ -19,7 +19,7 @@ use razorfs::transport::vhost_user::{Socket, Stop, serve};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-type Error = Box<dyn std::error::Error>;
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let config = match Command::parse(std::env::args_os()) {
@@ -61,23 +61,26 @@ fn run(config: &Config) -> Result<(), Error> {
         allow_volatile: config.open.allow_volatile,
     };
     let files = open_store(&config.store, how)?;
-    let (socket, path) = match &config.listen {
-        Listen::Path { path, group } => {
-            let socket = Socket::bind(path, group.as_deref())?;
-            (socket, Some(path.as_path()))
+    let (sockets, paths) = match &config.listen {
+        Listen::Paths { paths, group } => {
+            let bound = paths
+                .iter()
+                .map(|path| Socket::bind(path, group.as_deref()))
+                .collect::<Result<Vec<_>, _>>()?;
+            (bound, paths.as_slice())
         }
-        Listen::Fd(fd) => (Socket::inherit(*fd)?, None),
+        Listen::Fd(fd) => (vec![Socket::inherit(*fd)?], Default::default()),
     };
     // Before there is a second thread, and before anything in the store is believed.
     match config.sandbox {
-        Some(action) => sandbox::confine(&config.store, path, action)?,
+        Some(action) => sandbox::confine(&config.store, paths, action)?,
         None => log::warn!("the daemon is not confined (--sandbox none)"),
     }
     let stop = Arc::new(Stop::new()?);
     stop_on_signals(&stop)?;
     let volume = Volume::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &volume);
-    let served = serve_volume(config, &volume, &socket, &stop);
+    let served = serve_volume(config, &volume, &sockets, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = volume.close();
     served?;
@@ -115,7 +118,7 @@ fn report_recovery(config: &Config, volume: &Volume) {
 fn serve_volume(
     config: &Config,
     volume: &Arc<Volume>,
-    socket: &Socket,
+    sockets: &[Socket],
     stop: &Stop,
 ) -> Result<(), Error> {
     let store = config.store.display();
@@ -129,13 +132,29 @@ fn serve_volume(
     if !config.open.read_only && !volume.is_writable() {
         log::warn!("{store} cannot be changed: it is served read-only");
     }
-    let server = Arc::new(Server::new(FileSystem::new(volume.clone(), config.export)));
-    match &config.listen {
-        Listen::Path { path, .. } => log::info!("serving {store} on {}", path.display()),
-        Listen::Fd(fd) => log::info!("serving {store} on descriptor {fd}"),
-    }
-    serve(&server, socket, &config.device, stop)?;
-    Ok(())
+    let fs = FileSystem::new(volume.clone(), config.export);
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for socket in sockets {
+            log::info!("serving {store} on {socket}");
+            let server = Arc::new(Server::new(fs.for_another()));
+            let serve = move || {
+                let served = serve(&server, socket, &config.device, stop);
+                if served.is_err() {
+                    // All or none: who started the daemon finds out, and starts it anew.
+                    stop.trigger()?;
+                }
+                served.map_err(Error::from)
+            };
+            let named = std::thread::Builder::new().name("razorfs-socket".into());
+            threads.push(named.spawn_scoped(scope, serve)?);
+        }
+        let served = threads.into_iter().map(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|_| Err("a thread failed".into()))
+        });
+        served.collect()
+    })
 }
 
 fn start_logging(config: &Config) -> Result<(), Error> {

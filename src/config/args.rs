@@ -27,10 +27,11 @@ const SIZE_MIN_BYTES: u64 = 1 << 20;
 #[derive(Debug, Parser)]
 #[command(name = "razorfsd", version, max_term_width = 100)]
 struct Args {
-    /// Listen for the virtual machine on this unix socket; a stale one is replaced.
+    /// Listen for the virtual machine on this unix socket; a stale one is replaced. Once for each
+    /// virtual machine that is to use the store at the same time.
     #[arg(long, value_name = "PATH")]
-    socket_path: Option<PathBuf>,
-    /// Let members of this group connect to the socket.
+    socket_path: Vec<PathBuf>,
+    /// Let members of this group connect to the sockets.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
     /// Listen on this inherited socket, and end when the virtual machine disconnects.
@@ -242,6 +243,9 @@ impl Args {
         }
         said.export.cache = said.cache.unwrap_or_default();
         said.export.posix_acl &= said.export.xattr;
+        if self.socket_path.len() > 1 {
+            said.note_staleness();
+        }
         let sandbox = sandbox(&said.sandbox, &self.seccomp)?;
         let durability = match self.durability {
             DurabilityArg::Strict => Durability::Strict,
@@ -285,19 +289,29 @@ impl Args {
     }
 
     fn listen(&self) -> Result<Listen, ConfigError> {
-        match (&self.socket_path, self.fd) {
-            (Some(path), None) => Ok(Listen::Path {
-                path: path.clone(),
-                group: self.socket_group.clone(),
-            }),
-            (None, Some(_)) if self.socket_group.is_some() => Err(value(
+        let paths = self.socket_path.as_slice();
+        match (paths, self.fd) {
+            ([_, ..], None) => {
+                let mut at_most_once = paths.iter().enumerate();
+                if let Some((_, twice)) =
+                    at_most_once.find(|(at, path)| paths.iter().take(*at).any(|p| p == *path))
+                {
+                    let reason = format!("{} is given twice", twice.display());
+                    return Err(value("--socket-path", reason));
+                }
+                Ok(Listen::Paths {
+                    paths: paths.to_vec(),
+                    group: self.socket_group.clone(),
+                })
+            }
+            ([], Some(_)) if self.socket_group.is_some() => Err(value(
                 "--socket-group",
                 "the socket of --fd belongs to whoever made it".into(),
             )),
-            (None, Some(fd)) if fd >= 0 => Ok(Listen::Fd(fd)),
-            (None, Some(fd)) => Err(value("--fd", format!("{fd} is not a descriptor"))),
-            (Some(_), Some(_)) => Err(value("--fd", "--socket-path is given too".into())),
-            (None, None) => Err(ConfigError::Missing(
+            ([], Some(fd)) if fd >= 0 => Ok(Listen::Fd(fd)),
+            ([], Some(fd)) => Err(value("--fd", format!("{fd} is not a descriptor"))),
+            ([_, ..], Some(_)) => Err(value("--fd", "--socket-path is given too".into())),
+            ([], None) => Err(ConfigError::Missing(
                 "--socket-path PATH or --fd FD is needed: where the virtual machine connects",
             )),
         }
@@ -369,6 +383,21 @@ impl ForeignArgs {
 impl Said {
     fn note(&mut self, option: &str, why: &str) {
         self.notes.push(format!("{option} has no effect: {why}"));
+    }
+
+    /// Guests that share a store must not believe what they remember of it for long.
+    fn note_staleness(&mut self) {
+        let cache = match self.export.cache {
+            CacheMode::Always => Some("--cache always"),
+            CacheMode::Metadata => Some("--cache metadata"),
+            CacheMode::Auto | CacheMode::Never => None,
+        };
+        let writeback = self.export.writeback.then_some("--writeback");
+        for option in [cache, writeback].into_iter().flatten() {
+            self.notes.push(format!(
+                "{option} with several sockets: virtual machines do not see each other's changes"
+            ));
+        }
     }
 
     fn no_effect(&mut self, option: &str, name: &str) {

@@ -39,7 +39,7 @@ impl Hasher for InoHasher {
 
 type Shard = HashMap<Ino, u64, BuildHasherDefault<InoHasher>>;
 
-/// The lookup counts of a session.
+/// The lookup counts of a session: what one kernel knows.
 #[derive(Default)]
 pub(super) struct Lookups {
     shards: [Mutex<Shard>; SHARDS],
@@ -63,7 +63,7 @@ impl Lookups {
     }
 
     /// Drops `n` lookups; whether the kernel knows the inode no more.
-    pub(super) fn drop(&self, ino: Ino, n: u64) -> bool {
+    pub(super) fn forget(&self, ino: Ino, n: u64) -> bool {
         if ino == Ino::ROOT {
             return false;
         }
@@ -104,19 +104,19 @@ mod tests {
         let ino = Ino(42);
         lookups.add(ino);
         lookups.add(ino);
-        assert!(!lookups.drop(ino, 1));
+        assert!(!lookups.forget(ino, 1));
         assert!(lookups.knows(ino));
-        assert!(lookups.drop(ino, 1));
+        assert!(lookups.forget(ino, 1));
         assert!(!lookups.knows(ino));
-        assert!(lookups.drop(ino, u64::MAX));
+        assert!(lookups.forget(ino, u64::MAX));
         lookups.add(ino);
-        assert!(lookups.drop(ino, u64::MAX));
+        assert!(lookups.forget(ino, u64::MAX));
     }
 
     #[test]
     fn the_root_is_always_known() {
         let lookups = Lookups::default();
-        assert!(!lookups.drop(Ino::ROOT, u64::MAX));
+        assert!(!lookups.forget(Ino::ROOT, u64::MAX));
         assert!(lookups.knows(Ino::ROOT));
     }
 

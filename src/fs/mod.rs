@@ -17,6 +17,8 @@ mod namespace;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use crate::engine::{EngineError, Volume};
 use crate::format::id::Ino;
 pub use file::Open;
@@ -129,17 +131,35 @@ impl Default for Options {
 pub struct FileSystem {
     volume: Arc<Volume>,
     options: Options,
-    lookups: Lookups,
+    lookups: Arc<Lookups>,
+    /// Those of all kernels that share the volume, this one's too.
+    everyone: Arc<RwLock<Vec<Arc<Lookups>>>>,
 }
 
 impl FileSystem {
-    /// A file system over a volume.
+    /// A file system over a volume that no other has. Further kernels get
+    /// [`FileSystem::for_another`]: of two made apart, one frees what the other's kernel has open.
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
+        let lookups = Arc::<Lookups>::default();
         FileSystem {
             volume,
             options,
-            lookups: Lookups::default(),
+            everyone: Arc::new(RwLock::new(vec![lookups.clone()])),
+            lookups,
+        }
+    }
+
+    /// The same for another kernel: what one has open, the other can remove but not free.
+    #[must_use]
+    pub fn for_another(&self) -> FileSystem {
+        let lookups = Arc::<Lookups>::default();
+        self.everyone.write().push(lookups.clone());
+        FileSystem {
+            volume: self.volume.clone(),
+            options: self.options,
+            lookups,
+            everyone: self.everyone.clone(),
         }
     }
 

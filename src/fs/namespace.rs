@@ -33,18 +33,28 @@ impl FileSystem {
 
     /// Drops `n` lookups of an inode, and frees it when it has no name and nobody knows it.
     pub fn forget(&self, ino: Ino, n: u64) {
-        if self.lookups.drop(ino, n) && self.volume.is_orphan(ino) {
-            self.reclaim(ino);
+        if self.lookups.forget(ino, n) {
+            self.let_go(ino);
         }
     }
 
     /// Drops all lookups: the kernel that made them is gone.
     pub fn forget_all(&self) {
-        self.lookups.clear(|ino| {
-            if self.volume.is_orphan(ino) {
-                self.reclaim(ino);
-            }
-        });
+        self.lookups.clear(|ino| self.let_go(ino));
+    }
+
+    /// Frees what has no name, unless another kernel knows it. Of two that let go at the same time,
+    /// each has dropped its lookups before it asks: one of them finds that nobody knows it.
+    fn let_go(&self, ino: Ino) {
+        if self.volume.is_orphan(ino) && !self.is_known(ino) {
+            self.reclaim(ino);
+        }
+    }
+
+    /// Whether any kernel knows the inode.
+    fn is_known(&self, ino: Ino) -> bool {
+        let everyone = self.everyone.read();
+        everyone.iter().any(|lookups| lookups.knows(ino))
     }
 
     /// Makes a regular file, fifo, socket, device node (type in `new.mode`, 0 for a regular file)
@@ -238,10 +248,10 @@ impl FileSystem {
         self.lookups.add(attr.ino);
     }
 
-    /// Frees what lost its last name, unless the kernel still knows it: then forgetting it will.
+    /// Frees what lost its last name, unless a kernel still knows it: then forgetting it will.
     fn removed(&self, removed: Removed) {
-        if removed.orphan && !self.lookups.knows(removed.ino) {
-            self.reclaim(removed.ino);
+        if removed.orphan {
+            self.let_go(removed.ino);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Landlock (landlock(7)): which files can be opened. Sockets and descriptors that are open already
 //! are not its business.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -13,16 +13,16 @@ use super::SandboxError;
 /// The newest version of Landlock whose rights are known here; older kernels take what they know.
 const KNOWN: ABI = ABI::V5;
 
-/// Leaves the store, the directory of the socket (which is removed in the end), and reading /proc,
+/// Leaves the store, the directories of the sockets (removed in the end), and reading /proc,
 /// where a front-end's mappings say whether it shares its guest's memory.
-pub(super) fn restrict(store: &Path, socket: Option<&Path>) -> Result<(), SandboxError> {
+pub(super) fn restrict(store: &Path, sockets: &[PathBuf]) -> Result<(), SandboxError> {
     let failed = SandboxError::new("restricting files");
     let rule = |path: &Path, access| {
         let path = PathFd::new(path).map_err(|error| failed(&error))?;
         Ok::<_, SandboxError>(PathBeneath::new(path, access))
     };
     let mut rules = vec![rule(store, AccessFs::from_all(KNOWN))?];
-    if let Some(directory) = socket.and_then(Path::parent) {
+    for directory in sockets.iter().filter_map(|socket| socket.parent()) {
         let directory = match directory.as_os_str().is_empty() {
             true => Path::new("."),
             false => directory,

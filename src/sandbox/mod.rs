@@ -11,7 +11,7 @@ mod calls;
 mod files;
 mod privileges;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a system call outside the list does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,13 +46,13 @@ impl SandboxError {
     }
 }
 
-/// Confines the process for good. `store` and the directory of `socket` stay reachable. To be called
-/// while there is one thread.
+/// Confines the process for good. `store` and the directories of `sockets` stay reachable. To be
+/// called while there is one thread.
 ///
 /// # Errors
 /// When the system refuses a step that every kernel has.
-pub fn confine(store: &Path, socket: Option<&Path>, action: Action) -> Result<(), SandboxError> {
+pub fn confine(store: &Path, sockets: &[PathBuf], action: Action) -> Result<(), SandboxError> {
     privileges::drop_all()?;
-    files::restrict(store, socket)?;
+    files::restrict(store, sockets)?;
     calls::restrict(action)
 }

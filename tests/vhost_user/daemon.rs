@@ -39,6 +39,7 @@ fn launch(dir: &Path, flags: &[String]) -> Child {
         .arg("--store")
         .arg(dir.join("store"))
         .args(flags)
+        .current_dir(dir)
         .stderr(log)
         .spawn()
         .unwrap();
@@ -85,6 +86,12 @@ impl Daemon {
             Ok(mount) => mount,
             Err(error) => panic!("no session: {error}\n{}", self.log()),
         }
+    }
+
+    /// A session at a socket that flags named, relative to the daemon's directory.
+    pub fn mount_at(&self, socket: &str) -> Mount {
+        let path = self.dir.path().join(socket);
+        Mount::new(&path, &Options::default()).unwrap()
     }
 
     pub fn log(&self) -> String {

@@ -18,3 +18,4 @@ mod needs_reset;
 mod opcodes;
 mod pipeline;
 mod session;
+mod several;

@@ -106,7 +106,7 @@ fn serve_all(
             continue;
         };
         log::info!(
-            "a front-end connected{}",
+            "{socket}: a front-end connected{}",
             peer.map_or_else(String::new, |pid| format!(": process {pid}"))
         );
         let work = Arc::new(Work {
@@ -124,7 +124,7 @@ fn serve_all(
         if stop.is_triggered() || options.exit_on_disconnect {
             return Ok(());
         }
-        log::info!("waiting for the next front-end");
+        log::info!("{socket}: waiting for the next front-end");
     }
 }
 

@@ -22,6 +22,16 @@ pub struct Socket {
     made: Option<(PathBuf, u64, u64)>,
 }
 
+/// For messages: where it is.
+impl std::fmt::Display for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.made {
+            Some((path, ..)) => write!(f, "{}", path.display()),
+            None => write!(f, "descriptor {}", self.listener.as_raw_fd()),
+        }
+    }
+}
+
 impl Socket {
     /// Listens at `path`; members of `group`, a name or a number, may connect too.
     ///
