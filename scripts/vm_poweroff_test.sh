@@ -1,8 +1,9 @@
 #!/bin/bash
 # Cuts the power of real guests on razorfs, again and again, and judges what is left.
 #
-#   scripts/vm_poweroff_test.sh [--rounds N] [--seed S]            20 rounds: SIGKILL of guest and
-#                                                                  daemon, or of the guest, or reset
+#   scripts/vm_poweroff_test.sh [--rounds N] [--seed S]            20 rounds: SIGKILL of three guests
+#                                                                  and the daemon, or SIGKILL or
+#                                                                  reset of one guest
 #   scripts/vm_poweroff_test.sh --host [--rounds N] [--images N]   5 rounds: the daemon's host loses
 #                                                                  power; 200 crash images are judged;
 #                                                                  in the last round the client is a

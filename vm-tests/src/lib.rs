@@ -1,5 +1,7 @@
 //! Real guests, power cuts, and a user-space vhost-user front-end that needs no guest.
 
+pub mod apps;
+pub mod campaign;
 pub mod execute;
 #[cfg(feature = "frontend")]
 pub mod frontend;

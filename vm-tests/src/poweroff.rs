@@ -1,14 +1,7 @@
-//! Rounds of: a guest works, its power and the daemon's are cut, everything comes back and is
-//! judged.
+//! What rounds of work and power cuts do and find, whoever loses power: one run of the workload
+//! until its cut, and the sum of all.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-use crate::guest::{Error, Guest, GuestOptions, Image, Result};
-use crate::store::{Daemon, check, mkfs};
+use crate::guest::{Error, Result};
 use crate::workload::{Able, Breach, Kind, Op, Tree, judge, parse_dump_line, plan, syncs};
 
 /// Operations of a round: more than a guest gets to before its power is cut.
@@ -23,9 +16,9 @@ const UNHEARD_BYTES: u64 = 3 * 4096;
 pub struct Summary {
     /// Rounds done.
     pub rounds: u32,
-    /// Operations that had returned before the cuts.
+    /// Operations that had returned before the cuts, and steps of applications.
     pub operations: u64,
-    /// Syncs among them.
+    /// Those after which something is durable.
     pub syncs: u64,
     /// Images of a disk that were judged, when there are any.
     pub images: Option<Images>,
@@ -56,9 +49,8 @@ impl std::ops::AddAssign for Images {
 }
 
 impl Summary {
-    /// Counts what a round did.
+    /// Counts what a run of the workload did.
     pub fn note(&mut self, round: &Round) {
-        self.rounds += 1;
         self.operations += u64::from(round.returned);
         self.syncs += syncs(&round.ops, round.returned);
     }
@@ -210,179 +202,6 @@ pub fn tree_of(lines: &[String]) -> Result<Tree> {
             parse_dump_line(line).ok_or_else(|| Error(format!("not a line of a dump: {line}")))
         })
         .collect()
-}
-
-/// How to run.
-pub struct Plan {
-    /// Rounds.
-    pub rounds: u32,
-    /// Decides everything.
-    pub seed: u64,
-    /// For the store, sockets and logs.
-    pub dir: PathBuf,
-    /// What guests boot.
-    pub image: Image,
-    /// `tcg` or `kvm`.
-    pub accelerator: String,
-}
-
-/// How a round ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    /// SIGKILL of guest and daemon.
-    Both,
-    /// SIGKILL of the guest; the daemon goes on and serves the next.
-    Guest,
-    /// The reset button; QEMU and the daemon go on.
-    Reset,
-}
-
-/// Runs the rounds; prints each.
-///
-/// # Errors
-/// When the machinery fails; a violation is counted instead.
-pub fn run(plan: &Plan) -> Result<Summary> {
-    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-    let store = plan.dir.join("store");
-    mkfs(&store)?;
-    let mut summary = Summary::default();
-    let mut machine = Machine::start(plan, &store)?;
-    let mut settled: Vec<(u64, Tree)> = Vec::new();
-    for number in 1..=plan.rounds {
-        let cut = match rng.random_range(0..10) {
-            0..7 => Cut::Both,
-            7..9 => Cut::Guest,
-            _ => Cut::Reset,
-        };
-        let dir = format!("/mnt/round{number}");
-        let mut round = Round::new(rng.random(), machine.guest.able(&dir)?);
-        let time = Duration::from_millis(rng.random_range(300..4_000));
-        machine.work(&mut round, &dir, time)?;
-        machine.cut(cut, &mut round)?;
-        if cut == Cut::Both
-            && let Err(error) = check(&store)
-        {
-            summary.note_breach(Kind::Wrong);
-            println!("round {number}: VIOLATION: razorfsck: {error}");
-        }
-        machine.come_back(plan, &store, cut)?;
-        let tree = machine.dump(round.seed, &dir)?;
-        summary.note(&round);
-        match round.judge(round.begun_at_most(0), round.returned, &tree) {
-            Ok(state) => println!(
-                "round {number}: {cut:?} cut after {} of {} operations, state {state} is there",
-                round.returned, round.begun
-            ),
-            Err(breach) => {
-                summary.note_breach(breach.kind);
-                println!(
-                    "round {number} ({cut:?}, workload {}): {breach}",
-                    round.seed
-                );
-            }
-        }
-        settled.push((round.seed, tree));
-    }
-    // What was there after its own cut was durable: it must have outlived all others.
-    for (number, (seed, tree)) in (1..).zip(&settled) {
-        if machine.dump(*seed, &format!("/mnt/round{number}"))? != *tree {
-            summary.note_breach(Kind::Lost);
-            println!("round {number}: LOST: changed by a later round");
-        }
-    }
-    machine.stop()?;
-    if let Err(error) = check(&store) {
-        summary.note_breach(Kind::Wrong);
-        println!("VIOLATION: razorfsck: {error}");
-    }
-    Ok(summary)
-}
-
-/// A daemon and its guest.
-struct Machine {
-    dir: PathBuf,
-    daemon: Daemon,
-    guest: Guest,
-}
-
-impl Machine {
-    fn start(plan: &Plan, store: &Path) -> Result<Machine> {
-        let dir = plan.dir.clone();
-        let daemon = Daemon::start(store, &dir.join("fs"), "razorfs", &dir.join("razorfsd.log"))?;
-        let guest = Self::boot(plan)?;
-        let mut machine = Machine { dir, daemon, guest };
-        machine.mount()?;
-        Ok(machine)
-    }
-
-    fn boot(plan: &Plan) -> Result<Guest> {
-        let options = GuestOptions {
-            virtiofs: Some((plan.dir.join("fs"), "razorfs".into())),
-            accelerator: plan.accelerator.clone(),
-            ..GuestOptions::default()
-        };
-        Guest::start(&plan.dir, &plan.image, &options)
-    }
-
-    fn mount(&mut self) -> Result<()> {
-        self.guest.order("mount virtiofs razorfs /mnt")
-    }
-
-    fn dump(&mut self, seed: u64, dir: &str) -> Result<Tree> {
-        tree_of(&self.guest.lines(&format!("dump {seed} {dir}"))?)
-    }
-
-    /// Lets the workload run for a while.
-    fn work(&mut self, round: &mut Round, dir: &str, time: Duration) -> Result<()> {
-        self.guest.send(&round.command(dir))?;
-        // The first line tells that the workload's directory is durable.
-        let mut started: Option<Instant> = None;
-        while started.is_none_or(|started| started.elapsed() < time) {
-            let line = self.guest.line()?;
-            started.get_or_insert_with(Instant::now);
-            if !round.note(&line)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn cut(&mut self, cut: Cut, round: &mut Round) -> Result<()> {
-        // What the guest had said before it ended.
-        let rest = match cut {
-            Cut::Both | Cut::Guest => {
-                if cut == Cut::Both {
-                    self.daemon.kill();
-                }
-                self.guest.cut();
-                self.guest.rest()
-            }
-            Cut::Reset => {
-                self.guest.reset()?;
-                self.guest.wait_ready()?
-            }
-        };
-        round.note_rest(&rest);
-        Ok(())
-    }
-
-    fn come_back(&mut self, plan: &Plan, store: &Path, cut: Cut) -> Result<()> {
-        match cut {
-            Cut::Both => {
-                let (socket, log) = (self.dir.join("fs"), self.dir.join("razorfsd.log"));
-                self.daemon = Daemon::start(store, &socket, "razorfs", &log)?;
-                self.guest = Self::boot(plan)?;
-            }
-            Cut::Guest => self.guest = Self::boot(plan)?,
-            Cut::Reset => {}
-        }
-        self.mount()
-    }
-
-    fn stop(self) -> Result<()> {
-        self.guest.power_off()?;
-        self.daemon.stop()
-    }
 }
 
 #[cfg(test)]

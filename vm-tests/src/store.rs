@@ -1,5 +1,6 @@
 //! The programs under test, from outside: stores, the daemon, the checker.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,12 +45,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon on a store and waits for its socket.
+    /// Starts a daemon on a store, with a socket for each guest, and waits for them.
     ///
     /// # Errors
     /// When it ends instead; its messages are in `log`.
-    pub fn start(store: &Path, socket: &Path, tag: &str, log: &Path) -> Result<Daemon> {
-        let _ = std::fs::remove_file(socket);
+    pub fn start(store: &Path, sockets: &[PathBuf], tag: &str, log: &Path) -> Result<Daemon> {
+        for socket in sockets {
+            let _ = std::fs::remove_file(socket);
+        }
         let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -58,8 +61,11 @@ impl Daemon {
         let child = program("razorfsd")
             .arg("--store")
             .arg(store)
-            .arg("--socket-path")
-            .arg(socket)
+            .args(
+                sockets
+                    .iter()
+                    .flat_map(|path| [OsStr::new("--socket-path"), path.as_os_str()]),
+            )
             .args(["--tag", tag])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -68,7 +74,7 @@ impl Daemon {
             .map_err(|error| Error::new("razorfsd", error))?;
         let mut daemon = Daemon { child };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !socket.exists() {
+        while !sockets.iter().all(|socket| socket.exists()) {
             let ended = matches!(daemon.child.try_wait(), Ok(Some(_)));
             if ended || Instant::now() > deadline {
                 let text = std::fs::read_to_string(log).unwrap_or_default();

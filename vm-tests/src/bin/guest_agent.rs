@@ -8,18 +8,23 @@
 //! | `able DIR` | makes it; the words for `run` that say what its file system has not, perhaps none |
 //! | `run SEED COUNT DIR [no-sync] [no-unnamed]` | the workload: `S id` before, `D id` after each operation, `ok` at the end |
 //! | `dump SEED DIR` | a line a path, then `.` |
+//! | `found SEED DIR APP...` | checks applications below DIR: for each `APP STEP`, or `APP` and what is wrong; then `.` |
+//! | `apps SEED DIR APP...` | lets those that are sound go on, in the background: `A APP STEP` when a step is durable, `E APP` and an error |
 //! | `off` | powers off |
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
+use vm_tests::apps::Work;
 use vm_tests::workload::Able;
-use vm_tests::{execute, workload};
+use vm_tests::{apps, execute, workload};
 
 fn mount(kind: &str, source: &str, dir: &str) -> io::Result<()> {
     fs::create_dir_all(dir)?;
@@ -126,7 +131,80 @@ fn shell(command: &str, port: &mut File) -> io::Result<()> {
     writeln!(port, "exit {}", output.status.code().unwrap_or(-1))
 }
 
+/// Applications as this guest found them.
+#[derive(Default)]
+struct Apps {
+    found: HashMap<String, u64>,
+}
+
+/// The words of `found` and `apps`: seed, directory, names.
+fn app_words<'a>(words: &'a [&'a str]) -> Option<(u64, PathBuf, &'a [&'a str])> {
+    let [seed, dir, names @ ..] = words else {
+        return None;
+    };
+    Some((seed.parse().ok()?, PathBuf::from(dir), names))
+}
+
+impl Apps {
+    fn check(&mut self, words: &[&str], port: &mut File) -> io::Result<()> {
+        let Some((seed, dir, names)) = app_words(words) else {
+            return writeln!(port, "error usage");
+        };
+        for app in apps::all().iter().filter(|app| names.contains(&app.name())) {
+            let dir = dir.join(app.name());
+            fs::create_dir_all(&dir)?;
+            let work = Work { dir: &dir, seed };
+            match app.check(&work) {
+                Ok(step) => {
+                    self.found.insert(app.name().into(), step);
+                    writeln!(port, "{} {step}", app.name())?;
+                }
+                Err(reason) => {
+                    writeln!(port, "{} {}", app.name(), reason.replace('\n', " | "))?;
+                }
+            }
+        }
+        writeln!(port, ".")
+    }
+
+    fn start(&self, words: &[&str], port: &mut File) -> io::Result<()> {
+        let Some((seed, dir, names)) = app_words(words) else {
+            return writeln!(port, "error usage");
+        };
+        // The directories are not what is judged.
+        rustix::fs::syncfs(File::open(&dir)?)?;
+        writeln!(port, "ok")?;
+        for app in apps::all()
+            .into_iter()
+            .filter(|app| names.contains(&app.name()))
+        {
+            let Some(from) = self.found.get(app.name()).copied() else {
+                continue;
+            };
+            let (dir, mut port) = (dir.join(app.name()), port.try_clone()?);
+            std::thread::spawn(move || {
+                let name = app.name();
+                let mut said = port.try_clone();
+                // One write a line: lines of several threads do not mix.
+                let mut done = |step| match &mut said {
+                    Ok(port) => match port.write_all(format!("A {name} {step}\n").as_bytes()) {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(_) => ControlFlow::Break(()),
+                    },
+                    Err(_) => ControlFlow::Break(()),
+                };
+                if let Err(error) = app.run(&Work { dir: &dir, seed }, from, &mut done) {
+                    let error = error.to_string().replace('\n', " | ");
+                    let _ = port.write_all(format!("E {name} {error}\n").as_bytes());
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
 fn serve(mut port: File) -> io::Result<()> {
+    let mut apps = Apps::default();
     let mut lines = BufReader::new(port.try_clone()?);
     writeln!(port, "ready")?;
     loop {
@@ -145,6 +223,8 @@ fn serve(mut port: File) -> io::Result<()> {
             ["run", words @ ..] => run(words, &mut port),
             ["able", dir] => able(Path::new(dir), &mut port),
             ["dump", words @ ..] => dump(words, &mut port),
+            ["found", words @ ..] => apps.check(words, &mut port),
+            ["apps", words @ ..] => apps.start(words, &mut port),
             ["off"] => {
                 rustix::fs::sync();
                 return Ok(());

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vm_tests::campaign::{self, PROGRAMS, Plan};
 use vm_tests::guest::image::run;
 use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
-use vm_tests::poweroff::{self, Plan};
 use vm_tests::store::{Daemon, check, mkfs, programs};
 
 /// Boots real guests on razorfs and cuts their power.
@@ -95,7 +95,7 @@ fn quickstart(args: &Args) -> Result<bool> {
         accelerator,
         ..GuestOptions::default()
     };
-    let mut daemon = Daemon::start(&store, &socket, "razorfs", &log)?;
+    let mut daemon = Daemon::start(&store, std::slice::from_ref(&socket), "razorfs", &log)?;
     let mut guest = Guest::start(&args.dir, &image, &options)?;
     guest.order("mount virtiofs razorfs /mnt")?;
     let show = |guest: &mut Guest, command: &str| -> Result<String> {
@@ -120,7 +120,7 @@ fn quickstart(args: &Args) -> Result<bool> {
     guest.cut();
     daemon.kill();
     println!("== back again");
-    let mut daemon = Daemon::start(&store, &socket, "razorfs", &log)?;
+    let mut daemon = Daemon::start(&store, std::slice::from_ref(&socket), "razorfs", &log)?;
     let mut guest = Guest::start(&args.dir, &image, &options)?;
     guest.order("mount virtiofs razorfs /mnt")?;
     show(&mut guest, "busybox cat /mnt/letters/first")?;
@@ -170,10 +170,10 @@ fn real_main(args: &Args) -> Result<bool> {
                     seed,
                 })?
             } else {
-                let image = prepare(args, &[])?;
+                let image = prepare(args, &PROGRAMS.map(PathBuf::from))?;
                 let accelerator = accelerator(&args.dir, &image);
                 let dir = args.dir.clone();
-                poweroff::run(&Plan {
+                campaign::run(&Plan {
                     rounds: *rounds,
                     seed,
                     dir,

@@ -80,6 +80,7 @@ fn run_round(plan: &Plan, number: u32, rng: &mut ChaCha8Rng, summary: &mut Summa
             work(dir, &plan.image, &disk, log, seed, time)?
         }
     };
+    summary.rounds += 1;
     summary.note(&round);
     let log = File::open(&disk.log).map_err(|error| Error::new("write log", error))?;
     let entries = read_log(&log)?;
