@@ -33,7 +33,7 @@ pub(super) struct Model {
     dirs: Vec<Dir>,
     round: Option<Round>,
     /// It has nothing left to do.
-    pub(super) finished: bool,
+    finished: bool,
 }
 
 /// Where the workload was.
@@ -64,6 +64,14 @@ impl Job {
         match self {
             Job::Model(model) => model.begin(agent, seed),
             Job::Apps(apps) => apps.begin(agent),
+        }
+    }
+
+    /// Whether nothing more is to be heard of it before the next cut.
+    pub(super) fn is_idle(&self) -> bool {
+        match self {
+            Job::Model(model) => model.finished,
+            Job::Apps(apps) => apps.durable.is_empty(),
         }
     }
 
@@ -197,10 +205,10 @@ impl Apps {
     }
 
     fn begin(&mut self, agent: &mut Agent) -> Result<()> {
-        if self.durable.is_empty() {
-            return Err(Error(format!("no application in {} is left", self.dir)));
-        }
         self.begun_at = self.steps();
+        if self.durable.is_empty() {
+            return Ok(());
+        }
         agent.order(&self.command("apps"))
     }
 

@@ -116,7 +116,7 @@ impl Seat {
     /// is there.
     fn listen(&mut self, time: Duration) -> Result<()> {
         let mut started: Option<Instant> = None;
-        if matches!(&self.job, Job::Model(model) if model.finished) {
+        if self.job.is_idle() {
             return Ok(());
         }
         while started.is_none_or(|started| started.elapsed() < time) {
