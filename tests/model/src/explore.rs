@@ -83,7 +83,7 @@ pub fn run(workload: &Workload) -> Outcome<World> {
 
 /// All cuts to try.
 fn cuts(world: &World, seed: u64) -> Vec<Cut> {
-    let mut recording = world.sim.recording();
+    let mut recording = world.sim().recording();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut cuts = Vec::new();
     let mut before = 0;
@@ -125,10 +125,10 @@ fn cuts(world: &World, seed: u64) -> Vec<Cut> {
 fn judge(world: &World, recording: &mut razorfs::disk::sim::Recording, cut: Cut) -> Outcome {
     quietly(|| {
         let mut crashed = recording.crash_at(cut.event, cut.survival);
-        world.judge(&crashed.killed(), cut.event)?;
+        world.judge(&crashed.killed().media(), cut.event)?;
         if let Some(seed) = cut.again {
             crashed = world.crash_recovery(&crashed, seed)?;
-            world.judge(&crashed, cut.event)?;
+            world.judge(&crashed.media(), cut.event)?;
         }
         Ok(())
     })
@@ -148,7 +148,7 @@ pub fn explore(
         Box::new(Failure { workload, cut, why })
     };
     let world = quietly(|| run(workload)).map_err(|why| failure(None, why))?;
-    let mut recording = world.sim.recording();
+    let mut recording = world.sim().recording();
     explored.workloads += 1;
     for cut in cuts(&world, seed) {
         explored.states += 1 + u64::from(cut.again.is_some());
@@ -165,7 +165,7 @@ pub fn explore(
 pub fn replay(workload: &Workload, cut: Option<Cut>) -> Outcome {
     let world = run(workload)?;
     match cut {
-        Some(cut) => judge(&world, &mut world.sim.recording(), cut),
+        Some(cut) => judge(&world, &mut world.sim().recording(), cut),
         None => Ok(()),
     }
 }

@@ -1,5 +1,5 @@
 //! Each call of a workload to the disk fails in turn: reads, writes (of which half is written),
-//! flushes, and allocations for want of space.
+//! flushes, and allocations for want of space. On the simulated disks, and on files in a directory.
 //!
 //! After a failed write or flush the volume must be read-only, and nothing may become durable that
 //! was not; after any other failure it must go on, with the operation undone as a whole. And
@@ -7,15 +7,17 @@
 
 use std::io::ErrorKind;
 
-use razorfs::disk::sim::{Call, Fault, SimMedia, Survival};
+use razorfs::disk::sim::{Call, Fault, Survival};
 use razorfs::engine::{Cred, NewInode};
 use razorfs::format::id::Ino;
+use razorfs::fs::{FsError, errno};
 
 use crate::ensure;
 use crate::explore::{SETUP, quietly};
+use crate::failing::{self, Files, Way};
 use crate::ops::Op;
 use crate::workload::{self, Workload};
-use crate::world::{Outcome, World};
+use crate::world::{Disks, Outcome, UNREADABLE, World, refused};
 
 /// A call that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,24 +27,72 @@ pub struct Failing {
     pub after: u64,
     /// While the workload runs, or in the opening behind it.
     pub opening: bool,
+    /// How, on files; `None` on the simulated disks.
+    pub files: Option<Way>,
 }
 
 /// The calls that can fail.
 pub const CALLS: [Call; 4] = [Call::Read, Call::Write, Call::Flush, Call::Allocate];
 
-fn arm(sim: &SimMedia, failing: Failing) {
-    let Failing { call, after, .. } = failing;
-    let kind = match call {
-        Call::Allocate => ErrorKind::StorageFull,
-        _ => ErrorKind::Other,
-    };
-    sim.set_fault(Some(Fault {
-        call,
-        after,
-        // Later ones succeed: that must not undo the latch.
-        sticky: after % 3 == 2,
-        kind,
-    }));
+/// Makes a call fail, or none.
+fn arm(disks: &Disks, failing: Option<Failing>) {
+    match disks {
+        Disks::Simulated(sim) => sim.set_fault(failing.map(|failing| Fault {
+            call: failing.call,
+            after: failing.after,
+            sticky: failing.is_sticky(),
+            kind: match failing.call {
+                Call::Allocate => ErrorKind::StorageFull,
+                _ => ErrorKind::Other,
+            },
+        })),
+        Disks::Files(files) => files.set_fault(failing.and_then(|failing| {
+            Some(failing::Fault {
+                call: failing.call,
+                after: failing.after,
+                sticky: failing.is_sticky(),
+                way: failing.files?,
+            })
+        })),
+    }
+}
+
+impl Failing {
+    /// Whether later calls fail too. That they succeed must not undo the latch.
+    fn is_sticky(self) -> bool {
+        self.after % 3 == 2
+    }
+
+    /// Whether it came to that.
+    fn was_hit(self, disks: &Disks) -> bool {
+        let calls = match disks {
+            Disks::Simulated(sim) => sim.fault_calls(),
+            Disks::Files(files) => files.fault_calls(),
+        };
+        calls > self.after
+    }
+
+    /// Whether nothing may be written after it.
+    fn latches(self) -> bool {
+        matches!(self.call, Call::Write | Call::Flush)
+    }
+}
+
+/// What every workload finds, closed.
+fn prepare(on_files: bool) -> Outcome<World> {
+    quietly(|| {
+        let mut world = match on_files {
+            false => World::new(SETUP)?,
+            true => World::on(Disks::Files(Files::new().map_err(refused)?), SETUP)?,
+        };
+        for op in workload::prelude() {
+            world.apply(&op)?;
+        }
+        world.reopen()?;
+        let closed = world.volume.close();
+        closed.map_err(|error| format!("closing: {error}"))?;
+        Ok(world)
+    })
 }
 
 /// Fails one call of a workload; false when there are not so many.
@@ -50,34 +100,33 @@ fn arm(sim: &SimMedia, failing: Failing) {
 /// # Errors
 /// What was not as it must be.
 pub fn fail(workload: &Workload, failing: Failing) -> Outcome<bool> {
+    fail_in(&prepare(failing.files.is_some())?, workload, failing)
+}
+
+fn fail_in(prepared: &World, workload: &Workload, failing: Failing) -> Outcome<bool> {
     quietly(|| {
-        let mut world = World::new(SETUP)?;
-        for op in workload::prelude() {
-            world.apply(&op)?;
-        }
-        world.reopen()?;
+        let mut world = prepared.again()?;
         if failing.opening {
             return fail_opening(world, workload, failing);
         }
-        arm(&world.sim, failing);
+        arm(&world.disks, Some(failing));
         let mut ops = ops(workload).into_iter();
         let failed = ops.find_map(|op| {
             let failed = world.apply(&op).err();
             failed.map(|why| format!("{op:?}: {why}"))
         });
-        let hit = world.sim.fault_calls() > failing.after;
-        world.sim.set_fault(None);
+        let hit = failing.was_hit(&world.disks);
+        arm(&world.disks, None);
         match failed {
-            None => {
-                world.compare()?;
-                Ok(hit)
-            }
+            None if hit => check_failed(&mut world, failing)?,
+            None => world.compare()?,
             Some(why) => {
                 ensure!(hit && is_failure(&why), "{why}");
+                world.failed();
                 check_failed(&mut world, failing)?;
-                Ok(true)
             }
         }
+        Ok(hit)
     })
 }
 
@@ -112,14 +161,18 @@ fn ops(workload: &Workload) -> Vec<Op> {
 
 /// Whether it says what the disk did.
 fn is_failure(why: &str) -> bool {
-    ["made to fail", "ReadOnly", "NoSpace"]
-        .iter()
-        .any(|word| why.contains(word))
+    let words = [
+        "made to fail",
+        "ReadOnly",
+        "NoSpace",
+        "no space",
+        "Input/output",
+    ];
+    words.iter().any(|word| why.contains(word))
 }
 
 fn check_failed(world: &mut World, failing: Failing) -> Outcome {
-    world.failed();
-    if matches!(failing.call, Call::Write | Call::Flush) {
+    if failing.latches() {
         ensure!(!world.volume.is_writable(), "writable after a failure");
         let new = NewInode {
             mode: libc::S_IFREG | 0o600,
@@ -131,7 +184,12 @@ fn check_failed(world: &mut World, failing: Failing) -> Outcome {
         let made = world
             .volume
             .create(Cred::default(), Ino::ROOT, b"after", &new);
-        ensure!(made.is_err(), "something was made after a failure");
+        let errno = made.map_err(|error| errno::of(&FsError::Engine(error)));
+        ensure!(
+            matches!(errno, Err(libc::EROFS | libc::EIO)),
+            "after a failure, making a file gave {errno:?}"
+        );
+        compare_readable(world, failing)?;
         if world.volume.sync_all().is_ok() {
             // Then all of it must be there.
             world.synced_all();
@@ -145,18 +203,51 @@ fn check_failed(world: &mut World, failing: Failing) -> Outcome {
             .map_err(|error| format!("the next sync: {error}"))?;
         world.synced_all();
     }
-    let end = world.sim.events();
+    // Closing would write once more what was lost behind the engine's back.
+    if failing.after % 2 == 1 && failing.files != Some(Way::LostLater) {
+        let closed = world.volume.close();
+        closed.map_err(|error| format!("closing: {error}"))?;
+    }
+    judge(world, &world.disks, failing)
+}
+
+/// Reads still answer rightly, or, of what a flush lost that lies on the disk alone, with EIO.
+fn compare_readable(world: &World, failing: Failing) -> Outcome {
+    if failing.files != Some(Way::Lost) {
+        return world.compare();
+    }
+    let mut inodes = world.model.nodes.iter();
+    inodes.try_for_each(|(ino, node)| {
+        let compared = world.compare_inode(*ino, node);
+        compared.or_else(|why| match why.ends_with(UNREADABLE) {
+            true => Ok(()),
+            false => Err(why),
+        })
+    })
+}
+
+/// Whether what is left of the disks, now that something failed, is what the contract allows.
+fn judge(world: &World, disks: &Disks, failing: Failing) -> Outcome {
+    let end = world.disks.events();
+    let sim = match disks {
+        Disks::Simulated(sim) => sim,
+        Disks::Files(files) => {
+            let files = files.plain().map_err(refused)?;
+            return world.judge(&files, end).map(drop);
+        }
+    };
     let survivals = [
         Survival::All,
         Survival::None,
         Survival::Random(failing.after),
         Survival::Random(failing.after + 1),
     ];
-    let mut recording = world.sim.recording();
+    let events = sim.events();
+    let mut recording = sim.recording();
     for survival in survivals {
-        let crashed = recording.crash_at(end, survival);
+        let crashed = recording.crash_at(events, survival);
         world
-            .judge(&crashed, end)
+            .judge(&crashed.media(), end)
             .map_err(|why| format!("{survival:?}: {why}"))?;
     }
     Ok(())
@@ -167,48 +258,45 @@ fn fail_opening(mut world: World, workload: &Workload, failing: Failing) -> Outc
     for op in ops(workload) {
         world.apply(&op)?;
     }
-    let end = world.sim.events();
-    let crashed = world.sim.recording().crash_at(end, Survival::All);
-    arm(&crashed, failing);
-    let opened = world.open(&crashed);
-    let hit = crashed.fault_calls() > failing.after;
-    crashed.set_fault(None);
+    let disks = world.disks.killed()?;
+    arm(&disks, Some(failing));
+    let opened = world.open(disks.media());
+    let hit = failing.was_hit(&disks);
+    arm(&disks, None);
     if let Err(why) = &opened {
         ensure!(hit && is_failure(why) || why.contains("read-only"), "{why}");
     }
     drop(opened);
-    let events = crashed.events();
-    for survival in [
-        Survival::All,
-        Survival::None,
-        Survival::Random(failing.after),
-    ] {
-        let again = crashed.recording().crash_at(events, survival);
-        world
-            .judge(&again, end)
-            .map_err(|why| format!("opened again, {survival:?}: {why}"))?;
-    }
+    judge(&world, &disks, failing).map_err(|why| format!("opened again: {why}"))?;
     Ok(hit)
 }
 
-/// Fails every call of a workload in turn; how many there were.
+/// Fails every call of a workload in turn, on simulated disks or on files; how many there were.
 ///
 /// # Errors
-/// The first that was not survived, and why.
-pub fn fail_each(workload: &Workload) -> Result<u64, (Failing, String)> {
+/// The first that was not survived, why, and how to repeat it.
+pub fn fail_each(workload: &Workload, on_files: bool) -> Outcome<u64> {
     let mut count = 0;
+    let prepared = prepare(on_files)?;
     for opening in [false, true] {
         for call in CALLS {
-            for after in 0.. {
-                let failing = Failing {
-                    call,
-                    after,
-                    opening,
-                };
-                match fail(workload, failing) {
-                    Ok(true) => count += 1,
-                    Ok(false) => break,
-                    Err(why) => return Err((failing, why)),
+            let ways = match on_files {
+                false => vec![None],
+                true => Way::of(call).iter().copied().map(Some).collect(),
+            };
+            'calls: for after in 0.. {
+                for files in &ways {
+                    let failing = Failing {
+                        call,
+                        after,
+                        opening,
+                        files: *files,
+                    };
+                    match fail_in(&prepared, workload, failing) {
+                        Ok(true) => count += 1,
+                        Ok(false) => break 'calls,
+                        Err(why) => return Err(describe(workload, failing, &why)),
+                    }
                 }
             }
         }
@@ -216,11 +304,25 @@ pub fn fail_each(workload: &Workload) -> Result<u64, (Failing, String)> {
     Ok(count)
 }
 
+fn describe(workload: &Workload, failing: Failing, why: &str) -> String {
+    let ops = workload.ops().into_iter();
+    let ops: String = ops.map(|op| format!("    {op:?}\n")).collect();
+    format!(
+        "{workload}!{failing}: {why}\n{ops}again with: cargo run --release -p model-tests -- \
+         replay '{workload}!{failing}'"
+    )
+}
+
+fn lowercase(name: impl std::fmt::Debug) -> String {
+    format!("{name:?}").to_lowercase()
+}
+
 impl std::fmt::Display for Failing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let when = if self.opening { "opening-" } else { "" };
-        let call = format!("{:?}", self.call).to_lowercase();
-        write!(f, "{when}{call}{}", self.after)
+        write!(f, "{when}{}{}", lowercase(self.call), self.after)?;
+        let way = self.files.map(lowercase);
+        way.map_or(Ok(()), |way| write!(f, ":{way}"))
     }
 }
 
@@ -232,15 +334,26 @@ impl std::str::FromStr for Failing {
             Some(rest) => (true, rest),
             None => (false, text),
         };
+        let (rest, way) = match rest.split_once(':') {
+            Some((rest, way)) => (rest, Some(way)),
+            None => (rest, None),
+        };
         let parsed = CALLS.into_iter().find_map(|call| {
-            let name = format!("{call:?}").to_lowercase();
-            let after = rest.strip_prefix(&name)?.parse().ok()?;
+            let after = rest.strip_prefix(&lowercase(call))?.parse().ok()?;
+            let mut ways = Way::of(call).iter().copied();
+            let files = match way {
+                Some(way) => Some(ways.find(|named| lowercase(named) == way)?),
+                None => None,
+            };
             Some(Failing {
                 call,
                 after,
                 opening,
+                files,
             })
         });
-        parsed.ok_or_else(|| format!("'{text}' is no call: it is like write3 or opening-flush0"))
+        parsed.ok_or_else(|| {
+            format!("'{text}' is no call: it is like write3, opening-flush0 or write3:half")
+        })
     }
 }

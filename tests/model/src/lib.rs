@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod attributes;
 pub mod explore;
+pub mod failing;
 pub mod faults;
 pub mod model;
 pub mod ops;

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use razorfs::disk::Media;
 use razorfs::disk::sim::{SimMedia, Survival};
 use razorfs::engine::{
     Attr, Clock, Durability, EngineError, MkfsOptions, OpenOptions, Seek, Time, Volume, mkfs,
 };
 use razorfs::format::id::Ino;
+use razorfs::fs::{FsError, errno};
 use razorfs::fsck::{self, Options, Severity};
 
+use crate::failing::Files;
 use crate::model::{Content, Model, Node};
 
 /// What went wrong.
@@ -33,8 +36,14 @@ pub struct Setup {
     pub strict: bool,
 }
 
+/// Where a store lies.
+pub enum Disks {
+    Simulated(SimMedia),
+    Files(Files),
+}
+
 pub struct World {
-    pub sim: SimMedia,
+    pub disks: Disks,
     pub volume: Arc<Volume>,
     pub setup: Setup,
     seconds: Arc<AtomicI64>,
@@ -74,6 +83,9 @@ pub struct Survived {
     at: usize,
 }
 
+/// The end of what went wrong with EIO.
+pub const UNREADABLE: &str = " (EIO)";
+
 /// The name of an error.
 pub fn name_of(error: &EngineError) -> String {
     let text = format!("{error:?}");
@@ -85,13 +97,49 @@ pub fn name_of(error: &EngineError) -> String {
     if name == "Store" { text } else { name }
 }
 
+/// What the system said when the files of a test could not be made.
+pub fn refused(error: std::io::Error) -> String {
+    format!("files of the test: {error}")
+}
+
 fn failed(what: &str) -> impl Fn(EngineError) -> String {
     let what = what.to_owned();
-    move |error| format!("{what}: {error}")
+    move |error| {
+        let why = format!("{what}: {error}");
+        match errno::of(&FsError::Engine(error)) {
+            libc::EIO => why + UNREADABLE,
+            _ => why,
+        }
+    }
+}
+
+impl Disks {
+    pub fn media(&self) -> Media {
+        match self {
+            Disks::Simulated(sim) => sim.media(),
+            Disks::Files(files) => files.media(),
+        }
+    }
+
+    /// Events by now, of which only the simulated disks take note.
+    pub fn events(&self) -> usize {
+        match self {
+            Disks::Simulated(sim) => sim.events(),
+            Disks::Files(_) => 0,
+        }
+    }
+
+    /// A copy, as they are found after the process was killed.
+    pub fn killed(&self) -> Outcome<Disks> {
+        Ok(match self {
+            Disks::Simulated(sim) => Disks::Simulated(sim.killed()),
+            Disks::Files(files) => Disks::Files(files.killed().map_err(refused)?),
+        })
+    }
 }
 
 impl Setup {
-    fn open(&self, sim: &SimMedia, seconds: &Arc<AtomicI64>) -> Outcome<Arc<Volume>> {
+    fn open(&self, media: Media, seconds: &Arc<AtomicI64>) -> Outcome<Arc<Volume>> {
         let options = OpenOptions {
             background: false,
             dirty_limit_bytes: self.dirty_limit_bytes,
@@ -103,7 +151,7 @@ impl Setup {
             },
             ..OpenOptions::default()
         };
-        let volume = Volume::open_media(sim.media(), options, clock(seconds));
+        let volume = Volume::open_media(media, options, clock(seconds));
         let volume = volume.map_err(failed("opening"))?;
         ensure!(volume.is_writable(), "opened read-only");
         Ok(volume)
@@ -119,9 +167,14 @@ fn clock(seconds: &Arc<AtomicI64>) -> Clock {
 }
 
 impl World {
+    /// On simulated disks.
     pub fn new(setup: Setup) -> Outcome<World> {
+        World::on(Disks::Simulated(SimMedia::new()), setup)
+    }
+
+    /// On empty disks.
+    pub fn on(made: Disks, setup: Setup) -> Outcome<World> {
         let seconds = Arc::new(AtomicI64::new(1000));
-        let made = SimMedia::new();
         let options = MkfsOptions {
             uuid: [1; 16],
             hash_seed: [2; 16],
@@ -132,8 +185,8 @@ impl World {
             root_mode: 0o755,
         };
         mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;
-        let sim = made.killed();
-        let volume = setup.open(&sim, &seconds)?;
+        let disks = made.killed()?;
+        let volume = setup.open(disks.media(), &seconds)?;
         let root = volume.getattr(Ino::ROOT).map_err(failed("the root"))?;
         let model = Model {
             nodes: BTreeMap::from([(Ino::ROOT, Arc::new(Node::new(&root)))]),
@@ -141,7 +194,7 @@ impl World {
             now: root.mtime,
         };
         Ok(World {
-            sim,
+            disks,
             volume,
             setup,
             seconds,
@@ -156,7 +209,7 @@ impl World {
     pub fn begin(&mut self) {
         self.model.step += 1;
         self.marks.push(Mark {
-            events: self.sim.events(),
+            events: self.disks.events(),
             step: self.model.step,
             durable: self.durable.clone(),
         });
@@ -181,8 +234,8 @@ impl World {
     ///
     /// # Errors
     /// When it cannot be opened for writing.
-    pub fn open(&self, sim: &SimMedia) -> Outcome<Arc<Volume>> {
-        self.setup.open(sim, &self.seconds)
+    pub fn open(&self, media: Media) -> Outcome<Arc<Volume>> {
+        self.setup.open(media, &self.seconds)
     }
 
     /// Everything is durable that was done to one inode.
@@ -216,11 +269,27 @@ impl World {
     /// Closes and opens again.
     pub fn reopen(&mut self) -> Outcome {
         self.volume.close().map_err(failed("closing"))?;
-        self.sim = self.sim.killed();
-        self.volume = self.setup.open(&self.sim, &self.seconds)?;
+        self.disks = self.disks.killed()?;
+        self.volume = self.open(self.disks.media())?;
         self.model.nodes.retain(|_, node| node.nlink > 0);
         self.restart();
         self.compare()
+    }
+
+    /// The same world once more, on a copy of its disks.
+    pub fn again(&self) -> Outcome<World> {
+        let disks = self.disks.killed()?;
+        let seconds = Arc::new(AtomicI64::new(self.seconds.load(Ordering::Relaxed)));
+        Ok(World {
+            volume: self.setup.open(disks.media(), &seconds)?,
+            disks,
+            setup: self.setup,
+            seconds,
+            model: self.model.clone(),
+            history: self.history.clone(),
+            durable: self.durable.clone(),
+            marks: self.marks.clone(),
+        })
     }
 
     /// What is there now is durable, and the past forgotten.
@@ -237,21 +306,29 @@ impl World {
         self.marks.clear();
     }
 
+    /// The simulated disks: only they can lose power.
+    pub fn sim(&self) -> &SimMedia {
+        match &self.disks {
+            Disks::Simulated(sim) => sim,
+            Disks::Files(_) => panic!("files lose no power"),
+        }
+    }
+
     /// Cuts the power, opens again, and goes on with a state that the contract allows.
     pub fn crash(&mut self, back: bool, seed: u64, again: bool) -> Outcome {
-        let end = self.sim.events();
+        let end = self.disks.events();
         let before = self.marks.last().map_or(end, |mark| mark.events);
         let mut cut = end;
         if back && before < end {
             cut = before + usize::try_from(seed % 1009).unwrap_or(0) % (end - before);
         }
-        let mut crashed = self.sim.recording().crash_at(cut, Survival::Random(seed));
+        let mut crashed = self.sim().recording().crash_at(cut, Survival::Random(seed));
         if again {
-            self.check_store(&crashed, "after a power cut")?;
+            self.check_store(&crashed.media(), "after a power cut")?;
             crashed = self.crash_recovery(&crashed, seed)?;
         }
-        let survived = self.judge(&crashed, cut)?;
-        self.sim = crashed;
+        let survived = self.judge(&crashed.media(), cut)?;
+        self.disks = Disks::Simulated(crashed);
         self.volume = survived.volume;
         self.model = self.history[survived.at].clone();
         self.model.nodes.retain(|_, node| node.nlink > 0);
@@ -266,7 +343,7 @@ impl World {
     /// Opens what a power cut left, and cuts the power once more in the midst of recovery.
     pub fn crash_recovery(&self, crashed: &SimMedia, seed: u64) -> Outcome<SimMedia> {
         let crashed = crashed.killed();
-        drop(self.setup.open(&crashed, &self.seconds)?);
+        drop(self.open(crashed.media())?);
         let events = crashed.events();
         let cut = usize::try_from(seed % 997).unwrap_or(0) % (events + 1);
         Ok(crashed
@@ -277,16 +354,16 @@ impl World {
     /// Whether what is left after a power cut behind `events` events of the disks is what the
     /// contract allows: sound, and the state of a step that is neither older than what was synced
     /// nor to come.
-    pub fn judge(&self, crashed: &SimMedia, events: usize) -> Outcome<Survived> {
+    pub fn judge(&self, crashed: &Media, events: usize) -> Outcome<Survived> {
         self.check_store(crashed, "after a power cut")?;
         let under_way = (self.marks.iter().rev())
             .find(|mark| mark.events <= events)
-            .filter(|_| events < self.sim.events());
+            .filter(|_| events < self.disks.events());
         let (durable, newest) = match under_way {
             Some(mark) => (&mark.durable, mark.step),
             None => (&self.durable, self.model.step),
         };
-        let volume = self.setup.open(crashed, &self.seconds)?;
+        let volume = self.open(crashed.clone())?;
         let found = dump(&volume)?;
         let mut why = String::new();
         for (at, state) in self.history.iter().enumerate().rev() {
@@ -370,25 +447,7 @@ impl World {
     /// Whether the volume is what the model says, in all it can be asked for.
     pub fn compare(&self) -> Outcome {
         for (ino, node) in &self.model.nodes {
-            let attr = self.volume.getattr(*ino).map_err(failed("getattr"))?;
-            ensure!(node.matches(&attr), "inode {ino} is {attr:?}, not {node:?}");
-            compare_tree(&self.volume, *ino, node)?;
-            if !node.is_file() {
-                continue;
-            }
-            let mut bytes = Vec::new();
-            let size = node.content.bytes.len();
-            let read = self.volume.read(*ino, 0, size + 1, &mut bytes);
-            read.map_err(failed("reading"))?;
-            let differs = bytes
-                .iter()
-                .zip(&node.content.bytes)
-                .position(|(a, b)| a != b);
-            ensure!(
-                bytes.len() == size && differs.is_none(),
-                "inode {ino} differs at {differs:?}"
-            );
-            check_seek(&self.volume, *ino, &bytes)?;
+            self.compare_inode(*ino, node)?;
         }
         let statfs = self.volume.statfs().map_err(failed("statfs"))?;
         let inodes = statfs.files - statfs.files_free;
@@ -399,14 +458,37 @@ impl World {
         Ok(())
     }
 
+    /// Whether an inode is what the model says.
+    pub fn compare_inode(&self, ino: Ino, node: &Node) -> Outcome {
+        let attr = self.volume.getattr(ino).map_err(failed("getattr"))?;
+        ensure!(node.matches(&attr), "inode {ino} is {attr:?}, not {node:?}");
+        compare_tree(&self.volume, ino, node)?;
+        if !node.is_file() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let size = node.content.bytes.len();
+        let read = self.volume.read(ino, 0, size + 1, &mut bytes);
+        read.map_err(failed("reading"))?;
+        let differs = bytes
+            .iter()
+            .zip(&node.content.bytes)
+            .position(|(a, b)| a != b);
+        ensure!(
+            bytes.len() == size && differs.is_none(),
+            "inode {ino} differs at {differs:?}"
+        );
+        check_seek(&self.volume, ino, &bytes)
+    }
+
     /// The checker finds nothing.
-    pub fn check_store(&self, sim: &SimMedia, when: &str) -> Outcome {
+    pub fn check_store(&self, media: &Media, when: &str) -> Outcome {
         let mut found = Vec::new();
         let options = Options {
             data: true,
             ..Options::default()
         };
-        let checked = fsck::check(&sim.media(), options, &mut |issue| {
+        let checked = fsck::check(media, options, &mut |issue| {
             if issue.severity() == Severity::Error {
                 found.push(issue.to_string());
             }

@@ -18,12 +18,9 @@ fn a_failing_disk_loses_nothing_that_was_durable() {
     workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(2));
     let mut done = 0;
     for workload in &workloads {
-        match fail_each(workload) {
+        match fail_each(workload, false) {
             Ok(faults) => done += faults,
-            Err((failing, why)) => panic!(
-                "{workload}!{failing}: {why}\nagain with: cargo run --release -p model-tests -- \
-                 replay '{workload}!{failing}'"
-            ),
+            Err(why) => panic!("{why}"),
         }
         if done >= wanted {
             break;
@@ -35,12 +32,20 @@ fn a_failing_disk_loses_nothing_that_was_durable() {
 
 #[test]
 fn failing_calls_are_read_as_they_are_written() {
-    for text in ["write3", "opening-flush0", "read12", "allocate1"] {
+    for text in [
+        "write3",
+        "opening-flush0",
+        "read12",
+        "allocate1",
+        "opening-flush2:lostlater",
+    ] {
         let failing = text.parse::<Failing>();
         assert_eq!(
             failing.map(|failing| failing.to_string()),
             Ok(text.to_owned())
         );
     }
-    assert!("trim1".parse::<Failing>().is_err());
+    for text in ["trim1", "flush1:half"] {
+        assert!(text.parse::<Failing>().is_err(), "{text}");
+    }
 }

@@ -54,14 +54,14 @@ fn run(setup: Setup, sequence: &[Op]) -> Outcome {
                 .map_err(|why| format!("operation {index}, {op:?}: {why}"))?;
         }
         world.compare()?;
-        world.check_store(&world.sim.killed(), "in the end")?;
+        world.check_store(&world.sim().killed().media(), "in the end")?;
         world.empty()?;
         let left = world.volume.statfs().map_err(|error| error.to_string())?;
         ensure!(
             left == empty,
             "with everything deleted: {left:?}, not {empty:?}"
         );
-        world.check_store(&world.sim.killed(), "when empty")
+        world.check_store(&world.sim().killed().media(), "when empty")
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a panic".into()))
 }
