@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Disk, Media, SECTOR_BYTES};
+use crate::sync::Mutex;
 
 const PAGE: usize = 4096;
 const DISKS: usize = 5;
@@ -378,6 +378,7 @@ pub enum Survival {
 }
 
 /// The events of a run, walked through from the beginning.
+#[derive(Clone)]
 pub struct Recording {
     durable: [Image; DISKS],
     /// Writes since the last flush of their disk.

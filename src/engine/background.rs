@@ -4,14 +4,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::{ScrubOptions, Volume};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// A checkpoint is made at least this often while there is something for it.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);

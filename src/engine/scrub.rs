@@ -205,7 +205,7 @@ impl Scrub<'_> {
         let micros = bytes.saturating_mul(1_000_000) / per_sec;
         let until = began + Duration::from_micros(micros);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            std::thread::sleep(left.min(NAP));
+            crate::sync::thread::sleep(left.min(NAP));
             let progress = self.progress()?;
             if (self.event)(&ScrubEvent::Progress(progress)).is_break() {
                 self.save()?;

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, RwLock};
-
 use super::background::Background;
 use super::data::{DataState, InodeTable};
 use super::{Clock, EngineError, OpenOptions, Time};
@@ -20,6 +18,7 @@ use crate::log::recovery::{self, Report};
 use crate::log::{Journal, Tx};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
+use crate::sync::{Mutex, RwLock};
 
 /// One dataset of an open store.
 pub struct Volume {

@@ -7,11 +7,9 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::Change;
 use super::tracked::Tracked;
@@ -26,6 +24,8 @@ use crate::store::read::Visit;
 use crate::store::roots::{Reading, Roots, Storage};
 use crate::store::tree::Effects;
 use crate::store::{Read, StoreError};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// Pages that one transaction may make dirty, at most: what a commit must never run out of. The
 /// largest touch a hundred extents, each in a leaf of its own in four trees, and what is above.

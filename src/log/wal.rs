@@ -9,8 +9,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use super::Change;
 use super::journal::Barrier;
 pub use super::scan::{Damage, ScanReport, scan};
@@ -22,6 +20,7 @@ use crate::format::wal::{
     LogKey, RING_START, encode_entry, padded_bytes,
 };
 use crate::store::StoreError;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// The smallest ring in bytes: a few of the largest transactions.
 pub const RING_MIN_BYTES: u64 = 4 << 20;

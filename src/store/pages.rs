@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use super::StoreError;
@@ -17,6 +16,7 @@ use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
 use crate::format::page::{PAGE_BYTES, Page};
 use crate::format::record::PagePtr;
+use crate::sync::Mutex;
 
 /// nodes.dat grows by at least this many pages at a time, and by a sixteenth of its size.
 const GROWTH_MIN_PAGES: u64 = 256;

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
-
 use super::StoreError;
 use crate::disk::Disk;
 use crate::format::id::NameId;
 use crate::format::name;
+use crate::sync::RwLock;
 
 /// strings.dat grows by this many bytes at a time while the disk has them.
 const GROWTH_BYTES: u64 = 1 << 20;

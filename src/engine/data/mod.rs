@@ -21,10 +21,6 @@ mod tests;
 mod write;
 mod writeout;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
-
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 
@@ -33,6 +29,8 @@ use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::format::superblock::UNIT_BYTES;
 use crate::store::{Read, StoreError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
 
 const UNIT: u64 = UNIT_BYTES as u64;

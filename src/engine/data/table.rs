@@ -5,9 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::dirty::DirtyMap;
 use crate::engine::volume::Room;
@@ -15,8 +12,11 @@ use crate::engine::{EngineError, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::log::Tx;
 use crate::store::pages::Need;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 
-const SHARDS: usize = 64;
+/// Few under a controlled scheduler: each is one more place to switch that tells nothing.
+const SHARDS: usize = if cfg!(shuttle) { 2 } else { 64 };
 
 /// What memory holds of an inode.
 #[derive(Default)]

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -59,7 +59,7 @@ impl Pool {
             return;
         }
         let shared = self.shared.clone();
-        match std::thread::Builder::new()
+        match thread::Builder::new()
             .name("razorfs-pool".into())
             .spawn(move || shared.work())
         {
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use std::sync::Barrier;

@@ -1,0 +1,259 @@
+//! Group commit and checkpoints: what is told durable is durable, nobody waits for ever.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use razorfs::disk::Media;
+use razorfs::disk::sim::{Call, Fault, SimMedia, Survival};
+use razorfs::format::id::Lsn;
+use razorfs::format::key::TreeId;
+use razorfs::log::Journal;
+use razorfs::log::recovery::{self, Format, Options};
+use razorfs::store::{Read, StoreError};
+
+use crate::disks::{Gate, SlowFlush, Store};
+use crate::{choose, explore, together};
+
+const TREE: TreeId = TreeId::Chunks;
+
+fn store() -> Store {
+    Store::made(|sim| {
+        let format = Format {
+            uuid: [1; 16],
+            hash_seed: [2; 16],
+            created_sec: 0,
+            capacity_bytes: 0,
+            log_bytes: 4 << 20,
+        };
+        let journal = recovery::create(sim.media(), format, 1 << 20).unwrap();
+        journal.checkpoint(true, &|_| Ok(())).unwrap();
+    })
+}
+
+fn open(media: Media, read_only: bool) -> Journal {
+    let options = Options {
+        read_only,
+        discard_damaged_log: false,
+        cache_bytes: 0,
+    };
+    let opened = recovery::open(media, options).unwrap();
+    assert!(opened.report.damage.is_none(), "{:?}", opened.report.damage);
+    opened.journal
+}
+
+fn keys(read: &impl Read) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    read.scan(TREE, &[], &[0xff; 9], &mut |key, _| {
+        all.push(key.to_vec());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    all
+}
+
+/// What threads did, for the end of the schedule. Never locked over a place to switch.
+#[derive(Default)]
+struct History {
+    /// Where a transaction ends, and the key that it put.
+    committed: Vec<(Lsn, Vec<u8>)>,
+    /// How many events of the disks there had been when a key was known to be durable.
+    durable: Vec<(usize, Vec<u8>)>,
+    failed: usize,
+}
+
+/// A journal that several threads use.
+struct Run {
+    sim: Arc<SimMedia>,
+    journal: Journal,
+    history: Mutex<History>,
+}
+
+impl Run {
+    fn new(store: &Store) -> Arc<Run> {
+        let sim = store.disks();
+        Self::over(sim.media(), sim)
+    }
+
+    fn over(media: Media, sim: Arc<SimMedia>) -> Arc<Run> {
+        let journal = open(media, false);
+        let history = Mutex::default();
+        Arc::new(Run {
+            sim,
+            journal,
+            history,
+        })
+    }
+
+    /// A transaction that nobody else makes.
+    fn commit(&self, thread: usize, step: usize) -> Result<(Lsn, Vec<u8>), StoreError> {
+        let key = vec![u8::try_from(thread).unwrap(), u8::try_from(step).unwrap()];
+        let mut tx = self.journal.begin()?;
+        tx.put(TREE, key.clone(), vec![7; 40])?;
+        let end = tx.commit()?;
+        let mut history = self.history.lock().unwrap();
+        history.committed.push((end, key.clone()));
+        Ok((end, key))
+    }
+
+    /// Waits until a transaction is durable.
+    fn sync(&self, (end, key): (Lsn, Vec<u8>)) -> Result<(), StoreError> {
+        let result = self.journal.sync(end);
+        match &result {
+            Ok(()) => {
+                let events = self.sim.events();
+                self.history.lock().unwrap().durable.push((events, key));
+            }
+            Err(_) => self.history.lock().unwrap().failed += 1,
+        }
+        result
+    }
+
+    /// Power is lost at each moment at which someone was told that something is durable, and at the
+    /// end: it must be there, and with it all that was committed before, and nothing else.
+    fn check(&self) {
+        let mut history = self.history.lock().unwrap();
+        history.committed.sort();
+        history.durable.sort();
+        let last = self.sim.events();
+        let mut positions: Vec<_> = history.durable.iter().map(|(at, _)| *at).collect();
+        positions.push(last);
+        positions.dedup();
+        let mut recording = self.sim.recording();
+        for at in positions {
+            let crashed = recording.crash_at(at, Survival::None);
+            let mut found = keys(&open(crashed.media(), true).view());
+            for (_, key) in history.durable.iter().filter(|(told, _)| *told <= at) {
+                assert!(found.contains(key), "{key:?} was told durable at {at}");
+            }
+            let committed = history.committed.iter().map(|(_, key)| key.clone());
+            let mut first: Vec<_> = committed.take(found.len()).collect();
+            first.sort();
+            found.sort();
+            assert_eq!(found, first, "not those that were committed first");
+        }
+    }
+}
+
+#[test]
+fn who_returns_from_a_group_commit_is_durable() {
+    let store = store();
+    explore("group commit", 1, move || {
+        let run = Run::new(&store);
+        let threads = Arc::clone(&run);
+        together(3, move |thread| {
+            for step in 0..2 {
+                let committed = threads.commit(thread, step).unwrap();
+                threads.sync(committed).unwrap();
+            }
+        });
+        assert_eq!(run.history.lock().unwrap().durable.len(), 6);
+        run.check();
+    });
+}
+
+#[test]
+fn one_flush_serves_all_who_came_while_another_ran() {
+    let store = store();
+    explore("one flush for several", 1, move || {
+        let sim = store.disks();
+        let gate = Gate::new(3);
+        let media = SlowFlush::over(sim.media(), &gate);
+        let run = Run::over(media, sim);
+        let (threads, passing) = (Arc::clone(&run), Arc::clone(&gate));
+        together(4, move |thread| {
+            if thread > 0 {
+                passing.wait_for_flush();
+            }
+            let committed = threads.commit(thread, 0).unwrap();
+            if thread > 0 {
+                passing.pass();
+            }
+            threads.sync(committed).unwrap();
+        });
+        assert_eq!(gate.flushes(), 2, "three who waited share a flush");
+        run.check();
+    });
+}
+
+#[test]
+fn a_flush_that_fails_fails_for_all_who_wait() {
+    let store = store();
+    explore("a failing flush", 1, move || {
+        let run = Run::new(&store);
+        let fault = Fault {
+            call: [Call::Flush, Call::Write][usize::try_from(choose(2)).unwrap()],
+            after: choose(4),
+            // Only once: whoever tries again would be told that all is well.
+            sticky: false,
+            kind: io::ErrorKind::Other,
+        };
+        run.sim.set_fault(Some(fault));
+        let threads = Arc::clone(&run);
+        together(3, move |thread| {
+            let mut failed = false;
+            for step in 0..2 {
+                let Ok(committed) = threads.commit(thread, step) else {
+                    failed = true;
+                    continue;
+                };
+                assert!(!failed, "a transaction after a failure that was reported");
+                failed = threads.sync(committed).is_err();
+            }
+        });
+        let fired = run.sim.fault_calls() > fault.after;
+        let failed = run.history.lock().unwrap().failed;
+        assert_eq!(fired, failed > 0, "{failed} were told of the failure");
+        assert_eq!(fired, run.journal.writable().is_err());
+        // Nobody is told later that it is durable, unless it was so before the failure.
+        let committed = std::mem::take(&mut run.history.lock().unwrap().committed);
+        for (end, key) in &committed {
+            let _ = run.sync((*end, key.clone()));
+        }
+        run.history.lock().unwrap().committed = committed;
+        run.check();
+    });
+}
+
+#[test]
+fn checkpoints_take_nothing_from_commits() {
+    let store = store();
+    explore("commits and checkpoints", 2, move || {
+        let run = Run::new(&store);
+        run.journal.find_free_pages().unwrap();
+        let threads = Arc::clone(&run);
+        together(4, move |thread| match thread {
+            0 => {
+                for _ in 0..2 {
+                    let before: Vec<_> = {
+                        let history = threads.history.lock().unwrap();
+                        history
+                            .committed
+                            .iter()
+                            .map(|(_, key)| key.clone())
+                            .collect()
+                    };
+                    threads.journal.checkpoint(false, &|_| Ok(())).unwrap();
+                    let events = threads.sim.events();
+                    let mut history = threads.history.lock().unwrap();
+                    history
+                        .durable
+                        .extend(before.into_iter().map(|key| (events, key)));
+                }
+            }
+            1 => {
+                let view = threads.journal.view();
+                let first = keys(&view);
+                // Pages that it reads must not be written again meanwhile.
+                assert_eq!(keys(&view), first);
+            }
+            _ => {
+                for step in 0..2 {
+                    let committed = threads.commit(thread, step).unwrap();
+                    threads.sync(committed).unwrap();
+                }
+            }
+        });
+        run.check();
+    });
+}

@@ -1,0 +1,350 @@
+//! A volume that several threads use: one file, names, a log that runs full, and its end.
+
+use std::sync::{Arc, Mutex};
+
+use razorfs::disk::sim::{SimMedia, Survival};
+use razorfs::engine::{
+    Cred, EngineError, MkfsOptions, NewInode, OpenOptions, SetAttr, SetXattr, Time, Volume,
+    WriteFlags, mkfs,
+};
+use razorfs::format::id::Ino;
+use razorfs::sync;
+
+use crate::disks::{Store, errors};
+use crate::model::{CELL, Op, Progress, cells, contents};
+use crate::{choose, explore, together};
+
+const NEW: NewInode<'static> = NewInode {
+    mode: 0o100_644,
+    umask: 0,
+    rdev: 0,
+    xattrs: &[],
+    supplementary_gid: None,
+};
+
+fn clock() -> razorfs::engine::Clock {
+    Arc::new(|| Time { sec: 1, nsec: 2 })
+}
+
+fn options() -> OpenOptions {
+    OpenOptions {
+        background: false,
+        cache_bytes: 2 << 20,
+        ..OpenOptions::default()
+    }
+}
+
+fn open(sim: &SimMedia, options: OpenOptions) -> Arc<Volume> {
+    Volume::open_media(sim.media(), options, clock()).unwrap()
+}
+
+/// A store with the smallest log, after `fill` has done something with it.
+fn store(fill: impl Fn(&Volume) + Send + Sync + 'static) -> Store {
+    Store::made(move |sim| {
+        let how = MkfsOptions {
+            uuid: [1; 16],
+            hash_seed: [2; 16],
+            capacity_bytes: 0,
+            log_bytes: 4 << 20,
+            root_uid: 0,
+            root_gid: 0,
+            root_mode: 0o755,
+        };
+        mkfs(sim.media(), &how, &clock()).unwrap();
+        let volume = open(sim, options());
+        fill(&volume);
+        volume.close().unwrap();
+    })
+}
+
+/// What is left when power is lost, recovered in memory.
+fn crashed(sim: &SimMedia, at: usize) -> Arc<Volume> {
+    let left = sim.recording().crash_at(at, Survival::None);
+    let read_only = OpenOptions {
+        read_only: true,
+        ..options()
+    };
+    let volume = open(&left, read_only);
+    assert!(volume.recovery_report().damage.is_none());
+    volume
+}
+
+fn content(volume: &Volume, ino: Ino) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    volume.read(ino, 0, 1 << 20, &mut bytes).unwrap();
+    cells(&bytes)
+}
+
+fn write(volume: &Volume, ino: Ino, at: usize, bytes: &[u8]) -> Result<usize, EngineError> {
+    let (offset, flags) = (at as u64, WriteFlags::default());
+    volume.write(ino, offset, bytes.len(), &mut &*bytes, flags)
+}
+
+/// One file that several threads change.
+struct File {
+    sim: Arc<SimMedia>,
+    volume: Arc<Volume>,
+    ino: Ino,
+    programs: Vec<Vec<Op>>,
+    /// Operations begun and done by each thread. Never locked over a place to switch.
+    progress: Mutex<(Progress, Progress)>,
+    /// Events of the disks when an fsync had returned, with what was done before it began, and begun
+    /// when it had returned.
+    synced: Mutex<Vec<(usize, Progress, Progress)>>,
+}
+
+impl File {
+    fn step(&self, thread: usize, op: Op) {
+        let (volume, ino) = (&self.volume, self.ino);
+        let done = {
+            let mut progress = self.progress.lock().unwrap();
+            progress.0[thread] += 1;
+            progress.1.clone()
+        };
+        let begun = || self.progress.lock().unwrap().0.clone();
+        match op {
+            Op::Write { at, cells, byte } => {
+                write(volume, ino, at * CELL, &vec![byte; cells * CELL]).unwrap();
+            }
+            Op::Truncate { cells } => {
+                let size = Some((cells * CELL) as u64);
+                let set = SetAttr {
+                    size,
+                    ..SetAttr::default()
+                };
+                volume.setattr(ino, &set).unwrap();
+            }
+            Op::Fsync => {
+                volume.fsync(ino, false).unwrap();
+                let events = self.sim.events();
+                self.synced.lock().unwrap().push((events, done, begun()));
+            }
+            Op::Tick => volume.commit_tick().unwrap(),
+            Op::Checkpoint => volume.checkpoint().unwrap(),
+            Op::Read => {
+                let read = content(volume, ino);
+                let allowed = contents(&self.programs, &done, &begun());
+                assert!(allowed.contains(&read), "read {read:?}, not of {allowed:?}");
+            }
+        }
+        self.progress.lock().unwrap().1[thread] += 1;
+    }
+
+    /// What fsync returned for is there when power is lost.
+    fn check_synced(&self) {
+        for (at, least, most) in self.synced.lock().unwrap().iter() {
+            let found = content(&crashed(&self.sim, *at), self.ino);
+            let allowed = contents(&self.programs, least, most);
+            // What is not synced may be old, new, or a hole, each cell by itself.
+            let as_one = |cell: usize| {
+                let hole = least != most && found[cell] == 0;
+                hole || allowed.iter().any(|file| file.get(cell) == found.get(cell))
+            };
+            let fits = (0..found.len()).all(as_one);
+            let length = allowed.iter().any(|file| file.len() == found.len());
+            assert!(fits && length, "{found:?} at {at}, not of {allowed:?}");
+        }
+    }
+}
+
+fn same_inode(name: &'static str, cost: usize, programs: Vec<Vec<Op>>) {
+    let store = store(|volume| {
+        let file = volume.create(Cred::default(), Ino::ROOT, b"file", &NEW);
+        file.unwrap();
+    });
+    explore(name, cost, move || {
+        let sim = store.disks();
+        let background = choose(2) == 0;
+        let volume = open(
+            &sim,
+            OpenOptions {
+                background,
+                ..options()
+            },
+        );
+        let ino = volume.lookup(Ino::ROOT, b"file").unwrap().ino;
+        let threads = programs.len();
+        let file = Arc::new(File {
+            sim,
+            volume,
+            ino,
+            programs: programs.clone(),
+            progress: Mutex::new((vec![0; threads], vec![0; threads])),
+            synced: Mutex::default(),
+        });
+        let shared = Arc::clone(&file);
+        together(threads, move |thread| {
+            for op in shared.programs[thread].clone() {
+                shared.step(thread, op);
+            }
+        });
+        let all: Progress = programs.iter().map(Vec::len).collect();
+        let last = content(&file.volume, ino);
+        let allowed = contents(&programs, &all, &all);
+        assert!(allowed.contains(&last), "{last:?}, not of {allowed:?}");
+        file.volume.close().unwrap();
+        file.check_synced();
+        assert_eq!(content(&crashed(&file.sim, file.sim.events()), ino), last);
+        assert_eq!(errors(&file.sim), Vec::<String>::new());
+    });
+}
+
+fn put(at: usize, cells: usize, byte: u8) -> Op {
+    Op::Write { at, cells, byte }
+}
+
+#[test]
+fn writes_fsync_and_truncation_of_one_file() {
+    let programs = vec![
+        vec![put(0, 6, b'a'), Op::Fsync, put(1, 1, b'd'), Op::Fsync],
+        vec![Op::Truncate { cells: 3 }, put(5, 2, b'b'), Op::Fsync],
+        vec![put(2, 3, b'c'), Op::Truncate { cells: 4 }, Op::Read],
+    ];
+    same_inode("one file", 4, programs);
+}
+
+#[test]
+fn the_timer_and_checkpoints_beside_writes_of_one_file() {
+    let programs = vec![
+        vec![put(0, 2, b'a'), Op::Fsync, Op::Truncate { cells: 1 }],
+        vec![put(1, 6, b'b'), Op::Tick, Op::Read],
+        vec![Op::Checkpoint, put(0, 1, b'c'), Op::Checkpoint],
+    ];
+    same_inode("one file, timer and checkpoints", 4, programs);
+}
+
+#[test]
+fn a_file_is_freed_while_others_write_to_it() {
+    let store = store(|volume| {
+        let file = volume.create(Cred::default(), Ino::ROOT, b"file", &NEW);
+        write(volume, file.unwrap().ino, 0, &[1; 5 * CELL]).unwrap();
+    });
+    explore("freeing a file", 4, move || {
+        let sim = store.disks();
+        let volume = open(&sim, options());
+        let ino = volume.lookup(Ino::ROOT, b"file").unwrap().ino;
+        let shared = Arc::clone(&volume);
+        together(3, move |thread| match thread {
+            0 => {
+                assert!(shared.unlink(Ino::ROOT, b"file").unwrap().orphan);
+                shared.reclaim(ino).unwrap();
+            }
+            1 => {
+                let written = write(&shared, ino, 2 * CELL, &[2; 5 * CELL]);
+                let synced = written.and_then(|_| shared.fsync(ino, false));
+                assert!(
+                    matches!(synced, Ok(()) | Err(EngineError::Stale)),
+                    "{synced:?}"
+                );
+            }
+            _ => {
+                let size = Some(3);
+                let set = SetAttr {
+                    size,
+                    ..SetAttr::default()
+                };
+                let cut = shared.setattr(ino, &set);
+                assert!(matches!(cut, Ok(_) | Err(EngineError::Stale)), "{cut:?}");
+                shared.checkpoint().unwrap();
+            }
+        });
+        assert!(matches!(volume.getattr(ino), Err(EngineError::Stale)));
+        assert_eq!(volume.dirty_bytes(), 0);
+        volume.close().unwrap();
+        assert_eq!(errors(&sim), Vec::<String>::new());
+    });
+}
+
+/// Bytes of an attribute: forty of them fill the log so far that new work must wait.
+const LARGE: usize = 64 << 10;
+
+#[test]
+fn who_waits_for_room_in_the_log_gets_it() {
+    let store = store(|volume| {
+        for name in 0..3u8 {
+            let file = volume.create(Cred::default(), Ino::ROOT, &[b'a' + name], &NEW);
+            file.unwrap();
+        }
+    });
+    explore("room in the log", 16, move || {
+        let sim = store.disks();
+        let background = choose(4) > 0;
+        let volume = open(
+            &sim,
+            OpenOptions {
+                background,
+                ..options()
+            },
+        );
+        let set = |volume: &Volume, name: u8, fill: u8| {
+            let ino = volume.lookup(Ino::ROOT, &[b'a' + name]).unwrap().ino;
+            volume
+                .setxattr(ino, b"user.a", &[fill; LARGE], SetXattr::Any, false)
+                .unwrap();
+        };
+        for _ in 0..38 {
+            set(&volume, 0, 0);
+        }
+        let shared = Arc::clone(&volume);
+        together(3, move |thread| {
+            let name = u8::try_from(thread).unwrap();
+            for step in 1..3 {
+                set(&shared, name, step);
+                if thread == 0 {
+                    shared.sync_all().unwrap();
+                }
+            }
+        });
+        volume.close().unwrap();
+        assert_eq!(errors(&sim), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_volume_is_closed_while_threads_commit() {
+    let store = store(|_| {});
+    explore("closing", 4, move || {
+        let sim = store.disks();
+        let background = choose(2) == 0;
+        let volume = open(
+            &sim,
+            OpenOptions {
+                background,
+                ..options()
+            },
+        );
+        // Events of the disks when a name was known to be durable.
+        let synced: Arc<Mutex<Vec<(usize, Vec<u8>)>>> = Arc::default();
+        let (disks, shared, told) = (Arc::clone(&sim), Arc::clone(&volume), Arc::clone(&synced));
+        together(3, move |thread| {
+            if thread == 0 {
+                shared.close().unwrap();
+                return;
+            }
+            for step in 0..2u8 {
+                let name = vec![b'a' + u8::try_from(thread).unwrap(), b'0' + step];
+                let made = shared.create(Cred::default(), Ino::ROOT, &name, &NEW);
+                let written = made.and_then(|made| {
+                    write(&shared, made.ino, 0, &[3; CELL])?;
+                    shared.fsync(made.ino, false)
+                });
+                if written.is_ok() {
+                    let events = disks.events();
+                    told.lock().unwrap().push((events, name));
+                }
+                sync::thread::yield_now();
+            }
+        });
+        // Closing does not undo what comes after it, nor does it fail.
+        drop(volume);
+        for (at, name) in synced.lock().unwrap().iter() {
+            for at in [*at, sim.events()] {
+                let left = crashed(&sim, at);
+                let found = left.lookup(Ino::ROOT, name).map(|found| found.ino);
+                let ino = found.unwrap_or_else(|error| panic!("{name:?} at {at}: {error}"));
+                assert_eq!(content(&left, ino), [3], "{name:?} at {at}");
+            }
+        }
+        assert_eq!(errors(&sim), Vec::<String>::new());
+    });
+}
