@@ -51,7 +51,7 @@ pub fn errors(sim: &SimMedia) -> Vec<String> {
     found
 }
 
-/// A log whose first flush ends only when something has happened.
+/// A disk whose flushes end only when something has happened.
 pub struct SlowFlush {
     pub disk: Arc<dyn Disk>,
     pub gate: Arc<Gate>,
@@ -90,13 +90,21 @@ impl Gate {
 }
 
 impl SlowFlush {
+    fn new(disk: &Arc<dyn Disk>, gate: &Arc<Gate>) -> Arc<dyn Disk> {
+        let (disk, gate) = (Arc::clone(disk), Arc::clone(gate));
+        Arc::new(SlowFlush { disk, gate })
+    }
+
     /// `media` with a slow log.
-    pub fn over(media: Media, gate: &Arc<Gate>) -> Media {
-        let (disk, gate) = (Arc::clone(&media.wal), Arc::clone(gate));
-        Media {
-            wal: Arc::new(SlowFlush { disk, gate }),
-            ..media
-        }
+    pub fn of_log(media: Media, gate: &Arc<Gate>) -> Media {
+        let wal = Self::new(&media.wal, gate);
+        Media { wal, ..media }
+    }
+
+    /// `media` with slow tree pages.
+    pub fn of_nodes(media: Media, gate: &Arc<Gate>) -> Media {
+        let nodes = Self::new(&media.nodes, gate);
+        Media { nodes, ..media }
     }
 }
 

@@ -49,15 +49,16 @@ fn each_task_runs_once_when_the_pool_is_closed_meanwhile() {
 fn tasks_that_wait_for_each_other_run_together() {
     explore("tasks that wait for each other", 1, || {
         let pool = Pool::new(3);
+        // Some threads are there before, idle or about to be.
+        for _ in 0..choose(3) {
+            pool.run(sync::thread::yield_now);
+        }
         let barrier = Arc::new(shuttle::sync::Barrier::new(3));
-        for _ in 0..2 {
-            // The second time the threads are there, some of them idle.
-            for _ in 0..3 {
-                let barrier = Arc::clone(&barrier);
-                pool.run(move || {
-                    barrier.wait();
-                });
-            }
+        for _ in 0..3 {
+            let barrier = Arc::clone(&barrier);
+            pool.run(move || {
+                barrier.wait();
+            });
         }
         pool.close();
     });

@@ -1,5 +1,6 @@
 //! A volume that several threads use: one file, names, a log that runs full, and its end.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use razorfs::disk::sim::{SimMedia, Survival};
@@ -10,7 +11,7 @@ use razorfs::engine::{
 use razorfs::format::id::Ino;
 use razorfs::sync;
 
-use crate::disks::{Store, errors};
+use crate::disks::{Gate, SlowFlush, Store, errors};
 use crate::model::{CELL, Op, Progress, cells, contents};
 use crate::{choose, explore, together};
 
@@ -130,20 +131,31 @@ impl File {
         self.progress.lock().unwrap().1[thread] += 1;
     }
 
-    /// What fsync returned for is there when power is lost.
+    /// What fsync returned for is there when power is lost, then or later.
     fn check_synced(&self) {
+        let (last, all) = (self.sim.events(), self.programs.iter().map(Vec::len));
+        let all: Progress = all.collect();
         for (at, least, most) in self.synced.lock().unwrap().iter() {
-            let found = content(&crashed(&self.sim, *at), self.ino);
-            let allowed = contents(&self.programs, least, most);
-            // What is not synced may be old, new, or a hole, each cell by itself.
-            let as_one = |cell: usize| {
-                let hole = least != most && found[cell] == 0;
-                hole || allowed.iter().any(|file| file.get(cell) == found.get(cell))
-            };
-            let fits = (0..found.len()).all(as_one);
-            let length = allowed.iter().any(|file| file.len() == found.len());
-            assert!(fits && length, "{found:?} at {at}, not of {allowed:?}");
+            let rest = u64::try_from(last - at).unwrap();
+            let later = at + usize::try_from(choose(rest + 1)).unwrap();
+            self.check_crash(*at, least, most);
+            self.check_crash(later, least, &all);
         }
+    }
+
+    fn check_crash(&self, at: usize, least: &Progress, most: &Progress) {
+        let found = content(&crashed(&self.sim, at), self.ino);
+        let allowed = contents(&self.programs, least, most);
+        // What is not synced may be old, new, or a hole, each cell by itself.
+        let fits = |cell: usize| {
+            let values: HashSet<_> = allowed.iter().map(|file| file.get(cell)).collect();
+            values.contains(&found.get(cell)) || (values.len() > 1 && found[cell] == 0)
+        };
+        let length = allowed.iter().any(|file| file.len() == found.len());
+        assert!(
+            length && (0..found.len()).all(fits),
+            "{found:?} at {at}, not of {allowed:?}"
+        );
     }
 }
 
@@ -207,10 +219,20 @@ fn writes_fsync_and_truncation_of_one_file() {
 fn the_timer_and_checkpoints_beside_writes_of_one_file() {
     let programs = vec![
         vec![put(0, 2, b'a'), Op::Fsync, Op::Truncate { cells: 1 }],
-        vec![put(1, 6, b'b'), Op::Tick, Op::Read],
+        vec![put(1, 6, b'b'), Op::Fsync, Op::Tick, Op::Read],
         vec![Op::Checkpoint, put(0, 1, b'c'), Op::Checkpoint],
     ];
     same_inode("one file, timer and checkpoints", 4, programs);
+}
+
+#[test]
+fn bytes_that_were_carried_over_become_chunks_beside_an_fsync() {
+    let programs = vec![
+        vec![put(0, 3, b'a'), Op::Fsync, Op::Checkpoint, Op::Tick],
+        vec![put(1, 1, b'b'), Op::Fsync, Op::Tick],
+        vec![put(2, 1, b'c'), Op::Fsync, Op::Read],
+    ];
+    same_inode("one file, carried over", 4, programs);
 }
 
 #[test]
@@ -255,7 +277,8 @@ fn a_file_is_freed_while_others_write_to_it() {
     });
 }
 
-/// Bytes of an attribute: forty of them fill the log so far that new work must wait.
+/// Bytes of an attribute: with forty of them the log is so full that new
+/// work must wait.
 const LARGE: usize = 64 << 10;
 
 #[test]
@@ -268,29 +291,32 @@ fn who_waits_for_room_in_the_log_gets_it() {
     });
     explore("room in the log", 16, move || {
         let sim = store.disks();
-        let background = choose(4) > 0;
-        let volume = open(
-            &sim,
-            OpenOptions {
-                background,
-                ..options()
-            },
-        );
+        // The checkpoint that begins when the log is half full ends only after others have come to
+        // wait for it.
+        let gate = Gate::new(1);
+        let media = SlowFlush::of_nodes(sim.media(), &gate);
+        let background = OpenOptions {
+            background: true,
+            ..options()
+        };
+        let volume = Volume::open_media(media, background, clock()).unwrap();
         let set = |volume: &Volume, name: u8, fill: u8| {
             let ino = volume.lookup(Ino::ROOT, &[b'a' + name]).unwrap().ino;
             volume
                 .setxattr(ino, b"user.a", &[fill; LARGE], SetXattr::Any, false)
                 .unwrap();
         };
-        for _ in 0..38 {
+        for _ in 0..37 {
             set(&volume, 0, 0);
         }
         let shared = Arc::clone(&volume);
-        together(3, move |thread| {
-            let name = u8::try_from(thread).unwrap();
-            for step in 1..3 {
-                set(&shared, name, step);
-                if thread == 0 {
+        together(4, move |thread| match u8::try_from(thread).unwrap() {
+            3 => gate.pass(),
+            name => {
+                for step in 1..4 {
+                    set(&shared, name, step);
+                }
+                if name == 0 {
                     shared.sync_all().unwrap();
                 }
             }
