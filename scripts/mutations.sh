@@ -13,7 +13,7 @@ copy=target/mutations
 rm -rf "$copy/tree"
 mkdir -p "$copy/tree"
 git archive HEAD | tar -x -C "$copy/tree"
-export CARGO_TARGET_DIR="$PWD/$copy/target" CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 export CARGO_PROFILE_TEST_DEBUG=none
 
 if [ $# = 0 ]; then
@@ -27,7 +27,16 @@ for patch in "$@"; do
     read -r -a test <<< "$(sed -n 's/^Test: //p' "$patch")"
     patch -s -p1 -d "$copy/tree" < "$patch"
     log=$copy/$name.log
-    run() { (cd "$copy/tree" && timeout 900 cargo test "$@" "${test[@]}") >> "$log" 2>&1; }
+    # Each set of compiler flags has a build of its own: the builds would throw each other away.
+    flags=$(sed -n 's/^Rustflags: //p' "$patch")
+    target=$PWD/$copy/target$(tr -cd '[:alnum:]' <<< "${flags:+-$flags}")
+    run() {
+        (
+            cd "$copy/tree"
+            export CARGO_TARGET_DIR=$target RUSTFLAGS="${RUSTFLAGS:-} $flags"
+            timeout 900 cargo test "$@" "${test[@]}"
+        ) >> "$log" 2>&1
+    }
     : > "$log"
     if ! run --no-run; then
         missed+=("$name")

@@ -28,4 +28,6 @@ if [ -z "$quick" ] && [ "$(id -u)" = 0 ] && [ -c /dev/fuse ]; then
 else
     echo "skipped: fsx and pjdfstest on the local mount (they need root and /dev/fuse)"
 fi
+# A build of its own: see src/sync.rs. By itself it runs more schedules.
+scripts/shuttle.sh 300
 cargo test --workspace

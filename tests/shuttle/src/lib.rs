@@ -26,7 +26,8 @@ use shuttle::rand::RngCore;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Config, Runner};
 
-const SCHEDULES: usize = 200;
+/// Orders without `RAZORFS_SCHEDULES`.
+const SCHEDULES: usize = 1000;
 /// How many times PCT takes the turn from the thread that has it: the bugs that it surely finds in
 /// the end need one switch less.
 const PCT_DEPTH: usize = 4;

@@ -7,12 +7,20 @@ pub const CELL: usize = 16 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    Write { at: usize, cells: usize, byte: u8 },
-    Truncate { cells: usize },
+    Write {
+        at: usize,
+        cells: usize,
+        byte: u8,
+    },
+    Truncate {
+        cells: usize,
+    },
     Fsync,
     Tick,
     Checkpoint,
     Read,
+    /// Something durable beside the file: the log is flushed, whatever of the file is in it.
+    Beside,
 }
 
 impl Op {
@@ -23,7 +31,7 @@ impl Op {
                 file[at..at + cells].fill(byte);
             }
             Op::Truncate { cells } => file.resize(cells, 0),
-            Op::Fsync | Op::Tick | Op::Checkpoint | Op::Read => {}
+            Op::Fsync | Op::Tick | Op::Checkpoint | Op::Read | Op::Beside => {}
         }
     }
 }

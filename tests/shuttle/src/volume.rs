@@ -122,6 +122,13 @@ impl File {
             }
             Op::Tick => volume.commit_tick().unwrap(),
             Op::Checkpoint => volume.checkpoint().unwrap(),
+            Op::Beside => {
+                let name = [b'0' + u8::try_from(done[thread]).unwrap()];
+                volume
+                    .create(Cred::default(), Ino::ROOT, &name, &NEW)
+                    .unwrap();
+                volume.fsync_dir(Ino::ROOT).unwrap();
+            }
             Op::Read => {
                 let read = content(volume, ino);
                 let allowed = contents(&self.programs, &done, &begun());
@@ -137,9 +144,11 @@ impl File {
         let all: Progress = all.collect();
         for (at, least, most) in self.synced.lock().unwrap().iter() {
             let rest = u64::try_from(last - at).unwrap();
-            let later = at + usize::try_from(choose(rest + 1)).unwrap();
             self.check_crash(*at, least, most);
-            self.check_crash(later, least, &all);
+            for _ in 0..3 {
+                let later = at + usize::try_from(choose(rest + 1)).unwrap();
+                self.check_crash(later, least, &all);
+            }
         }
     }
 
@@ -231,6 +240,7 @@ fn bytes_that_were_carried_over_become_chunks_beside_an_fsync() {
         vec![put(0, 3, b'a'), Op::Fsync, Op::Checkpoint, Op::Tick],
         vec![put(1, 1, b'b'), Op::Fsync, Op::Tick],
         vec![put(2, 1, b'c'), Op::Fsync, Op::Read],
+        vec![Op::Beside, Op::Beside],
     ];
     same_inode("one file, carried over", 4, programs);
 }
