@@ -16,6 +16,8 @@ use crate::disks::{Gate, SlowFlush, Store};
 use crate::{choose, explore, sync, together};
 
 const TREE: TreeId = TreeId::Chunks;
+/// The number of chunks.dat among the disks.
+const CHUNKS: usize = 3;
 /// Keys that come and go.
 const PASSING: TreeId = TreeId::FreeByStart;
 
@@ -61,6 +63,11 @@ fn keys(read: &impl Read) -> Vec<Vec<u8>> {
     all
 }
 
+/// Where in chunks.dat the content lies that a transaction refers to.
+fn place(key: &[u8]) -> u64 {
+    4096 * (u64::from(key[0]) * 8 + u64::from(key[1]))
+}
+
 /// What threads did, for the end of the schedule. Never locked over a place to switch.
 #[derive(Default)]
 struct History {
@@ -97,6 +104,10 @@ impl Run {
     /// A transaction that nobody else makes.
     fn commit(&self, thread: usize, step: usize) -> Result<(Lsn, Vec<u8>), StoreError> {
         let key = vec![u8::try_from(thread).unwrap(), u8::try_from(step).unwrap()];
+        // What a transaction refers to is on the disk before it is.
+        let written = self.journal.chunks().write_at(place(&key), &key);
+        self.journal
+            .latching(written.map_err(|source| StoreError::io("chunks.dat", source)))?;
         let mut tx = self.journal.begin()?;
         tx.put(TREE, key.clone(), vec![7; 40])?;
         // Replayed twice, or in another order, it removes what is not there: recovery says so.
@@ -141,6 +152,11 @@ impl Run {
             let mut found = keys(&open(crashed.media(), true).view());
             for (_, key) in history.durable.iter().filter(|(told, _)| *told <= at) {
                 assert!(found.contains(key), "{key:?} was told durable at {at}");
+            }
+            for key in &found {
+                let mut content = [0xff; 2];
+                crashed.peek(CHUNKS, place(key), &mut content);
+                assert_eq!(content, key[..], "content is missing at {at}");
             }
             let committed = history.committed.iter().map(|(_, key)| key.clone());
             let mut first: Vec<_> = committed.take(found.len()).collect();
@@ -210,6 +226,7 @@ fn a_flush_that_fails_fails_for_all_who_wait() {
             let mut failed = false;
             for step in 0..2 {
                 let Ok(committed) = threads.commit(thread, step) else {
+                    threads.history.lock().unwrap().failed += 1;
                     failed = true;
                     continue;
                 };
