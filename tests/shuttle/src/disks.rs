@@ -101,6 +101,12 @@ impl SlowFlush {
         Media { wal, ..media }
     }
 
+    /// `media` with slow file content.
+    pub fn of_chunks(media: Media, gate: &Arc<Gate>) -> Media {
+        let chunks = Self::new(&media.chunks, gate);
+        Media { chunks, ..media }
+    }
+
     /// `media` with slow tree pages.
     pub fn of_nodes(media: Media, gate: &Arc<Gate>) -> Media {
         let nodes = Self::new(&media.nodes, gate);

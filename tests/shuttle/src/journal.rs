@@ -291,3 +291,27 @@ fn checkpoints_take_nothing_from_commits() {
         run.check();
     });
 }
+
+#[test]
+fn a_flush_of_chunks_under_way_is_none_yet() {
+    let store = store();
+    explore("a slow flush of chunks", 1, move || {
+        let sim = store.disks();
+        let gate = Gate::new(1);
+        let media = SlowFlush::of_chunks(sim.media(), &gate);
+        let run = Run::over(media, sim);
+        let (threads, passing) = (Arc::clone(&run), Arc::clone(&gate));
+        together(4, move |thread| match thread {
+            0 => threads.journal.checkpoint(false, &|_| Ok(())).unwrap(),
+            1 => {
+                passing.wait_for_flush();
+                passing.pass();
+            }
+            _ => {
+                let committed = threads.commit(thread, 0).unwrap();
+                threads.sync(committed).unwrap();
+            }
+        });
+        run.check();
+    });
+}
