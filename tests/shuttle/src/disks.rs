@@ -90,26 +90,26 @@ impl Gate {
 }
 
 impl SlowFlush {
-    fn new(disk: &Arc<dyn Disk>, gate: &Arc<Gate>) -> Arc<dyn Disk> {
+    fn slow(disk: &Arc<dyn Disk>, gate: &Arc<Gate>) -> Arc<dyn Disk> {
         let (disk, gate) = (Arc::clone(disk), Arc::clone(gate));
         Arc::new(SlowFlush { disk, gate })
     }
 
     /// `media` with a slow log.
     pub fn of_log(media: Media, gate: &Arc<Gate>) -> Media {
-        let wal = Self::new(&media.wal, gate);
+        let wal = Self::slow(&media.wal, gate);
         Media { wal, ..media }
     }
 
     /// `media` with slow file content.
     pub fn of_chunks(media: Media, gate: &Arc<Gate>) -> Media {
-        let chunks = Self::new(&media.chunks, gate);
+        let chunks = Self::slow(&media.chunks, gate);
         Media { chunks, ..media }
     }
 
     /// `media` with slow tree pages.
     pub fn of_nodes(media: Media, gate: &Arc<Gate>) -> Media {
-        let nodes = Self::new(&media.nodes, gate);
+        let nodes = Self::slow(&media.nodes, gate);
         Media { nodes, ..media }
     }
 }

@@ -336,6 +336,9 @@ fn who_waits_for_room_in_the_log_gets_it() {
     });
 }
 
+/// Events of the disks when a name was known to be durable.
+type Synced = (usize, Vec<u8>);
+
 #[test]
 fn a_volume_is_closed_while_threads_commit() {
     let store = store(|_| {});
@@ -349,8 +352,7 @@ fn a_volume_is_closed_while_threads_commit() {
                 ..options()
             },
         );
-        // Events of the disks when a name was known to be durable.
-        let synced: Arc<Mutex<Vec<(usize, Vec<u8>)>>> = Arc::default();
+        let synced = Arc::new(Mutex::new(Vec::<Synced>::new()));
         let (disks, shared, told) = (Arc::clone(&sim), Arc::clone(&volume), Arc::clone(&synced));
         together(3, move |thread| {
             if thread == 0 {
