@@ -10,7 +10,7 @@ use super::{ScrubOptions, Volume};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A checkpoint is made at least this often while there is something for it.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
@@ -37,7 +37,10 @@ struct Shared {
 struct State {
     stopping: bool,
     requested: bool,
-    checkpoints: u64,
+    /// Checkpoints begun.
+    begun: u64,
+    /// Of them, ended.
+    ended: u64,
     /// Whether there is a thread that makes checkpoints.
     checkpointing: bool,
 }
@@ -94,16 +97,28 @@ impl Background {
     }
 
     /// Asks for a checkpoint and waits until one has ended; false when no thread makes any (while
-    /// the volume is opened or closed, or when it has none).
+    /// the volume is opened or closed, or when it has none). One that is under way counts.
     pub(super) fn wait_for_checkpoint(&self) -> bool {
-        let mut state = self.shared.state.lock();
-        let before = state.checkpoints;
+        let state = self.shared.state.lock();
+        let one = state.ended + 1;
+        self.wait_for_end(state, one)
+    }
+
+    /// The same, of a checkpoint that begins from here on: it holds all that was done so far.
+    pub(super) fn wait_for_new_checkpoint(&self) -> bool {
+        let state = self.shared.state.lock();
+        let next = state.begun + 1;
+        self.wait_for_end(state, next)
+    }
+
+    /// Waits for the end of the checkpoint with a number.
+    fn wait_for_end(&self, mut state: MutexGuard<'_, State>, number: u64) -> bool {
         state.requested = true;
         self.shared.wake.notify_all();
-        while state.checkpoints == before && state.checkpointing && !state.stopping {
+        while state.ended < number && state.checkpointing && !state.stopping {
             self.shared.done.wait(&mut state);
         }
-        state.checkpoints != before
+        state.ended >= number
     }
 
     /// Ends the threads and waits for them (but not for the one that calls).
@@ -210,14 +225,18 @@ fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
             || last.elapsed() >= CHECKPOINT_INTERVAL
             || shared.state.lock().requested;
         if due {
-            shared.state.lock().requested = false;
+            {
+                let mut state = shared.state.lock();
+                state.requested = false;
+                state.begun += 1;
+            }
             if let Err(error) = volume.checkpoint()
                 && volume.is_writable()
             {
                 ::log::error!("checkpoint: {error}");
             }
             last = Instant::now();
-            shared.state.lock().checkpoints += 1;
+            shared.state.lock().ended += 1;
             shared.done.notify_all();
         }
     }
@@ -233,4 +252,54 @@ fn wait_for_request(shared: &Shared) -> bool {
         }
     }
     !state.stopping
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    /// Ends the checkpoint under way, and has everyone look.
+    fn end_one(background: &Background) {
+        background.shared.state.lock().ended += 1;
+        background.shared.done.notify_all();
+    }
+
+    #[test]
+    fn a_new_checkpoint_is_not_the_one_under_way() {
+        let background = Background::default();
+        {
+            let mut state = background.shared.state.lock();
+            state.checkpointing = true;
+            state.begun = 1;
+        }
+        let requested = || std::mem::take(&mut background.shared.state.lock().requested);
+        thread::scope(|scope| {
+            let any = scope.spawn(|| background.wait_for_checkpoint());
+            while !requested() {
+                thread::yield_now();
+            }
+            end_one(&background);
+            assert!(any.join().unwrap());
+            background.shared.state.lock().begun = 2;
+            let new = scope.spawn(|| background.wait_for_new_checkpoint());
+            while !requested() {
+                thread::yield_now();
+            }
+            end_one(&background);
+            thread::sleep(Duration::from_millis(20));
+            assert!(
+                !new.is_finished(),
+                "it waits for one that begins after it asked"
+            );
+            background.shared.state.lock().begun = 3;
+            end_one(&background);
+            assert!(new.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_checkpoint_that_nobody_makes() {
+        let background = Background::default();
+        assert!(!background.wait_for_checkpoint() && !background.wait_for_new_checkpoint());
+    }
 }

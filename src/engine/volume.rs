@@ -331,7 +331,8 @@ impl Volume {
             return Ok(self.journal.find_free_pages()?);
         }
         room.freed = true;
-        if self.background.wait_for_checkpoint() {
+        // One under way may have begun before pages came free that this needs.
+        if self.background.wait_for_new_checkpoint() {
             return Ok(());
         }
         self.checkpoint()
