@@ -115,12 +115,15 @@ pub fn run(data: &[u8]) {
         parts: Vec::new(),
     };
     let bytes = log.bytes(from, from_tx, LOG_KEY.tag(), Names::default());
-    let len: u64 = bytes
-        .batches
-        .iter()
-        .map(|(_, bytes)| bytes.len() as u64)
-        .sum();
-    let whole = if len < RING_MIN_BYTES { bytes.whole } else { 0 };
+    // Batches with gaps between them may run around the ring and over the first of them.
+    let last = bytes.batches.last();
+    let end = last.map_or(from.0, |(lsn, bytes)| {
+        lsn.0.saturating_add(bytes.len() as u64)
+    });
+    let fits = end
+        .checked_sub(from.0)
+        .is_some_and(|span| span < RING_MIN_BYTES);
+    let whole = if fits { bytes.whole } else { 0 };
     for (lsn, bytes) in bytes.batches {
         if (bytes.len() as u64) < RING_MIN_BYTES {
             ring.put(lsn, bytes);
