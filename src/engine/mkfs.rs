@@ -30,6 +30,23 @@ pub struct MkfsOptions {
     pub root_mode: u32,
 }
 
+impl MkfsOptions {
+    /// The least store, the same every time: for tests and benchmarks only, since who knows the key
+    /// of the hashes can make names that collide.
+    #[must_use]
+    pub fn reproducible() -> Self {
+        MkfsOptions {
+            uuid: [1; 16],
+            hash_seed: [2; 16],
+            capacity_bytes: 0,
+            log_bytes: 4 << 20,
+            root_uid: 0,
+            root_gid: 0,
+            root_mode: 0o755,
+        }
+    }
+}
+
 /// The log's size when nobody says otherwise: 64 MiB.
 pub const LOG_BYTES_DEFAULT: u64 = 64 << 20;
 

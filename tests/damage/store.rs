@@ -54,15 +54,7 @@ fn write(volume: &Volume, ino: Ino, offset: u64, content: &[u8]) {
 
 fn fresh() -> SimMedia {
     let sim = SimMedia::new();
-    let format = MkfsOptions {
-        uuid: [1; 16],
-        hash_seed: [2; 16],
-        capacity_bytes: 0,
-        log_bytes: 4 << 20,
-        root_uid: 0,
-        root_gid: 0,
-        root_mode: 0o755,
-    };
+    let format = MkfsOptions::reproducible();
     mkfs(sim.media(), &format, &clock()).unwrap();
     sim
 }

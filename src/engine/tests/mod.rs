@@ -38,15 +38,7 @@ impl World {
     fn new() -> World {
         let seconds = Arc::new(AtomicI64::new(1000));
         let sim = SimMedia::new();
-        let options = MkfsOptions {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
-            capacity_bytes: 0,
-            log_bytes: 4 << 20,
-            root_uid: 0,
-            root_gid: 0,
-            root_mode: 0o755,
-        };
+        let options = MkfsOptions::reproducible();
         let clock = clock(&seconds);
         mkfs(sim.media(), &options, &clock).unwrap();
         let volume = open(&sim, clock);

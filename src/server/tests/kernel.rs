@@ -87,13 +87,8 @@ impl Kernel {
             wal: disk(),
         };
         let how = MkfsOptions {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
             capacity_bytes: 1 << 30,
-            log_bytes: 4 << 20,
-            root_uid: 0,
-            root_gid: 0,
-            root_mode: 0o755,
+            ..MkfsOptions::reproducible()
         };
         mkfs(media.clone(), &how, &system_clock()).unwrap();
         let open = OpenOptions {
@@ -167,7 +162,7 @@ impl Kernel {
         replies.seek(SeekFrom::Start(0)).unwrap();
         let mut buffer = vec![0; room];
         let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request)).unwrap();
-        let writer = FuseDevWriter::new(replies.as_raw_fd(), &mut buffer).unwrap();
+        let writer = FuseDevWriter::<()>::new(replies.as_raw_fd(), &mut buffer).unwrap();
         let len = self.server.handle(reader, Writer::FuseDev(writer))?;
         replies.seek(SeekFrom::Start(0)).unwrap();
         let mut reply = Vec::new();

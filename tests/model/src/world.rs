@@ -176,13 +176,8 @@ impl World {
     pub fn on(made: Disks, setup: Setup) -> Outcome<World> {
         let seconds = Arc::new(AtomicI64::new(1000));
         let options = MkfsOptions {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
             capacity_bytes: setup.capacity_bytes,
-            log_bytes: 4 << 20,
-            root_uid: 0,
-            root_gid: 0,
-            root_mode: 0o755,
+            ..MkfsOptions::reproducible()
         };
         mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;
         let disks = made.killed()?;

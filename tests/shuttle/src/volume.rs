@@ -42,15 +42,7 @@ fn open(sim: &SimMedia, options: OpenOptions) -> Arc<Volume> {
 /// A store with the smallest log, after `fill` has done something with it.
 fn store(fill: impl Fn(&Volume) + Send + Sync + 'static) -> Store {
     Store::made(move |sim| {
-        let how = MkfsOptions {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
-            capacity_bytes: 0,
-            log_bytes: 4 << 20,
-            root_uid: 0,
-            root_gid: 0,
-            root_mode: 0o755,
-        };
+        let how = MkfsOptions::reproducible();
         mkfs(sim.media(), &how, &clock()).unwrap();
         let volume = open(sim, options());
         fill(&volume);

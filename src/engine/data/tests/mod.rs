@@ -33,13 +33,8 @@ fn clock() -> Clock {
 fn make_empty(capacity_bytes: u64) -> SimMedia {
     let sim = SimMedia::new();
     let options = MkfsOptions {
-        uuid: [1; 16],
-        hash_seed: [2; 16],
         capacity_bytes,
-        log_bytes: 4 << 20,
-        root_uid: 0,
-        root_gid: 0,
-        root_mode: 0o755,
+        ..MkfsOptions::reproducible()
     };
     mkfs(sim.media(), &options, &clock()).unwrap();
     sim
