@@ -31,6 +31,7 @@ impl FileSystem {
         after: u64,
         visit: &mut dyn FnMut(DirEntry, &Attr) -> bool,
     ) -> Result<(), FsError> {
+        let finding = self.everyone.finding.read();
         self.volume.readdirplus(ino, after, &mut |entry, attr| {
             let counts = !matches!(entry.name.as_slice(), b"." | b"..");
             let taken = visit(entry, &attr);
@@ -39,6 +40,7 @@ impl FileSystem {
             }
             taken
         })?;
+        drop(finding);
         self.listed(ino, after);
         Ok(())
     }

@@ -62,13 +62,13 @@ impl Lookups {
         }
     }
 
-    /// Drops `n` lookups; whether the kernel knows the inode no more.
+    /// Drops `n` lookups; whether the kernel knew the inode and knows it no more.
     pub(super) fn forget(&self, ino: Ino, n: u64) -> bool {
         if ino == Ino::ROOT {
             return false;
         }
         match self.shard(ino).lock().entry(ino) {
-            Entry::Vacant(_) => true,
+            Entry::Vacant(_) => false,
             Entry::Occupied(mut entry) if *entry.get() > n => {
                 *entry.get_mut() -= n;
                 false
@@ -108,7 +108,7 @@ mod tests {
         assert!(lookups.knows(ino));
         assert!(lookups.forget(ino, 1));
         assert!(!lookups.knows(ino));
-        assert!(lookups.forget(ino, u64::MAX));
+        assert!(!lookups.forget(ino, u64::MAX), "it is not known");
         lookups.add(ino);
         assert!(lookups.forget(ino, u64::MAX));
     }

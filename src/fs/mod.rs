@@ -132,8 +132,16 @@ pub struct FileSystem {
     volume: Arc<Volume>,
     options: Options,
     lookups: Arc<Lookups>,
-    /// Those of all kernels that share the volume, this one's too.
-    everyone: Arc<RwLock<Vec<Arc<Lookups>>>>,
+    everyone: Arc<Everyone>,
+}
+
+/// All kernels that share a volume.
+#[derive(Default)]
+struct Everyone {
+    lookups: RwLock<Vec<Arc<Lookups>>>,
+    /// Held shared from finding or making an inode until its lookup is counted. Who has had it
+    /// alone knows that whatever was found before is counted.
+    finding: RwLock<()>,
 }
 
 impl FileSystem {
@@ -141,25 +149,23 @@ impl FileSystem {
     /// [`FileSystem::for_another`]: of two made apart, one frees what the other's kernel has open.
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
-        let lookups = Arc::<Lookups>::default();
-        FileSystem {
-            volume,
-            options,
-            everyone: Arc::new(RwLock::new(vec![lookups.clone()])),
-            lookups,
-        }
+        Self::of_kernel(volume, options, Arc::default())
     }
 
     /// The same for another kernel: what one has open, the other can remove but not free.
     #[must_use]
     pub fn for_another(&self) -> FileSystem {
+        Self::of_kernel(self.volume.clone(), self.options, self.everyone.clone())
+    }
+
+    fn of_kernel(volume: Arc<Volume>, options: Options, everyone: Arc<Everyone>) -> FileSystem {
         let lookups = Arc::<Lookups>::default();
-        self.everyone.write().push(lookups.clone());
+        everyone.lookups.write().push(lookups.clone());
         FileSystem {
-            volume: self.volume.clone(),
-            options: self.options,
+            volume,
+            options,
             lookups,
-            everyone: self.everyone.clone(),
+            everyone,
         }
     }
 

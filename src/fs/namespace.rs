@@ -14,15 +14,13 @@ impl FileSystem {
     /// # Errors
     /// [`EngineError::NotFound`] and what the engine says.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let attr = match name {
-            b"." => self.volume.getattr(dir)?,
-            b".." => self.volume.lookup(dir, name)?,
-            _ => {
-                names::check(name)?;
-                self.volume.lookup(dir, name)?
-            }
-        };
-        self.known(&attr);
+        if !matches!(name, b"." | b"..") {
+            names::check(name)?;
+        }
+        let attr = self.counted(|| match name {
+            b"." => self.volume.getattr(dir),
+            _ => self.volume.lookup(dir, name),
+        })?;
         // Removed meanwhile by someone who found it unknown: it is being freed.
         if attr.nlink > 0 && self.volume.is_orphan(attr.ino) {
             self.forget(attr.ino, 1);
@@ -43,18 +41,30 @@ impl FileSystem {
         self.lookups.clear(|ino| self.let_go(ino));
     }
 
-    /// Frees what has no name, unless another kernel knows it. Of two that let go at the same time,
-    /// each has dropped its lookups before it asks: one of them finds that nobody knows it.
+    /// Frees what has no name, unless a kernel knows it. Of two that let go at the same time, each
+    /// has dropped its lookups before it asks: one of them finds that nobody knows it.
     fn let_go(&self, ino: Ino) {
-        if self.volume.is_orphan(ino) && !self.is_known(ino) {
+        if !self.volume.is_orphan(ino) {
+            return;
+        }
+        // Who found it while it had a name counts it before this returns, or finds that it has none.
+        drop(self.everyone.finding.write());
+        let everyone = self.everyone.lookups.read();
+        if !everyone.iter().any(|lookups| lookups.knows(ino)) {
+            drop(everyone);
             self.reclaim(ino);
         }
     }
 
-    /// Whether any kernel knows the inode.
-    fn is_known(&self, ino: Ino) -> bool {
-        let everyone = self.everyone.read();
-        everyone.iter().any(|lookups| lookups.knows(ino))
+    /// Finds or makes an inode, and counts a lookup of it before anyone can free it.
+    fn counted(
+        &self,
+        find: impl FnOnce() -> Result<Attr, EngineError>,
+    ) -> Result<Attr, EngineError> {
+        let _finding = self.everyone.finding.read();
+        let attr = find()?;
+        self.known(&attr);
+        Ok(attr)
     }
 
     /// Makes a regular file, fifo, socket, device node (type in `new.mode`, 0 for a regular file)
@@ -78,8 +88,7 @@ impl FileSystem {
             libc::S_IFCHR | libc::S_IFBLK => {}
             _ => return Err(EngineError::Invalid("file type").into()),
         }
-        let attr = self.volume.create(cred, dir, name, &new)?;
-        self.known(&attr);
+        let attr = self.counted(|| self.volume.create(cred, dir, name, &new))?;
         Ok(attr)
     }
 
@@ -143,8 +152,7 @@ impl FileSystem {
         self.check_writable()?;
         let mut new = *new;
         new.mode = (new.mode & !libc::S_IFMT) | libc::S_IFREG;
-        let attr = self.volume.tmpfile(cred, dir, &new)?;
-        self.known(&attr);
+        let attr = self.counted(|| self.volume.tmpfile(cred, dir, &new))?;
         Ok((attr, self.file_open_flags()))
     }
 
@@ -162,8 +170,7 @@ impl FileSystem {
     ) -> Result<Attr, FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let attr = self.volume.symlink(cred, dir, name, target, new)?;
-        self.known(&attr);
+        let attr = self.counted(|| self.volume.symlink(cred, dir, name, target, new))?;
         Ok(attr)
     }
 
@@ -174,9 +181,7 @@ impl FileSystem {
     pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let attr = self.volume.link(ino, dir, name)?;
-        self.known(&attr);
-        Ok(attr)
+        Ok(self.counted(|| self.volume.link(ino, dir, name))?)
     }
 
     /// Takes a name from something that is not a directory.
