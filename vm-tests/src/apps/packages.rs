@@ -190,9 +190,16 @@ impl Packages {
                 return Err(format!("{} is of no version", path.display()));
             }
         }
+        // A new version leaves none of its paths without a file on the way, and removes what it has
+        // not only when all of it is there. A removal may have removed anything.
+        let may_go = |path: &PathBuf| match next {
+            None => false,
+            Some(change) if change.remove => true,
+            Some(_) => !new.contains_key(path) && new.keys().all(|path| found.contains(path)),
+        };
         match old
             .keys()
-            .find(|path| next.is_none() && !found.contains(*path))
+            .find(|path| !found.contains(*path) && !may_go(path))
         {
             Some(path) => Err(format!("{} is missing", path.display())),
             None => Ok(()),
@@ -235,5 +242,69 @@ impl App for Packages {
             Self::check_package(work, package, version, next, last + 1)?;
         }
         Ok(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::ControlFlow;
+
+    /// The contract: of a renaming there is the old file or the new one, never neither.
+    #[test]
+    fn a_file_of_both_versions_is_never_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work {
+            dir: dir.path(),
+            seed: 7,
+        };
+        for at in 1..100 {
+            Packages
+                .run(&work, at - 1, &mut |_| ControlFlow::Break(()))
+                .unwrap();
+            let installed = Packages::at(&work, at);
+            let next = change(&work, at + 1, &installed);
+            let Some(version) = installed.get(&next.package) else {
+                continue;
+            };
+            if next.remove {
+                continue;
+            }
+            let old = files(&work, next.package, *version);
+            let new = files(&work, next.package, at + 1);
+            let Some(path) = old.keys().find(|path| new.contains_key(*path)) else {
+                continue;
+            };
+            assert_eq!(Packages.check(&work), Ok(at));
+            fs::remove_file(path).unwrap();
+            let found = Packages.check(&work);
+            assert!(found.is_err(), "{} is gone: {found:?}", path.display());
+            return;
+        }
+        panic!("no such step");
+    }
+
+    /// Even all files of the package may go.
+    #[test]
+    fn a_package_about_to_be_replaced_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work {
+            dir: dir.path(),
+            seed: 7,
+        };
+        for at in 1..100 {
+            Packages
+                .run(&work, at - 1, &mut |_| ControlFlow::Break(()))
+                .unwrap();
+            let installed = Packages::at(&work, at);
+            let next = change(&work, at + 1, &installed);
+            if !next.remove && installed.contains_key(&next.package) {
+                fs::remove_dir_all(root(&work, next.package)).unwrap();
+                let found = Packages.check(&work);
+                assert!(found.is_err(), "package {}: {found:?}", next.package);
+                return;
+            }
+        }
+        panic!("no such step");
     }
 }

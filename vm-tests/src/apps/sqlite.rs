@@ -1,5 +1,5 @@
-//! SQLite, by its command-line shell: a transaction a step, in each of the journal modes that people
-//! use, set up so that a commit is durable.
+//! SQLite, by its command-line shell: a transaction a step, in each of the journal modes that
+//! people use, set up so that a commit is durable.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;

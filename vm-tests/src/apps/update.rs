@@ -25,6 +25,15 @@ fn step_of(work: &Work<'_>, slot: u64, found: &[u8]) -> Option<u64> {
     (step % FILES == slot && text == content(work, step)).then_some(step)
 }
 
+/// The last step up to `last` that replaced the careless file of a slot.
+fn last_careless(last: u64, slot: u64) -> Option<u64> {
+    let newest = Work::last_of(last, slot, FILES)?;
+    let mut steps = (1..=newest)
+        .rev()
+        .step_by(usize::try_from(FILES).unwrap_or(1));
+    steps.find(|step| step % CARELESS_EVERY == 0)
+}
+
 impl App for Update {
     fn name(&self) -> &'static str {
         "update"
@@ -72,10 +81,16 @@ impl App for Update {
         }
         for slot in 0..FILES {
             let name = format!("careless{slot}");
-            let whole = read(&work.dir.join(&name))?
-                .is_none_or(|bytes| step_of(work, slot, &bytes).is_some_and(|s| s <= last + 1));
-            if !whole {
-                return Err(format!("{name} is none of its versions"));
+            let found = match read(&work.dir.join(&name))? {
+                None => None,
+                Some(bytes) => {
+                    let step = step_of(work, slot, &bytes);
+                    Some(step.ok_or_else(|| format!("{name} is none of its versions"))?)
+                }
+            };
+            // Its step's fsync of the directory made it durable; that of the next may not have.
+            if found != last_careless(last, slot) && found != last_careless(last + 1, slot) {
+                return Err(format!("{name} is of {found:?} at {last}"));
             }
         }
         match fs::remove_file(work.dir.join("new")) {
@@ -84,5 +99,47 @@ impl App for Update {
             }
             _ => Ok(last),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::ControlFlow;
+
+    fn after(steps: u64, then: impl Fn(&Work<'_>)) -> Found {
+        let dir = tempfile::tempdir().unwrap();
+        let work = Work {
+            dir: dir.path(),
+            seed: 7,
+        };
+        let mut done = |step| match step < steps {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        Update.run(&work, 0, &mut done).unwrap();
+        assert_eq!(Update.check(&work), Ok(steps));
+        then(&work);
+        Update.check(&work)
+    }
+
+    /// The contract: the directory was synced behind the renaming, in the same step.
+    #[test]
+    fn careless_files_are_not_gone() {
+        let found = after(30, |work| {
+            for slot in 0..FILES {
+                fs::remove_file(work.dir.join(format!("careless{slot}"))).unwrap();
+            }
+        });
+        assert!(found.is_err(), "all are gone: {found:?}");
+    }
+
+    #[test]
+    fn careless_files_are_not_old() {
+        // Steps 15 and 30 are of slot 0.
+        let found = after(30, |work| {
+            fs::write(work.dir.join("careless0"), content(work, 15)).unwrap();
+        });
+        assert!(found.is_err(), "version 15 rather than 30: {found:?}");
     }
 }

@@ -6,6 +6,9 @@ use crate::guest::{Agent, Error, Result};
 use crate::poweroff::{Round, Summary, tree_of};
 use crate::workload::{Breach, Kind, Tree};
 
+/// An application that makes no step for so many cuts waits for something that never comes.
+const IDLE_MAX: u32 = 12;
+
 /// What a guest does.
 pub(super) enum Job {
     /// The workload that is compared with a model, anew after each cut.
@@ -52,10 +55,12 @@ pub(super) struct Apps {
     pub(super) seed: u64,
     /// The last step of each that it said to be durable.
     pub(super) durable: BTreeMap<String, u64>,
-    /// What went wrong before the cut.
-    pub(super) failed: Vec<Breach>,
-    /// Steps that were durable when this stretch of work began.
-    begun_at: u64,
+    /// Those that failed before the cut, and how.
+    pub(super) failed: BTreeMap<String, String>,
+    /// For how many cuts each has made no step.
+    idle: BTreeMap<String, u32>,
+    /// What `durable` was when this stretch of work began.
+    begun_at: BTreeMap<String, u64>,
 }
 
 impl Job {
@@ -71,7 +76,7 @@ impl Job {
     pub(super) fn is_idle(&self) -> bool {
         match self {
             Job::Model(model) => model.finished,
-            Job::Apps(apps) => apps.durable.is_empty(),
+            Job::Apps(apps) => apps.failed.len() >= apps.durable.len(),
         }
     }
 
@@ -183,6 +188,22 @@ impl Model {
     }
 }
 
+/// The step that an application is at, when what it found may be.
+fn judge(name: &str, durable: u64, idle: u32, found: &str) -> std::result::Result<u64, Breach> {
+    match found.parse::<u64>() {
+        Ok(_) if idle >= IDLE_MAX => {
+            let reason = format!("{name} made no step between {idle} cuts");
+            Err(Breach::wrong(reason))
+        }
+        Ok(at) if at >= durable => Ok(at),
+        Ok(at) => Err(Breach {
+            kind: Kind::Lost,
+            reason: format!("{name} is at step {at}, {durable} was durable"),
+        }),
+        Err(_) => Err(Breach::wrong(format!("{name} {found}"))),
+    }
+}
+
 impl Apps {
     /// Applications by their names.
     pub(super) fn new(dir: String, seed: u64, names: &[&str]) -> Apps {
@@ -190,13 +211,10 @@ impl Apps {
             dir,
             seed,
             durable: names.iter().map(|name| ((*name).to_owned(), 0)).collect(),
-            failed: Vec::new(),
-            begun_at: 0,
+            failed: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            begun_at: BTreeMap::new(),
         }
-    }
-
-    fn steps(&self) -> u64 {
-        self.durable.values().sum()
     }
 
     fn command(&self, what: &str) -> String {
@@ -205,7 +223,7 @@ impl Apps {
     }
 
     fn begin(&mut self, agent: &mut Agent) -> Result<()> {
-        self.begun_at = self.steps();
+        self.begun_at = self.durable.clone();
         if self.durable.is_empty() {
             return Ok(());
         }
@@ -213,8 +231,9 @@ impl Apps {
     }
 
     fn note(&mut self, line: &str) {
-        if let Some(("E", error)) = line.split_once(' ') {
-            self.failed.push(Breach::wrong(error));
+        if let Some(error) = line.strip_prefix("E ") {
+            let (name, error) = error.split_once(' ').unwrap_or((error, ""));
+            self.failed.insert(name.into(), error.into());
         }
         let mut words = line.split(' ');
         if let (Some("A"), Some(name), Some(step), None) =
@@ -226,31 +245,39 @@ impl Apps {
     }
 
     fn judge(&mut self, agent: &mut Agent) -> Result<Verdict> {
-        let mut breaches = std::mem::take(&mut self.failed);
+        let mut breaches = Vec::new();
         let mut told = Vec::new();
-        let steps = self.steps().saturating_sub(self.begun_at);
+        let before: u64 = self.begun_at.values().sum();
+        let steps = self.durable.values().sum::<u64>().saturating_sub(before);
+        let failed = std::mem::take(&mut self.failed);
         for line in agent.lines(&self.command("found"))? {
             let (name, found) = line.split_once(' ').unwrap_or((&line, ""));
+            let found = match failed.get(name) {
+                Some(error) => error,
+                None => found,
+            };
             let Some(durable) = self.durable.get_mut(name) else {
                 return Err(Error(format!("no application: {line}")));
             };
-            match found.parse::<u64>() {
-                Ok(at) if at >= *durable => {
+            let idle = self.idle.entry(name.into()).or_default();
+            *idle += 1;
+            if self
+                .begun_at
+                .get(name)
+                .is_none_or(|begun| *durable > *begun)
+            {
+                *idle = 0;
+            }
+            match judge(name, *durable, *idle, found) {
+                Ok(at) => {
                     told.push(format!("{name} {at}"));
                     *durable = at;
                 }
-                Ok(at) => breaches.push(Breach {
-                    kind: Kind::Lost,
-                    reason: format!("{name} is at step {at}, {durable} was durable"),
-                }),
-                Err(_) => breaches.push(Breach::wrong(&line)),
-            }
-            // What is broken is left as it is, to be looked at.
-            if breaches
-                .iter()
-                .any(|breach| breach.reason.starts_with(name))
-            {
-                self.durable.remove(name);
+                // What is broken is left as it is, to be looked at.
+                Err(breach) => {
+                    breaches.push(breach);
+                    self.durable.remove(name);
+                }
             }
         }
         Ok(Verdict {
@@ -283,6 +310,16 @@ mod tests {
         let mut job = Job::Apps(Apps::new("/mnt/apps".into(), 1, &["git"]));
         job.note("E git fsck says no").unwrap();
         let Job::Apps(apps) = job else { panic!() };
-        assert_eq!(apps.failed, [Breach::wrong("git fsck says no")]);
+        assert_eq!(apps.failed["git"], "fsck says no");
+        assert!(Job::Apps(apps).is_idle());
+    }
+
+    #[test]
+    fn an_application_is_judged_by_what_it_said() {
+        assert_eq!(judge("git", 7, 0, "8"), Ok(8));
+        assert_eq!(judge("git", 7, 0, "6").unwrap_err().kind, Kind::Lost);
+        let wrong = |idle, found| judge("git", 7, idle, found).unwrap_err();
+        assert_eq!(wrong(0, "bad object"), Breach::wrong("git bad object"));
+        assert_eq!(wrong(IDLE_MAX, "7").kind, Kind::Wrong);
     }
 }
