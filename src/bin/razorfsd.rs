@@ -15,7 +15,7 @@ use razorfs::engine::{Durability, Volume};
 use razorfs::fs::FileSystem;
 use razorfs::sandbox;
 use razorfs::server::Server;
-use razorfs::transport::vhost_user::{Socket, Stop, serve};
+use razorfs::transport::vhost_user::{Answer, Socket, Stop, serve};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -80,9 +80,12 @@ fn run(config: &Config) -> Result<(), Error> {
     stop_on_signals(&stop)?;
     let volume = Volume::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &volume);
-    let served = serve_volume(config, &volume, &sockets, &stop);
+    let served = serve_volume(config, &volume, sockets, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = volume.close();
+    if let (Err(error), Err(_)) = (&closed, &served) {
+        log::error!("closing {}: {error}", config.store.display());
+    }
     served?;
     closed.map_err(|error| format!("closing {}: {error}", config.store.display()))?;
     log::info!("closed {}", config.store.display());
@@ -118,7 +121,7 @@ fn report_recovery(config: &Config, volume: &Volume) {
 fn serve_volume(
     config: &Config,
     volume: &Arc<Volume>,
-    sockets: &[Socket],
+    sockets: Vec<Socket>,
     stop: &Stop,
 ) -> Result<(), Error> {
     let store = config.store.display();
@@ -137,7 +140,7 @@ fn serve_volume(
         let mut threads = Vec::new();
         for socket in sockets {
             log::info!("serving {store} on {socket}");
-            let server = Arc::new(Server::new(fs.for_another()));
+            let server: Arc<dyn Answer> = Arc::new(Server::new(fs.for_another()));
             let serve = move || {
                 let served = serve(&server, socket, &config.device, stop);
                 if served.is_err() {
@@ -147,7 +150,13 @@ fn serve_volume(
                 served.map_err(Error::from)
             };
             let named = std::thread::Builder::new().name("razorfs-socket".into());
-            threads.push(named.spawn_scoped(scope, serve)?);
+            match named.spawn_scoped(scope, serve) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    stop.trigger()?;
+                    return Err(error.into());
+                }
+            }
         }
         let served = threads.into_iter().map(|thread| {
             let ended = thread.join();

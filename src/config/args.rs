@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,7 +88,8 @@ struct Args {
     /// Threads for requests that wait for the disk; with 0 they hold up their queue.
     #[arg(long, value_name = "N", default_value_t = THREADS_DEFAULT)]
     thread_pool_size: usize,
-    /// End, and close the store, when the virtual machine disconnects.
+    /// End, and close the store, when the virtual machine disconnects; with several sockets, when
+    /// each has had one, and the last is gone.
     #[arg(long)]
     exit_on_disconnect: bool,
     /// error, warn, info, debug, trace or off.
@@ -292,10 +294,8 @@ impl Args {
         let paths = self.socket_path.as_slice();
         match (paths, self.fd) {
             ([_, ..], None) => {
-                let mut at_most_once = paths.iter().enumerate();
-                if let Some((_, twice)) =
-                    at_most_once.find(|(at, path)| paths.iter().take(*at).any(|p| p == *path))
-                {
+                let mut seen = HashSet::new();
+                if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {
                     let reason = format!("{} is given twice", twice.display());
                     return Err(value("--socket-path", reason));
                 }

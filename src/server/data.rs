@@ -1,16 +1,12 @@
 //! READ, WRITE and listings: bytes go straight between the caller's memory and the engine.
 
-use std::io::{Read as _, Write as _};
-
-use fuse_backend_rs::transport::{Reader, Writer};
-use vm_memory::bitmap::BitmapSlice;
 use zerocopy::IntoBytes;
 
 use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
 use super::consts::WRITE_KILL_SUIDGID;
 use super::reply::Reply;
 use super::request::Request;
-use super::{Error, Server, WRITE_MAX_BYTES, convert, send};
+use super::{Error, Input, Output, Server, WRITE_MAX_BYTES, convert, send};
 use crate::engine::{Attr, DirEntry, EngineError, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
 use crate::fs::{FsError, errno};
@@ -19,13 +15,13 @@ const HEADER_BYTES: usize = size_of::<OutHeader>();
 const ZEROS: [u8; 4096] = [0; 4096];
 
 /// The part of a reply behind its header.
-struct WriterSink<'w, 'm, S: BitmapSlice> {
-    writer: &'w mut Writer<'m, S>,
+struct OutputSink<'w, W> {
+    writer: &'w mut W,
     /// Bytes that may still be put.
     room: usize,
 }
 
-impl<S: BitmapSlice> Sink for WriterSink<'_, '_, S> {
+impl<W: Output> Sink for OutputSink<'_, W> {
     fn put(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
         self.room = self
             .room
@@ -47,9 +43,9 @@ impl<S: BitmapSlice> Sink for WriterSink<'_, '_, S> {
 }
 
 /// The bytes behind a WRITE's header.
-struct ReaderSource<'r, 'm, S: BitmapSlice>(&'r mut Reader<'m, S>);
+struct InputSource<'r, R>(&'r mut R);
 
-impl<S: BitmapSlice> Source for ReaderSource<'_, '_, S> {
+impl<R: Input> Source for InputSource<'_, R> {
     fn fill(&mut self, buf: &mut [u8]) -> Result<(), EngineError> {
         self.0
             .read_exact(buf)
@@ -59,10 +55,10 @@ impl<S: BitmapSlice> Source for ReaderSource<'_, '_, S> {
 
 impl Server {
     /// Reads into the reply behind its header, then puts the header before it.
-    pub(super) fn read<S: BitmapSlice>(
+    pub(super) fn read<W: Output>(
         &self,
         request: &Request<'_>,
-        writer: &mut Writer<'_, S>,
+        writer: &mut W,
         out: &mut Reply<'_>,
     ) -> Result<usize, Error> {
         let mut body = request.body;
@@ -70,14 +66,12 @@ impl Server {
             Ok(asked) => asked,
             Err(error) => return send(writer, &request.header, out, Err(error)),
         };
-        let mut data = writer
-            .split_at(HEADER_BYTES)
-            .map_err(|error| Error::Reply(std::io::Error::other(error)))?;
+        let mut data = writer.split_at(HEADER_BYTES).map_err(Error::Reply)?;
         let len = usize::try_from(asked.size)
             .unwrap_or(usize::MAX)
             .min(data.available_bytes())
             .min(WRITE_MAX_BYTES);
-        let mut sink = WriterSink {
+        let mut sink = OutputSink {
             writer: &mut data,
             room: len,
         };
@@ -102,10 +96,10 @@ impl Server {
     }
 
     /// Writes what stands behind the request's header.
-    pub(super) fn write<S: BitmapSlice>(
+    pub(super) fn write(
         &self,
         request: &Request<'_>,
-        payload: &mut Reader<'_, S>,
+        payload: &mut impl Input,
         out: &mut Reply<'_>,
     ) -> Result<(), FsError> {
         let mut body = request.body;
@@ -114,15 +108,16 @@ impl Server {
         if len > request.payload_len || len > WRITE_MAX_BYTES {
             return Err(FsError::Malformed("length of a write"));
         }
-        // The offset of an append is right as it comes: the kernel that sends it is the only one
-        // that has the export mounted and serialises its appends. Looking at O_APPEND here would
-        // be wrong: the parts of a long append may arrive in any order.
+        // The offset of an append is taken as it comes: the kernel that sends it serialises its
+        // own. Looking at O_APPEND here would be wrong: the parts of a long append may arrive in
+        // any order. Kernels that share a store and append to one file need a lock of their own,
+        // as over NFS.
         let flags = WriteFlags {
             append: false,
             sync: asked.flags.cast_signed() & libc::O_DSYNC != 0,
             kill_suidgid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
         };
-        let mut source = ReaderSource(payload);
+        let mut source = InputSource(payload);
         self.fs.write(
             Ino(request.header.nodeid),
             asked.offset,

@@ -4,8 +4,8 @@
 //! kernel that is not trusted; [`Server::handle`] answers. Nothing in a request can make it panic,
 //! use memory beyond one request's size, or touch memory other than the request's and the reply's.
 //!
-//! The protocol is spoken here rather than by fuse-backend-rs's server, whose transports are used:
-//! that one knows no SYNCFS, TMPFILE, STATX and COPY_FILE_RANGE and no request extensions.
+//! The protocol is spoken here rather than by fuse-backend-rs's server, whose transport to /dev/fuse
+//! is used: that one knows no SYNCFS, TMPFILE, STATX and COPY_FILE_RANGE and no request extensions.
 //!
 //! May import `fs` and, for what passes through, the engine's types.
 
@@ -16,20 +16,18 @@ mod data;
 mod dispatch;
 mod ext;
 mod init;
+mod io;
 mod reply;
 mod request;
 
 use std::cell::Cell;
-use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use fuse_backend_rs::transport::{Reader, Writer};
-use vm_memory::bitmap::BitmapSlice;
 
 use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, errno};
 use abi::{InHeader, OutHeader};
 use consts::opcode;
+pub use io::{Input, Output};
 use reply::Reply;
 use request::Request;
 
@@ -44,10 +42,10 @@ pub enum Error {
     Short(usize),
     /// Its memory cannot be read.
     #[error("reading a request: {0}")]
-    Request(#[source] io::Error),
+    Request(#[source] std::io::Error),
     /// The reply's memory is too small or cannot be written.
     #[error("writing a reply: {0}")]
-    Reply(#[source] io::Error),
+    Reply(#[source] std::io::Error),
 }
 
 /// One export: a file system and the session with the kernel that has it mounted.
@@ -116,11 +114,7 @@ impl Server {
     ///
     /// # Errors
     /// When there was nobody to answer or no room for an answer.
-    pub fn handle<S: BitmapSlice>(
-        &self,
-        mut request: Reader<'_, S>,
-        mut reply: Writer<'_, S>,
-    ) -> Result<usize, Error> {
+    pub fn handle(&self, mut request: impl Input, mut reply: impl Output) -> Result<usize, Error> {
         let mut buffers = BUFFERS.take();
         let mut out = Reply::new(&mut buffers.reply, &mut buffers.looked_up);
         let result = match Request::read(&mut request, &mut buffers.request) {
@@ -163,11 +157,11 @@ impl Server {
         self.fs.forget_all();
     }
 
-    fn answer<S: BitmapSlice>(
+    fn answer(
         &self,
         request: &Request<'_>,
-        payload: &mut Reader<'_, S>,
-        writer: &mut Writer<'_, S>,
+        payload: &mut impl Input,
+        writer: &mut impl Output,
         out: &mut Reply<'_>,
     ) -> Result<usize, Error> {
         let session = self.session.load(Ordering::Acquire);
@@ -204,8 +198,8 @@ impl Server {
 }
 
 /// Sends what is in `out`, or an error, in one write.
-fn send<S: BitmapSlice>(
-    writer: &mut Writer<'_, S>,
+fn send(
+    writer: &mut impl Output,
     header: &InHeader,
     out: &mut Reply<'_>,
     result: Result<(), FsError>,

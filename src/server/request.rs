@@ -1,14 +1,10 @@
 //! Decoding: a request is copied out of the caller's memory once, and only the copy is looked at.
 
-use std::io::Read as _;
-
-use fuse_backend_rs::transport::Reader;
-use vm_memory::bitmap::BitmapSlice;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::abi::{InHeader, WriteIn};
 use super::consts::opcode;
-use super::{Error, WRITE_MAX_BYTES};
+use super::{Error, Input, WRITE_MAX_BYTES};
 use crate::fs::FsError;
 
 /// Bytes that are copied first: the header and the longest body that is followed by file data.
@@ -41,8 +37,8 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// When not even a header can be read: there is nobody to answer.
-    pub(super) fn read<S: BitmapSlice>(
-        reader: &mut Reader<'_, S>,
+    pub(super) fn read(
+        reader: &mut impl Input,
         copy: &'a mut Vec<u8>,
     ) -> Result<Result<Request<'a>, Malformed>, Error> {
         let available = reader.available_bytes();

@@ -216,7 +216,7 @@ fn serve(connection: &File, server: &Server) {
                 continue;
             }
         };
-        let writer = match FuseDevWriter::new(connection.as_raw_fd(), &mut reply) {
+        let writer = match FuseDevWriter::<()>::new(connection.as_raw_fd(), &mut reply) {
             Ok(writer) => Writer::FuseDev(writer),
             Err(error) => {
                 log::error!("a reply: {error}");

@@ -1,7 +1,11 @@
 //! Several guests at once on one store.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use vhost::VhostUserMemoryRegionInfo;
+use vhost::vhost_user::VhostUserFrontend;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Mount, Options};
@@ -95,4 +99,54 @@ fn a_guest_that_goes_does_not_disturb_the_others() {
     // The daemon ends with the last of them.
     drop(a);
     daemon.ends_well();
+}
+
+#[test]
+fn a_socket_that_is_no_longer_served_refuses() {
+    let daemon = Daemon::start(&["--socket-path", "b", "--exit-on-disconnect"]);
+    let a = daemon.mount(&Options::default());
+    let mut b = daemon.mount_at("b");
+    drop(a);
+    std::thread::sleep(Duration::from_millis(500));
+    b.client(0).call(request::getattr(ROOT)).unwrap();
+    // The virtual machine is started again: it must learn that nobody serves it.
+    let connected = UnixStream::connect(daemon.socket());
+    assert!(connected.is_err(), "connected to nobody, and hangs");
+}
+
+/// A front-end that uses up the descriptors is not to end the daemon of the other guests.
+#[test]
+fn a_front_end_that_keeps_descriptors_ends_no_other() {
+    const FAR: u64 = 1 << 40;
+    let flags = [
+        "--socket-path",
+        "b",
+        "--socket-path",
+        "c",
+        "--rlimit-nofile",
+        "256",
+    ];
+    let mut daemon = Daemon::start(&flags);
+    let mut a = daemon.mount(&Options::default());
+    let mut b = daemon.mount_at("b");
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    for index in 0..500 {
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: FAR + index * 8192,
+            memory_size: 4096,
+            userspace_addr: (1 << 46) + index * 8192,
+            mmap_offset: 0,
+            mmap_handle: file.as_raw_fd(),
+        };
+        if b.device.vhost.add_mem_region(&region).is_err() {
+            break;
+        }
+    }
+    a.client(0).call(request::getattr(ROOT)).unwrap();
+    // The third virtual machine comes.
+    let _c = UnixStream::connect(daemon.socket().with_file_name("c"));
+    std::thread::sleep(Duration::from_secs(1));
+    daemon.is_unharmed("a third guest");
+    a.client(0).call(request::getattr(ROOT)).unwrap();
 }

@@ -193,7 +193,7 @@ impl VhostUserBackendReqHandler for Device {
         state.features = 0;
         state.status = 0;
         drop(state);
-        self.work.server.reset();
+        self.work.answer.reset();
         Ok(())
     }
 

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::VhostUserError;
 use super::pool::Pool;
 use super::ring::Ring;
 use super::worker::{self, Work};
-use crate::server::Server;
+use super::{Answer, VhostUserError};
 
 /// Where a ring lies in the guest's memory, and where it begins.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +40,11 @@ impl InProcess {
     /// # Errors
     /// When the system has no more descriptors.
     pub fn new(
-        server: Arc<Server>,
+        answer: Arc<dyn Answer>,
         memory: GuestMemoryMmap<()>,
     ) -> Result<InProcess, VhostUserError> {
         let work = Arc::new(Work {
-            server,
+            answer,
             memory: GuestMemoryAtomic::new(memory),
             pool: Arc::new(Pool::new(0)),
             strict: false,

@@ -7,7 +7,7 @@
 //! status    two more of its messages: that the device needs a reset
 //! memory    the guest's memory as mapped here
 //! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
-//! chain     one request's descriptors, checked
+//! chain     one request's descriptors, checked, and the bytes they lead to
 //! worker    a ring's thread: takes requests, has them answered, gives them back
 //! pool      threads for requests that wait for the disk, so that rings do not
 //! ```
@@ -21,7 +21,6 @@
 //! that nobody else can end a session or hand it on, gives a ring back without waiting for what is
 //! in flight, and ends a ring's thread when somebody else has taken its kick.
 
-mod border;
 mod chain;
 mod device;
 #[doc(hidden)]
@@ -37,6 +36,9 @@ mod worker;
 use std::io;
 use std::path::PathBuf;
 
+use crate::server::{Error, Server};
+
+pub use chain::{Readable, Writable};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::Socket;
 
@@ -45,6 +47,30 @@ pub const REQUEST_QUEUES_MAX: usize = 128;
 
 /// Bytes of a tag at most (VirtIO 1.3, 5.11.4).
 pub const TAG_BYTES_MAX: usize = 36;
+
+/// What answers a device's requests: a [`Server`], or in benchmarks something that has nothing to
+/// do.
+pub trait Answer: Send + Sync {
+    /// Carries out one request and writes its reply. Returns the reply's length, 0 when the
+    /// protocol wants none.
+    ///
+    /// # Errors
+    /// When there was nobody to answer or no room for an answer.
+    fn handle(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error>;
+
+    /// Ends the session: the kernel on the other side is gone or starts again.
+    fn reset(&self);
+}
+
+impl Answer for Server {
+    fn handle(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
+        Server::handle(self, request, reply)
+    }
+
+    fn reset(&self) {
+        Server::reset(self);
+    }
+}
 
 /// Why the device cannot be offered.
 #[derive(Debug, thiserror::Error)]

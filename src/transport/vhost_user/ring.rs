@@ -379,10 +379,17 @@ fn take(
     if in_flight >= queue.size() {
         return Err("more requests in flight than it has entries".into());
     }
+    let (table, size) = (queue.desc_table(), queue.size());
     let mut chains = queue
         .iter(memory.clone())
         .map_err(|error| error.to_string())?;
     // There was one a moment ago.
     let unreadable = || "an available entry outside of the guest's memory".to_owned();
-    chains.next().map(Some).ok_or_else(unreadable)
+    let head = chains.next().ok_or_else(unreadable)?.head_index();
+    Ok(Some(Chain {
+        memory: memory.clone(),
+        table,
+        size,
+        head,
+    }))
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use vhost::vhost_user::{BackendReqHandler, Error};
 use vm_memory::GuestMemoryAtomic;
@@ -21,8 +22,7 @@ use super::pool::Pool;
 use super::socket::Socket;
 use super::status;
 use super::worker::Work;
-use super::{REQUEST_QUEUES_MAX, VhostUserError};
-use crate::server::Server;
+use super::{Answer, REQUEST_QUEUES_MAX, VhostUserError};
 
 /// What the device is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub struct DeviceOptions {
     /// Every change waits for the disk, so none may hold up its queue.
     pub strict: bool,
 }
+
+/// How long after a failure to accept a connection the next attempt is made.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends [`serve`] from elsewhere.
 pub struct Stop {
@@ -71,24 +74,25 @@ impl Stop {
     }
 }
 
-/// Serves front-ends until `stop` is triggered, or the first disconnects and that is to be the end.
+/// Serves front-ends until `stop` is triggered, or the first disconnects and that is to be the end;
+/// nobody can connect then. When the system refuses what a session needs, that front-end is let go.
 ///
 /// # Errors
-/// When the system refuses what it needs. Nothing that a front-end or a guest does is an error.
+/// When it cannot be waited for front-ends.
 pub fn serve(
-    server: &Arc<Server>,
-    socket: &Socket,
+    answer: &Arc<dyn Answer>,
+    socket: Socket,
     options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<(), VhostUserError> {
     let pool = Arc::new(Pool::new(options.pool_threads_max));
-    let served = serve_all(server, socket, options, stop, &pool);
+    let served = serve_all(answer, &socket, options, stop, &pool);
     pool.close();
     served
 }
 
 fn serve_all(
-    server: &Arc<Server>,
+    answer: &Arc<dyn Answer>,
     socket: &Socket,
     options: &DeviceOptions,
     stop: &Stop,
@@ -99,33 +103,50 @@ fn serve_all(
         if stop.is_triggered() {
             return Ok(());
         }
-        let accepted = socket
-            .accept()
-            .map_err(VhostUserError::system("accepting a connection"))?;
-        let Some((stream, peer)) = accepted else {
-            continue;
+        let (stream, peer) = match socket.accept() {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => continue,
+            Err(error) => {
+                log::error!("{socket}: a front-end cannot connect: {error}");
+                // It still waits: without a pause this would be all that is done.
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
         };
         log::info!(
             "{socket}: a front-end connected{}",
             peer.map_or_else(String::new, |pid| format!(": process {pid}"))
         );
         let work = Arc::new(Work {
-            server: server.clone(),
+            answer: answer.clone(),
             memory: GuestMemoryAtomic::new(Memory::new()),
             pool: pool.clone(),
             strict: options.strict,
         });
-        let queues = options.request_queues.clamp(1, REQUEST_QUEUES_MAX);
-        let device = Arc::new(Device::new(work, queues, options.tag.as_deref(), peer)?);
-        let result = session(stream, &device, stop);
-        device.end();
-        server.reset();
-        result?;
+        if let Err(error) = serve_one(stream, work, options, peer, stop) {
+            log::error!("{socket}: a front-end is let go: {error}");
+        }
+        answer.reset();
         if stop.is_triggered() || options.exit_on_disconnect {
             return Ok(());
         }
         log::info!("{socket}: waiting for the next front-end");
     }
+}
+
+/// Serves a front-end until it is gone or `stop` is triggered.
+fn serve_one(
+    stream: UnixStream,
+    work: Arc<Work>,
+    options: &DeviceOptions,
+    peer: Option<u32>,
+    stop: &Stop,
+) -> Result<(), VhostUserError> {
+    let queues = options.request_queues.clamp(1, REQUEST_QUEUES_MAX);
+    let device = Arc::new(Device::new(work, queues, options.tag.as_deref(), peer)?);
+    let result = session(stream, &device, stop);
+    device.end();
+    result
 }
 
 /// Handles a front-end's messages until it is gone or `stop` is triggered.

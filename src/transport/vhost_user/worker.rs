@@ -7,17 +7,15 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::event::EventConsumer;
 
-use super::border;
-use super::chain::{Chain, Shape};
+use super::Answer;
+use super::chain::{Chain, Parts};
 use super::memory::Memory;
 use super::pool::Pool;
 use super::ring::{Next, Ring, Watch};
-use crate::server::Server;
 
 /// Requests given back before the guest is told, while more are waiting.
 const UNTOLD_MAX: u32 = 8;
@@ -26,7 +24,7 @@ const UNTOLD_BYTES_MAX: u64 = 64 * 1024;
 
 /// What all workers of a session share.
 pub(super) struct Work {
-    pub(super) server: Arc<Server>,
+    pub(super) answer: Arc<dyn Answer>,
     pub(super) memory: GuestMemoryAtomic<Memory>,
     pub(super) pool: Arc<Pool>,
     /// Every change waits for the disk.
@@ -141,27 +139,27 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
                 Next::Empty => break false,
                 Next::Stopped => break true,
             };
-            let shape = match Shape::of(&chain) {
-                Ok(shape) => shape,
+            let parts = match chain.parts() {
+                Ok(parts) => parts,
                 Err(error) => {
                     ring.notify();
                     ring.give_up(&error.to_string());
                     return;
                 }
             };
+            let shape = parts.shape();
             if shape.may_block(work.strict) {
+                drop(parts);
                 let (ring, task) = (ring.clone(), work.clone());
-                work.pool.run(move || {
-                    let written = answer(&task.server, &chain, shape);
-                    ring.give_back(chain.head_index(), written, false);
-                });
+                work.pool
+                    .run(move || answer_later(&ring, &*task.answer, &chain));
                 continue;
             }
-            let written = answer(&work.server, &chain, shape);
+            let written = answer(&*work.answer, parts);
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-            ring.give_back(chain.head_index(), written, later);
+            ring.give_back(chain.head, written, later);
             if !later {
                 (untold, untold_bytes) = (0, 0);
             }
@@ -175,28 +173,19 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
     }
 }
 
+/// Has a request answered on a thread of the pool, where the worker does not wait for it.
+fn answer_later(ring: &Ring, by: &dyn Answer, chain: &Chain) {
+    // Walked again: it was a chain a moment ago, and only the guest can have changed it.
+    match chain.parts() {
+        Ok(parts) => ring.give_back(chain.head, answer(by, parts), false),
+        Err(error) => ring.give_up(&error.to_string()),
+    }
+}
+
 /// Has a request answered; returns the bytes written to its reply.
-fn answer(server: &Server, chain: &Chain, shape: Shape) -> u32 {
-    let within;
-    let chain = if shape.crosses {
-        match border::cut(chain) {
-            Some(cut) => within = cut,
-            None => return unanswered(&"its descriptors across regions of memory"),
-        }
-        &within
-    } else {
-        chain
-    };
-    let memory = chain.memory();
-    let reader = match Reader::from_descriptor_chain(memory, chain.clone()) {
-        Ok(reader) => reader,
-        Err(error) => return unanswered(&error),
-    };
-    let writer = match VirtioFsWriter::new(memory, chain.clone()) {
-        Ok(writer) => writer,
-        Err(error) => return unanswered(&error),
-    };
-    match server.handle(reader, Writer::VirtioFs(writer)) {
+fn answer(by: &dyn Answer, parts: Parts<'_>) -> u32 {
+    let (request, reply) = parts.split();
+    match by.handle(request, reply) {
         Ok(written) => u32::try_from(written).unwrap_or(u32::MAX),
         Err(error) => unanswered(&error),
     }

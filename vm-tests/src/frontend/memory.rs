@@ -111,6 +111,12 @@ impl Memory {
             .collect()
     }
 
+    /// The memory itself, for a device in this process.
+    #[must_use]
+    pub fn map(&self) -> GuestMemoryMmap<()> {
+        self.map.clone()
+    }
+
     /// The file behind a region, for tests that cut it short.
     #[must_use]
     pub fn file(&self, region: usize) -> Option<&File> {
