@@ -1,13 +1,16 @@
 #!/bin/bash
 # Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
-# Does nothing when everything is there. Uses sudo when not run as root.
+# Does nothing when everything is there. Uses sudo when not run as root. With --bench, what the
+# benchmark needs to build and watch its peers too.
 set -euo pipefail
 
 PACKAGES=(
     build-essential pkg-config curl ca-certificates git   # to build
     qemu-system-x86 qemu-utils busybox-static cpio sqlite3 # guests and what they run
     e2fsprogs fuse3 acl attr util-linux kmod               # file systems and their tests
+    valgrind                                               # counts of instructions
 )
+[ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi

@@ -108,14 +108,14 @@ impl Device {
             return Err(Error::NotOffered("virtio features"));
         }
         let protocol = vhost.get_protocol_features()?;
-        let needed = VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        let needed = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
         if !protocol.contains(needed) {
             return Err(Error::NotOffered("vhost-user features"));
         }
-        let optional = VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::STATUS;
+        let optional = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::STATUS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         let wanted = needed | protocol & optional;
         vhost.set_protocol_features(wanted)?;
         let queues_offered = vhost.get_queue_num()?;
