@@ -26,6 +26,8 @@ mod targets;
 
 use targets::{TARGETS, Target};
 
+/// Inputs that a fuzzer once found something with, each for the target that its name begins with.
+const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/found");
 /// Executions without `RAZORFS_FUZZ`.
 const EXECUTIONS: u64 = 100_000;
 
@@ -76,6 +78,11 @@ fn bytes(random: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
 fn run(target: &Target) {
     if let Some(path) = std::env::var_os("RAZORFS_FUZZ_BYTES") {
         return (target.run)(&std::fs::read(path).unwrap());
+    }
+    for found in std::fs::read_dir(FOUND).unwrap().flatten() {
+        if found.file_name().to_string_lossy().starts_with(target.name) {
+            (target.run)(&std::fs::read(found.path()).unwrap());
+        }
     }
     let seeds = (target.seeds)();
     if let Some(dir) = std::env::var_os("RAZORFS_FUZZ_SEEDS") {

@@ -234,7 +234,7 @@ impl Volume {
     /// Bytes of file content that can still be written to the store.
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
         let view = self.journal.view();
-        let used = space::units_used(&view)?;
+        let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
         let promised = self
             .load_counters(&view)?
             .reserved_bytes
@@ -247,11 +247,11 @@ impl Volume {
             .available_bytes()
             .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
             .saturating_sub(kept_for_trees(chunks.len_bytes()))
-            .saturating_add(chunks.len_bytes().saturating_sub(used * UNIT));
+            .saturating_add(chunks.len_bytes().saturating_sub(used_bytes));
         let total = if capacity == 0 {
             on_disk
         } else {
-            on_disk.min(capacity.saturating_sub(used.saturating_mul(UNIT)))
+            on_disk.min(capacity.saturating_sub(used_bytes))
         };
         Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
     }
