@@ -32,10 +32,24 @@ enum Step {
 }
 
 impl Volume {
-    /// Whether the inode has no name left. Answered from memory.
+    /// Whether the inode has no name left, or is about to lose it. Answered from memory.
     #[must_use]
     pub fn is_orphan(&self, ino: Ino) -> bool {
         self.orphans.read().contains(&ino)
+    }
+
+    /// Whether the inode has no name left for anyone to find.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn has_no_name(&self, ino: Ino) -> Result<bool, EngineError> {
+        // The set knows before the transaction is visible that takes the name.
+        Ok(self.is_orphan(ino)
+            && self
+                .journal
+                .view()
+                .get(self.tree(), &key::orphan(ino))?
+                .is_some())
     }
 
     /// Makes the set in memory follow the list in the tree.

@@ -44,8 +44,11 @@ impl FileSystem {
     /// Frees what has no name, unless a kernel knows it. Of two that let go at the same time, each
     /// has dropped its lookups before it asks: one of them finds that nobody knows it.
     fn let_go(&self, ino: Ino) {
-        if !self.volume.is_orphan(ino) {
-            return;
+        // While its last name is being taken, whoever takes it asks again afterwards.
+        match self.volume.has_no_name(ino) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return log::warn!("whether inode {ino} has a name: {error}"),
         }
         // Who found it while it had a name counts it before this returns, or finds that it has none.
         drop(self.everyone.finding.write());
