@@ -16,7 +16,7 @@ use razorfs::engine::{
     SetXattr, Time, Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
-use razorfs::fsck::{self, Options, Severity};
+use razorfs::fsck;
 
 /// Runs without `RAZORFS_RUNS`; each looks at two dozen crash states.
 const RUNS: u64 = 200;
@@ -37,18 +37,7 @@ fn options() -> OpenOptions {
 }
 
 fn errors(sim: &SimMedia) -> Vec<String> {
-    let mut found = Vec::new();
-    let options = Options {
-        data: true,
-        ..Options::default()
-    };
-    fsck::check(&sim.media(), options, &mut |issue| {
-        if issue.severity() == Severity::Error {
-            found.push(issue.to_string());
-        }
-    })
-    .unwrap();
-    found
+    fsck::errors(&sim.media()).unwrap()
 }
 
 /// The inodes that operations choose from.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use razorfs::disk::sim::SimMedia;
 use razorfs::engine::{Cred, MkfsOptions, NewInode, OpenOptions, Time, Volume, WriteFlags, mkfs};
 use razorfs::format::id::Ino;
-use razorfs::fs::{FileSystem, Open};
+use razorfs::fs::{Export, FileSystem, Open};
 
 /// How long each race is run.
 const RACE: Duration = Duration::from_secs(4);
@@ -23,8 +23,8 @@ fn two_kernels() -> (FileSystem, FileSystem) {
     };
     mkfs(sim.media(), &format, &clock()).unwrap();
     let volume = Volume::open_media(sim.media(), OpenOptions::default(), clock()).unwrap();
-    let fs = FileSystem::new(volume, razorfs::fs::Options::default());
-    (fs.for_another(), fs.for_another())
+    let export = Export::new(volume, razorfs::fs::Options::default());
+    (export.kernel(), export.kernel())
 }
 
 fn new() -> NewInode<'static> {

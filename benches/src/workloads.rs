@@ -16,6 +16,8 @@ const LISTING_BYTES: u32 = 4096;
 /// Bytes of the file that is read and written.
 const FILE_BYTES: u64 = 64 << 20;
 const BLOCK: usize = 4096;
+/// An extended attribute.
+const ATTRIBUTE: &str = "user.bench";
 /// `FATTR_MODE` (include/uapi/linux/fuse.h).
 const FATTR_MODE: u32 = 1;
 
@@ -231,23 +233,33 @@ fn negative(scene: &mut Scene, count: u64) -> Result<Work> {
     Work::of((0..count).map(|n| missing(n).or(libc::ENOENT)).collect())
 }
 
-fn getattr(scene: &mut Scene, count: u64) -> Result<Work> {
+/// One request about each of as many new files.
+fn of_each(scene: &mut Scene, count: u64, message: impl Fn(u64) -> Message) -> Result<Work> {
     let (_, nodes) = scene.files(count)?;
-    Work::of(
-        nodes
-            .iter()
-            .map(|node| Message::new(&request::getattr(*node)))
-            .collect(),
-    )
+    Work::of(nodes.into_iter().map(message).collect())
+}
+
+/// One request for each of as many names in a new directory, and what goes behind each reply.
+fn making(
+    scene: &mut Scene,
+    count: u64,
+    behind: Behind,
+    message: impl Fn(u64, String) -> Message,
+) -> Result<Work> {
+    let dir = scene.dir()?;
+    Ok(Work {
+        timed: names(dir, count, message),
+        after: Some(behind),
+    })
+}
+
+fn getattr(scene: &mut Scene, count: u64) -> Result<Work> {
+    of_each(scene, count, |node| Message::new(&request::getattr(node)))
 }
 
 fn create(scene: &mut Scene, count: u64) -> Result<Work> {
-    let dir = scene.dir()?;
-    Ok(Work {
-        timed: names(dir, count, |dir, name| {
-            Message::new(&request::create(dir, name, 0o644))
-        }),
-        after: Some(release),
+    making(scene, count, release, |dir, name| {
+        Message::new(&request::create(dir, name, 0o644))
     })
 }
 
@@ -274,12 +286,8 @@ fn forget(body: &[u8]) -> Vec<Message> {
 }
 
 fn mkdir(scene: &mut Scene, count: u64) -> Result<Work> {
-    let dir = scene.dir()?;
-    Ok(Work {
-        timed: names(dir, count, |dir, name| {
-            Message::new(&request::mkdir(dir, name, 0o755))
-        }),
-        after: Some(forget),
+    making(scene, count, forget, |dir, name| {
+        Message::new(&request::mkdir(dir, name, 0o755))
     })
 }
 
@@ -302,12 +310,8 @@ fn rename(scene: &mut Scene, count: u64) -> Result<Work> {
 }
 
 fn symlink(scene: &mut Scene, count: u64) -> Result<Work> {
-    let dir = scene.dir()?;
-    Ok(Work {
-        timed: names(dir, count, |dir, name| {
-            Message::new(&request::symlink(dir, name, "../some/where/else"))
-        }),
-        after: Some(forget),
+    making(scene, count, forget, |dir, name| {
+        Message::new(&request::symlink(dir, name, "../some/where/else"))
     })
 }
 
@@ -322,33 +326,29 @@ fn link(scene: &mut Scene, count: u64) -> Result<Work> {
 }
 
 fn setattr(scene: &mut Scene, count: u64) -> Result<Work> {
-    let (_, nodes) = scene.files(count)?;
     let mode = SetattrIn {
         valid: FATTR_MODE,
         mode: libc::S_IFREG | 0o600,
         ..SetattrIn::default()
     };
-    Work::of(
-        nodes
-            .iter()
-            .map(|node| Message::new(&request::setattr(*node, &mode)))
-            .collect(),
-    )
+    of_each(scene, count, |node| {
+        Message::new(&request::setattr(node, &mode))
+    })
+}
+
+fn set_attribute(node: u64) -> Message {
+    Message::new(&request::setxattr(node, ATTRIBUTE, b"a value", 0))
 }
 
 fn setxattr(scene: &mut Scene, count: u64) -> Result<Work> {
-    let (_, nodes) = scene.files(count)?;
-    let set = |node: &u64| Message::new(&request::setxattr(*node, "user.bench", b"a value", 0));
-    Work::of(nodes.iter().map(set).collect())
+    of_each(scene, count, set_attribute)
 }
 
 fn getxattr(scene: &mut Scene, count: u64) -> Result<Work> {
     let (_, nodes) = scene.files(count)?;
-    let set = |node: &u64| Message::new(&request::setxattr(*node, "user.bench", b"a value", 0));
-    scene
-        .driver
-        .run(&nodes.iter().map(set).collect::<Vec<_>>(), 1)?;
-    let get = |node: &u64| Message::new(&request::getxattr(*node, "user.bench", 256));
+    let set: Vec<_> = nodes.iter().map(|node| set_attribute(*node)).collect();
+    scene.driver.run(&set, 1)?;
+    let get = |node: &u64| Message::new(&request::getxattr(*node, ATTRIBUTE, 256));
     Work::of(nodes.iter().map(get).collect())
 }
 

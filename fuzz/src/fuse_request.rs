@@ -5,7 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use razorfs::disk::sim::SimMedia;
 use razorfs::engine::Volume;
 use razorfs::fs::{CacheMode, FileSystem, Options};
-use razorfs::fsck::{self, Severity};
+use razorfs::fsck;
 use razorfs::server::Server;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::hostile::fields::Told;
@@ -36,17 +36,7 @@ fn options(bits: u8) -> Options {
 
 /// Asserts that a checker finds nothing wrong.
 fn check(sim: &SimMedia) {
-    let mut errors = Vec::new();
-    let options = fsck::Options {
-        data: true,
-        ..fsck::Options::default()
-    };
-    fsck::check(&sim.media(), options, &mut |issue| {
-        if issue.severity() == Severity::Error {
-            errors.push(issue.to_string());
-        }
-    })
-    .unwrap();
+    let errors = fsck::errors(&sim.media()).unwrap();
     assert!(errors.is_empty(), "{errors:#?}");
 }
 

@@ -12,7 +12,7 @@ use log::LevelFilter;
 use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Listen};
 use razorfs::disk::file::{OpenDir, open_store};
 use razorfs::engine::{Durability, Volume};
-use razorfs::fs::FileSystem;
+use razorfs::fs::Export;
 use razorfs::sandbox;
 use razorfs::server::Server;
 use razorfs::transport::vhost_user::{Answer, Socket, Stop, serve};
@@ -135,12 +135,12 @@ fn serve_volume(
     if !config.open.read_only && !volume.is_writable() {
         log::warn!("{store} cannot be changed: it is served read-only");
     }
-    let fs = FileSystem::new(volume.clone(), config.export);
+    let export = Export::new(volume.clone(), config.export);
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for socket in sockets {
             log::info!("serving {store} on {socket}");
-            let server: Arc<dyn Answer> = Arc::new(Server::new(fs.for_another()));
+            let server: Arc<dyn Answer> = Arc::new(Server::new(export.kernel()));
             let serve = move || {
                 let served = serve(&server, socket, &config.device, stop);
                 if served.is_err() {

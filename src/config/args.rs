@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -518,32 +519,42 @@ fn at_most(option: &str, given: usize, min: usize, max: usize) -> Result<usize, 
 }
 
 fn seconds(option: &str, given: &str) -> Result<Duration, ConfigError> {
-    given
-        .parse::<f64>()
-        .ok()
-        .filter(|s| *s >= 0.001 && *s <= COMMIT_INTERVAL_MAX_SECONDS)
-        .and_then(|s| Duration::try_from_secs_f64(s).ok())
-        .ok_or_else(|| {
-            let max = COMMIT_INTERVAL_MAX_SECONDS;
-            value(
-                option,
-                format!("'{given}' is not within 0.001 to {max} seconds"),
-            )
-        })
+    span(
+        option,
+        given,
+        0.001..=COMMIT_INTERVAL_MAX_SECONDS,
+        1.0,
+        "seconds",
+    )
 }
 
 fn days(given: &str) -> Result<Duration, ConfigError> {
+    span(
+        "--scrub-interval",
+        given,
+        0.0..=SCRUB_INTERVAL_MAX_DAYS,
+        86_400.0,
+        "days",
+    )
+}
+
+/// A number of units of time, of so many seconds each.
+fn span(
+    option: &str,
+    given: &str,
+    range: RangeInclusive<f64>,
+    seconds: f64,
+    unit: &str,
+) -> Result<Duration, ConfigError> {
     given
         .parse::<f64>()
         .ok()
-        .filter(|days| *days >= 0.0 && *days <= SCRUB_INTERVAL_MAX_DAYS)
-        .and_then(|days| Duration::try_from_secs_f64(days * 86_400.0).ok())
+        .filter(|number| range.contains(number))
+        .and_then(|number| Duration::try_from_secs_f64(number * seconds).ok())
         .ok_or_else(|| {
-            let max = SCRUB_INTERVAL_MAX_DAYS;
-            value(
-                "--scrub-interval",
-                format!("'{given}' is not within 0 to {max} days"),
-            )
+            let (min, max) = range.into_inner();
+            let reason = format!("'{given}' is not within {min} to {max} {unit}");
+            value(option, reason)
         })
 }
 

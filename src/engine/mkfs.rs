@@ -31,15 +31,15 @@ pub struct MkfsOptions {
 }
 
 impl MkfsOptions {
-    /// The least store, the same every time: for tests and benchmarks only, since who knows the key
-    /// of the hashes can make names that collide.
+    /// As [`recovery::Format::reproducible`].
     #[must_use]
     pub fn reproducible() -> Self {
+        let format = recovery::Format::reproducible();
         MkfsOptions {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
-            capacity_bytes: 0,
-            log_bytes: 4 << 20,
+            uuid: format.uuid,
+            hash_seed: format.hash_seed,
+            capacity_bytes: format.capacity_bytes,
+            log_bytes: format.log_bytes,
             root_uid: 0,
             root_gid: 0,
             root_mode: 0o755,

@@ -135,6 +135,38 @@ pub struct FileSystem {
     everyone: Arc<Everyone>,
 }
 
+/// A volume for several kernels at once: what one has open, the others can remove but not free.
+pub struct Export {
+    volume: Arc<Volume>,
+    options: Options,
+    everyone: Arc<Everyone>,
+}
+
+impl Export {
+    /// A volume that no kernel has yet.
+    #[must_use]
+    pub fn new(volume: Arc<Volume>, options: Options) -> Self {
+        Export {
+            volume,
+            options,
+            everyone: Arc::default(),
+        }
+    }
+
+    /// The volume as one more kernel sees it.
+    #[must_use]
+    pub fn kernel(&self) -> FileSystem {
+        let lookups = Arc::<Lookups>::default();
+        self.everyone.lookups.write().push(lookups.clone());
+        FileSystem {
+            volume: self.volume.clone(),
+            options: self.options,
+            lookups,
+            everyone: self.everyone.clone(),
+        }
+    }
+}
+
 /// All kernels that share a volume.
 #[derive(Default)]
 struct Everyone {
@@ -145,28 +177,10 @@ struct Everyone {
 }
 
 impl FileSystem {
-    /// A file system over a volume that no other has. Further kernels get
-    /// [`FileSystem::for_another`]: of two made apart, one frees what the other's kernel has open.
+    /// A file system over a volume that no other kernel has; for several see [`Export`].
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
-        Self::of_kernel(volume, options, Arc::default())
-    }
-
-    /// The same for another kernel: what one has open, the other can remove but not free.
-    #[must_use]
-    pub fn for_another(&self) -> FileSystem {
-        Self::of_kernel(self.volume.clone(), self.options, self.everyone.clone())
-    }
-
-    fn of_kernel(volume: Arc<Volume>, options: Options, everyone: Arc<Everyone>) -> FileSystem {
-        let lookups = Arc::<Lookups>::default();
-        everyone.lookups.write().push(lookups.clone());
-        FileSystem {
-            volume,
-            options,
-            lookups,
-            everyone,
-        }
+        Export::new(volume, options).kernel()
     }
 
     /// How it behaves.

@@ -88,6 +88,24 @@ pub enum FsckError {
     Unknown(StoreError),
 }
 
+/// All that is wrong with a store, content included, as text.
+///
+/// # Errors
+/// As [`check`].
+pub fn errors(media: &Media) -> Result<Vec<String>, FsckError> {
+    let mut found = Vec::new();
+    let options = Options {
+        data: true,
+        ..Options::default()
+    };
+    check(media, options, &mut |issue| {
+        if issue.severity() == Severity::Error {
+            found.push(issue.to_string());
+        }
+    })?;
+    Ok(found)
+}
+
 /// Where issues go, counted.
 struct Issues<'a> {
     report: &'a mut dyn FnMut(&Issue),

@@ -258,6 +258,21 @@ pub struct Format {
     pub log_bytes: u64,
 }
 
+impl Format {
+    /// The least store, the same every time: for tests and benchmarks only, since who knows the key
+    /// of the hashes can make names that collide.
+    #[must_use]
+    pub fn reproducible() -> Self {
+        Format {
+            uuid: [1; 16],
+            hash_seed: [2; 16],
+            created_sec: 0,
+            capacity_bytes: 0,
+            log_bytes: 4 << 20,
+        }
+    }
+}
+
 /// Makes a store on empty media. It becomes one with the first checkpoint, which the caller makes
 /// after filling in the first dataset.
 ///

@@ -18,14 +18,7 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 const TREE: TreeId = TreeId::Chunks;
 
 fn create(sim: &SimMedia) {
-    let format = Format {
-        uuid: [1; 16],
-        hash_seed: [2; 16],
-        created_sec: 0,
-        capacity_bytes: 0,
-        log_bytes: 4 << 20,
-    };
-    let journal = recovery::create(sim.media(), format, 1 << 20).unwrap();
+    let journal = recovery::create(sim.media(), Format::reproducible(), 1 << 20).unwrap();
     journal.checkpoint(true, &|_| Ok(())).unwrap();
 }
 

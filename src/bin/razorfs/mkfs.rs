@@ -50,7 +50,6 @@ struct Owner {
 }
 
 /// A number of bytes with an optional suffix for a power of 1024.
-/// A size: a number, perhaps with K, M, G, T or P behind it.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let suffix = text.get(digits.len()..).unwrap_or_default();

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::disk::sim::SimMedia;
 use crate::format::id::Ino;
-use crate::fsck::{self, Severity};
+use crate::fsck;
 
 const ROOT: Ino = Ino::ROOT;
 const FILE: u32 = libc::S_IFREG | 0o644;
@@ -117,18 +117,7 @@ impl World {
 
 /// What the checker finds wrong.
 fn errors(sim: &SimMedia) -> Vec<String> {
-    let mut found = Vec::new();
-    let options = fsck::Options {
-        data: true,
-        ..fsck::Options::default()
-    };
-    fsck::check(&sim.media(), options, &mut |issue| {
-        if issue.severity() == Severity::Error {
-            found.push(issue.to_string());
-        }
-    })
-    .unwrap();
-    found
+    fsck::errors(&sim.media()).unwrap()
 }
 
 fn clock(seconds: &Arc<AtomicI64>) -> Clock {

@@ -190,11 +190,8 @@ fn delete_free(tx: &mut Tx<'_>, start: u64, len: u64) {
 fn sound() -> SimMedia {
     let sim = SimMedia::new();
     let format = Format {
-        uuid: [1; 16],
         hash_seed: SEED,
-        created_sec: 0,
-        capacity_bytes: 0,
-        log_bytes: 4 << 20,
+        ..Format::reproducible()
     };
     let journal = recovery::create(sim.media(), format, 1 << 20).unwrap();
     journal.find_free_pages().unwrap();

@@ -213,20 +213,9 @@ impl<'m> Parts<'m> {
 
     /// The request, and the room for its reply.
     pub(super) fn split(self) -> (Readable<'m>, Writable<'m>) {
-        let left = bytes_of(&self.readable);
-        let readable = Readable {
-            slices: self.readable,
-            index: 0,
-            offset: 0,
-            left,
-        };
-        (readable, Writable::new(self.writable))
+        let readable = Readable(Cursor::new(self.readable));
+        (readable, Writable(Cursor::new(self.writable)))
     }
-}
-
-fn bytes_of(slices: &[VolatileSlice<'_, ()>]) -> usize {
-    let lens = slices.iter().map(VolatileSlice::len);
-    lens.fold(0, usize::saturating_add)
 }
 
 /// What a look at a request tells.
@@ -266,30 +255,44 @@ fn changes(opcode: u32) -> bool {
     )
 }
 
-/// A request in the guest's memory.
+/// A place in memory that lies in pieces.
 #[derive(Debug)]
-pub struct Readable<'m> {
+struct Cursor<'m> {
     slices: Slices<'m>,
-    /// The slice that is read next, and how much of it was.
+    /// The slice that is next, and how much of it was passed.
     index: usize,
     offset: usize,
+    /// Bytes not passed yet.
     left: usize,
 }
 
-impl Input for Readable<'_> {
-    fn available_bytes(&self) -> usize {
-        self.left
+impl<'m> Cursor<'m> {
+    fn new(slices: Slices<'m>) -> Self {
+        let left = slices.iter().map(VolatileSlice::len);
+        let left = left.fold(0, usize::saturating_add);
+        Cursor {
+            slices,
+            index: 0,
+            offset: 0,
+            left,
+        }
     }
 
-    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
-        let too_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let left = self.left.checked_sub(buf.len()).ok_or_else(too_short)?;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let slice = self.slices.get(self.index).ok_or_else(too_short)?;
+    /// Passes `len` bytes, piece by piece: `each` gets what is left of a slice and how many bytes
+    /// were passed before, and tells how many it took, none of them behind `len`.
+    fn pass(
+        &mut self,
+        len: usize,
+        too_short: io::ErrorKind,
+        mut each: impl FnMut(&VolatileSlice<'_, ()>, usize) -> usize,
+    ) -> io::Result<()> {
+        let left = self.left.checked_sub(len).ok_or(too_short)?;
+        let mut done = 0;
+        while done < len {
+            let slice = self.slices.get(self.index).ok_or(too_short)?;
             let here = slice.offset(self.offset).map_err(io::Error::other)?;
-            let count = here.copy_to(rest);
-            rest = rest.split_at_mut(count).1;
+            let count = each(&here, done);
+            done = done.saturating_add(count);
             self.offset = self.offset.saturating_add(count);
             if self.offset >= slice.len() {
                 (self.index, self.offset) = (self.index.saturating_add(1), 0);
@@ -300,50 +303,40 @@ impl Input for Readable<'_> {
     }
 }
 
-/// Room for a reply in the guest's memory.
+/// A request in the guest's memory.
 #[derive(Debug)]
-pub struct Writable<'m> {
-    slices: Slices<'m>,
-    /// The slice that is written next, and how much of it was.
-    index: usize,
-    offset: usize,
-    left: usize,
-}
+pub struct Readable<'m>(Cursor<'m>);
 
-impl<'m> Writable<'m> {
-    fn new(slices: Slices<'m>) -> Self {
-        let left = bytes_of(&slices);
-        Writable {
-            slices,
-            index: 0,
-            offset: 0,
-            left,
-        }
+impl Input for Readable<'_> {
+    fn available_bytes(&self) -> usize {
+        self.0.left
+    }
+
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let too_short = io::ErrorKind::UnexpectedEof;
+        self.0.pass(buf.len(), too_short, |here, done| {
+            here.copy_to(buf.get_mut(done..).unwrap_or_default())
+        })
     }
 }
+
+/// Room for a reply in the guest's memory.
+#[derive(Debug)]
+pub struct Writable<'m>(Cursor<'m>);
 
 impl Output for Writable<'_> {
     fn available_bytes(&self) -> usize {
-        self.left
+        self.0.left
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let full = || io::Error::from(io::ErrorKind::WriteZero);
-        let left = self.left.checked_sub(bytes.len()).ok_or_else(full)?;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let slice = self.slices.get(self.index).ok_or_else(full)?;
-            let here = slice.offset(self.offset).map_err(io::Error::other)?;
-            let (now, later) = rest.split_at(rest.len().min(here.len()));
+        let full = io::ErrorKind::WriteZero;
+        self.0.pass(bytes.len(), full, |here, done| {
+            let rest = bytes.get(done..).unwrap_or_default();
+            let (now, _) = rest.split_at(rest.len().min(here.len()));
             here.copy_from(now);
-            rest = later;
-            self.offset = self.offset.saturating_add(now.len());
-            if self.offset >= slice.len() {
-                (self.index, self.offset) = (self.index.saturating_add(1), 0);
-            }
-        }
-        self.left = left;
-        Ok(())
+            now.len()
+        })
     }
 
     /// To be called before anything is put.
@@ -351,7 +344,7 @@ impl Output for Writable<'_> {
         let mut first = Slices::new();
         let mut rest = Slices::new();
         let mut wanted = at;
-        for slice in std::mem::take(&mut self.slices) {
+        for slice in std::mem::take(&mut self.0.slices) {
             let (here, behind) = slice
                 .split_at(wanted.min(slice.len()))
                 .map_err(io::Error::other)?;
@@ -362,9 +355,9 @@ impl Output for Writable<'_> {
                 }
             }
         }
-        *self = Writable::new(first);
+        self.0 = Cursor::new(first);
         match wanted {
-            0 => Ok(Writable::new(rest)),
+            0 => Ok(Writable(Cursor::new(rest))),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
     }

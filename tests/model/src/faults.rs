@@ -304,6 +304,25 @@ pub fn fail_each(workload: &Workload, on_files: bool) -> Outcome<u64> {
     Ok(count)
 }
 
+/// Fails each call of one workload after the other, until there were so many; how many there were.
+///
+/// # Errors
+/// The first that was not survived, or that there were not so many.
+pub fn fail_many<'a>(
+    workloads: impl IntoIterator<Item = &'a Workload>,
+    on_files: bool,
+    wanted: u64,
+) -> Outcome<u64> {
+    let mut done = 0;
+    for workload in workloads {
+        done += fail_each(workload, on_files)?;
+        if done >= wanted {
+            return Ok(done);
+        }
+    }
+    Err(format!("{done} faults, {wanted} were wanted"))
+}
+
 fn describe(workload: &Workload, failing: Failing, why: &str) -> String {
     let ops = workload.ops().into_iter();
     let ops: String = ops.map(|op| format!("    {op:?}\n")).collect();

@@ -6,8 +6,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use model_tests::explore::{Cut, Explored, explore, replay, shorten};
 use model_tests::faults::{fail, fail_each};
-use model_tests::workload::{Workload, bounded};
-use rand::seq::SliceRandom;
+use model_tests::workload::{Workload, shuffled};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -90,8 +89,7 @@ fn repeat(what: &str) -> Result<(), String> {
 }
 
 fn run_faults(seed: u64, faults: u64, files: bool) -> ExitCode {
-    let mut workloads: Vec<Workload> = bounded().collect();
-    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let workloads = shuffled(seed);
     std::panic::set_hook(Box::new(|_| {}));
     let (mut done, mut failures, mut count) = (0, 0, 0);
     for workload in &workloads {
@@ -112,8 +110,7 @@ fn run_faults(seed: u64, faults: u64, files: bool) -> ExitCode {
 }
 
 fn run(seed: u64, states: u64, threads: u64) -> ExitCode {
-    let mut workloads: Vec<Workload> = bounded().collect();
-    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let workloads = shuffled(seed);
     std::panic::set_hook(Box::new(|_| {}));
     let began = Instant::now();
     let results: Vec<_> = std::thread::scope(|scope| {

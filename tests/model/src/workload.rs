@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use razorfs::engine::{Fallocate, RenameMode, SetXattr};
 
@@ -290,6 +291,14 @@ pub fn bounded() -> impl Iterator<Item = Workload> {
     let three =
         core().flat_map(move |a| core().flat_map(move |b| core().map(move |c| vec![a, b, c])));
     one.chain(two).chain(three).map(Workload::Steps)
+}
+
+/// All of [`bounded`], in an order that the seed decides.
+#[must_use]
+pub fn shuffled(seed: u64) -> Vec<Workload> {
+    let mut workloads: Vec<_> = bounded().collect();
+    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    workloads
 }
 
 impl fmt::Display for Workload {

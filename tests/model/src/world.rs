@@ -11,7 +11,7 @@ use razorfs::engine::{
 };
 use razorfs::format::id::Ino;
 use razorfs::fs::{FsError, errno};
-use razorfs::fsck::{self, Options, Severity};
+use razorfs::fsck;
 
 use crate::failing::Files;
 use crate::model::{Content, Model, Node};
@@ -478,17 +478,7 @@ impl World {
 
     /// The checker finds nothing.
     pub fn check_store(&self, media: &Media, when: &str) -> Outcome {
-        let mut found = Vec::new();
-        let options = Options {
-            data: true,
-            ..Options::default()
-        };
-        let checked = fsck::check(media, options, &mut |issue| {
-            if issue.severity() == Severity::Error {
-                found.push(issue.to_string());
-            }
-        });
-        checked.map_err(|error| format!("{when}: {error}"))?;
+        let found = fsck::errors(media).map_err(|error| format!("{when}: {error}"))?;
         ensure!(found.is_empty(), "{when}: {found:?}");
         Ok(())
     }

@@ -1,12 +1,9 @@
 //! Every call of short workloads to the disk fails in turn.
 #![allow(missing_docs, clippy::panic)]
 
-use model_tests::faults::{Failing, fail_each};
+use model_tests::faults::{Failing, fail_many};
 use model_tests::number;
-use model_tests::workload::bounded;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use model_tests::workload::shuffled;
 
 /// Faults without `RAZORFS_FAULTS`.
 const FAULTS: u64 = 6000;
@@ -14,19 +11,10 @@ const FAULTS: u64 = 6000;
 #[test]
 fn a_failing_disk_loses_nothing_that_was_durable() {
     let wanted = number("RAZORFS_FAULTS").unwrap_or(FAULTS);
-    let mut workloads: Vec<_> = bounded().collect();
-    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(2));
-    let mut done = 0;
-    for workload in &workloads {
-        match fail_each(workload, false) {
-            Ok(faults) => done += faults,
-            Err(why) => panic!("{why}"),
-        }
-        if done >= wanted {
-            break;
-        }
-    }
-    assert!(done >= wanted);
+    let done = match fail_many(&shuffled(2), false, wanted) {
+        Ok(done) => done,
+        Err(why) => panic!("{why}"),
+    };
     println!("{done} faults");
 }
 

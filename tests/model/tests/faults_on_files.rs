@@ -1,12 +1,9 @@
 //! Every call of short workloads to the files of a store fails in turn.
 #![allow(missing_docs, clippy::panic)]
 
-use model_tests::faults::fail_each;
+use model_tests::faults::fail_many;
 use model_tests::number;
-use model_tests::workload::bounded;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use model_tests::workload::shuffled;
 
 /// Faults without `RAZORFS_FILE_FAULTS`.
 const FAULTS: u64 = 1500;
@@ -14,19 +11,12 @@ const FAULTS: u64 = 1500;
 /// Half of them.
 fn share(index: usize) {
     let wanted = number("RAZORFS_FILE_FAULTS").unwrap_or(FAULTS) / 2;
-    let mut workloads: Vec<_> = bounded().collect();
-    workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(3));
-    let mut done = 0;
-    for workload in workloads.iter().skip(index).step_by(2) {
-        match fail_each(workload, true) {
-            Ok(faults) => done += faults,
-            Err(why) => panic!("{why}"),
-        }
-        if done >= wanted {
-            break;
-        }
-    }
-    assert!(done >= wanted);
+    let workloads = shuffled(3);
+    let workloads = workloads.iter().skip(index).step_by(2);
+    let done = match fail_many(workloads, true, wanted) {
+        Ok(done) => done,
+        Err(why) => panic!("{why}"),
+    };
     println!("{done} faults");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use razorfs::disk::sim::{Recording, SimMedia, Survival};
 use razorfs::disk::{Disk, Media};
-use razorfs::fsck::{self, Severity};
+use razorfs::fsck;
 use razorfs::sync;
 use shuttle::scheduler::RandomScheduler;
 
@@ -37,18 +37,7 @@ impl Store {
 
 /// What the checker calls an error.
 pub fn errors(sim: &SimMedia) -> Vec<String> {
-    let mut found = Vec::new();
-    let options = fsck::Options {
-        data: true,
-        ..fsck::Options::default()
-    };
-    fsck::check(&sim.media(), options, &mut |issue| {
-        if issue.severity() == Severity::Error {
-            found.push(issue.to_string());
-        }
-    })
-    .unwrap();
-    found
+    fsck::errors(&sim.media()).unwrap()
 }
 
 /// A disk whose flushes end only when something has happened.

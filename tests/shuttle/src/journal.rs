@@ -23,14 +23,7 @@ const PASSING: TreeId = TreeId::FreeByStart;
 
 fn store() -> Store {
     Store::made(|sim| {
-        let format = Format {
-            uuid: [1; 16],
-            hash_seed: [2; 16],
-            created_sec: 0,
-            capacity_bytes: 0,
-            log_bytes: 4 << 20,
-        };
-        let journal = recovery::create(sim.media(), format, 1 << 20).unwrap();
+        let journal = recovery::create(sim.media(), Format::reproducible(), 1 << 20).unwrap();
         // Several pages, so that not all of them are in memory.
         let mut tx = journal.begin().unwrap();
         for first in 0..40 {

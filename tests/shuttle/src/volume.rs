@@ -39,6 +39,18 @@ fn open(sim: &SimMedia, options: OpenOptions) -> Arc<Volume> {
     Volume::open_media(sim.media(), options, clock()).unwrap()
 }
 
+/// Opens with threads in the background, or without: as the schedule has it.
+fn open_either_way(sim: &SimMedia) -> Arc<Volume> {
+    let background = choose(2) == 0;
+    open(
+        sim,
+        OpenOptions {
+            background,
+            ..options()
+        },
+    )
+}
+
 /// A store with the smallest log, after `fill` has done something with it.
 fn store(fill: impl Fn(&Volume) + Send + Sync + 'static) -> Store {
     Store::made(move |sim| {
@@ -167,14 +179,7 @@ fn same_inode(name: &'static str, cost: usize, programs: Vec<Vec<Op>>) {
     });
     explore(name, cost, move || {
         let sim = store.disks();
-        let background = choose(2) == 0;
-        let volume = open(
-            &sim,
-            OpenOptions {
-                background,
-                ..options()
-            },
-        );
+        let volume = open_either_way(&sim);
         let ino = volume.lookup(Ino::ROOT, b"file").unwrap().ino;
         let threads = programs.len();
         let file = Arc::new(File {
@@ -336,14 +341,7 @@ fn a_volume_is_closed_while_threads_commit() {
     let store = store(|_| {});
     explore("closing", 4, move || {
         let sim = store.disks();
-        let background = choose(2) == 0;
-        let volume = open(
-            &sim,
-            OpenOptions {
-                background,
-                ..options()
-            },
-        );
+        let volume = open_either_way(&sim);
         let synced = Arc::new(Mutex::new(Vec::<Synced>::new()));
         let (disks, shared, told) = (Arc::clone(&sim), Arc::clone(&volume), Arc::clone(&synced));
         together(3, move |thread| {

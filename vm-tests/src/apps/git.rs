@@ -151,7 +151,6 @@ impl App for Git {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ops::ControlFlow;
 
     /// What is broken is left as it is, to be looked at (campaign/jobs.rs).
     #[test]
@@ -161,11 +160,7 @@ mod tests {
             dir: dir.path(),
             seed: 7,
         };
-        let mut done = |step| match step < 3 {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        };
-        Git.run(&work, 0, &mut done).unwrap();
+        super::super::tests::steps(&Git, &work, 0, 3);
         fs::write(dir.path().join(".git/HEAD"), [0; 21]).unwrap();
         let found = Git.check(&work);
         let left = fs::read_dir(dir.path()).unwrap().count();

@@ -119,7 +119,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     /// Runs an application for some steps.
-    fn steps(app: &dyn App, work: &Work<'_>, from: u64, count: u64) {
+    pub(super) fn steps(app: &dyn App, work: &Work<'_>, from: u64, count: u64) {
         let mut done = |step| match step < from + count {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),

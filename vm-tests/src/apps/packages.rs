@@ -248,63 +248,51 @@ impl App for Packages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ops::ControlFlow;
 
-    /// The contract: of a renaming there is the old file or the new one, never neither.
-    #[test]
-    fn a_file_of_both_versions_is_never_gone() {
+    /// Works until the next step installs a package anew of which `remove` can remove something;
+    /// what that was. Sees that it is missed.
+    fn is_missed(remove: impl Fn(&Work<'_>, u64, u64, u64) -> Option<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
         let work = Work {
             dir: dir.path(),
             seed: 7,
         };
         for at in 1..100 {
-            Packages
-                .run(&work, at - 1, &mut |_| ControlFlow::Break(()))
-                .unwrap();
+            super::super::tests::steps(&Packages, &work, at - 1, 1);
             let installed = Packages::at(&work, at);
             let next = change(&work, at + 1, &installed);
-            let Some(version) = installed.get(&next.package) else {
-                continue;
-            };
-            if next.remove {
-                continue;
-            }
-            let old = files(&work, next.package, *version);
-            let new = files(&work, next.package, at + 1);
-            let Some(path) = old.keys().find(|path| new.contains_key(*path)) else {
+            let Some(version) = installed.get(&next.package).filter(|_| !next.remove) else {
                 continue;
             };
             assert_eq!(Packages.check(&work), Ok(at));
-            fs::remove_file(path).unwrap();
-            let found = Packages.check(&work);
-            assert!(found.is_err(), "{} is gone: {found:?}", path.display());
-            return;
+            if let Some(path) = remove(&work, next.package, *version, at + 1) {
+                let found = Packages.check(&work);
+                assert!(found.is_err(), "{} is gone: {found:?}", path.display());
+                return;
+            }
         }
         panic!("no such step");
+    }
+
+    /// The contract: of a renaming there is the old file or the new one, never neither.
+    #[test]
+    fn a_file_of_both_versions_is_never_gone() {
+        is_missed(|work, package, version, next| {
+            let new = files(work, package, next);
+            let mut old = files(work, package, version).into_keys();
+            let path = old.find(|path| new.contains_key(path))?;
+            fs::remove_file(&path).unwrap();
+            Some(path)
+        });
     }
 
     /// Even all files of the package may go.
     #[test]
     fn a_package_about_to_be_replaced_is_not_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let work = Work {
-            dir: dir.path(),
-            seed: 7,
-        };
-        for at in 1..100 {
-            Packages
-                .run(&work, at - 1, &mut |_| ControlFlow::Break(()))
-                .unwrap();
-            let installed = Packages::at(&work, at);
-            let next = change(&work, at + 1, &installed);
-            if !next.remove && installed.contains_key(&next.package) {
-                fs::remove_dir_all(root(&work, next.package)).unwrap();
-                let found = Packages.check(&work);
-                assert!(found.is_err(), "package {}: {found:?}", next.package);
-                return;
-            }
-        }
-        panic!("no such step");
+        is_missed(|work, package, _, _| {
+            let root = root(work, package);
+            fs::remove_dir_all(&root).unwrap();
+            Some(root)
+        });
     }
 }

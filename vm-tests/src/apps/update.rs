@@ -25,6 +25,17 @@ fn step_of(work: &Work<'_>, slot: u64, found: &[u8]) -> Option<u64> {
     (step % FILES == slot && text == content(work, step)).then_some(step)
 }
 
+/// The step whose version of a file is there, if any is.
+fn version(work: &Work<'_>, name: &str, slot: u64) -> Found<Option<u64>> {
+    let Some(bytes) = read(&work.dir.join(name))? else {
+        return Ok(None);
+    };
+    let step = step_of(work, slot, &bytes);
+    Ok(Some(step.ok_or_else(|| {
+        format!("{name} is none of its versions")
+    })?))
+}
+
 /// The last step up to `last` that replaced the careless file of a slot.
 fn last_careless(last: u64, slot: u64) -> Option<u64> {
     let newest = Work::last_of(last, slot, FILES)?;
@@ -61,15 +72,7 @@ impl App for Update {
     fn check(&self, work: &Work<'_>) -> Found {
         let mut found = Vec::new();
         for slot in 0..FILES {
-            let name = format!("careful{slot}");
-            let step = match read(&work.dir.join(&name))? {
-                None => None,
-                Some(bytes) => {
-                    let step = step_of(work, slot, &bytes);
-                    Some(step.ok_or_else(|| format!("{name} is none of its versions"))?)
-                }
-            };
-            found.push(step);
+            found.push(version(work, &format!("careful{slot}"), slot)?);
         }
         let last = found.iter().flatten().copied().max().unwrap_or(0);
         for (slot, step) in (0..).zip(found) {
@@ -81,13 +84,7 @@ impl App for Update {
         }
         for slot in 0..FILES {
             let name = format!("careless{slot}");
-            let found = match read(&work.dir.join(&name))? {
-                None => None,
-                Some(bytes) => {
-                    let step = step_of(work, slot, &bytes);
-                    Some(step.ok_or_else(|| format!("{name} is none of its versions"))?)
-                }
-            };
+            let found = version(work, &name, slot)?;
             // Its step's fsync of the directory made it durable; that of the next may not have.
             if found != last_careless(last, slot) && found != last_careless(last + 1, slot) {
                 return Err(format!("{name} is of {found:?} at {last}"));
@@ -105,7 +102,6 @@ impl App for Update {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ops::ControlFlow;
 
     fn after(steps: u64, then: impl Fn(&Work<'_>)) -> Found {
         let dir = tempfile::tempdir().unwrap();
@@ -113,11 +109,7 @@ mod tests {
             dir: dir.path(),
             seed: 7,
         };
-        let mut done = |step| match step < steps {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        };
-        Update.run(&work, 0, &mut done).unwrap();
+        super::super::tests::steps(&Update, &work, 0, steps);
         assert_eq!(Update.check(&work), Ok(steps));
         then(&work);
         Update.check(&work)

@@ -96,7 +96,13 @@ impl Seat {
     }
 
     fn guest(&mut self) -> Result<&mut Guest> {
-        self.guest.as_mut().ok_or_else(|| Error("no guest".into()))
+        Ok(self.both()?.0)
+    }
+
+    /// The guest and what it does.
+    fn both(&mut self) -> Result<(&mut Guest, &mut Job)> {
+        let guest = self.guest.as_mut().ok_or(Error("no guest".into()))?;
+        Ok((guest, &mut self.job))
     }
 
     /// Boots, unless it only was reset, and mounts.
@@ -146,13 +152,13 @@ impl Seat {
     }
 
     fn judge(&mut self) -> Result<Verdict> {
-        let guest = self.guest.as_mut().ok_or(Error("no guest".into()))?;
-        self.job.judge(guest)
+        let (guest, job) = self.both()?;
+        job.judge(guest)
     }
 
     fn begin(&mut self, seed: u64) -> Result<()> {
-        let guest = self.guest.as_mut().ok_or(Error("no guest".into()))?;
-        self.job.begin(guest, seed)
+        let (guest, job) = self.both()?;
+        job.begin(guest, seed)
     }
 }
 
@@ -289,8 +295,8 @@ impl Campaign {
         self.daemon = start_daemon(&self.store, &self.seats, &self.log)?;
         self.come_back(plan, Cut::Everything, plan.rounds)?;
         let all = |seat: &mut Seat| {
-            let guest = seat.guest.as_mut().ok_or(Error("no guest".into()))?;
-            let breaches = seat.job.judge_all(guest)?;
+            let (guest, job) = seat.both()?;
+            let breaches = job.judge_all(guest)?;
             if let Some(guest) = seat.guest.take() {
                 guest.power_off()?;
             }
