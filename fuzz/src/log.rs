@@ -99,7 +99,7 @@ impl AnyKey {
             AnyKey::DatasetName(which) => {
                 dataset_name_key(["main", "other"][usize::from(which % 2)])
             }
-            AnyKey::UnitsUsed => UNITS_USED_KEY.to_vec(),
+            AnyKey::UnitsUsed => Key::from_slice(UNITS_USED_KEY),
             AnyKey::Raw(bytes) => bytes.iter().copied().take(key::KEY_MAX).collect(),
         }
     }

@@ -166,7 +166,7 @@ impl Volume {
         let (start, end) = key::kind_range(ino, kind);
         let mut keys = Vec::new();
         read.scan(self.tree(), &start, &end, &mut |key, _| {
-            keys.push(key.to_vec());
+            keys.push(Key::from_slice(key));
             if keys.len() < most {
                 ControlFlow::Continue(())
             } else {

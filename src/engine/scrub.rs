@@ -147,9 +147,9 @@ impl Scrub<'_> {
     /// The next stage begins when a step came to the end of one; whether that was the last.
     fn go_on_from(&mut self, next: Option<Key>) -> bool {
         match next {
-            Some(cursor) => self.record.cursor = cursor,
+            Some(cursor) => self.record.cursor = cursor.into_vec(),
             None => {
-                self.record.cursor = Key::new();
+                self.record.cursor = Vec::new();
                 self.record.stage += 1;
             }
         }
@@ -192,7 +192,7 @@ impl Scrub<'_> {
             return Ok(());
         }
         let mut tx = self.volume.begin_tx(Need::Reclaim)?;
-        tx.put(TreeId::Datasets, SCRUB_KEY.to_vec(), self.record.encode())?;
+        tx.put(TreeId::Datasets, SCRUB_KEY, self.record.encode())?;
         tx.commit()?;
         Ok(())
     }
@@ -254,10 +254,10 @@ impl Scrub<'_> {
             &[0xff; 300],
             &mut |key, value| {
                 if records.len() == most {
-                    next = Some(key.to_vec());
+                    next = Some(Key::from_slice(key));
                     return ControlFlow::Break(());
                 }
-                records.push((key.to_vec(), value.to_vec()));
+                records.push((Key::from_slice(key), value.to_vec()));
                 ControlFlow::Continue(())
             },
         )?;

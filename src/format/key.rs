@@ -4,12 +4,17 @@
 //! inode lies together, and inodes stay apart from the dentries that name them.
 
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 use super::FormatError;
 use super::id::{ChunkId, DatasetId, Ino};
 
-/// A key: at most [`KEY_MAX`] bytes.
-pub type Key = Vec<u8>;
+/// A key: at most [`KEY_MAX`] bytes. All but those with a name in them are short, and take no
+/// memory of their own.
+pub type Key = SmallVec<[u8; KEY_INLINE]>;
+
+/// Bytes of the longest key that a [`Key`] holds in itself: two numbers and a kind fit.
+const KEY_INLINE: usize = 24;
 
 /// The longest key in bytes: an xattr name of 255 bytes with its inode, kind and fragment number.
 pub const KEY_MAX: usize = 8 + 1 + 1 + 255 + 2;
@@ -80,7 +85,7 @@ pub enum Kind {
 }
 
 fn head(ino: Ino, kind: Kind, capacity: usize) -> Key {
-    let mut key = Vec::with_capacity(9 + capacity);
+    let mut key = Key::with_capacity(9 + capacity);
     key.extend_from_slice(&ino.0.to_be_bytes());
     key.push(kind as u8);
     key
@@ -167,7 +172,7 @@ pub fn kind_range(ino: Ino, kind: Kind) -> (Key, Key) {
 /// A key of one big-endian u64.
 #[must_use]
 pub fn u64_key(value: u64) -> Key {
-    value.to_be_bytes().to_vec()
+    Key::from_slice(&value.to_be_bytes())
 }
 
 /// The key of a chunk's record.

@@ -432,7 +432,7 @@ impl<'a> Decoder<'a> {
     ///
     /// # Errors
     /// At the end, and when the length is larger.
-    pub fn bytes(&mut self, max: usize) -> Result<Vec<u8>, FormatError> {
+    pub fn bytes(&mut self, max: usize) -> Result<&'a [u8], FormatError> {
         let len = self
             .take(4)?
             .first_chunk()
@@ -445,7 +445,7 @@ impl<'a> Decoder<'a> {
                 found: len.into(),
             });
         }
-        Ok(self.take(len as usize)?.to_vec())
+        self.take(len as usize)
     }
 
     /// A tree.
@@ -470,7 +470,7 @@ impl<'a> Decoder<'a> {
     ///
     /// # Errors
     /// At the end, and when it is too long.
-    pub fn key(&mut self) -> Result<Vec<u8>, FormatError> {
+    pub fn key(&mut self) -> Result<&'a [u8], FormatError> {
         self.bytes(KEY_MAX)
     }
 
@@ -478,7 +478,7 @@ impl<'a> Decoder<'a> {
     ///
     /// # Errors
     /// At the end, and when it is too long.
-    pub fn value(&mut self) -> Result<Vec<u8>, FormatError> {
+    pub fn value(&mut self) -> Result<&'a [u8], FormatError> {
         self.bytes(VALUE_MAX)
     }
 }

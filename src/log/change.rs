@@ -139,22 +139,22 @@ impl Change {
         Ok(match from.u8()? {
             PUT => Change::Put {
                 tree: from.tree()?,
-                key: from.key()?,
-                value: from.value()?,
+                key: Key::from_slice(from.key()?),
+                value: from.value()?.to_vec(),
             },
             DELETE => Change::Delete {
                 tree: from.tree()?,
-                key: from.key()?,
+                key: Key::from_slice(from.key()?),
             },
             INTERN => Change::Intern {
                 id: NameId(from.u64()?),
-                name: from.bytes(NAME_MAX)?,
+                name: from.bytes(NAME_MAX)?.to_vec(),
             },
             DATA => Change::Data {
                 dataset: DatasetId(from.u64()?),
                 ino: Ino(from.u64()?),
                 offset: from.u64()?,
-                bytes: from.bytes(DATA_MAX_BYTES)?,
+                bytes: from.bytes(DATA_MAX_BYTES)?.to_vec(),
             },
             DATA_CLEAR => Change::DataClear {
                 dataset: DatasetId(from.u64()?),

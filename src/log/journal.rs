@@ -476,7 +476,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// When a page cannot be read.
-    pub fn put(&mut self, tree: TreeId, key: Key, value: Vec<u8>) -> Result<(), StoreError> {
+    pub fn put(
+        &mut self,
+        tree: TreeId,
+        key: impl AsRef<[u8]>,
+        value: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let key = Key::from_slice(key.as_ref());
         self.apply(Change::Put { tree, key, value }).map(|_| ())
     }
 
@@ -484,7 +490,8 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// When a page cannot be read.
-    pub fn delete(&mut self, tree: TreeId, key: Key) -> Result<bool, StoreError> {
+    pub fn delete(&mut self, tree: TreeId, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
+        let key = Key::from_slice(key.as_ref());
         self.apply(Change::Delete { tree, key })
     }
 

@@ -193,7 +193,7 @@ fn a_full_log_refuses_and_a_checkpoint_helps() {
     let journal = open(&sim).unwrap().journal;
     let put = |key: u64| {
         let mut tx = journal.begin()?;
-        tx.put(TREE, key.to_be_bytes().to_vec(), vec![1; 700])?;
+        tx.put(TREE, key.to_be_bytes(), vec![1; 700])?;
         tx.commit()
     };
     let full = (0..10_000).find_map(|key| put(key).err()).unwrap();
@@ -222,7 +222,7 @@ fn after_any_failed_write_or_flush_nothing_more_becomes_durable() {
             let mut failed = false;
             for step in 0..20u64 {
                 let committed = journal.begin().and_then(|mut tx| {
-                    tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])?;
+                    tx.put(TREE, step.to_be_bytes(), vec![7; 50])?;
                     tx.commit()
                 });
                 let result = committed.and_then(|end| {
@@ -263,8 +263,7 @@ fn damage_in_acknowledged_log_is_reported_and_nothing_is_written_over_it() {
     let journal = open(&sim).unwrap().journal;
     for step in 0..5u64 {
         let mut tx = journal.begin().unwrap();
-        tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])
-            .unwrap();
+        tx.put(TREE, step.to_be_bytes(), vec![7; 50]).unwrap();
         journal.sync(tx.commit().unwrap()).unwrap();
     }
     drop(journal);
@@ -301,8 +300,7 @@ fn waiting_fsyncs_share_a_flush() {
     let ends: Vec<_> = (0..100u64)
         .map(|step| {
             let mut tx = journal.begin().unwrap();
-            tx.put(TREE, step.to_be_bytes().to_vec(), vec![7; 50])
-                .unwrap();
+            tx.put(TREE, step.to_be_bytes(), vec![7; 50]).unwrap();
             tx.commit().unwrap()
         })
         .collect();
@@ -449,8 +447,7 @@ fn the_number_of_a_checkpoint_that_was_cut_off_does_not_come_again() {
         let journal = open(&before).unwrap().journal;
         for key in 0..50u64 {
             let mut tx = journal.begin().unwrap();
-            tx.put(TREE, key.to_be_bytes().to_vec(), vec![1; 300])
-                .unwrap();
+            tx.put(TREE, key.to_be_bytes(), vec![1; 300]).unwrap();
             tx.commit().unwrap();
         }
         journal.checkpoint(false, &|_| Ok(())).unwrap();

@@ -116,7 +116,7 @@ pub trait Read {
     ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
         let mut found = None;
         self.scan(tree, start, end, &mut |key, value| {
-            found = Some((key.to_vec(), value.to_vec()));
+            found = Some((Key::from_slice(key), value.to_vec()));
             ControlFlow::Break(())
         })?;
         Ok(found)

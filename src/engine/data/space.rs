@@ -30,7 +30,7 @@ fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), S
     let used = change(units_used(tx)?);
     tx.put(
         TreeId::Datasets,
-        UNITS_USED_KEY.to_vec(),
+        UNITS_USED_KEY,
         used.to_le_bytes().to_vec(),
     )
 }

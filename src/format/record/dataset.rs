@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{FormatError, PagePtr, Time, TimeWire, exact};
 use crate::format::id::{DatasetId, Generation, PageNo};
+use crate::format::key::Key;
 
 /// A dataset: a named tree. Keyed by (1, id) in the dataset tree; see [`dataset_key`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,16 +181,19 @@ impl DatasetCounters {
 
 /// The key of a dataset's record in the dataset tree.
 #[must_use]
-pub fn dataset_key(id: DatasetId) -> Vec<u8> {
-    let mut key = vec![1];
-    key.extend_from_slice(&id.0.to_be_bytes());
-    key
+pub fn dataset_key(id: DatasetId) -> Key {
+    numbered(1, id)
 }
 
 /// The key of a dataset's counters in the dataset tree.
 #[must_use]
-pub fn counters_key(id: DatasetId) -> Vec<u8> {
-    let mut key = vec![2];
+pub fn counters_key(id: DatasetId) -> Key {
+    numbered(2, id)
+}
+
+fn numbered(kind: u8, id: DatasetId) -> Key {
+    let mut key = Key::new();
+    key.push(kind);
     key.extend_from_slice(&id.0.to_be_bytes());
     key
 }
@@ -263,8 +267,9 @@ impl ScrubRecord {
 
 /// The key of the entry that finds a dataset by its name: -> id (u64 LE).
 #[must_use]
-pub fn dataset_name_key(name: &str) -> Vec<u8> {
-    let mut key = vec![3];
+pub fn dataset_name_key(name: &str) -> Key {
+    let mut key = Key::new();
+    key.push(3);
     key.extend_from_slice(name.as_bytes());
     key
 }

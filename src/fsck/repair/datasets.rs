@@ -4,7 +4,7 @@ use super::Fixes;
 use super::build::Builder;
 use super::inodes::Inodes;
 use crate::format::id::DatasetId;
-use crate::format::key::{TreeId, trailing_u64};
+use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
     DatasetCounters, DatasetRecord, SCRUB_KEY, UNITS_USED_KEY, counters_key, dataset_key,
     dataset_name_key,
@@ -20,17 +20,17 @@ pub(super) fn check(
 ) -> Result<Vec<DatasetId>, StoreError> {
     let view = builder.view();
     let mut found = Vec::new();
-    let mut known = vec![UNITS_USED_KEY.to_vec()];
+    let mut known = vec![Key::from_slice(UNITS_USED_KEY)];
     let mut others = Vec::new();
     view.scan_all(TREE, &mut |key, value| {
         let id = trailing_u64(key).map(DatasetId).ok();
         match (
-            id.filter(|id| key == dataset_key(*id)),
+            id.filter(|id| *key == *dataset_key(*id)),
             DatasetRecord::decode(value),
         ) {
             (Some(id), Ok(record)) => {
                 known.extend([
-                    key.to_vec(),
+                    Key::from_slice(key),
                     counters_key(id),
                     dataset_name_key(&record.name),
                 ]);
@@ -38,7 +38,7 @@ pub(super) fn check(
             }
             // What is repaired is to be read again from the beginning.
             _ if key == SCRUB_KEY => drop(builder.delete(TREE, key)?),
-            _ => others.push(key.to_vec()),
+            _ => others.push(Key::from_slice(key)),
         }
         Ok(())
     })?;

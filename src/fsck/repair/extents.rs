@@ -298,7 +298,7 @@ impl Sweep {
     fn offsets(&self, range: &Range) -> Option<(u64, u64)> {
         let (first, behind) = key::kind_range(self.ino, Kind::Extent);
         let high = range.high.as_deref();
-        if high.is_some_and(|high| high <= first.as_slice()) || range.low >= behind {
+        if high.is_some_and(|high| high <= first.as_slice()) || *range.low >= *behind {
             return None;
         }
         let offset = |key: &[u8]| match key.starts_with(&first) {

@@ -130,7 +130,7 @@ fn new_dataset(superblock: &Superblock) -> DatasetRecord {
 /// The dataset that a key of the dataset tree is the record of.
 fn dataset_of(key: &[u8]) -> Option<DatasetId> {
     let id = DatasetId(trailing_u64(key).ok()?);
-    (key == dataset_key(id)).then_some(id)
+    (*key == *dataset_key(id)).then_some(id)
 }
 
 impl Loaded {
@@ -247,7 +247,7 @@ impl Loaded {
         if !self.is_kept(tree)? {
             return Ok(());
         }
-        self.removed.remove(&(tree, key.to_vec()));
+        self.removed.remove(&(tree, Key::from_slice(key)));
         match dataset_of(key).filter(|_| tree == TreeId::Datasets) {
             None => self.builder.put(tree, key, value),
             Some(id) => match DatasetRecord::decode(value) {

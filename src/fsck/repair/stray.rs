@@ -174,7 +174,7 @@ fn read_stray(disk: &dyn Disk, number: PageNo) -> Option<Option<Stray>> {
     let (page, generation) = Page::decode_stray(read_bytes(disk, number)?, number).ok()?;
     // The first key of an inner page stands for all that is smaller.
     let mut keys =
-        (usize::from(page.level() > 0)..page.len()).map(|index| page.key(index).to_vec());
+        (usize::from(page.level() > 0)..page.len()).map(|index| Key::from_slice(page.key(index)));
     let first = keys.next();
     let last = keys.next_back().or_else(|| first.clone());
     let place = PagePtr {
@@ -264,14 +264,14 @@ impl<'a> Found<'a> {
         let mut span: Option<(Key, Key)> = None;
         let lost_before = walker.lost.len();
         walk(walker, &of, stray.place, &mut |key, value| {
-            let span = span.get_or_insert_with(|| (key.to_vec(), Key::new()));
-            span.1 = key.to_vec();
+            let span = span.get_or_insert_with(|| (Key::from_slice(key), Key::new()));
+            span.1 = Key::from_slice(key);
             let is_told = told
                 .iter()
                 .any(|(first, last)| first.as_slice() <= key && key <= last.as_slice());
             if !is_told && stray.class.has(key, value) {
                 records
-                    .entry(key.to_vec())
+                    .entry(Key::from_slice(key))
                     .or_insert_with(|| (rank, value.to_vec()));
             }
             Ok(())

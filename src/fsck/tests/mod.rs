@@ -8,7 +8,7 @@ mod space;
 use super::{Issue, Options, Severity, check, repair};
 use crate::disk::sim::SimMedia;
 use crate::format::id::{ChunkId, DatasetId, Generation, Ino};
-use crate::format::key::{self, TreeId};
+use crate::format::key::{self, Key, TreeId};
 use crate::format::record::{
     ChunkRecord, Codec, DatasetCounters, DatasetRecord, DentryRecord, ExtentRecord, InodeRecord,
     PagePtr, PendingFree, Time, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
@@ -74,7 +74,7 @@ fn dentry(tx: &mut Tx<'_>, dir: Ino, name: &[u8], ino: Ino, file_type: u8) {
         .unwrap();
 }
 
-fn chunk(id: u64, start_unit: u64, content: &[u8]) -> (Vec<u8>, Vec<u8>) {
+fn chunk(id: u64, start_unit: u64, content: &[u8]) -> (Key, Vec<u8>) {
     let len = u32::try_from(content.len()).unwrap();
     let record = ChunkRecord {
         start_unit,
@@ -221,8 +221,7 @@ fn sound() -> SimMedia {
     tx.put(TreeId::Datasets, dataset_key(id), dataset.encode())
         .unwrap();
     let used = FREE_START.to_le_bytes().to_vec();
-    tx.put(TreeId::Datasets, UNITS_USED_KEY.to_vec(), used)
-        .unwrap();
+    tx.put(TreeId::Datasets, UNITS_USED_KEY, used).unwrap();
     let name = id.0.to_le_bytes().to_vec();
     tx.put(TreeId::Datasets, dataset_name_key("main"), name)
         .unwrap();

@@ -106,8 +106,7 @@ fn space() {
 fn units_used() {
     let found = planted(|tx| {
         let value = 9u64.to_le_bytes().to_vec();
-        tx.put(TreeId::Datasets, UNITS_USED_KEY.to_vec(), value)
-            .unwrap();
+        tx.put(TreeId::Datasets, UNITS_USED_KEY, value).unwrap();
     });
     let (found_units, recorded) = (5, 9);
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::node::{Link, Node};
-use crate::format::key::{KEY_MAX, VALUE_MAX};
+use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::page::Page;
 use crate::format::record::PagePtr;
 use crate::store::StoreError;
@@ -25,7 +25,7 @@ pub struct Effects {
 
 /// The right half of a node that was split.
 struct Split {
-    key: Vec<u8>,
+    key: Key,
     node: Node,
 }
 
@@ -84,7 +84,7 @@ fn put_below(
     })?;
     let Some(split) = split else { return Ok(None) };
     effects.dirtied += 1;
-    if index == 0 && split.key.as_slice() <= node.page.key(0) {
+    if index == 0 && &*split.key <= node.page.key(0) {
         // Cell 0 stands for all that is smaller, whatever its key: one that moved up when the cell
         // before it went may be larger than what it gets.
         node.page.clear_first_key();
@@ -152,7 +152,7 @@ fn insert_cell(
     if internal {
         target.children.insert(index, child);
     }
-    let key = right.page.key(0).to_vec();
+    let key = Key::from_slice(right.page.key(0));
     Some(Split { key, node: right })
 }
 
@@ -287,7 +287,7 @@ fn merge(
     let right_node = node.link(left + 1).node(pages)?.ok_or_else(nowhere)?;
     let left_node = node.link(left).node(pages)?.ok_or_else(nowhere)?;
     // The separator is the true lower bound of what is right; the first key there may not be.
-    let separator = node.page.key(left + 1).to_vec();
+    let separator = Key::from_slice(node.page.key(left + 1));
     let sum = left_node.page.used() + right_node.page.used() + separator.len();
     if sum > MERGED_MAX_BYTES || left_node.page.level() != right_node.page.level() {
         return Ok(());

@@ -76,7 +76,7 @@ fn floor_below(
             Err(index) => index - 1,
         };
         return Ok(Some((
-            node.page.key(index).to_vec(),
+            Key::from_slice(node.page.key(index)),
             node.page.value(index).to_vec(),
         )));
     }
@@ -109,7 +109,7 @@ fn last_below(node: &Node, pages: &PageStore) -> Result<Option<(Key, Vec<u8>)>, 
     };
     if node.page.level() == 0 {
         return Ok(Some((
-            node.page.key(index).to_vec(),
+            Key::from_slice(node.page.key(index)),
             node.page.value(index).to_vec(),
         )));
     }

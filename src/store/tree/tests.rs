@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
-use crate::format::key::{KEY_MAX, VALUE_MAX};
+use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::record::PagePtr;
 use crate::store::pages::PageStore;
 
@@ -164,7 +164,10 @@ fn agrees_with_a_model_over_changes_checkpoints_and_reopening() {
                 );
                 let below = floor(&bench.root, &bench.pages, &key).unwrap();
                 let expected = bench.model.range(..=key).next_back();
-                assert_eq!(below, expected.map(|(k, v)| (k.clone(), v.clone())));
+                assert_eq!(
+                    below,
+                    expected.map(|(k, v)| (Key::from_slice(k), v.clone()))
+                );
             }
         }
         assert_eq!(

@@ -54,7 +54,7 @@ impl Walk<'_> {
             // The first page always: it is how the walk gets on.
             let key = node.page.key(index);
             if self.left == 0 && key > self.from {
-                return Some(key.to_vec());
+                return Some(Key::from_slice(key));
             }
             let next = self.below(&node.link(index), Some(below));
             if next.is_some() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::id::ChunkId;
-use crate::format::key::TreeId;
+use crate::format::key::{TreeId, trailing_u64};
 use crate::fsck::{self, Options};
 
 fn read(volume: &Volume, offset: u64, len: usize) -> Result<Vec<u8>, EngineError> {
@@ -75,7 +75,7 @@ fn the_number_of_a_chunk_never_comes_back() {
         volume.write_out(FILE).unwrap();
         let last = volume.journal.view().floor(TreeId::Chunks, &[0xff; 9]);
         let (key, _) = last.unwrap().unwrap();
-        let number = u64::from_be_bytes(key.try_into().unwrap());
+        let number = trailing_u64(&key).unwrap();
         assert!(numbers.insert(number), "{number} came back");
         assert!(ChunkId(number) != ChunkId::LOST);
         volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
