@@ -120,7 +120,8 @@ impl Volume {
             *free += 1;
         }
         let dentry = decode(dir, value)?;
-        let same = usize::from(dentry.name_len) == name.len() && read.name(dentry.name)? == name;
+        let same = usize::from(dentry.name_len) == name.len()
+            && read.name_with(dentry.name, |found| found == name)?;
         Ok(same.then_some(Slot::Taken { cookie, dentry }))
     }
 

@@ -122,10 +122,8 @@ impl Volume {
         read: &impl Read,
         ino: Ino,
     ) -> Result<InodeRecord, EngineError> {
-        let bytes = read
-            .get(self.tree(), &key::inode(ino))?
-            .ok_or(EngineError::Stale)?;
-        InodeRecord::decode(&bytes)
+        read.get_with(self.tree(), &key::inode(ino), InodeRecord::decode)?
+            .ok_or(EngineError::Stale)?
             .map_err(|e| StoreError::format(format!("inode {ino}"), e).into())
     }
 
@@ -152,19 +150,19 @@ impl Volume {
     /// The dataset's record: its quota and flags.
     pub(super) fn dataset_record(&self, read: &impl Read) -> Result<DatasetRecord, EngineError> {
         let what = || format!("dataset {}", self.dataset);
-        let bytes = read
-            .get(TreeId::Datasets, &dataset_key(self.dataset))?
-            .ok_or_else(|| StoreError::Corrupt(format!("{} has no record", what())))?;
-        DatasetRecord::decode(&bytes).map_err(|e| StoreError::format(what(), e).into())
+        let key = dataset_key(self.dataset);
+        read.get_with(TreeId::Datasets, &key, DatasetRecord::decode)?
+            .ok_or_else(|| StoreError::Corrupt(format!("{} has no record", what())))?
+            .map_err(|e| StoreError::format(what(), e).into())
     }
 
     /// The dataset's counters.
     pub(super) fn load_counters(&self, read: &impl Read) -> Result<DatasetCounters, EngineError> {
         let what = || format!("counters of dataset {}", self.dataset);
-        let bytes = read
-            .get(TreeId::Datasets, &counters_key(self.dataset))?
-            .ok_or_else(|| StoreError::Corrupt(format!("{} are missing", what())))?;
-        DatasetCounters::decode(&bytes).map_err(|e| StoreError::format(what(), e).into())
+        let key = counters_key(self.dataset);
+        read.get_with(TreeId::Datasets, &key, DatasetCounters::decode)?
+            .ok_or_else(|| StoreError::Corrupt(format!("{} are missing", what())))?
+            .map_err(|e| StoreError::format(what(), e).into())
     }
 
     /// Puts the dataset's counters.

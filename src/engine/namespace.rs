@@ -414,9 +414,11 @@ impl Volume {
             if target.len() >= len {
                 break;
             }
-            let fragment = view.get(self.tree(), &key::symlink(ino, index))?;
-            let missing = || StoreError::Corrupt(format!("symlink {ino}: its target is cut off"));
-            target.extend_from_slice(&fragment.ok_or_else(missing)?);
+            let key = key::symlink(ino, index);
+            view.get_with(self.tree(), &key, |more| target.extend_from_slice(more))?
+                .ok_or_else(|| {
+                    StoreError::Corrupt(format!("symlink {ino}: its target is cut off"))
+                })?;
         }
         Ok(target)
     }

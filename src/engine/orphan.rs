@@ -107,7 +107,11 @@ impl Volume {
         let Some(mut op) = self.begin_removal_step(room)? else {
             return Ok(Step::More);
         };
-        if op.tx.get(self.tree(), &key::orphan(ino))?.is_none() {
+        if op
+            .tx
+            .get_with(self.tree(), &key::orphan(ino), |_| ())?
+            .is_none()
+        {
             return Ok(Step::NotOrphan);
         }
         let mut record = op.inode(ino)?;

@@ -73,18 +73,20 @@ impl Volume {
         if record.xattrs == 0 {
             return Ok(None);
         }
-        let Some(head) = read.get(self.tree(), &key::xattr(ino, name))? else {
+        let what = || format!("xattr of inode {ino}");
+        let head = read.get_with(self.tree(), &key::xattr(ino, name), |head| {
+            decode_head(head).map(|(total, first)| (total, first.to_vec()))
+        })?;
+        let Some(head) = head else {
             return Ok(None);
         };
-        let what = || format!("xattr of inode {ino}");
-        let (total, first) =
-            decode_head(&head).map_err(|source| StoreError::format(what(), source))?;
-        let mut value = first.to_vec();
+        let (total, mut value) = head.map_err(|source| StoreError::format(what(), source))?;
         for index in 1..=more_count(total) {
-            let fragment = read.get(self.tree(), &key::xattr_more(ino, name, index))?;
-            let missing =
-                || StoreError::Corrupt(format!("{}: fragment {index} is missing", what()));
-            value.extend_from_slice(&fragment.ok_or_else(missing)?);
+            let key = key::xattr_more(ino, name, index);
+            read.get_with(self.tree(), &key, |more| value.extend_from_slice(more))?
+                .ok_or_else(|| {
+                    StoreError::Corrupt(format!("{}: fragment {index} is missing", what()))
+                })?;
         }
         if value.len() != total {
             let found = value.len();
@@ -130,11 +132,14 @@ impl Volume {
         if record.xattrs == 0 {
             return Ok(false);
         }
-        let Some(head) = tx.get(self.tree(), &key::xattr(ino, name))? else {
+        let head = tx.get_with(self.tree(), &key::xattr(ino, name), |head| {
+            decode_head(head).map(|(total, _)| total)
+        })?;
+        let Some(head) = head else {
             return Ok(false);
         };
-        let (total, _) = decode_head(&head)
-            .map_err(|source| StoreError::format(format!("xattr of inode {ino}"), source))?;
+        let total =
+            head.map_err(|source| StoreError::format(format!("xattr of inode {ino}"), source))?;
         tx.delete(self.tree(), key::xattr(ino, name))?;
         for index in 1..=more_count(total) {
             tx.delete(self.tree(), key::xattr_more(ino, name, index))?;
@@ -181,7 +186,11 @@ impl Volume {
                 "user attributes are for regular files and directories",
             ));
         }
-        let there = record.xattrs > 0 && op.tx.get(self.tree(), &key::xattr(ino, name))?.is_some();
+        let there = record.xattrs > 0
+            && op
+                .tx
+                .get_with(self.tree(), &key::xattr(ino, name), |_| ())?
+                .is_some();
         match how {
             SetXattr::Create if there => return Err(EngineError::Exists),
             SetXattr::Replace if !there => return Err(EngineError::NoAttribute),

@@ -551,7 +551,7 @@ impl Tx<'_> {
     /// # Errors
     /// When a page cannot be read.
     pub fn last_key(&self, tree: TreeId) -> Result<Option<Key>, StoreError> {
-        Ok(self.floor(tree, &[0xff; 9])?.map(|(key, _)| key))
+        self.floor_with(tree, &[0xff; 9], |key, _| Key::from_slice(key))
     }
 
     /// Makes the changes visible to all and appends them to the log; the returned position is
@@ -629,15 +629,21 @@ impl View {
 macro_rules! read_through_reading {
     ($type:ty) => {
         impl Read for $type {
-            fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-                self.reading().get(tree, key)
-            }
-            fn floor(
+            fn get_with<T>(
                 &self,
                 tree: TreeId,
                 key: &[u8],
-            ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-                self.reading().floor(tree, key)
+                read: impl FnOnce(&[u8]) -> T,
+            ) -> Result<Option<T>, StoreError> {
+                self.reading().get_with(tree, key, read)
+            }
+            fn floor_with<T>(
+                &self,
+                tree: TreeId,
+                key: &[u8],
+                read: impl FnOnce(&[u8], &[u8]) -> T,
+            ) -> Result<Option<T>, StoreError> {
+                self.reading().floor_with(tree, key, read)
             }
             fn scan(
                 &self,
@@ -648,8 +654,12 @@ macro_rules! read_through_reading {
             ) -> Result<(), StoreError> {
                 self.reading().scan(tree, start, end, visit)
             }
-            fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
-                self.reading().name(id)
+            fn name_with<T>(
+                &self,
+                id: NameId,
+                read: impl FnOnce(&[u8]) -> T,
+            ) -> Result<T, StoreError> {
+                self.reading().name_with(id, read)
             }
         }
     };

@@ -73,23 +73,33 @@ pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// The trees of a store at one moment.
 pub trait Read {
-    /// The value of a key.
+    /// What `read` makes of the value of a key, where it stands.
     ///
     /// # Errors
     /// When a page on the way cannot be read or believed.
-    fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn get_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError>;
 
-    /// The last entry whose key is at most `key`.
+    /// What `read` makes of the last entry whose key is at most `key`.
     ///
     /// # Errors
-    /// As [`Read::get`].
-    fn floor(&self, tree: TreeId, key: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError>;
+    /// As [`Read::get_with`].
+    fn floor_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, StoreError>;
 
     /// Visits the entries from `start` (inclusive) to `end` (exclusive) in order, until the visitor
     /// breaks off.
     ///
     /// # Errors
-    /// As [`Read::get`].
+    /// As [`Read::get_with`].
     fn scan(
         &self,
         tree: TreeId,
@@ -98,16 +108,42 @@ pub trait Read {
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError>;
 
-    /// An interned name.
+    /// What `read` makes of an interned name.
     ///
     /// # Errors
     /// When it cannot be read or does not match its checksum.
-    fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError>;
+    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError>;
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// As [`Read::get_with`].
+    fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get_with(tree, key, <[u8]>::to_vec)
+    }
+
+    /// The last entry whose key is at most `key`.
+    ///
+    /// # Errors
+    /// As [`Read::get_with`].
+    fn floor(&self, tree: TreeId, key: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+        self.floor_with(tree, key, |key, value| {
+            (Key::from_slice(key), value.to_vec())
+        })
+    }
+
+    /// An interned name.
+    ///
+    /// # Errors
+    /// As [`Read::name_with`].
+    fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+        self.name_with(id, <[u8]>::to_vec)
+    }
 
     /// The first entry in `start..end`.
     ///
     /// # Errors
-    /// As [`Read::get`].
+    /// As [`Read::get_with`].
     fn first(
         &self,
         tree: TreeId,

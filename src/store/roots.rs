@@ -1,10 +1,12 @@
 //! All trees of a store at one moment.
 
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 use super::pages::PageStore;
 use super::read::Visit;
@@ -54,26 +56,25 @@ impl Roots {
         TreeId::SYSTEM.iter().position(|each| *each == tree)
     }
 
-    fn link(&self, storage: &Storage, tree: TreeId) -> Result<Link, StoreError> {
-        if let Some(link) = Self::system_index(tree).and_then(|index| self.system.get(index)) {
-            return Ok(link.clone());
-        }
+    fn link(&self, storage: &Storage, tree: TreeId) -> Result<Cow<'_, Link>, StoreError> {
         let TreeId::Fs(id) = tree else {
-            return Err(StoreError::Corrupt(format!("{tree:?} is no tree")));
+            return Self::system_index(tree)
+                .and_then(|index| self.system.get(index))
+                .map(Cow::Borrowed)
+                .ok_or_else(|| StoreError::Corrupt(format!("{tree:?} is no tree")));
         };
         match self.datasets.iter().find(|(each, _)| *each == id) {
-            Some((_, link)) => Ok(link.clone()),
-            None => Ok(Link::Disk(self.dataset(storage, id)?.root)),
+            Some((_, link)) => Ok(Cow::Borrowed(link)),
+            None => Ok(Cow::Owned(Link::Disk(self.dataset(storage, id)?.root))),
         }
     }
 
     fn link_mut(&mut self, storage: &Storage, tree: TreeId) -> Result<&mut Link, StoreError> {
         let none = || StoreError::Corrupt(format!("{tree:?} is no tree"));
-        if let Some(index) = Self::system_index(tree) {
-            return self.system.get_mut(index).ok_or_else(none);
-        }
         let TreeId::Fs(id) = tree else {
-            return Err(none());
+            return Self::system_index(tree)
+                .and_then(|index| self.system.get_mut(index))
+                .ok_or_else(none);
         };
         let index = match self.datasets.iter().position(|(each, _)| *each == id) {
             Some(index) => index,
@@ -94,11 +95,14 @@ impl Roots {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn dataset(&self, storage: &Storage, id: DatasetId) -> Result<DatasetRecord, StoreError> {
-        let bytes = self
-            .get(storage, TreeId::Datasets, &dataset_key(id))?
-            .ok_or_else(|| StoreError::Corrupt(format!("there is no dataset {id}")))?;
-        DatasetRecord::decode(&bytes)
-            .map_err(|source| StoreError::format(format!("dataset {id}"), source))
+        self.get_with(
+            storage,
+            TreeId::Datasets,
+            &dataset_key(id),
+            DatasetRecord::decode,
+        )?
+        .ok_or_else(|| StoreError::Corrupt(format!("there is no dataset {id}")))?
+        .map_err(|source| StoreError::format(format!("dataset {id}"), source))
     }
 
     /// Inserts or replaces.
@@ -170,48 +174,48 @@ impl Roots {
     pub fn find_name(&self, storage: &Storage, name: &[u8]) -> Result<Option<NameId>, StoreError> {
         let start = name_key(&storage.hash_seed, name, NameId(0));
         let end = name_key(&storage.hash_seed, name, NameId(u64::MAX));
-        let mut same_hash = Vec::new();
+        let mut same_hash = SmallVec::<[u64; 2]>::new();
         self.scan(storage, TreeId::Names, &start, &end, &mut |key, _| {
             same_hash.extend(crate::format::key::trailing_u64(key));
             ControlFlow::Continue(())
         })?;
         for id in same_hash {
-            if storage.strings.read(NameId(id))? == name {
+            if storage
+                .strings
+                .read_with(NameId(id), |found| found == name)?
+            {
                 return Ok(Some(NameId(id)));
             }
         }
         Ok(None)
     }
 
-    /// See [`Read::get`].
+    /// See [`Read::get_with`].
     ///
     /// # Errors
     /// As there.
-    pub fn get(
+    pub fn get_with<T>(
         &self,
         storage: &Storage,
         tree: TreeId,
         key: &[u8],
-    ) -> Result<Option<Vec<u8>>, StoreError> {
-        tree::get_with(
-            &self.link(storage, tree)?,
-            &storage.pages,
-            key,
-            <[u8]>::to_vec,
-        )
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        tree::get_with(&*self.link(storage, tree)?, &storage.pages, key, read)
     }
 
-    /// See [`Read::floor`].
+    /// See [`Read::floor_with`].
     ///
     /// # Errors
     /// As there.
-    pub fn floor(
+    pub fn floor_with<T>(
         &self,
         storage: &Storage,
         tree: TreeId,
         key: &[u8],
-    ) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-        tree::floor(&self.link(storage, tree)?, &storage.pages, key)
+        read: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        tree::floor_with(&*self.link(storage, tree)?, &storage.pages, key, read)
     }
 
     /// See [`Read::scan`].
@@ -227,7 +231,7 @@ impl Roots {
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         tree::scan(
-            &self.link(storage, tree)?,
+            &*self.link(storage, tree)?,
             &storage.pages,
             start,
             end,
@@ -268,12 +272,11 @@ impl Roots {
                 continue;
             };
             let key = dataset_key(id);
-            let Some(bytes) = self.get(storage, TreeId::Datasets, &key)? else {
-                return Err(StoreError::Corrupt(format!(
-                    "dataset {id} has a tree, but no record"
-                )));
-            };
-            let mut record = DatasetRecord::decode(&bytes)
+            let mut record = self
+                .get_with(storage, TreeId::Datasets, &key, DatasetRecord::decode)?
+                .ok_or_else(|| {
+                    StoreError::Corrupt(format!("dataset {id} has a tree, but no record"))
+                })?
                 .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
             let root = tree::freeze(&link, place, out)?;
             if record.root != root {
@@ -322,12 +325,22 @@ pub struct Reading<'a> {
 }
 
 impl Read for Reading<'_> {
-    fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.roots.get(self.storage, tree, key)
+    fn get_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.roots.get_with(self.storage, tree, key, read)
     }
 
-    fn floor(&self, tree: TreeId, key: &[u8]) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-        self.roots.floor(self.storage, tree, key)
+    fn floor_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.roots.floor_with(self.storage, tree, key, read)
     }
 
     fn scan(
@@ -340,7 +353,7 @@ impl Read for Reading<'_> {
         self.roots.scan(self.storage, tree, start, end, visit)
     }
 
-    fn name(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
-        self.storage.strings.read(id)
+    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        self.storage.strings.read_with(id, read)
     }
 }

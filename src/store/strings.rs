@@ -32,25 +32,26 @@ impl Strings {
         }
     }
 
-    /// A name.
+    /// What `read` makes of a name. It must not add names.
     ///
     /// # Errors
-    /// When it cannot be read or does not match its checksum.
-    pub fn read(&self, id: NameId) -> Result<Vec<u8>, StoreError> {
+    /// When the name cannot be read or does not match its checksum.
+    pub fn read_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
         if let Some(name) = self.waiting.read().get(&id) {
-            return Ok(name.to_vec());
+            return Ok(read(name));
         }
         let what = || format!("strings.dat, name at {id}");
         let left = self.disk.len_bytes().saturating_sub(id.0);
         let len = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(name::RECORD_MAX_BYTES);
-        let mut bytes = vec![0; len];
+        let mut record = [0; name::RECORD_MAX_BYTES];
+        let (bytes, _) = record.split_at_mut(len);
         self.disk
-            .read_at(id.0, &mut bytes)
+            .read_at(id.0, bytes)
             .map_err(|source| StoreError::io(what(), source))?;
-        let name = name::decode(id, &bytes).map_err(|source| StoreError::format(what(), source))?;
-        Ok(name.to_vec())
+        let name = name::decode(id, bytes).map_err(|source| StoreError::format(what(), source))?;
+        Ok(read(name))
     }
 
     /// Gives a name its place, in memory until the next checkpoint. Returns the place after it.

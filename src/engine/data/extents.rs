@@ -54,6 +54,21 @@ impl Extent {
     }
 }
 
+/// The last extent that begins at `offset` or before it.
+fn last_before(
+    read: &impl Read,
+    tree: TreeId,
+    ino: Ino,
+    offset: u64,
+) -> Result<Option<Extent>, StoreError> {
+    let (first, _) = key::kind_range(ino, Kind::Extent);
+    let found = read.floor_with(tree, &key::extent(ino, offset), |key, value| {
+        key.starts_with(&first)
+            .then(|| Extent::decode(ino, key, value))
+    })?;
+    found.flatten().transpose()
+}
+
 /// The extents that overlap `start..end`, whole, at most `max`.
 pub(super) fn overlapping(
     read: &impl Read,
@@ -64,14 +79,11 @@ pub(super) fn overlapping(
     max: usize,
 ) -> Result<Vec<Extent>, StoreError> {
     let mut raw = Vec::new();
-    let before = read.floor(tree, &key::extent(ino, start))?;
-    if let Some((key, value)) = before
-        && key.starts_with(&key::kind_range(ino, Kind::Extent).0)
+    if let Some(extent) = last_before(read, tree, ino, start)?
+        && extent.start < start
+        && extent.end() > start
     {
-        let extent = Extent::decode(ino, &key, &value)?;
-        if extent.start < start && extent.end() > start {
-            raw.push(Ok(extent));
-        }
+        raw.push(Ok(extent));
     }
     let (first, last) = (key::extent(ino, start), key::extent(ino, end));
     read.scan(tree, &first, &last, &mut |key, value| {
@@ -127,10 +139,9 @@ pub(super) fn chunk(read: &impl Read, id: ChunkId) -> Result<ChunkRecord, StoreE
         let what = "this content was lost to damage; what is written over it can be read again";
         return Err(StoreError::Corrupt(what.into()));
     }
-    let bytes = read
-        .get(TreeId::Chunks, &key::chunk(id))?
-        .ok_or_else(|| StoreError::Corrupt(format!("there is no chunk {id}; run razorfsck")))?;
-    ChunkRecord::decode(&bytes).map_err(|source| StoreError::format(format!("chunk {id}"), source))
+    read.get_with(TreeId::Chunks, &key::chunk(id), ChunkRecord::decode)?
+        .ok_or_else(|| StoreError::Corrupt(format!("there is no chunk {id}; run razorfsck")))?
+        .map_err(|source| StoreError::format(format!("chunk {id}"), source))
 }
 
 /// Changes to one file's extents in a transaction, with the sums that go with them.
@@ -226,14 +237,9 @@ impl Editor<'_, '_> {
         max: usize,
     ) -> Result<Option<u64>, EngineError> {
         for _ in 0..max {
-            let last = self.tx.floor(self.tree, &key::extent(self.ino, u64::MAX))?;
-            let Some((key, value)) = last else {
+            let Some(extent) = last_before(self.tx, self.tree, self.ino, u64::MAX)? else {
                 return Ok(None);
             };
-            if !key.starts_with(&key::kind_range(self.ino, Kind::Extent).0) {
-                return Ok(None);
-            }
-            let extent = Extent::decode(self.ino, &key, &value)?;
             if extent.end() <= start {
                 return Ok(None);
             }
@@ -242,15 +248,8 @@ impl Editor<'_, '_> {
                 return Ok(None);
             }
         }
-        let last = self.tx.floor(self.tree, &key::extent(self.ino, u64::MAX))?;
-        let Some((key, value)) = last else {
-            return Ok(None);
-        };
-        if !key.starts_with(&key::kind_range(self.ino, Kind::Extent).0) {
-            return Ok(None);
-        }
-        let end = Extent::decode(self.ino, &key, &value)?.end();
-        Ok((end > start).then_some(end))
+        let last = last_before(self.tx, self.tree, self.ino, u64::MAX)?;
+        Ok(last.map(|last| last.end()).filter(|end| *end > start))
     }
 
     fn cut(&mut self, extent: Extent, start: u64, end: u64) -> Result<(), EngineError> {

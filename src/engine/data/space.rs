@@ -18,12 +18,9 @@ pub(super) const CLAIMED: Generation = PendingFree::CLAIMED;
 
 /// Units that are not free: chunks and pending ranges.
 pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
-    let bytes = read
-        .get(TreeId::Datasets, UNITS_USED_KEY)?
-        .unwrap_or_default();
-    Ok(bytes
-        .first_chunk::<8>()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes)))
+    let units = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let found = read.get_with(TreeId::Datasets, UNITS_USED_KEY, units)?;
+    Ok(found.flatten().unwrap_or(0))
 }
 
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
@@ -182,8 +179,9 @@ pub(super) fn release(
 fn give_back(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
     let corrupt = || StoreError::Corrupt(format!("unit {start} of chunks.dat is freed twice"));
     let (mut first, mut end) = (start, start.checked_add(len).ok_or_else(corrupt)?);
-    if let Some((key, value)) = tx.floor(TreeId::FreeByStart, &key::u64_key(start))? {
-        let (before, before_len) = range_of(&key, &value)?;
+    let at = key::u64_key(start);
+    if let Some(found) = tx.floor_with(TreeId::FreeByStart, &at, range_of)? {
+        let (before, before_len) = found?;
         if before + before_len > start {
             return Err(corrupt());
         }
@@ -192,8 +190,10 @@ fn give_back(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
             first = before;
         }
     }
-    if let Some(value) = tx.get(TreeId::FreeByStart, &key::u64_key(end))? {
-        let (after, after_len) = range_of(&key::u64_key(end), &value)?;
+    let at = key::u64_key(end);
+    let found = tx.get_with(TreeId::FreeByStart, &at, |value| range_of(&at, value))?;
+    if let Some(found) = found {
+        let (after, after_len) = found?;
         delete_free(tx, after, after_len)?;
         end = after.checked_add(after_len).ok_or_else(corrupt)?;
     }

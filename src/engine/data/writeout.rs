@@ -335,9 +335,11 @@ impl Volume {
     /// Every opening begins a band of its own, and a log has no room for so many chunks that they
     /// could leave it before the next checkpoint begins another.
     pub(in crate::engine) fn load_next_chunk(&self) -> Result<(), EngineError> {
-        let last = self.journal.view().floor(TreeId::Chunks, &[0xff; 9])?;
-        let last = last.map(|(key, _)| trailing_u64(&key)).transpose();
-        let last = last.map_err(|source| StoreError::format("chunk", source))?;
+        let view = self.journal.view();
+        let last = view.floor_with(TreeId::Chunks, &[0xff; 9], |key, _| trailing_u64(key))?;
+        let last = last
+            .transpose()
+            .map_err(|source| StoreError::format("chunk", source))?;
         let band = self.journal.next_generation().0.checked_mul(CHUNK_BAND);
         let next = last.unwrap_or(0).saturating_add(1).max(band.unwrap_or(0));
         self.data.next_chunk.store(next, Ordering::Relaxed);

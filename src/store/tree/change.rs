@@ -224,8 +224,9 @@ pub fn delete(
     delete_below(node, pages, key, effects)?;
     // A root with one child gives way to it.
     loop {
-        let Some(node) = root.node(pages)? else { break };
+        let Some(node) = root.show(pages)? else { break };
         if node.page.is_empty() {
+            drop(node);
             *root = Link::EMPTY;
             break;
         }
@@ -236,6 +237,7 @@ pub fn delete(
         if let Some(place) = node.place() {
             effects.freed.push(place);
         }
+        drop(node);
         *root = child;
     }
     Ok(true)

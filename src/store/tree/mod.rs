@@ -21,5 +21,5 @@ mod tests;
 pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
 pub use node::{Link, Node};
-pub use query::{floor, get_with, last, scan};
+pub use query::{floor_with, get_with, scan};
 pub use verify::verify;

@@ -1,5 +1,6 @@
 //! A node in memory, and links to nodes.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use crate::format::page::Page;
@@ -78,6 +79,18 @@ impl Node {
         }
     }
 
+    /// Child `index` for reading; `None` where the page points nowhere.
+    pub(super) fn child(
+        &self,
+        index: usize,
+        pages: &PageStore,
+    ) -> Result<Option<Shown<'_>>, StoreError> {
+        match self.children.get(index) {
+            Some(Some(node)) => Ok(Some(Shown::Here(node))),
+            _ => Shown::load(self.page.child(index), pages),
+        }
+    }
+
     /// Its page with the places of all children filled in, as it is written. All children have
     /// places then.
     pub fn finished_page(&self) -> Page {
@@ -100,11 +113,47 @@ pub enum Link {
     Memory(Arc<Node>),
 }
 
+/// A node for reading, while what holds it stays as it is.
+pub(super) enum Shown<'a> {
+    /// One that a link or its parent holds in memory.
+    Here(&'a Node),
+    /// One from the cache or the disk.
+    Loaded(Arc<Node>),
+}
+
+impl Shown<'_> {
+    fn load(place: PagePtr, pages: &PageStore) -> Result<Option<Self>, StoreError> {
+        match place {
+            PagePtr::EMPTY => Ok(None),
+            place => Ok(Some(Shown::Loaded(pages.load(place)?))),
+        }
+    }
+}
+
+impl Deref for Shown<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        match self {
+            Shown::Here(node) => node,
+            Shown::Loaded(node) => node,
+        }
+    }
+}
+
 impl Link {
     /// An empty tree.
     pub const EMPTY: Link = Link::Disk(PagePtr::EMPTY);
 
-    /// The node, read when need be; `None` for an empty tree.
+    /// The node for reading; `None` for an empty tree.
+    pub(super) fn show(&self, pages: &PageStore) -> Result<Option<Shown<'_>>, StoreError> {
+        match self {
+            Link::Memory(node) => Ok(Some(Shown::Here(node))),
+            Link::Disk(place) => Shown::load(*place, pages),
+        }
+    }
+
+    /// The node, to be kept while the tree changes; `None` for an empty tree.
     pub(super) fn node(&self, pages: &PageStore) -> Result<Option<Arc<Node>>, StoreError> {
         match self {
             Link::Memory(node) => Ok(Some(Arc::clone(node))),

@@ -1,10 +1,8 @@
 //! Looking up and scanning.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
-use super::node::{Link, Node};
-use crate::format::key::Key;
+use super::node::{Link, Node, Shown};
 use crate::store::StoreError;
 use crate::store::pages::PageStore;
 use crate::store::read::Visit;
@@ -19,24 +17,34 @@ pub fn get_with<T>(
     key: &[u8],
     read: impl FnOnce(&[u8]) -> T,
 ) -> Result<Option<T>, StoreError> {
-    let Some(mut node) = root.node(pages)? else {
-        return Ok(None);
-    };
-    while node.page.level() > 0 {
-        node = child(&node, node.page.child_index(key), pages)?;
+    match root.show(pages)? {
+        Some(node) => get_below(&node, pages, key, read),
+        None => Ok(None),
     }
-    Ok(node
-        .page
-        .search(key)
-        .ok()
-        .map(|index| read(node.page.value(index))))
+}
+
+fn get_below<T>(
+    node: &Node,
+    pages: &PageStore,
+    key: &[u8],
+    read: impl FnOnce(&[u8]) -> T,
+) -> Result<Option<T>, StoreError> {
+    if node.page.level() == 0 {
+        let found = node.page.search(key).ok();
+        return Ok(found.map(|index| read(node.page.value(index))));
+    }
+    get_below(
+        &*child(node, node.page.child_index(key), pages)?,
+        pages,
+        key,
+        read,
+    )
 }
 
 /// Child `index`, one level below its parent.
-fn child(node: &Node, index: usize, pages: &PageStore) -> Result<Arc<Node>, StoreError> {
+fn child<'a>(node: &'a Node, index: usize, pages: &PageStore) -> Result<Shown<'a>, StoreError> {
     let child = node
-        .link(index)
-        .node(pages)?
+        .child(index, pages)?
         .ok_or_else(|| StoreError::Corrupt("an internal tree page points nowhere".into()))?;
     // Levels that fall by one bound every descent, whatever a damaged page says.
     if child.page.level() + 1 != node.page.level() {
@@ -49,71 +57,58 @@ fn child(node: &Node, index: usize, pages: &PageStore) -> Result<Arc<Node>, Stor
     Ok(child)
 }
 
-/// The last entry whose key is at most `key`.
+/// What `read` makes of the last entry whose key is at most `key`.
 ///
 /// # Errors
 /// As [`get_with`].
-pub fn floor(
+pub fn floor_with<T>(
     root: &Link,
     pages: &PageStore,
     key: &[u8],
-) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-    match root.node(pages)? {
-        Some(node) => floor_below(&node, pages, key),
+    read: impl FnOnce(&[u8], &[u8]) -> T,
+) -> Result<Option<T>, StoreError> {
+    match root.show(pages)? {
+        Some(node) => Ok(floor_below(&node, pages, key, read)?.ok()),
         None => Ok(None),
     }
 }
 
-fn floor_below(
+/// As [`floor_with`]; `Err` gives `read` back when there is no such entry here.
+fn floor_below<T, R: FnOnce(&[u8], &[u8]) -> T>(
     node: &Node,
     pages: &PageStore,
     key: &[u8],
-) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+    read: R,
+) -> Result<Result<T, R>, StoreError> {
     if node.page.level() == 0 {
         let index = match node.page.search(key) {
             Ok(index) => index,
-            Err(0) => return Ok(None),
+            Err(0) => return Ok(Err(read)),
             Err(index) => index - 1,
         };
-        return Ok(Some((
-            Key::from_slice(node.page.key(index)),
-            node.page.value(index).to_vec(),
-        )));
+        return Ok(Ok(read(node.page.key(index), node.page.value(index))));
     }
     let index = node.page.child_index(key);
-    if let Some(found) = floor_below(&*child(node, index, pages)?, pages, key)? {
-        return Ok(Some(found));
-    }
-    // The child's separator is below all its keys: the answer is the last entry before it.
-    if index == 0 {
-        Ok(None)
-    } else {
-        last_below(&*child(node, index - 1, pages)?, pages)
+    match floor_below(&*child(node, index, pages)?, pages, key, read)? {
+        // The child's separator is below all its keys: the answer is the last entry before it.
+        Err(read) if index > 0 => last_below(&*child(node, index - 1, pages)?, pages, read),
+        found => Ok(found),
     }
 }
 
-/// The entry with the largest key.
-///
-/// # Errors
-/// As [`get_with`].
-pub fn last(root: &Link, pages: &PageStore) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
-    match root.node(pages)? {
-        Some(node) => last_below(&node, pages),
-        None => Ok(None),
-    }
-}
-
-fn last_below(node: &Node, pages: &PageStore) -> Result<Option<(Key, Vec<u8>)>, StoreError> {
+/// The entry with the largest key, as [`floor_below`] gives it.
+fn last_below<T, R: FnOnce(&[u8], &[u8]) -> T>(
+    node: &Node,
+    pages: &PageStore,
+    read: R,
+) -> Result<Result<T, R>, StoreError> {
     let Some(index) = node.page.len().checked_sub(1) else {
-        return Ok(None);
+        return Ok(Err(read));
     };
     if node.page.level() == 0 {
-        return Ok(Some((
-            Key::from_slice(node.page.key(index)),
-            node.page.value(index).to_vec(),
-        )));
+        return Ok(Ok(read(node.page.key(index), node.page.value(index))));
     }
-    last_below(&*child(node, index, pages)?, pages)
+    last_below(&*child(node, index, pages)?, pages, read)
 }
 
 /// Visits the entries in `start..end` in order.
@@ -127,7 +122,7 @@ pub fn scan(
     end: &[u8],
     visit: &mut Visit<'_>,
 ) -> Result<(), StoreError> {
-    if let Some(node) = root.node(pages)? {
+    if let Some(node) = root.show(pages)? {
         let _ = scan_below(&node, pages, start, end, visit)?;
     }
     Ok(())

@@ -162,7 +162,10 @@ fn agrees_with_a_model_over_changes_checkpoints_and_reopening() {
                     bench.model.get(&key),
                     "seed {seed} step {step}"
                 );
-                let below = floor(&bench.root, &bench.pages, &key).unwrap();
+                let below = floor_with(&bench.root, &bench.pages, &key, |key, value| {
+                    (Key::from_slice(key), value.to_vec())
+                })
+                .unwrap();
                 let expected = bench.model.range(..=key).next_back();
                 assert_eq!(
                     below,
