@@ -14,7 +14,7 @@ use razorfs::format::wal::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRY_HEADER_BYTES, LogHeader, decode_entry,
 };
 use razorfs::format::{key, name, xattr};
-use razorfs::log::Change;
+use razorfs::log::{Change, Changes};
 
 use super::store;
 
@@ -165,9 +165,9 @@ fn entry(bytes: &[u8], mended: bool) {
 fn changes(bytes: &[u8]) {
     let [count, rest @ ..] = bytes else { return };
     if let Ok(found) = Change::decode_all(rest, u32::from(*count)) {
-        let mut again = Vec::new();
-        found.iter().for_each(|change| change.encode(&mut again));
-        assert_eq!(again, rest);
+        let mut again = Changes::default();
+        found.iter().for_each(|change| again.push(change));
+        assert_eq!(again.bytes(), rest);
     }
 }
 

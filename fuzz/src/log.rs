@@ -8,7 +8,7 @@ use razorfs::format::record::{
     PagePtr, PendingFree, Time, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use razorfs::format::wal::{BATCH_HEADER_BYTES, BatchHeader, EntryHeader, encode_entry};
-use razorfs::log::Change;
+use razorfs::log::{Change, Changes};
 use vm_tests::frontend::hostile::fields::{Content, Mode, Number};
 
 use super::store::HASH_SEED;
@@ -158,14 +158,15 @@ impl AnyInode {
 impl AnyValue {
     fn value(&self) -> Vec<u8> {
         let mut bytes = match self {
-            AnyValue::Inode(inode) => inode.record().encode(),
+            AnyValue::Inode(inode) => inode.record().encode().to_vec(),
             AnyValue::Dentry(i, name, name_len, file_type) => DentryRecord {
                 ino: ino(*i),
                 name: NameId(name.0),
                 name_len: *name_len,
                 file_type: *file_type,
             }
-            .encode(),
+            .encode()
+            .to_vec(),
             AnyValue::Extent(len, chunk, chunk_offset, birth) => {
                 extent(*len, *chunk, *chunk_offset, *birth)
             }
@@ -197,6 +198,7 @@ impl AnyValue {
                     reserved_bytes,
                 }
                 .encode()
+                .to_vec()
             }
             AnyValue::Dataset(page, generation, [flags, origin, of, codec]) => DatasetRecord {
                 root: PagePtr {
@@ -234,6 +236,7 @@ fn extent(len: Number, chunk: Small, chunk_offset: u16, birth: Small) -> Vec<u8>
         birth: Generation(u64::from(birth)),
     }
     .encode()
+    .to_vec()
 }
 
 /// A record under a key of its kind.
@@ -257,7 +260,7 @@ impl Fitting {
     fn change(&self) -> Change {
         let fs = TreeId::Fs(DatasetId::MAIN);
         let (tree, key, value) = match self {
-            Fitting::Inode(i, inode) => (fs, key::inode(ino(*i)), inode.record().encode()),
+            Fitting::Inode(i, inode) => (fs, key::inode(ino(*i)), inode.record().encode().to_vec()),
             Fitting::Dentry(dir, which, i, id, len, file_type) => {
                 let value = AnyValue::Dentry(*i, *id, *len, *file_type).value();
                 (fs, AnyKey::Named(*dir, *which).key(), value)
@@ -420,11 +423,10 @@ impl Log {
             let mut payload = Vec::new();
             for entry in &batch.entries {
                 let changes: Vec<_> = entry.changes.iter().map(|c| c.change(&mut names)).collect();
-                let mut encoded = Vec::new();
-                changes
-                    .iter()
-                    .for_each(|change| change.encode(&mut encoded));
-                let mut count = changes.len() as u64;
+                let mut all = Changes::default();
+                changes.iter().for_each(|change| all.push(change));
+                let mut encoded = all.bytes().to_vec();
+                let mut count = u64::from(all.count());
                 if let Some(raw) = &entry.raw
                     && entry.is_raw < 32
                 {

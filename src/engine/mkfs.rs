@@ -88,7 +88,7 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     tx.put(
         TreeId::Datasets,
         dataset_name_key(&dataset.name),
-        id.0.to_le_bytes().to_vec(),
+        id.0.to_le_bytes(),
     )?;
     let counters = DatasetCounters {
         next_ino: Ino::ROOT.0 + 1,
@@ -118,7 +118,7 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     tx.put(
         TreeId::FreeByStart,
         key::u64_key(0),
-        UNITS_END.to_le_bytes().to_vec(),
+        UNITS_END.to_le_bytes(),
     )?;
     tx.put(
         TreeId::FreeBySize,

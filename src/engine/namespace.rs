@@ -246,8 +246,7 @@ impl Volume {
         self.inherit(&mut op, (dir, &parent), ino, &mut record, new)?;
         record.size = target.len() as u64;
         for (index, fragment) in (0..=u16::MAX).zip(target.chunks(VALUE_MAX)) {
-            op.tx
-                .put(self.tree(), key::symlink(ino, index), fragment.to_vec())?;
+            op.tx.put(self.tree(), key::symlink(ino, index), fragment)?;
         }
         op.put(ino, &record)?;
         self.enter(&mut op, (dir, &mut parent), (cookie, name), ino, &record)?;

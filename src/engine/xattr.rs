@@ -111,11 +111,7 @@ impl Volume {
         }
         tx.put(self.tree(), key::xattr(ino, name), encode_head(value))?;
         for (index, fragment) in more_fragments(value) {
-            tx.put(
-                self.tree(),
-                key::xattr_more(ino, name, index),
-                fragment.to_vec(),
-            )?;
+            tx.put(self.tree(), key::xattr_more(ino, name, index), fragment)?;
         }
         record.xattrs = record.xattrs.saturating_add(1);
         Ok(())

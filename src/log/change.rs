@@ -66,54 +66,117 @@ const INTERN: u8 = 3;
 const DATA: u8 = 4;
 const DATA_CLEAR: u8 = 5;
 
-impl Change {
-    /// Appends the change as the log carries it.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut to = Encoder(out);
-        match self {
-            Change::Put { tree, key, value } => {
-                to.u8(PUT);
-                to.tree(*tree);
-                to.bytes(key);
-                to.bytes(value);
-            }
-            Change::Delete { tree, key } => {
-                to.u8(DELETE);
-                to.tree(*tree);
-                to.bytes(key);
-            }
-            Change::Intern { id, name } => {
-                to.u8(INTERN);
-                to.u64(id.0);
-                to.bytes(name);
-            }
+/// Bytes of a change's kind and tree, at most.
+const HEAD_MAX_BYTES: usize = 1 + 9;
+
+/// What a transaction did so far, as the log will carry it.
+#[derive(Debug, Default)]
+pub struct Changes {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Changes {
+    /// Bytes of memory that are kept for the next transaction: more than most ever have.
+    const KEPT_BYTES: usize = 64 << 10;
+
+    /// Forgets all of them. The memory stays for the next ones, up to a bound.
+    pub fn clear(&mut self) {
+        self.count = 0;
+        self.bytes.clear();
+        self.bytes.shrink_to(Self::KEPT_BYTES);
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// All of them, one behind the other.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Begins a change of `most` bytes behind its kind and its tree, at most.
+    fn begin(&mut self, kind: u8, most: usize) -> Encoder<'_> {
+        self.count = self.count.saturating_add(1);
+        self.bytes.reserve(HEAD_MAX_BYTES.saturating_add(most));
+        let mut to = Encoder(&mut self.bytes);
+        to.u8(kind);
+        to
+    }
+
+    /// Adds a [`Change::Put`].
+    pub fn put(&mut self, tree: TreeId, key: &[u8], value: &[u8]) {
+        let mut to = self.begin(PUT, 8 + key.len() + value.len());
+        to.tree(tree);
+        to.bytes(key);
+        to.bytes(value);
+    }
+
+    /// Adds a [`Change::Delete`].
+    pub fn delete(&mut self, tree: TreeId, key: &[u8]) {
+        let mut to = self.begin(DELETE, 4 + key.len());
+        to.tree(tree);
+        to.bytes(key);
+    }
+
+    /// Adds a [`Change::Intern`].
+    pub fn intern(&mut self, id: NameId, name: &[u8]) {
+        let mut to = self.begin(INTERN, 12 + name.len());
+        to.u64(id.0);
+        to.bytes(name);
+    }
+
+    /// Adds a [`Change::Data`].
+    pub fn data(&mut self, dataset: DatasetId, ino: Ino, offset: u64, bytes: &[u8]) {
+        let mut to = self.begin(DATA, 28 + bytes.len());
+        to.u64(dataset.0);
+        to.u64(ino.0);
+        to.u64(offset);
+        to.bytes(bytes);
+    }
+
+    /// Adds a [`Change::DataClear`].
+    pub fn data_clear(&mut self, dataset: DatasetId, ino: Ino, offset: u64, len: u64) {
+        let mut to = self.begin(DATA_CLEAR, 32);
+        to.u64(dataset.0);
+        to.u64(ino.0);
+        to.u64(offset);
+        to.u64(len);
+    }
+
+    /// Adds a change.
+    pub fn push(&mut self, change: &Change) {
+        match change {
+            Change::Put { tree, key, value } => self.put(*tree, key, value),
+            Change::Delete { tree, key } => self.delete(*tree, key),
+            Change::Intern { id, name } => self.intern(*id, name),
             Change::Data {
                 dataset,
                 ino,
                 offset,
                 bytes,
-            } => {
-                to.u8(DATA);
-                to.u64(dataset.0);
-                to.u64(ino.0);
-                to.u64(*offset);
-                to.bytes(bytes);
-            }
+            } => self.data(*dataset, *ino, *offset, bytes),
             Change::DataClear {
                 dataset,
                 ino,
                 offset,
                 len,
-            } => {
-                to.u8(DATA_CLEAR);
-                to.u64(dataset.0);
-                to.u64(ino.0);
-                to.u64(*offset);
-                to.u64(*len);
-            }
+            } => self.data_clear(*dataset, *ino, *offset, *len),
         }
     }
+}
 
+impl Change {
     /// Reads all changes of a transaction.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 use super::Change;
+use super::change::Changes;
 use super::tracked::Tracked;
 use super::wal::{Wal, WalError};
 use crate::disk::{Disk, Media};
@@ -78,6 +79,8 @@ pub(super) struct Writer {
     pub(super) effects: Effects,
     /// The checkpoint that will hold what is committed now.
     pub(super) generation: Generation,
+    /// Where the changes of the transaction under way are collected.
+    pub(super) changes: Changes,
 }
 
 /// How urgent a checkpoint is.
@@ -105,7 +108,6 @@ pub struct Tx<'a> {
     writer: MutexGuard<'a, Writer>,
     roots: Roots,
     effects: Effects,
-    changes: Vec<Change>,
     need: Need,
     /// Bytes of the log that it must leave free.
     keep_bytes: u64,
@@ -155,6 +157,7 @@ impl Journal {
                 roots,
                 effects,
                 generation: next_generation,
+                changes: Changes::default(),
             }),
             retired: Mutex::default(),
             opened: superblock.clone(),
@@ -211,7 +214,7 @@ impl Journal {
 
     fn start(&self, need: Need, keep_bytes: u64) -> Result<Tx<'_>, StoreError> {
         self.writable()?;
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         // A latch that closed while this waited.
         self.writable()?;
         let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
@@ -221,12 +224,13 @@ impl Journal {
         }
         let roots = writer.roots.clone();
         let effects = Effects::default();
+        // Those of one that was dropped.
+        writer.changes.clear();
         Ok(Tx {
             journal: self,
             writer,
             roots,
             effects,
-            changes: Vec::new(),
             need,
             keep_bytes,
             broken: false,
@@ -439,8 +443,8 @@ fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Applies one change to the trees: what a transaction does and recovery repeats. Changes to file
-/// bytes are the engine's and not the trees'.
+/// Applies one change to the trees: recovery repeats what a transaction did. Changes to file bytes
+/// are the engine's and not the trees'.
 ///
 /// # Errors
 /// When a page cannot be read, or the change does not fit the trees. The roots are then to be
@@ -462,14 +466,13 @@ pub(super) fn apply(
 }
 
 impl Tx<'_> {
-    fn apply(&mut self, change: Change) -> Result<bool, StoreError> {
-        let storage = &self.journal.storage;
-        let done = apply(storage, &mut self.roots, &change, &mut self.effects)
-            .inspect_err(|_| self.broken = true)?;
-        if done {
-            self.changes.push(change);
-        }
-        Ok(done)
+    /// Changes the trees.
+    fn apply<T>(
+        &mut self,
+        change: impl FnOnce(&mut Roots, &Storage, &mut Effects) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        change(&mut self.roots, &self.journal.storage, &mut self.effects)
+            .inspect_err(|_| self.broken = true)
     }
 
     /// Inserts or replaces a value of at most [`crate::format::key::VALUE_MAX`] bytes.
@@ -480,10 +483,12 @@ impl Tx<'_> {
         &mut self,
         tree: TreeId,
         key: impl AsRef<[u8]>,
-        value: Vec<u8>,
+        value: impl AsRef<[u8]>,
     ) -> Result<(), StoreError> {
-        let key = Key::from_slice(key.as_ref());
-        self.apply(Change::Put { tree, key, value }).map(|_| ())
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.apply(|roots, storage, effects| roots.put(storage, tree, key, value, effects))?;
+        self.writer.changes.put(tree, key, value);
+        Ok(())
     }
 
     /// Removes a key; whether it was there.
@@ -491,8 +496,13 @@ impl Tx<'_> {
     /// # Errors
     /// When a page cannot be read.
     pub fn delete(&mut self, tree: TreeId, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
-        let key = Key::from_slice(key.as_ref());
-        self.apply(Change::Delete { tree, key })
+        let key = key.as_ref();
+        let there =
+            self.apply(|roots, storage, effects| roots.delete(storage, tree, key, effects))?;
+        if there {
+            self.writer.changes.delete(tree, key);
+        }
+        Ok(there)
     }
 
     /// The id of a name of 1 to 255 bytes, interning it when it is new.
@@ -504,40 +514,28 @@ impl Tx<'_> {
             return Ok(id);
         }
         let id = NameId(self.roots.strings_end);
-        self.apply(Change::Intern {
-            id,
-            name: name.to_vec(),
-        })?;
+        self.apply(|roots, storage, effects| roots.intern(storage, id, name, effects))?;
+        self.writer.changes.intern(id, name);
         Ok(id)
     }
 
     /// Carries file bytes in the log.
-    pub fn data(&mut self, dataset: DatasetId, ino: Ino, offset: u64, bytes: Vec<u8>) {
-        self.changes.push(Change::Data {
-            dataset,
-            ino,
-            offset,
-            bytes,
-        });
+    pub fn data(&mut self, dataset: DatasetId, ino: Ino, offset: u64, bytes: &[u8]) {
+        self.writer.changes.data(dataset, ino, offset, bytes);
     }
 
     /// Says that file bytes logged before in the range no longer count.
     pub fn data_clear(&mut self, dataset: DatasetId, ino: Ino, offset: u64, len: u64) {
-        self.changes.push(Change::DataClear {
-            dataset,
-            ino,
-            offset,
-            len,
-        });
+        self.writer.changes.data_clear(dataset, ino, offset, len);
     }
 
     /// Repeats a [`Change::Data`] or [`Change::DataClear`] of the log.
-    pub(super) fn carry(&mut self, change: Change) {
+    pub(super) fn carry(&mut self, change: &Change) {
         debug_assert!(matches!(
             change,
             Change::Data { .. } | Change::DataClear { .. }
         ));
-        self.changes.push(change);
+        self.writer.changes.push(change);
     }
 
     /// The checkpoint that will hold this transaction: the birth of what it makes.
@@ -566,12 +564,12 @@ impl Tx<'_> {
             ));
         }
         let wal = self.journal.wal()?;
-        if self.changes.is_empty() {
+        if self.writer.changes.is_empty() {
             return Ok(wal.next_lsn());
         }
         let logged = self.journal.logging.load(Ordering::Relaxed) || self.need == Need::Log;
         let end = if logged {
-            match wal.append(&self.changes, now_ns(), self.keep_bytes) {
+            match wal.append(&self.writer.changes, now_ns(), self.keep_bytes) {
                 Ok(appended) => appended.end,
                 Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
                 Err(error) => return self.journal.latching(Err(error.into())),

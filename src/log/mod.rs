@@ -14,5 +14,5 @@ mod tests;
 mod tracked;
 pub mod wal;
 
-pub use change::Change;
+pub use change::{Change, Changes};
 pub use journal::{Journal, Tx, View};

@@ -377,7 +377,7 @@ pub fn publish(rebuilt: Rebuilt) -> Result<(), StoreError> {
     journal.checkpoint(clean, &|_| {
         for change in &rebuilt.data {
             let mut tx = journal.begin_carry()?;
-            tx.carry(change.clone());
+            tx.carry(change);
             tx.commit()?;
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::Change;
+use super::change::Changes;
 use super::journal::Barrier;
 pub use super::scan::{Damage, ScanReport, scan};
 use crate::disk::Disk;
@@ -251,14 +251,10 @@ impl Wal {
     /// # Errors
     /// [`WalError::Full`] when a checkpoint must free space first, [`WalError::Latched`] after a
     /// failure.
-    pub fn append(&self, changes: &[Change], now_ns: u64, keep: u64) -> Result<Appended, WalError> {
-        let mut payload = Vec::with_capacity(256);
-        for change in changes {
-            change.encode(&mut payload);
-        }
+    pub fn append(&self, changes: &Changes, now_ns: u64, keep: u64) -> Result<Appended, WalError> {
         let mut state = self.state.lock();
         state.check()?;
-        let entry_bytes = ENTRY_HEADER_BYTES + payload.len();
+        let entry_bytes = ENTRY_HEADER_BYTES + changes.bytes().len();
         if state.open.payload.len() + entry_bytes > BATCH_BYTES {
             state.close();
         }
@@ -274,14 +270,13 @@ impl Wal {
             });
         }
         let tx = state.next_tx;
-        let changes = u32::try_from(changes.len()).unwrap_or(u32::MAX);
         let header = EntryHeader {
             lsn,
             tx,
             timestamp_ns: now_ns,
-            changes,
+            changes: changes.count(),
         };
-        encode_entry(&header, &payload, &mut state.open.payload);
+        encode_entry(&header, changes.bytes(), &mut state.open.payload);
         state.open.entries += 1;
         state.next_tx = TxId(tx.0 + 1);
         Ok(Appended {

@@ -309,13 +309,13 @@ impl DirtyMap {
 
     /// The bytes that the log does not hold yet: offset and bytes.
     #[must_use]
-    pub fn unlogged(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn unlogged(&self) -> Vec<(u64, &[u8])> {
         let mut pieces = Vec::new();
         for (at, run) in &self.runs {
             if let Some((start, end)) = run.unlogged
                 && let Some(bytes) = run.data.get(small(start - at)..small(end - at))
             {
-                pieces.push((start, bytes.to_vec()));
+                pieces.push((start, bytes));
             }
         }
         pieces
@@ -335,14 +335,14 @@ impl DirtyMap {
 
     /// The bytes that the log holds, as they are now, in pieces that lie within one window each.
     #[must_use]
-    pub fn logged(&self) -> Vec<(u64, Vec<u8>)> {
+    pub fn logged(&self) -> Vec<(u64, &[u8])> {
         let parts = self.logged.iter();
         parts
             .flat_map(|(start, end)| windows(start, end - start))
             .filter_map(|part| {
                 let (start, run) = self.at(part.start)?;
                 let range = small(part.start - start)..small(part.end - start);
-                Some((part.start, run.data.get(range)?.to_vec()))
+                Some((part.start, run.data.get(range)?))
             })
             .collect()
     }
@@ -421,7 +421,7 @@ mod tests {
         for (start, bytes) in map.logged() {
             let start = usize::try_from(start).unwrap();
             let held = model[start..start + bytes.len()].iter().copied();
-            assert!(held.eq(bytes.into_iter().map(Some)));
+            assert!(held.eq(bytes.iter().copied().map(Some)));
         }
         assert_eq!(map.weight().log == 0, !map.has_logged());
         assert!(seen == model, "contents differ");

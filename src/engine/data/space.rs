@@ -25,19 +25,11 @@ pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError>
 
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
     let used = change(units_used(tx)?);
-    tx.put(
-        TreeId::Datasets,
-        UNITS_USED_KEY,
-        used.to_le_bytes().to_vec(),
-    )
+    tx.put(TreeId::Datasets, UNITS_USED_KEY, used.to_le_bytes())
 }
 
 fn put_free(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
-    tx.put(
-        TreeId::FreeByStart,
-        key::u64_key(start),
-        len.to_le_bytes().to_vec(),
-    )?;
+    tx.put(TreeId::FreeByStart, key::u64_key(start), len.to_le_bytes())?;
     tx.put(
         TreeId::FreeBySize,
         key::free_by_size(len, start),

@@ -53,15 +53,13 @@ impl ExtentRecord {
 
     /// The bytes of the record.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        ExtentWire {
+    pub fn encode(&self) -> [u8; size_of::<ExtentWire>()] {
+        zerocopy::transmute!(ExtentWire {
             len: self.len.into(),
             chunk: self.chunk.0.into(),
             birth: self.birth.0.into(),
             chunk_offset: self.chunk_offset.into(),
-        }
-        .as_bytes()
-        .to_vec()
+        })
     }
 
     /// Reads the record.

@@ -153,15 +153,13 @@ pub struct DatasetCounters {
 impl DatasetCounters {
     /// The bytes of the record.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        [
-            self.next_ino,
-            self.inodes,
-            self.allocated_bytes,
-            self.reserved_bytes,
-        ]
-        .map(u64::to_le_bytes)
-        .concat()
+    pub fn encode(&self) -> [u8; 32] {
+        zerocopy::transmute!([
+            U64::new(self.next_ino),
+            U64::new(self.inodes),
+            U64::new(self.allocated_bytes),
+            U64::new(self.reserved_bytes),
+        ])
     }
 
     /// Reads the record.

@@ -69,8 +69,8 @@ const _: () = assert!(size_of::<InodeWire>() == 112);
 impl InodeRecord {
     /// The bytes of the record.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        InodeWire {
+    pub fn encode(&self) -> [u8; size_of::<InodeWire>()] {
+        zerocopy::transmute!(InodeWire {
             mode: self.mode.into(),
             nlink: self.nlink.into(),
             uid: self.uid.into(),
@@ -87,9 +87,7 @@ impl InodeRecord {
             mtime: self.mtime.into(),
             ctime: self.ctime.into(),
             btime: self.btime.into(),
-        }
-        .as_bytes()
-        .to_vec()
+        })
     }
 
     /// Reads the record.
@@ -146,15 +144,13 @@ const _: () = assert!(size_of::<DentryWire>() == 18);
 impl DentryRecord {
     /// The bytes of the record.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        DentryWire {
+    pub fn encode(&self) -> [u8; size_of::<DentryWire>()] {
+        zerocopy::transmute!(DentryWire {
             ino: self.ino.0.into(),
             name: self.name.0.into(),
             name_len: self.name_len,
             file_type: self.file_type,
-        }
-        .as_bytes()
-        .to_vec()
+        })
     }
 
     /// Reads the record.

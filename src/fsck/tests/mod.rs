@@ -139,7 +139,7 @@ fn fill_namespace(tx: &mut Tx<'_>) {
         .unwrap();
     for (index, bytes) in xattr::more_fragments(&big) {
         let at = key::xattr_more(FILE, b"user.big", index);
-        tx.put(FS, at, bytes.to_vec()).unwrap();
+        tx.put(FS, at, bytes).unwrap();
     }
 }
 

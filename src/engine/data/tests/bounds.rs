@@ -164,7 +164,7 @@ fn a_checkpoint_needs_no_more_log_than_is_kept_for_it() {
         let mut tx = volume.journal.begin().unwrap();
         let record = volume.load_inode(&tx, OTHER).unwrap();
         volume.store_inode(&mut tx, OTHER, &record).unwrap();
-        tx.data(volume.dataset, Ino(99), 0, vec![0; 60_000]);
+        tx.data(volume.dataset, Ino(99), 0, &[0; 60_000]);
         tx.data_clear(volume.dataset, Ino(99), 0, 60_000);
         tx.commit().unwrap();
     }
