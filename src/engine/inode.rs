@@ -4,10 +4,11 @@
 //! change is built on a state that another transaction has replaced.
 
 use super::{EngineError, Time, Volume};
+use crate::format::FormatError;
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, counters_key, dataset_key,
+    DatasetCounters, DatasetRecord, InodeRecord, Quota, counters_key, dataset_key,
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
@@ -149,9 +150,21 @@ impl Volume {
 
     /// The dataset's record: its quota and flags.
     pub(super) fn dataset_record(&self, read: &impl Read) -> Result<DatasetRecord, EngineError> {
+        self.decode_dataset(read, DatasetRecord::decode)
+    }
+
+    /// The quota in the dataset's record.
+    pub(super) fn quota(&self, read: &impl Read) -> Result<Quota, EngineError> {
+        self.decode_dataset(read, Quota::decode)
+    }
+
+    fn decode_dataset<T>(
+        &self,
+        read: &impl Read,
+        decode: impl FnOnce(&[u8]) -> Result<T, FormatError>,
+    ) -> Result<T, EngineError> {
         let what = || format!("dataset {}", self.dataset);
-        let key = dataset_key(self.dataset);
-        read.get_with(TreeId::Datasets, &key, DatasetRecord::decode)?
+        read.get_with(TreeId::Datasets, &dataset_key(self.dataset), decode)?
             .ok_or_else(|| StoreError::Corrupt(format!("{} has no record", what())))?
             .map_err(|e| StoreError::format(what(), e).into())
     }

@@ -4,6 +4,8 @@
 //! which changes while the writer is still held (so that its order is that of the transactions) and
 //! is put back when the commit fails.
 
+use smallvec::SmallVec;
+
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
 use super::volume::Room;
 use super::{Durability, EngineError, Time, Volume};
@@ -20,7 +22,7 @@ pub(super) struct Op<'a> {
     pub(super) tx: Tx<'a>,
     /// The one moment at which all of it happens.
     pub(super) now: Time,
-    touched: Vec<Ino>,
+    touched: SmallVec<[Ino; 6]>,
     counters: Option<DatasetCounters>,
     orphaned: Option<Ino>,
     adopted: Option<Ino>,
@@ -56,7 +58,7 @@ impl<'a> Op<'a> {
             volume,
             tx,
             now: volume.now(),
-            touched: Vec::new(),
+            touched: SmallVec::new(),
             counters: None,
             orphaned: None,
             adopted: None,
@@ -94,7 +96,7 @@ impl<'a> Op<'a> {
 
     /// A number for a new inode, within the quota.
     pub(super) fn new_ino(&mut self) -> Result<Ino, EngineError> {
-        let quota = self.volume.dataset_record(&self.tx)?.quota_inodes;
+        let quota = self.volume.quota(&self.tx)?.inodes;
         let counters = self.counters()?;
         if quota != 0 && counters.inodes >= quota {
             return Err(EngineError::Quota);

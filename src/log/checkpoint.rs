@@ -55,8 +55,8 @@ impl Journal {
         });
         self.storage.strings.settle(frozen.superblock.strings_end);
         let mut writer = self.writer.lock();
-        writer.roots.settle();
-        self.published.store(Arc::new(writer.roots.clone()));
+        Arc::make_mut(&mut writer.roots).settle();
+        self.published.store(Arc::clone(&writer.roots));
         drop(writer);
         *newest = frozen.superblock;
         self.latching(self.release_retired())
@@ -91,15 +91,14 @@ impl Journal {
         let mut place = || Ok(self.storage.pages.allocate(generation));
         let Effects { mut freed, .. } = std::mem::take(&mut writer.effects);
         let mut effects = Effects::default();
-        let roots = writer
-            .roots
-            .freeze(&self.storage, &mut place, &mut nodes, &mut effects)?;
+        let changed = Arc::make_mut(&mut writer.roots);
+        let roots = changed.freeze(&self.storage, &mut place, &mut nodes, &mut effects)?;
+        let epoch = std::mem::take(&mut changed.epoch);
         // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
         freed.append(&mut effects.freed);
         writer.generation = Generation(generation.0 + 1);
-        let epoch = std::mem::take(&mut writer.roots.epoch);
         self.dirty_pages.store(0, Ordering::Relaxed);
-        self.published.store(Arc::new(writer.roots.clone()));
+        self.published.store(Arc::clone(&writer.roots));
         let (nodes_end, in_use) = self.storage.pages.extent();
         let superblock = Superblock {
             generation,

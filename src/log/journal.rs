@@ -74,7 +74,8 @@ pub(super) struct Retired {
 
 /// What only the one who writes may touch.
 pub(super) struct Writer {
-    pub(super) roots: Roots,
+    /// The published roots, but while a checkpoint changes them.
+    pub(super) roots: Arc<Roots>,
     /// What came off the trees since the last checkpoint, and how many nodes wait for the next.
     pub(super) effects: Effects,
     /// The checkpoint that will hold what is committed now.
@@ -146,11 +147,12 @@ impl Journal {
         // Without it the log could promise extents whose bytes a power cut took.
         let wal = open_wal(Box::new(move || barrier_disk.flush()))?;
         let generation = superblock.generation;
+        let roots = Arc::new(roots);
         Ok(Journal {
             storage,
             media,
             wal,
-            published: ArcSwap::from_pointee(roots.clone()),
+            published: ArcSwap::new(Arc::clone(&roots)),
             dirty_pages: AtomicU64::new(effects.dirtied),
             logging: AtomicBool::new(true),
             writer: Mutex::new(Writer {
@@ -222,7 +224,7 @@ impl Journal {
         if need == Need::Space {
             self.storage.strings.reserve(writer.roots.strings_end)?;
         }
-        let roots = writer.roots.clone();
+        let roots = Roots::clone(&writer.roots);
         let effects = Effects::default();
         // Those of one that was dropped.
         writer.changes.clear();
@@ -577,13 +579,14 @@ impl Tx<'_> {
         } else {
             wal.next_lsn()
         };
-        self.writer.roots = self.roots.clone();
+        let roots = Arc::new(self.roots);
+        self.writer.roots = Arc::clone(&roots);
         self.writer.effects.freed.append(&mut self.effects.freed);
         self.writer.effects.dirtied += self.effects.dirtied;
         self.journal
             .dirty_pages
             .store(self.writer.effects.dirtied, Ordering::Relaxed);
-        self.journal.published.store(Arc::new(self.roots));
+        self.journal.published.store(roots);
         Ok(end)
     }
 

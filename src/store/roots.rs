@@ -32,7 +32,7 @@ pub struct Storage {
 pub struct Roots {
     system: [Link; SYSTEM_TREES],
     /// Datasets in use, or changed since the last checkpoint; of others the record tells the root.
-    datasets: Vec<(DatasetId, Link)>,
+    datasets: SmallVec<[(DatasetId, Link); 1]>,
     /// Where the next name goes.
     pub strings_end: u64,
     /// Shared by all roots since the last checkpoint began: while anyone holds it, pages that were
@@ -46,7 +46,7 @@ impl Roots {
     pub fn on_disk(system: &[PagePtr; SYSTEM_TREES], strings_end: u64) -> Self {
         Roots {
             system: system.map(Link::Disk),
-            datasets: Vec::new(),
+            datasets: SmallVec::new(),
             strings_end,
             epoch: Arc::default(),
         }

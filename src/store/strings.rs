@@ -58,7 +58,12 @@ impl Strings {
     pub fn add(&self, id: NameId, name: &[u8]) -> u64 {
         let mut waiting = self.waiting.write();
         // The name goes to the end: what stands behind it is left from a dropped transaction.
-        drop(waiting.split_off(&id));
+        while waiting
+            .last_key_value()
+            .is_some_and(|(last, _)| *last >= id)
+        {
+            waiting.pop_last();
+        }
         waiting.insert(id, Arc::from(name));
         id.0 + name::record_bytes(name.len()) as u64
     }

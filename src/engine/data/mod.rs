@@ -273,7 +273,7 @@ impl Volume {
 impl Volume {
     /// Refuses what would take the dataset over its quota.
     fn check_quota(&self, read: &impl Read, more: u64) -> Result<(), EngineError> {
-        let quota = self.dataset_record(read)?.quota_bytes;
+        let quota = self.quota(read)?.bytes;
         if quota == 0 {
             return Ok(());
         }

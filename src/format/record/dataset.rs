@@ -64,6 +64,49 @@ struct DatasetWire {
 
 const _: () = assert!(size_of::<DatasetWire>() == 100);
 
+const WHAT: &str = "dataset record";
+
+/// The record, and the name behind it.
+fn parts(bytes: &[u8]) -> Result<(&DatasetWire, &[u8]), FormatError> {
+    let (wire, name) = DatasetWire::ref_from_prefix(bytes).map_err(|_| FormatError::Length {
+        what: WHAT,
+        expected: size_of::<DatasetWire>(),
+        found: bytes.len(),
+    })?;
+    let name_len = usize::from(wire.name_len.get());
+    if name_len != name.len() {
+        return Err(FormatError::Length {
+            what: WHAT,
+            expected: name_len,
+            found: name.len(),
+        });
+    }
+    Ok((wire, name))
+}
+
+/// What a dataset may take: the part of its record that changes of it need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// [`DatasetRecord::quota_bytes`].
+    pub bytes: u64,
+    /// [`DatasetRecord::quota_inodes`].
+    pub inodes: u64,
+}
+
+impl Quota {
+    /// Reads it from the bytes of a [`DatasetRecord`].
+    ///
+    /// # Errors
+    /// When lengths do not fit together.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (wire, _) = parts(bytes)?;
+        Ok(Quota {
+            bytes: wire.quota_bytes.get(),
+            inodes: wire.quota_inodes.get(),
+        })
+    }
+}
+
 impl DatasetRecord {
     /// The bytes of the record.
     #[must_use]
@@ -95,23 +138,9 @@ impl DatasetRecord {
     /// # Errors
     /// When lengths do not fit together or the name is not UTF-8.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let what = "dataset record";
-        let (wire, name) =
-            DatasetWire::read_from_prefix(bytes).map_err(|_| FormatError::Length {
-                what,
-                expected: size_of::<DatasetWire>(),
-                found: bytes.len(),
-            })?;
-        let name_len = usize::from(wire.name_len.get());
-        if name_len != name.len() {
-            return Err(FormatError::Length {
-                what,
-                expected: name_len,
-                found: name.len(),
-            });
-        }
+        let (wire, name) = parts(bytes)?;
         let name = std::str::from_utf8(name).map_err(|_| FormatError::Field {
-            what,
+            what: WHAT,
             field: "name",
             found: 0,
         })?;
