@@ -121,12 +121,8 @@ fn insert_cell(
     value: &[u8],
     child: Option<Arc<Node>>,
 ) -> Option<Split> {
-    let internal = node.page.level() > 0;
     if node.page.fits(key, value) {
-        node.page.insert(index, key, value);
-        if internal {
-            node.children.insert(index, child);
-        }
+        node.insert(index, key, value, child);
         return None;
     }
     let at = split_point(&node.page, index, Page::cell_bytes(key, value));
@@ -134,10 +130,10 @@ fn insert_cell(
     right.append_from(&node.page, at..node.page.len());
     let mut left = Page::new(node.page.level());
     left.append_from(&node.page, 0..at);
-    let right_children = if internal {
-        node.children.split_off(at)
-    } else {
+    let right_children = if node.children.is_empty() {
         Vec::new()
+    } else {
+        node.children.split_off(at)
     };
     node.page = left;
     let mut right = Node::new(right, right_children);
@@ -148,10 +144,7 @@ fn insert_cell(
     } else {
         (&mut *node, index)
     };
-    target.page.insert(index, key, value);
-    if internal {
-        target.children.insert(index, child);
-    }
+    target.insert(index, key, value, child);
     let key = Key::from_slice(right.page.key(0));
     Some(Split { key, node: right })
 }
@@ -199,8 +192,8 @@ fn with_child<T>(
         .node_mut(pages, effects)?
         .ok_or_else(|| StoreError::Corrupt("an internal tree page points nowhere".into()))?;
     let result = change(child, effects)?;
-    if let (Link::Memory(child), Some(slot)) = (link, node.children.get_mut(index)) {
-        *slot = Some(child);
+    if let Link::Memory(child) = link {
+        node.hold(index, child);
     }
     Ok(result)
 }
@@ -265,16 +258,11 @@ fn delete_below(
         })
     })?;
     if used == 0 {
-        remove_cell(node, index);
+        node.remove(index);
     } else if used < UNDERFULL_BYTES && node.page.len() > 1 {
         merge(node, index, pages, effects)?;
     }
     Ok(())
-}
-
-fn remove_cell(node: &mut Node, index: usize) {
-    node.page.remove(index);
-    node.children.remove(index);
 }
 
 /// Merges child `index` with a neighbour when both fit one page well.
@@ -300,21 +288,15 @@ fn merge(
     }
     with_child(node, left, pages, effects, |target, _| {
         if target.page.level() == 0 {
-            target
-                .page
-                .append_from(&right_node.page, 0..right_node.page.len());
+            target.append_from(&right_node, 0..right_node.page.len());
         } else {
             let end = target.page.len();
-            target
-                .page
-                .insert(end, &separator, right_node.page.value(0));
-            target
-                .page
-                .append_from(&right_node.page, 1..right_node.page.len());
-            target.children.extend(right_node.children.iter().cloned());
+            let first = right_node.children.first().cloned().flatten();
+            target.insert(end, &separator, right_node.page.value(0), first);
+            target.append_from(&right_node, 1..right_node.page.len());
         }
         Ok(())
     })?;
-    remove_cell(node, left + 1);
+    node.remove(left + 1);
     Ok(())
 }

@@ -65,4 +65,7 @@ fn settle_node(node: &mut Node) {
             None => settle_node(Arc::make_mut(child)),
         }
     }
+    if node.children.iter().all(Option::is_none) {
+        node.children = Vec::new();
+    }
 }

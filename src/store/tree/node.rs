@@ -1,6 +1,6 @@
 //! A node in memory, and links to nodes.
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
 use crate::format::page::Page;
@@ -11,7 +11,8 @@ use crate::store::pages::PageStore;
 /// A node: a page, and those of its children that are not on disk yet.
 pub struct Node {
     pub(super) page: Page,
-    /// For an internal node one entry a cell; `None` where the cell's pointer counts.
+    /// For an internal node one entry a cell, `None` where the cell's pointer counts; or none at all
+    /// where all pointers count, as in a leaf.
     pub(super) children: Vec<Option<Arc<Node>>>,
     /// Where it lies, once a checkpoint has given it a place. Then it never changes again.
     place: OnceLock<PagePtr>,
@@ -31,7 +32,7 @@ impl Clone for Node {
 impl Node {
     /// A node that is not on disk.
     pub(super) fn new(page: Page, children: Vec<Option<Arc<Node>>>) -> Self {
-        debug_assert!(page.level() == 0 || children.len() == page.len());
+        debug_assert!(children.is_empty() || children.len() == page.len());
         Node {
             page,
             children,
@@ -42,14 +43,9 @@ impl Node {
     /// A node as read from `place`.
     #[must_use]
     pub fn from_disk(page: Page, place: PagePtr) -> Self {
-        let children = if page.level() == 0 {
-            Vec::new()
-        } else {
-            vec![None; page.len()]
-        };
         Node {
             page,
-            children,
+            children: Vec::new(),
             place: OnceLock::from(place),
         }
     }
@@ -69,6 +65,50 @@ impl Node {
     pub(super) fn set_place(&self, place: PagePtr) {
         let first = self.place.set(place).is_ok();
         assert!(first, "a node got a second place, {place:?}");
+    }
+
+    /// Inserts a cell that fits, with the child it stands for when that is in memory.
+    pub(super) fn insert(
+        &mut self,
+        index: usize,
+        key: &[u8],
+        value: &[u8],
+        child: Option<Arc<Node>>,
+    ) {
+        if child.is_some() {
+            self.children.resize(self.page.len(), None);
+        }
+        if child.is_some() || !self.children.is_empty() {
+            self.children.insert(index, child);
+        }
+        self.page.insert(index, key, value);
+    }
+
+    /// Removes a cell.
+    pub(super) fn remove(&mut self, index: usize) {
+        self.page.remove(index);
+        if !self.children.is_empty() {
+            self.children.remove(index);
+        }
+    }
+
+    /// Holds child `index` in memory.
+    pub(super) fn hold(&mut self, index: usize, child: Arc<Node>) {
+        self.children.resize(self.page.len(), None);
+        if let Some(slot) = self.children.get_mut(index) {
+            *slot = Some(child);
+        }
+    }
+
+    /// Appends cells of a node of the same level, with the children they stand for.
+    pub(super) fn append_from(&mut self, other: &Node, cells: Range<usize>) {
+        if !(self.children.is_empty() && other.children.is_empty()) {
+            self.children.resize(self.page.len(), None);
+            let more = cells.clone().map(|index| other.children.get(index));
+            self.children
+                .extend(more.map(|child| child.cloned().flatten()));
+        }
+        self.page.append_from(&other.page, cells);
     }
 
     /// The link to child `index`.

@@ -182,6 +182,36 @@ fn agrees_with_a_model_over_changes_checkpoints_and_reopening() {
 }
 
 #[test]
+fn children_are_listed_only_while_one_is_in_memory() {
+    let mut bench = Bench::new(7);
+    for _ in 0..2_000 {
+        bench.change();
+    }
+    let root = |bench: &Bench| {
+        let node = bench.root.show(&bench.pages).unwrap().unwrap();
+        assert!(node.page.level() > 0);
+        (node.children.len(), node.page.len())
+    };
+    for round in 0..20 {
+        bench.checkpoint();
+        assert_eq!(root(&bench).0, 0, "round {round}");
+        let (key, value) = (bench.key(), vec![round; 30]);
+        put(
+            &mut bench.root,
+            &bench.pages,
+            &key,
+            &value,
+            &mut bench.effects,
+        )
+        .unwrap();
+        bench.model.insert(key, value);
+        let (listed, cells) = root(&bench);
+        assert_eq!(listed, cells, "round {round}");
+        assert_eq!(contents(&bench.root, &bench.pages), bench.model);
+    }
+}
+
+#[test]
 fn a_clone_of_the_root_is_a_snapshot() {
     let mut bench = Bench::new(7);
     for _ in 0..2_000 {
