@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use daemons::{Daemon, Kind, Places};
 use driver::{Driver, Message};
-use razorfs::disk::file::create_store;
+use razorfs::disk::dir::create_store;
 use razorfs::engine::{Clock, MkfsOptions, OpenOptions, Time, Volume, mkfs};
 use razorfs::fs::{FileSystem, Options};
 use razorfs::server::Server;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use razorfs::disk::file::{OpenDir, open_store};
+use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::fsck::{Fix, Issue, Options, Severity, Summary, check, repair};
 use serde_json::json;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
 use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Listen};
-use razorfs::disk::file::{OpenDir, open_store};
+use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Volume};
 use razorfs::fs::Export;
 use razorfs::sandbox;

@@ -1,288 +1,50 @@
-//! The disks of a store as files of a directory (or block devices behind symbolic links).
+//! A file or block device as a disk.
 //!
-//! Invariant: one process owns a store, by an exclusive lock on its superblock file that ends with
-//! the process.
+//! Large writes and those that are durable on return go past the page cache where the file system
+//! lets them (O_DIRECT): a copy in it would cost more than the write. All others go through it, and
+//! the kernel joins them. The kernel keeps both ways coherent (open(2), NOTES on O_DIRECT) as long
+//! as nobody reads or writes a range while it is being written, which no user of a disk does.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+use super::Disk;
+use super::buffer::{BLOCK_BYTES, Buffer};
+use super::dir::{DiskError, failed};
 use super::mapped::Mapping;
-use super::{Disk, Media};
 
-/// The file whose presence makes a directory a store.
-pub const SUPERBLOCK_FILE: &str = "superblock";
-const NODES_FILE: &str = "nodes.dat";
-const STRINGS_FILE: &str = "strings.dat";
-const CHUNKS_FILE: &str = "chunks.dat";
-const WAL_FILE: &str = "wal.log";
+/// Writes of fewer bytes go through the page cache, unless they are to be durable at once.
+const DIRECT_MIN_BYTES: usize = 64 << 10;
+/// Slices that one call takes (include/uapi/linux/uio.h, UIO_MAXIOV).
+const IOV_MAX: usize = 1024;
+/// Bytes written at once when a file is made ready.
+const ZEROS_BYTES: usize = 1 << 20;
 
-/// Why a store's files cannot be opened or made.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// A system call failed.
-    #[error("{path}: {doing}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What was tried.
-        doing: &'static str,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The directory has no superblock file.
-    #[error(
-        "{0} is not a razorfs store: it has no file 'superblock' (make one with 'razorfs mkfs')"
-    )]
-    NotAStore(PathBuf),
-    /// mkfs on a directory that is a store.
-    #[error("{0} holds a razorfs store already; to destroy it, use --force")]
-    StoreExists(PathBuf),
-    /// mkfs on a directory with something else in it.
-    #[error("{0} is not empty, and not a razorfs store: choose an empty or new directory")]
-    NotEmpty(PathBuf),
-    /// Another process has the store open.
-    #[error("{path} is in use by another process{holder}: stop it first")]
-    Locked {
-        /// The store.
-        path: PathBuf,
-        /// ` (pid N)` where the system tells.
-        holder: String,
-    },
-    /// The store lies in memory.
-    #[error(
-        "{path} is on {kind}: everything in it is lost when this machine stops; put the store on a \
-         disk, or accept the loss with --allow-volatile"
-    )]
-    Volatile {
-        /// The store.
-        path: PathBuf,
-        /// The kind of file system.
-        kind: &'static str,
-    },
-}
-
-fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> DiskError {
-    let path = path.to_owned();
-    move |source| DiskError::Io {
-        path,
-        doing,
-        source,
-    }
-}
-
-/// The open files of a store, and the lock on it.
-pub struct StoreDir {
-    /// The disks.
-    pub media: Media,
-    /// Keeps other processes out while it lives.
-    pub lock: StoreLock,
-}
-
-/// The lock on a store: it ends when this is dropped, or with the process.
-pub struct StoreLock {
-    _file: File,
-}
-
-/// How to open a store's files.
+/// How a disk is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenDir {
-    /// Open the files for reading only.
-    pub read_only: bool,
-    /// Accept a file system that does not survive a power cut.
-    pub allow_volatile: bool,
-}
-
-/// Makes the files of a store in `dir`, which is made when it is not there. With `force` an
-/// existing store is destroyed.
-///
-/// # Errors
-/// When the directory holds something else, is in use, or lies in memory and that was not accepted.
-pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<StoreDir, DiskError> {
-    std::fs::create_dir_all(dir).map_err(failed(dir, "making the directory"))?;
-    check_volatile(dir, allow_volatile)?;
-    let mut occupied = false;
-    for entry in std::fs::read_dir(dir).map_err(failed(dir, "reading the directory"))? {
-        let name = entry
-            .map_err(failed(dir, "reading the directory"))?
-            .file_name();
-        occupied |= name != "lost+found";
-    }
-    let superblock = dir.join(SUPERBLOCK_FILE);
-    if superblock.exists() {
-        if !force {
-            return Err(DiskError::StoreExists(dir.to_owned()));
-        }
-    } else if occupied {
-        return Err(DiskError::NotEmpty(dir.to_owned()));
-    }
-    let lock = take_lock(dir, open_file(&superblock, false, true)?)?;
-    let disk = |name: &str, mapped: bool| -> Result<Arc<dyn Disk>, DiskError> {
-        let path = dir.join(name);
-        let file = open_file(&path, false, true)?;
-        if file
-            .metadata()
-            .map_err(failed(&path, "reading its size"))?
-            .is_file()
-        {
-            file.set_len(0).map_err(failed(&path, "emptying"))?;
-        }
-        Ok(Arc::new(FileDisk::new(path, file, mapped)?))
-    };
-    // The superblock first: while it is empty the directory is no store.
-    let media = Media {
-        superblock: disk(SUPERBLOCK_FILE, false)?,
-        nodes: disk(NODES_FILE, true)?,
-        strings: disk(STRINGS_FILE, true)?,
-        chunks: disk(CHUNKS_FILE, false)?,
-        wal: disk(WAL_FILE, false)?,
-    };
-    sync_directory(dir)?;
-    Ok(StoreDir { media, lock })
-}
-
-/// Removes the files of a store from `dir`, as far as they are there: for what could not be made.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn remove_store_files(dir: &Path) -> Result<(), DiskError> {
-    // The superblock last: until it is gone, another attempt says that something is there.
-    let names = [
-        NODES_FILE,
-        STRINGS_FILE,
-        CHUNKS_FILE,
-        WAL_FILE,
-        SUPERBLOCK_FILE,
-    ];
-    for path in names.map(|name| dir.join(name)) {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(&path, "removing")(error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Opens the files of the store in `dir`.
-///
-/// # Errors
-/// When it is not a store, is in use, or lies in memory and that was not accepted.
-pub fn open_store(dir: &Path, options: OpenDir) -> Result<StoreDir, DiskError> {
-    let superblock = dir.join(SUPERBLOCK_FILE);
-    match superblock.try_exists() {
-        Ok(true) => {}
-        Ok(false) => return Err(DiskError::NotAStore(dir.to_owned())),
-        Err(source) => return Err(failed(&superblock, "looking for it")(source)),
-    }
-    check_volatile(dir, options.allow_volatile)?;
-    let lock = take_lock(dir, open_file(&superblock, options.read_only, false)?)?;
-    let disk = |name: &str, mapped: bool| -> Result<Arc<dyn Disk>, DiskError> {
-        let path = dir.join(name);
-        let file = open_file(&path, options.read_only, false)?;
-        Ok(Arc::new(FileDisk::new(path, file, mapped)?))
-    };
-    let media = Media {
-        superblock: disk(SUPERBLOCK_FILE, false)?,
-        nodes: disk(NODES_FILE, true)?,
-        strings: disk(STRINGS_FILE, true)?,
-        chunks: disk(CHUNKS_FILE, false)?,
-        wal: disk(WAL_FILE, false)?,
-    };
-    Ok(StoreDir { media, lock })
-}
-
-fn open_file(path: &Path, read_only: bool, create: bool) -> Result<File, DiskError> {
-    OpenOptions::new()
-        .read(true)
-        .write(!read_only)
-        .create(create)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed(path, "opening"))
-}
-
-/// Makes the names of new files durable.
-fn sync_directory(dir: &Path) -> Result<(), DiskError> {
-    for dir in [
-        Some(dir),
-        dir.parent().filter(|parent| !parent.as_os_str().is_empty()),
-    ] {
-        let Some(dir) = dir else { continue };
-        File::open(dir)
-            .and_then(|file| file.sync_all())
-            .map_err(failed(dir, "flushing"))?;
-    }
-    Ok(())
-}
-
-/// Takes the store's lock.
-fn take_lock(dir: &Path, file: File) -> Result<StoreLock, DiskError> {
-    match file.try_lock() {
-        Ok(()) => Ok(StoreLock { _file: file }),
-        Err(std::fs::TryLockError::WouldBlock) => Err(DiskError::Locked {
-            path: dir.to_owned(),
-            holder: lock_holder(&file),
-        }),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed(dir, "locking")(source)),
-    }
-}
-
-/// Who holds the lock on a file, from /proc/locks: ` (pid N)`, or nothing.
-fn lock_holder(file: &File) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let (Ok(metadata), Ok(locks)) = (file.metadata(), std::fs::read_to_string("/proc/locks"))
-    else {
-        return String::new();
-    };
-    let inode = format!(":{}", metadata.ino());
-    locks
-        .lines()
-        .find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let at = fields.iter().position(|field| field.ends_with(&inode))?;
-            fields
-                .get(at.checked_sub(1)?)
-                .map(|pid| format!(" (pid {pid})"))
-        })
-        .unwrap_or_default()
-}
-
-/// Refuses a file system that lives in memory.
-fn check_volatile(dir: &Path, allow: bool) -> Result<(), DiskError> {
-    let file = File::open(dir).map_err(failed(dir, "opening"))?;
-    let stat = rustix::fs::fstatfs(&file)
-        .map_err(io::Error::from)
-        .map_err(failed(dir, "asking its kind"))?;
-    let kind = match stat.f_type {
-        0x0102_1994 => "tmpfs",
-        0x8584_58f6 => "ramfs",
-        _ => return Ok(()),
-    };
-    if allow {
-        ::log::warn!(
-            "{} is on {kind}: nothing in it survives this machine",
-            dir.display()
-        );
-        return Ok(());
-    }
-    Err(DiskError::Volatile {
-        path: dir.to_owned(),
-        kind,
-    })
+pub enum Access {
+    /// Reads through a mapping, writes through the page cache.
+    Mapped,
+    /// Writes past the page cache where that pays.
+    Direct,
+    /// Neither.
+    Cached,
 }
 
 /// A file or block device.
 pub struct FileDisk {
     path: PathBuf,
     file: File,
+    /// The same, opened for direct I/O.
+    direct: Option<File>,
+    /// Whether direct I/O was found not to work after all.
+    direct_fails: AtomicBool,
     is_device: bool,
     /// Length in bytes, as far as this process knows: nobody else changes it.
     length: AtomicU64,
@@ -291,11 +53,11 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// A disk on an open file; `mapped` reads through a mapping.
+    /// A disk on an open file, which `path` names.
     ///
     /// # Errors
     /// When the system does not tell its length.
-    pub fn new(path: PathBuf, file: File, mapped: bool) -> Result<Self, DiskError> {
+    pub fn new(path: PathBuf, file: File, access: Access) -> Result<Self, DiskError> {
         use std::io::Seek;
         let kind = file
             .metadata()
@@ -305,10 +67,14 @@ impl FileDisk {
             .seek(io::SeekFrom::End(0))
             .map_err(failed(&path, "reading its size"))?;
         Ok(FileDisk {
+            direct: (access == Access::Direct)
+                .then(|| open_direct(&path))
+                .flatten(),
+            direct_fails: AtomicBool::new(false),
             path,
             is_device: kind.is_block_device(),
             length: AtomicU64::new(length),
-            mapping: mapped.then(Mapping::default),
+            mapping: (access == Access::Mapped).then(Mapping::default),
             file,
         })
     }
@@ -325,6 +91,84 @@ impl FileDisk {
             ))
         })
     }
+
+    /// What to write `bufs` with past the page cache, where that is possible.
+    fn direct(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Option<&File> {
+        let is_aligned = |buf: &IoSlice<'_>| {
+            buf.as_ptr().align_offset(BLOCK_BYTES) == 0 && buf.len().is_multiple_of(BLOCK_BYTES)
+        };
+        self.direct.as_ref().filter(|_| {
+            offset.is_multiple_of(BLOCK_BYTES as u64)
+                && bufs.iter().all(is_aligned)
+                && !self.direct_fails.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Writes `bufs` one behind the other; with `through` they are durable then.
+    fn put(&self, offset: u64, bufs: &mut [IoSlice<'_>], through: bool) -> io::Result<()> {
+        let len: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let end = self.end_of(offset, len as u64)?;
+        let mut rest = Rest { offset, bufs };
+        let flags = match through {
+            true => ReadWriteFlags::DSYNC,
+            false => ReadWriteFlags::empty(),
+        };
+        let direct = self.direct(offset, rest.bufs);
+        if let Some(file) = direct.filter(|_| through || len >= DIRECT_MIN_BYTES) {
+            match rest.write(file, flags) {
+                // Not here, or larger blocks: the page cache takes everything.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                    self.direct_fails.store(true, Ordering::Relaxed);
+                }
+                other => other.map_err(|error| self.named(error.into()))?,
+            }
+        }
+        match rest.write(&self.file, flags) {
+            // Before Linux 4.7, and on some file systems.
+            Err(Errno::OPNOTSUPP) if through => {
+                let written = rest.write(&self.file, ReadWriteFlags::empty());
+                written.map_err(|error| self.named(error.into()))?;
+                self.flush()?;
+            }
+            other => other.map_err(|error| self.named(error.into()))?,
+        }
+        self.length.fetch_max(end, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+/// What is left to write.
+struct Rest<'a, 'b> {
+    offset: u64,
+    bufs: &'a mut [IoSlice<'b>],
+}
+
+impl Rest<'_, '_> {
+    /// Writes it, and forgets what was written.
+    fn write(&mut self, file: &File, flags: ReadWriteFlags) -> Result<(), Errno> {
+        while !self.bufs.is_empty() {
+            let some = self.bufs.get(..IOV_MAX).unwrap_or(self.bufs);
+            let written = match pwritev2(file, some, self.offset, flags) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(written) => written,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            };
+            self.offset += written as u64;
+            IoSlice::advance_slices(&mut self.bufs, written);
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file for writing past the page cache; `None` where that is not possible.
+fn open_direct(path: &Path) -> Option<File> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .inspect_err(|error| ::log::debug!("{}: no direct I/O: {error}", path.display()))
+        .ok()
 }
 
 impl Disk for FileDisk {
@@ -342,12 +186,16 @@ impl Disk for FileDisk {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        let end = self.end_of(offset, buf.len() as u64)?;
-        self.file
-            .write_all_at(buf, offset)
-            .map_err(|error| self.named(error))?;
-        self.length.fetch_max(end, Ordering::AcqRel);
-        Ok(())
+        self.put(offset, &mut [IoSlice::new(buf)], false)
+    }
+
+    fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        self.put(offset, &mut slices, false)
+    }
+
+    fn write_through(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.put(offset, &mut [IoSlice::new(buf)], true)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -376,6 +224,23 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.allocate(offset, len)?;
+        if self.is_device {
+            return Ok(());
+        }
+        let zeros = Buffer::zeroed(ZEROS_BYTES);
+        let end = self.end_of(offset, len)?;
+        let mut at = offset;
+        while at < end {
+            let size = usize::try_from(end - at).unwrap_or(ZEROS_BYTES);
+            let part = zeros.get(..size).unwrap_or(&zeros);
+            self.write_at(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, flags, offset, len) {
@@ -396,56 +261,26 @@ impl Disk for FileDisk {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
-    const ANYWHERE: OpenDir = OpenDir {
-        read_only: false,
-        allow_volatile: true,
-    };
-
-    #[test]
-    fn a_store_has_one_owner() {
-        let dir = tempfile::tempdir().unwrap();
-        let made = create_store(dir.path(), true, false).unwrap();
-        let error = open_store(dir.path(), ANYWHERE).err().unwrap();
-        assert!(matches!(error, DiskError::Locked { .. }), "{error}");
-        drop(made);
-        assert!(open_store(dir.path(), ANYWHERE).is_ok());
+    fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .open(path)
     }
 
     #[test]
-    fn mkfs_destroys_nothing_unasked() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(create_store(dir.path(), true, false).unwrap());
-        let again = create_store(dir.path(), true, false).err().unwrap();
-        assert!(matches!(again, DiskError::StoreExists(_)));
-        assert!(create_store(dir.path(), true, true).is_ok());
-
-        let other = tempfile::tempdir().unwrap();
-        std::fs::write(other.path().join("precious"), "x").unwrap();
-        let error = create_store(other.path(), true, true).err().unwrap();
-        assert!(matches!(error, DiskError::NotEmpty(_)));
-        let error = open_store(other.path(), ANYWHERE).err().unwrap();
-        assert!(matches!(error, DiskError::NotAStore(_)));
-    }
-
-    #[test]
-    fn a_memory_file_system_is_refused_unless_accepted() {
-        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
-            return;
-        };
-        let error = create_store(dir.path(), false, false).err().unwrap();
-        assert!(matches!(error, DiskError::Volatile { kind: "tmpfs", .. }));
-        assert!(create_store(dir.path(), true, false).is_ok());
-    }
-
-    #[test]
-    fn mapped_and_unmapped_disks_read_what_was_written() {
-        for mapped in [false, true] {
+    fn every_kind_of_disk_reads_what_was_written() {
+        for access in [Access::Cached, Access::Direct, Access::Mapped] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("disk");
-            let file = open_file(&path, false, true).unwrap();
-            let disk = FileDisk::new(path, file, mapped).unwrap();
+            let file = open(&path).unwrap();
+            let disk = FileDisk::new(path, file, access).unwrap();
             disk.allocate(0, 1 << 20).unwrap();
             assert_eq!(disk.len_bytes(), 1 << 20);
             let mut buf = [1; 4096];
@@ -463,5 +298,47 @@ mod tests {
             let error = disk.read_at((2 << 20) - 8, &mut buf).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
+    }
+
+    #[test]
+    fn what_goes_past_the_page_cache_and_what_goes_through_it_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let file = open(&path).unwrap();
+        let disk = FileDisk::new(path, file, Access::Direct).unwrap();
+        let size = 4 << 20;
+        disk.preallocate(0, size as u64).unwrap();
+        let mut model = vec![0; size];
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for round in 0..300u32 {
+            let value = u8::try_from(round % 250 + 1).unwrap();
+            let (at, len) = match rng.random_range(0..3) {
+                // Aligned, large and small, and neither.
+                0 => (
+                    rng.random_range(0..512) * 4096,
+                    rng.random_range(1..64) * 4096,
+                ),
+                1 => (rng.random_range(0..512) * 4096, 4096),
+                _ => (rng.random_range(0..2 << 20), rng.random_range(1..200_000)),
+            };
+            let mut buffer = Buffer::zeroed(len);
+            buffer.fill(value);
+            match rng.random_range(0..3) {
+                0 => disk.write_at(at as u64, &buffer).unwrap(),
+                1 => disk.write_through(at as u64, &buffer).unwrap(),
+                _ => {
+                    let (one, two) = buffer.split_at(len / 2 / 4096 * 4096);
+                    disk.write_all_at(at as u64, &[one, two]).unwrap();
+                }
+            }
+            model[at..at + len].fill(value);
+            let mut found = vec![0; len + 8192];
+            let from = at.saturating_sub(4096).min(size - found.len());
+            disk.read_at(from as u64, &mut found).unwrap();
+            assert!(found == model[from..from + found.len()], "round {round}");
+        }
+        let mut found = vec![0; size];
+        disk.read_at(0, &mut found).unwrap();
+        assert!(found == model);
     }
 }

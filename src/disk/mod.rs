@@ -4,6 +4,8 @@
 //! subset of its 512-byte sectors) or not at all, independently of any other; a flush makes every
 //! write completed before it durable; any call may fail. Imports nothing of razorfs.
 
+pub mod buffer;
+pub mod dir;
 pub mod file;
 mod mapped;
 pub mod sim;
@@ -29,6 +31,28 @@ pub trait Disk: Send + Sync {
     /// A media error or `StorageFull`; what was written then is unknown.
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
 
+    /// Writes all of `bufs` at `offset`, one behind the other; else as [`Disk::write_at`].
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`].
+    fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> io::Result<()> {
+        let mut at = offset;
+        for buf in bufs {
+            self.write_at(at, buf)?;
+            at = at.saturating_add(buf.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buf` at `offset` and makes it durable, but no other write.
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`] and [`Disk::flush`].
+    fn write_through(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.write_at(offset, buf)?;
+        self.flush()
+    }
+
     /// Makes every completed write durable (and the length, where it grew).
     ///
     /// # Errors
@@ -41,6 +65,15 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// `StorageFull` when the space is not there; nothing has changed then.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// As [`Disk::allocate`], and makes the range ready to be overwritten: where a file system notes
+    /// what of a file was never written, a durable write there would be two.
+    ///
+    /// # Errors
+    /// As [`Disk::allocate`]; the range may have been allocated then.
+    fn preallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.allocate(offset, len)
+    }
 
     /// Gives the range's space back; reads of it give zeros afterwards. Only a hint.
     ///

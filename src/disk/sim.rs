@@ -3,8 +3,8 @@
 //! One run of a workload records every event; [`Recording`] then gives the disks as they may be
 //! found after power was lost at any point of it. Everything is decided by a seed.
 //!
-//! What survives: a write that a later completed flush of its disk covers, wholly; of any other
-//! write any subset of its 512-byte sectors, whatever became of the writes around it.
+//! What survives: a write that a later completed flush of its disk covers, and one that was written
+//! through, wholly; of any other write any subset of its 512-byte sectors, whatever became of the writes around it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -97,6 +97,11 @@ enum Event {
     },
     Flush {
         disk: usize,
+    },
+    /// The last write to this place is durable, and no other.
+    Through {
+        disk: usize,
+        offset: u64,
     },
 }
 
@@ -194,6 +199,15 @@ impl Disk for SimDisk {
             bytes,
         });
         result
+    }
+
+    fn write_through(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.write_at(offset, buf)?;
+        let mut world = self.world.lock();
+        world.call(Call::Flush)?;
+        let disk = self.index;
+        world.events.push(Event::Through { disk, offset });
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -400,10 +414,11 @@ impl Recording {
         self.events.is_empty()
     }
 
-    /// Whether event `index` is a flush.
+    /// Whether event `index` made something durable.
     #[must_use]
     pub fn is_flush(&self, index: usize) -> bool {
-        matches!(self.events.get(index), Some(Event::Flush { .. }))
+        let event = self.events.get(index);
+        matches!(event, Some(Event::Flush { .. } | Event::Through { .. }))
     }
 
     /// The disks after power was lost when the first `events` events had happened. Positions are
@@ -447,18 +462,42 @@ impl Recording {
             return;
         };
         self.position += 1;
-        if let Event::Flush { disk } = event {
-            let durable = &mut self.durable;
-            self.pending.retain(|event| {
-                let covered = disk_of(event) == disk;
-                if covered {
-                    apply(durable, event);
-                }
-                !covered
-            });
-        } else {
-            self.pending.push(event);
+        match event {
+            Event::Flush { disk } => {
+                let durable = &mut self.durable;
+                self.pending.retain(|event| {
+                    let covered = disk_of(event) == disk;
+                    if covered {
+                        apply(durable, event);
+                    }
+                    !covered
+                });
+            }
+            Event::Through { disk, offset } => self.settle(disk, offset),
+            _ => self.pending.push(event),
         }
+    }
+
+    /// Makes the last write to a place durable.
+    fn settle(&mut self, disk: usize, offset: u64) {
+        let is_it = |event: &Event| match event {
+            Event::Write {
+                disk: its_disk,
+                offset: its_offset,
+                ..
+            } => *its_disk == disk && *its_offset == offset,
+            _ => false,
+        };
+        let Some(at) = self.pending.iter().rposition(is_it) else {
+            return;
+        };
+        let event = self.pending.remove(at);
+        let mut older = self.pending.iter().take(at);
+        assert!(
+            older.all(|older| !overlap(older, &event)),
+            "written through over a write that was not flushed: which one wins is not known"
+        );
+        apply(&mut self.durable, &event);
     }
 }
 
@@ -467,7 +506,8 @@ fn disk_of(event: &Event) -> usize {
         Event::Write { disk, .. }
         | Event::Allocate { disk, .. }
         | Event::Trim { disk, .. }
-        | Event::Flush { disk } => *disk,
+        | Event::Flush { disk }
+        | Event::Through { disk, .. } => *disk,
     }
 }
 
@@ -479,8 +519,19 @@ fn apply(images: &mut [Image; DISKS], event: &Event) {
         Event::Write { offset, bytes, .. } => image.write(*offset, bytes),
         Event::Allocate { end, .. } => image.len = image.len.max(*end),
         Event::Trim { offset, len, .. } => image.trim(*offset, *len),
-        Event::Flush { .. } => {}
+        Event::Flush { .. } | Event::Through { .. } => {}
     }
+}
+
+/// Whether two writes of one disk have bytes in common.
+fn overlap(a: &Event, b: &Event) -> bool {
+    let place = |event: &Event| match event {
+        Event::Write { offset, bytes, .. } => (*offset, offset + bytes.len() as u64),
+        _ => (0, 0),
+    };
+    let (a_start, a_end) = place(a);
+    let (b_start, b_end) = place(b);
+    disk_of(a) == disk_of(b) && a_start < b_end && b_start < a_end
 }
 
 /// Applies an event wholly, in part or not at all.
@@ -571,6 +622,23 @@ mod tests {
                 .len_bytes(),
             110
         );
+    }
+
+    #[test]
+    fn writing_through_makes_that_write_durable_and_no_other() {
+        let sim = SimMedia::new();
+        let disk = sim.media().wal;
+        disk.write_at(0, &[1; 512]).unwrap();
+        disk.write_through(512, &[2; 512]).unwrap();
+        let mut recording = sim.recording();
+        let mut found = |events| {
+            let crashed = recording.crash_at(events, Survival::None).media().wal;
+            let mut buf = vec![0; usize::try_from(crashed.len_bytes()).unwrap()];
+            crashed.read_at(0, &mut buf).unwrap();
+            buf
+        };
+        assert!(found(2).is_empty(), "durable before it returned");
+        assert_eq!(found(3), [[0; 512], [2; 512]].concat());
     }
 
     #[test]

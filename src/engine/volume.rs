@@ -10,7 +10,7 @@ use super::background::Background;
 use super::data::{DataState, InodeTable};
 use super::{Clock, EngineError, OpenOptions, Time};
 use crate::disk::Media;
-use crate::disk::file::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
+use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, Kind, trailing_u64};
 use crate::log::journal::Pressure;

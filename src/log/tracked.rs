@@ -44,6 +44,10 @@ impl Disk for Tracked {
         self.note(self.disk.write_at(offset, buf))
     }
 
+    fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> io::Result<()> {
+        self.note(self.disk.write_all_at(offset, bufs))
+    }
+
     fn flush(&self) -> io::Result<()> {
         let mut failed = self.failed.lock();
         if *failed {

@@ -13,6 +13,7 @@ use super::change::Changes;
 use super::journal::Barrier;
 pub use super::scan::{Damage, ScanReport, scan};
 use crate::disk::Disk;
+use crate::disk::buffer::Buffer;
 use crate::format::FormatError;
 use crate::format::id::{Lsn, TxId};
 use crate::format::wal::{
@@ -26,6 +27,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 pub const RING_MIN_BYTES: u64 = 4 << 20;
 /// A batch is closed when it has this many bytes of entries.
 const BATCH_BYTES: usize = 1 << 20;
+/// Log that is written and made durable in one write, at most.
+const AT_ONCE_BYTES: u64 = 1 << 20;
 
 /// What goes wrong with the log.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -185,7 +188,7 @@ impl Wal {
         if ring_bytes < RING_MIN_BYTES || !ring_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(WalError::Size(ring_bytes));
         }
-        disk.allocate(0, RING_START + ring_bytes)
+        disk.preallocate(0, RING_START + ring_bytes)
             .map_err(|source| WalError::io("allocating", source))?;
         let header = LogHeader {
             uuid,
@@ -341,25 +344,44 @@ impl Wal {
     fn write(&self, batches: &[Batch], durable: Lsn) -> Result<(), WalError> {
         // Entries refer to chunks: those must be durable first.
         (self.barrier)().map_err(|source| WalError::io("flushing chunks.dat for it", source))?;
+        let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
+            return Ok(());
+        };
+        // They follow each other in the ring, too: mostly one write is enough, which is durable
+        // on return. Otherwise an fsync must wait for a flush.
+        let start = first.lsn.0 % self.ring_bytes;
+        let len = last.end().0 - first.lsn.0;
+        let at_once = len <= AT_ONCE_BYTES && start + len <= self.ring_bytes;
+        let mut bytes = Buffer::new();
         for batch in batches {
-            let header = BatchHeader {
-                lsn: batch.lsn,
-                durable,
-                tag: self.key.tag(),
-                payload_len: u32::try_from(batch.payload.len()).unwrap_or(u32::MAX),
-                entries: batch.entries,
-                first_tx: batch.first_tx,
-            };
-            let mut bytes = Vec::with_capacity(BATCH_HEADER_BYTES + batch.payload.len() + 4096);
-            bytes.extend_from_slice(&header.encode());
-            bytes.extend_from_slice(&batch.payload);
-            bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
-            self.write_ring(batch.lsn, &bytes)?;
+            self.encode(batch, durable, &mut bytes);
+            if !at_once {
+                self.write_ring(batch.lsn, &bytes)?;
+                bytes.resize(0);
+            }
         }
-        // Without it an fsync would return before its transaction is on the disk.
+        if at_once {
+            let written = self.disk.write_through(RING_START + start, &bytes);
+            return written.map_err(|source| WalError::io("writing", source));
+        }
         self.disk
             .flush()
             .map_err(|source| WalError::io("flushing", source))
+    }
+
+    /// Puts a batch as it lies in the ring behind `bytes`.
+    fn encode(&self, batch: &Batch, durable: Lsn, bytes: &mut Buffer) {
+        let header = BatchHeader {
+            lsn: batch.lsn,
+            durable,
+            tag: self.key.tag(),
+            payload_len: u32::try_from(batch.payload.len()).unwrap_or(u32::MAX),
+            entries: batch.entries,
+            first_tx: batch.first_tx,
+        };
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend_from_slice(&batch.payload);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES));
     }
 
     fn write_ring(&self, lsn: Lsn, bytes: &[u8]) -> Result<(), WalError> {
@@ -450,7 +472,7 @@ pub fn mend_header(
     let length = disk.len_bytes();
     let missing = (RING_START + ring_bytes).saturating_sub(length);
     if missing > 0 {
-        disk.allocate(length, missing)
+        disk.preallocate(length, missing)
             .map_err(|source| WalError::io("allocating", source))?;
     }
     let header = LogHeader {

@@ -32,6 +32,7 @@ const ANY: &[c_long] = &[
     libc::SYS_pwrite64,
     libc::SYS_preadv,
     libc::SYS_pwritev,
+    libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_fdatasync,
     libc::SYS_fsync,

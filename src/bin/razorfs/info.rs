@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use razorfs::disk::file::{OpenDir, open_store};
+use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::format::id::DatasetId;
 use razorfs::format::key::TreeId;
 use razorfs::format::page::PAGE_BYTES;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use razorfs::disk::file::{create_store, remove_store_files};
+use razorfs::disk::dir::{create_store, remove_store_files};
 use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
 use uuid::Uuid;
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use razorfs::disk::file::{self, OpenDir, StoreDir};
+use razorfs::disk::dir::{self, OpenDir, StoreDir};
 use razorfs::disk::sim::Call;
 use razorfs::disk::{Disk, Media, SECTOR_BYTES};
 use tempfile::TempDir;
@@ -233,7 +233,7 @@ impl Files {
     pub fn new() -> io::Result<Files> {
         let dir = tempfile::tempdir()?;
         Ok(Files {
-            store: file::create_store(dir.path(), true, false).map_err(io::Error::other)?,
+            store: dir::create_store(dir.path(), true, false).map_err(io::Error::other)?,
             shared: Arc::default(),
             dir,
         })
@@ -299,7 +299,7 @@ impl Files {
             allow_volatile: true,
         };
         let copy = Files {
-            store: file::open_store(dir.path(), options).map_err(io::Error::other)?,
+            store: dir::open_store(dir.path(), options).map_err(io::Error::other)?,
             shared: Arc::default(),
             dir,
         };
