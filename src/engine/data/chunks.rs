@@ -32,10 +32,14 @@ pub(super) fn units(len: usize) -> u64 {
     (len as u64).div_ceil(u64::from(UNIT_BYTES))
 }
 
-/// Writes a chunk's content at its units.
-pub(super) fn write(disk: &Arc<dyn Disk>, unit: u64, content: &[u8]) -> Result<(), StoreError> {
-    let offset = unit_offset(unit)?;
-    disk.write_at(offset, content)
+/// Writes units that lie side by side; each slice begins at the unit that it names.
+pub(super) fn write(disk: &Arc<dyn Disk>, units: &[(u64, &[u8])]) -> Result<(), StoreError> {
+    let Some((first, _)) = units.first() else {
+        return Ok(());
+    };
+    let offset = unit_offset(*first)?;
+    let bytes: Vec<&[u8]> = units.iter().map(|(_, bytes)| *bytes).collect();
+    disk.write_all_at(offset, &bytes)
         .map_err(|source| StoreError::io(format!("chunks.dat, writing at {offset}"), source))
 }
 

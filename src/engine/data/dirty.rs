@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::ranges::RangeSet;
+use crate::disk::buffer::Buffer;
 use crate::format::id::Lsn;
 use crate::format::record::CHUNK_MAX;
 use crate::format::superblock::UNIT_BYTES;
@@ -21,7 +22,7 @@ const WINDOW: u64 = CHUNK_MAX as u64;
 #[derive(Debug, Clone)]
 pub struct Run {
     /// The bytes.
-    pub data: Arc<Vec<u8>>,
+    pub data: Arc<Buffer>,
     /// Offsets in the file between which bytes are not in the log: the smallest range with all.
     unlogged: Option<(u64, u64)>,
 }
@@ -105,12 +106,13 @@ pub fn windows(offset: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Bytes that begin at `offset`, cut at the windows' boundaries.
-pub fn cut(offset: u64, bytes: Vec<u8>) -> impl Iterator<Item = (u64, Vec<u8>)> {
+pub fn cut(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, Buffer)> {
     let mut rest = bytes;
     windows(offset, rest.len() as u64).map(move |window| {
         let size = small(window.end - window.start).min(rest.len());
-        let behind = rest.split_off(size);
-        (window.start, std::mem::replace(&mut rest, behind))
+        let (part, behind) = rest.split_at(size);
+        rest = behind;
+        (window.start, Buffer::from(part))
     })
 }
 
@@ -132,7 +134,8 @@ impl DirtyMap {
     pub fn weight(&self) -> Weight {
         Weight {
             bytes: self.bytes,
-            memory: self.bytes + self.runs.len() as u64 * RUN_OVERHEAD_BYTES,
+            memory: self.units * u64::from(UNIT_BYTES)
+                + self.runs.len() as u64 * RUN_OVERHEAD_BYTES,
             units: self.units,
             log: log_bytes(self.logged.bytes(), self.logged.count()),
         }
@@ -216,19 +219,19 @@ impl DirtyMap {
     }
 
     /// Puts in bytes that the log holds, and that lie within one window.
-    pub fn insert_logged(&mut self, offset: u64, bytes: Vec<u8>) {
+    pub fn insert_logged(&mut self, offset: u64, bytes: Buffer) {
         self.logged.insert(offset, offset + bytes.len() as u64);
         self.logged_since = Some(Lsn(0));
         self.enter(offset, bytes, None);
     }
 
     /// Puts in bytes that lie within one window, over what is there.
-    pub fn insert(&mut self, offset: u64, bytes: Vec<u8>) {
+    pub fn insert(&mut self, offset: u64, bytes: Buffer) {
         let end = offset + bytes.len() as u64;
         self.enter(offset, bytes, Some((offset, end)));
     }
 
-    fn enter(&mut self, offset: u64, bytes: Vec<u8>, unlogged: Option<(u64, u64)>) {
+    fn enter(&mut self, offset: u64, bytes: Buffer, unlogged: Option<(u64, u64)>) {
         let end = offset + bytes.len() as u64;
         debug_assert!(windows(offset, bytes.len() as u64).count() == 1);
         let window = offset / WINDOW * WINDOW;
@@ -252,10 +255,10 @@ impl DirtyMap {
         }
         let mut first = offset;
         let mut joined = Run {
-            data: Arc::new(Vec::new()),
+            data: Arc::default(),
             unlogged,
         };
-        let mut data = Vec::new();
+        let mut data = Buffer::new();
         let mut last = end;
         touching.retain(|start| {
             first = first.min(*start);
@@ -267,7 +270,7 @@ impl DirtyMap {
         if touching.is_empty() {
             data = bytes;
         } else {
-            data.resize(small(last - first), 0);
+            data.resize(small(last - first));
             for start in touching {
                 if let Some(run) = self.take(start) {
                     overwrite(&mut data, small(start - first), &run.data);
@@ -303,7 +306,7 @@ impl DirtyMap {
             let cut = (start.max(part.start), end.min(part.end));
             (cut.0 < cut.1).then_some(cut)
         });
-        let data = Arc::new(bytes.to_vec());
+        let data = Arc::new(Buffer::from(bytes));
         self.put(part.start, Run { data, unlogged });
     }
 
@@ -364,7 +367,7 @@ impl DirtyMap {
 
     /// Whether the run at `start` still is what was captured.
     #[must_use]
-    pub fn is_unchanged(&self, start: u64, data: &Arc<Vec<u8>>) -> bool {
+    pub fn is_unchanged(&self, start: u64, data: &Arc<Buffer>) -> bool {
         self.runs
             .get(&start)
             .is_some_and(|run| Arc::ptr_eq(&run.data, data))
@@ -377,7 +380,7 @@ impl DirtyMap {
 }
 
 /// Puts `bytes` at `at`, growing the buffer.
-fn overwrite(data: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+fn overwrite(data: &mut Buffer, at: usize, bytes: &[u8]) {
     let end = at + bytes.len();
     let inside = data.len().min(end).saturating_sub(at);
     let (over, behind) = bytes.split_at(inside);
@@ -393,6 +396,10 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+
+    fn filled(value: u8, len: usize) -> Buffer {
+        Buffer::from(&*vec![value; len])
+    }
 
     fn check(map: &DirtyMap, model: &[Option<u8>]) {
         let mut seen = vec![None; model.len()];
@@ -442,7 +449,7 @@ mod tests {
                 let value = rng.random();
                 if rng.random_bool(0.7) {
                     for part in windows(offset, len) {
-                        let bytes = vec![value; small(part.end - part.start)];
+                        let bytes = filled(value, small(part.end - part.start));
                         if rng.random_bool(0.2) {
                             map.insert_logged(part.start, bytes);
                         } else {
@@ -463,7 +470,7 @@ mod tests {
     fn logs_each_byte_once_when_appending() {
         let mut map = DirtyMap::default();
         for step in 0..10u64 {
-            map.insert(step * 100, vec![1; 100]);
+            map.insert(step * 100, filled(1, 100));
             let pieces = map.unlogged();
             assert_eq!(pieces.len(), 1);
             assert_eq!((pieces[0].0, pieces[0].1.len()), (step * 100, 100));
@@ -477,9 +484,9 @@ mod tests {
     #[test]
     fn what_changed_while_it_was_written_out_is_noticed() {
         let mut map = DirtyMap::default();
-        map.insert(0, vec![1; 100]);
+        map.insert(0, filled(1, 100));
         let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();
-        map.insert(50, vec![2; 10]);
+        map.insert(50, filled(2, 10));
         assert!(!map.is_unchanged(0, &captured));
         assert_eq!(captured[50], 1);
         let captured = map.at(0).map(|(_, run)| Arc::clone(&run.data)).unwrap();

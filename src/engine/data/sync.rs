@@ -268,7 +268,7 @@ impl Volume {
                 let state = self.inodes.state(ino);
                 let mut data = state.data.write();
                 self.change_dirty(&mut data, |map| {
-                    for (at, part) in cut(offset, bytes) {
+                    for (at, part) in cut(offset, &bytes) {
                         map.insert_logged(at, part);
                     }
                 });

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::dirty::{cut, windows};
 use super::{UNIT, check_file};
+use crate::disk::buffer::Buffer;
 use crate::engine::inode::{FLAG_SYNC, InodeExt};
 use crate::engine::{Durability, EngineError, Source, Volume, WriteFlags};
 use crate::format::id::Ino;
@@ -33,14 +34,14 @@ impl Volume {
         // Read once, before anything is locked: the guest may change it at any time.
         let mut pieces = Vec::new();
         if flags.append {
-            let mut bytes = vec![0; len];
+            let mut bytes = Buffer::zeroed(len);
             source.fill(&mut bytes)?;
             pieces.push(bytes);
         } else {
             check_end(offset, len)?;
             for window in windows(offset, len as u64) {
                 let size = usize::try_from(window.end - window.start).unwrap_or_default();
-                let mut bytes = vec![0; size];
+                let mut bytes = Buffer::zeroed(size);
                 source.fill(&mut bytes)?;
                 pieces.push(bytes);
             }
@@ -77,8 +78,10 @@ impl Volume {
             let mut at = offset;
             for bytes in pieces {
                 let end = at + bytes.len() as u64;
-                for (start, part) in cut(at, bytes) {
-                    map.insert(start, part);
+                if flags.append {
+                    cut(at, &bytes).for_each(|(start, part)| map.insert(start, part));
+                } else {
+                    map.insert(at, bytes);
                 }
                 at = end;
             }

@@ -13,14 +13,20 @@ use std::sync::atomic::Ordering;
 use super::dirty::{DirtyMap, Run};
 use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
-use super::{EXTENTS_MAX, UNIT, chunks, space};
+use super::{EXTENTS_MAX, chunks, space};
+use crate::disk::buffer::{BLOCK_BYTES, Buffer};
 use crate::engine::{EngineError, Volume};
 use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, TreeId, trailing_u64};
 use crate::format::record::{ChunkRecord, ExtentRecord};
+use crate::format::superblock::UNIT_BYTES;
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
+
+/// A unit as a length in memory: the blocks of a [`Buffer`] are units.
+const UNIT_SIZE: usize = UNIT_BYTES as usize;
+const _: () = assert!(UNIT_SIZE == BLOCK_BYTES);
 
 /// Runs written out with their file's `io` held all the time.
 const GROUP: usize = 32;
@@ -31,12 +37,12 @@ const CLAIMS_MAX: usize = 64;
 const CHUNK_BAND: u64 = 1 << 24;
 
 /// A run as it was when its write-out began.
-type Captured = (u64, Arc<Vec<u8>>);
+type Captured = (u64, Arc<Buffer>);
 
 /// A run and where it goes: into one chunk, or into several where the free space is in pieces.
 struct Piece {
     start: u64,
-    data: Arc<Vec<u8>>,
+    data: Arc<Buffer>,
     parts: Vec<Part>,
 }
 
@@ -69,6 +75,13 @@ impl Piece {
         let at = usize::try_from(part.start - self.start).unwrap_or(usize::MAX);
         let end = at.saturating_add(part.len);
         self.data.get(at..end).unwrap_or_default()
+    }
+
+    /// As [`Piece::content`], with the zeros that fill its last unit.
+    fn units(&self, part: &Part) -> &[u8] {
+        let at = usize::try_from(part.start - self.start).unwrap_or(usize::MAX);
+        let end = at.saturating_add(part.len.next_multiple_of(UNIT_SIZE));
+        self.data.blocks().get(at..end).unwrap_or_default()
     }
 }
 
@@ -193,7 +206,6 @@ impl Volume {
     /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
     /// What was promised counts units, not ranges.
     fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
-        let unit_bytes = usize::try_from(UNIT).unwrap_or(usize::MAX);
         let mut size = len;
         loop {
             let units = chunks::units(size);
@@ -209,28 +221,39 @@ impl Volume {
                         entered: start,
                     });
                 }
-                Err(EngineError::Store(StoreError::NoSpace(_))) if size > unit_bytes => {
-                    size = (size / 2).next_multiple_of(unit_bytes);
+                Err(EngineError::Store(StoreError::NoSpace(_))) if size > UNIT_SIZE => {
+                    size = (size / 2).next_multiple_of(UNIT_SIZE);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Writes runs to the space that was claimed for them.
+    /// Writes runs to the space that was claimed for them: what lies side by side, at once.
     fn write_chunks(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
-        for piece in pieces {
+        for piece in pieces.iter_mut() {
             let mut parts = std::mem::take(&mut piece.parts);
-            let written = parts.iter_mut().try_for_each(|part| {
-                let content = piece.content(part);
-                let mut record = chunks::describe(content);
+            for part in &mut parts {
+                let mut record = chunks::describe(piece.content(part));
                 record.start_unit = part.unit;
                 part.chunk = Some((self.new_chunk_id(), record));
-                let written = chunks::write(self.journal.chunks(), part.unit, content);
-                self.journal.latching(written)
-            });
+            }
             piece.parts = parts;
-            written?;
+        }
+        let parts = pieces.iter().flat_map(|piece| {
+            piece
+                .parts
+                .iter()
+                .map(|part| (part.unit, piece.units(part)))
+        });
+        let mut writes: Vec<(u64, &[u8])> = parts.collect();
+        writes.sort_unstable_by_key(|(unit, _)| *unit);
+        let neighbours = |one: &(u64, &[u8]), next: &(u64, &[u8])| {
+            one.0.saturating_add(chunks::units(one.1.len())) == next.0
+        };
+        for joined in writes.chunk_by(neighbours) {
+            let written = chunks::write(self.journal.chunks(), joined);
+            self.journal.latching(written)?;
         }
         Ok(())
     }
