@@ -1,12 +1,14 @@
-//! The threads of a volume: the commit timer and the checkpointer.
+//! The threads of a volume: the commit timer, the checkpointer, and what writes behind streams.
 //!
 //! They hold the volume weakly: it can be dropped while they sleep, and they end then.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::{ScrubOptions, Volume};
+use crate::format::id::Ino;
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
 use crate::sync::thread::{self, JoinHandle};
@@ -31,6 +33,8 @@ struct Shared {
     wake: Condvar,
     /// A checkpoint ended.
     done: Condvar,
+    /// A file to write behind, or the end.
+    stream: Condvar,
 }
 
 #[derive(Default)]
@@ -43,6 +47,8 @@ struct State {
     ended: u64,
     /// Whether there is a thread that makes checkpoints.
     checkpointing: bool,
+    /// Files that are written in order, each once.
+    streams: VecDeque<Ino>,
 }
 
 /// Tells those who wait for a checkpoint that none will come, however its thread ends.
@@ -79,6 +85,10 @@ impl Background {
                 scrub_loop(&shared, &weak, interval)
             })?);
         }
+        threads.push({
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            spawn("stream", move || stream_loop(&shared, &weak))?
+        });
         shared.state.lock().checkpointing = true;
         threads.push({
             let shared = Arc::clone(shared);
@@ -93,6 +103,15 @@ impl Background {
         if !state.requested {
             state.requested = true;
             self.shared.wake.notify_all();
+        }
+    }
+
+    /// Has what was written to a file in order become chunks while its writer goes on.
+    pub(super) fn write_behind(&self, ino: Ino) {
+        let mut state = self.shared.state.lock();
+        if !state.streams.contains(&ino) {
+            state.streams.push_back(ino);
+            self.shared.stream.notify_one();
         }
     }
 
@@ -126,6 +145,7 @@ impl Background {
         self.shared.state.lock().stopping = true;
         self.shared.wake.notify_all();
         self.shared.done.notify_all();
+        self.shared.stream.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
         for handle in threads {
             if handle.thread().id() != thread::current().id() && handle.join().is_err() {
@@ -165,6 +185,31 @@ fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
             ::log::error!("periodic commit: {error}");
         }
     }
+}
+
+/// Writes behind those who write much in order.
+fn stream_loop(shared: &Shared, volume: &Weak<Volume>) {
+    while let Some(ino) = next_stream(shared) {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        // The bytes stay where they are, and an fsync says what is wrong.
+        if let Err(error) = volume.write_behind(ino) {
+            ::log::debug!("writing behind inode {ino}: {error}");
+        }
+    }
+}
+
+/// Waits for a file to write behind; `None` when the volume is being closed.
+fn next_stream(shared: &Shared) -> Option<Ino> {
+    let mut state = shared.state.lock();
+    while !state.stopping {
+        if let Some(ino) = state.streams.pop_front() {
+            return Some(ino);
+        }
+        shared.stream.wait(&mut state);
+    }
+    None
 }
 
 /// Scrubs when it is time; goes on at once with one that was interrupted.

@@ -40,6 +40,10 @@ pub struct DirtyMap {
     logged_since: Option<Lsn>,
     /// Whether a checkpoint has carried some of them over.
     carried: bool,
+    /// Runs that fill a window.
+    full: u64,
+    /// Where the last write ended, and the bytes of the writes in order that it was the last of.
+    stream: (u64, u64),
 }
 
 /// What a map is worth in the sums over all maps.
@@ -54,6 +58,11 @@ pub struct Weight {
     /// Bytes of log that carrying over what it holds takes, at most.
     pub log: u64,
 }
+
+/// Bytes that writes in order may be apart: several are on their way at once.
+const STREAM_GAP_BYTES: u64 = 2 << 20;
+/// Bytes written in order, and windows left behind, from which they are written out at once.
+const STREAM_MIN_BYTES: u64 = 4 << 20;
 
 /// Memory that a run takes beside its bytes, roughly.
 const RUN_OVERHEAD_BYTES: u64 = 256;
@@ -75,6 +84,11 @@ fn units_of(run: &Run) -> u64 {
 
 fn len_of(run: &Run) -> u64 {
     run.data.len() as u64
+}
+
+/// Whether it fills a window: writing in order, nobody comes back to it.
+pub fn is_full(run: &Run) -> bool {
+    len_of(run) == WINDOW
 }
 
 /// A length within one window.
@@ -144,6 +158,7 @@ impl DirtyMap {
     fn put(&mut self, start: u64, run: Run) {
         self.bytes += len_of(&run);
         self.units += units_of(&run);
+        self.full += u64::from(is_full(&run));
         self.runs.insert(start, run);
     }
 
@@ -151,6 +166,7 @@ impl DirtyMap {
         let run = self.runs.remove(&start)?;
         self.bytes -= len_of(&run);
         self.units -= units_of(&run);
+        self.full -= u64::from(is_full(&run));
         Some(run)
     }
 
@@ -192,6 +208,17 @@ impl DirtyMap {
     #[must_use]
     pub fn is_logged(&self, start: u64, end: u64) -> bool {
         self.logged.overlaps(start, end)
+    }
+
+    /// Notes a write; whether it is one of many in order that have left much behind them.
+    pub fn note_write(&mut self, offset: u64, len: u64) -> bool {
+        let (end, bytes) = self.stream;
+        let before = match offset.abs_diff(end) <= STREAM_GAP_BYTES {
+            true => bytes,
+            false => 0,
+        };
+        self.stream = (offset.saturating_add(len), before.saturating_add(len));
+        self.stream.1 >= STREAM_MIN_BYTES && self.full * WINDOW >= STREAM_MIN_BYTES
     }
 
     /// Whether any byte of `start..end` is held.
@@ -421,6 +448,8 @@ mod tests {
             }
         }
         assert_eq!(sum, map.bytes());
+        let full = map.runs().filter(|(_, run)| is_full(run)).count();
+        assert_eq!(full as u64, map.full);
         for (start, end) in map.logged.iter() {
             let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
             assert!(!model[range].contains(&None), "logged, but not held");
@@ -479,6 +508,29 @@ mod tests {
         assert!(map.is_logged_before(Lsn(1)) && !map.is_logged_before(Lsn(0)));
         assert_eq!(map.unlogged_bytes(), 0);
         assert!(map.has_logged());
+    }
+
+    #[test]
+    fn only_many_writes_in_order_are_a_stream() {
+        const PART: u64 = 64 << 10;
+        let write = |map: &mut DirtyMap, offset: u64| {
+            let bytes = Buffer::zeroed(small(PART));
+            map.insert(offset, bytes);
+            map.note_write(offset, PART)
+        };
+        let mut map = DirtyMap::default();
+        let parts = STREAM_MIN_BYTES / PART;
+        for part in 0..parts - 1 {
+            // Two at a time, the later one first.
+            assert!(!write(&mut map, (part ^ 1) * PART), "{part}");
+        }
+        let end = STREAM_MIN_BYTES;
+        assert!(write(&mut map, (parts - 2) * PART) || write(&mut map, end));
+        assert!(!write(&mut map, 100 << 20));
+        assert!(!write(&mut map, end));
+        // Nothing is left behind where the same is written again and again.
+        let mut map = DirtyMap::default();
+        assert!((0..10 * parts).all(|_| !write(&mut map, 0)));
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Volume {
         self.store_inode(&mut tx, ino, &record)?;
         let lsn = tx.commit()?;
         state.touch(lsn);
-        self.change_dirty(&mut data, |map| {
+        let is_stream = self.change_dirty(&mut data, |map| {
             let mut at = offset;
             for bytes in pieces {
                 let end = at + bytes.len() as u64;
@@ -85,6 +85,7 @@ impl Volume {
                 }
                 at = end;
             }
+            map.note_write(offset, len as u64)
         });
         drop(promise);
         drop(data);
@@ -92,6 +93,8 @@ impl Volume {
         let sync = flags.sync || record.flags & FLAG_SYNC != 0;
         if sync || self.options.durability == Durability::Strict {
             self.fsync(ino, false)?;
+        } else if is_stream {
+            self.background.write_behind(ino);
         }
         Ok(len)
     }

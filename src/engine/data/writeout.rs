@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::dirty::{DirtyMap, Run};
+use super::dirty::{DirtyMap, Run, is_full};
 use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
 use super::{EXTENTS_MAX, chunks, space};
@@ -101,9 +101,36 @@ impl Volume {
         let Some(state) = self.inodes.find(ino) else {
             return Ok(());
         };
+        self.write_out_runs(ino, &state, |_| true)?;
+        // Runs that changed in between were not written: once more, with no pause.
+        if state.data.read().is_empty() {
+            return Ok(());
+        }
+        let _io = state.io.lock();
+        self.write_out_locked(ino, &state)
+    }
+
+    /// Makes chunks of what writes in order have left behind them. To be called with no lock held.
+    ///
+    /// # Errors
+    /// As [`Volume::write_out`].
+    pub(in crate::engine) fn write_behind(&self, ino: Ino) -> Result<(), EngineError> {
+        match self.inodes.find(ino) {
+            Some(state) => self.write_out_runs(ino, &state, is_full),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes chunks of some runs; others may have `io` between any two groups of them.
+    fn write_out_runs(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        which: impl Fn(&Run) -> bool,
+    ) -> Result<(), EngineError> {
         let captured = {
             let _io = state.io.lock();
-            capture(&state)
+            capture(state, which)
         };
         let mut first = Ok(());
         for group in captured.chunks(GROUP) {
@@ -115,23 +142,17 @@ impl Volume {
                 group.iter().filter(unchanged).cloned().collect()
             };
             // What one group suffers from does not keep the others from it.
-            if let Err(error) = self.write_out_group(ino, &state, &current) {
+            if let Err(error) = self.write_out_group(ino, state, &current) {
                 self.journal.writable()?;
                 first = first.and(Err(error));
             }
         }
-        first?;
-        // Runs that changed in between were not written: once more, with no pause.
-        if state.data.read().is_empty() {
-            return Ok(());
-        }
-        let _io = state.io.lock();
-        self.write_out_locked(ino, &state)
+        first
     }
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
     pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        capture(state)
+        capture(state, |_| true)
             .chunks(GROUP)
             .try_for_each(|group| self.write_out_group(ino, state, group))
     }
@@ -397,9 +418,10 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
     Ok(editor.insert(part.start, new)?)
 }
 
-/// A file's runs as they are now.
-fn capture(state: &InodeState) -> Vec<Captured> {
+/// Some of a file's runs, as they are now.
+fn capture(state: &InodeState, which: impl Fn(&Run) -> bool) -> Vec<Captured> {
     let data = state.data.read();
     let captured = |(start, run): (u64, &Run)| (start, Arc::clone(&run.data));
-    data.runs().map(captured).collect()
+    let runs = data.runs().filter(|(_, run)| which(run));
+    runs.map(captured).collect()
 }

@@ -7,6 +7,7 @@ mod lost;
 mod scrub;
 mod sharing;
 mod space;
+mod stream;
 
 use std::sync::Arc;
 

@@ -1,0 +1,126 @@
+//! Writing behind those who write much in order.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::disk::{Disk, Media};
+
+/// Bytes of a file that is written in order.
+const BYTES: usize = 24 << 20;
+const PART: usize = 256 << 10;
+
+/// Opens with the threads, of which the timer has long to sleep.
+fn open_with_threads(sim: &SimMedia) -> Arc<Volume> {
+    let options = OpenOptions {
+        commit_interval: Duration::from_secs(3600),
+        ..OpenOptions::default()
+    };
+    Volume::open_media(sim.media(), options, clock()).unwrap()
+}
+
+/// Waits for something that a thread of the volume does.
+fn comes_true(volume: &Volume, what: impl Fn(&Volume) -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !what(volume) {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+#[test]
+fn who_writes_in_order_is_written_behind() {
+    let sim = make();
+    let volume = open_with_threads(&sim);
+    let mut model = Vec::new();
+    for part in 0..BYTES / PART {
+        let bytes = vec![u8::try_from(part % 251).unwrap(); PART];
+        write(&volume, FILE, at(model.len()), &bytes);
+        model.extend_from_slice(&bytes);
+    }
+    assert!(comes_true(&volume, |volume| volume.dirty_bytes() < 4 << 20));
+    assert!(content(&volume, FILE) == model);
+    volume.close().unwrap();
+    drop(volume);
+    let volume = open(&sim);
+    assert!(content(&volume, FILE) == model);
+    check_space(&volume, "written behind");
+}
+
+#[test]
+fn who_writes_anywhere_is_left_alone() {
+    let sim = make();
+    let volume = open_with_threads(&sim);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for _ in 0..400 {
+        let window = rng.random_range(0..200u64);
+        write(&volume, FILE, window << 20, &[1; 64 << 10]);
+        write(&volume, FILE, (window << 20) + (64 << 10), &[1; 64 << 10]);
+    }
+    assert!(volume.dirty_bytes() > 8 << 20);
+    let before = volume.dirty_bytes();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(volume.dirty_bytes(), before);
+}
+
+/// Counts the calls that write.
+struct Counting(Arc<dyn Disk>, Arc<AtomicU64>);
+
+impl Disk for Counting {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.write_at(offset, buf)
+    }
+
+    fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> std::io::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.write_all_at(offset, bufs)
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.0.allocate(offset, len)
+    }
+
+    fn trim(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        self.0.trim(offset, len)
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+
+    fn available_bytes(&self) -> std::io::Result<u64> {
+        self.0.available_bytes()
+    }
+}
+
+#[test]
+fn what_lies_side_by_side_is_written_at_once() {
+    let sim = make();
+    let writes = Arc::new(AtomicU64::new(0));
+    let media = sim.media();
+    let chunks = Arc::new(Counting(media.chunks.clone(), writes.clone()));
+    let media = Media { chunks, ..media };
+    let options = OpenOptions {
+        background: false,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(media, options, clock()).unwrap();
+    let model = vec![7; 2 << 20];
+    write(&volume, FILE, 0, &model);
+    volume.fsync(FILE, false).unwrap();
+    let writes = writes.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&writes), "{writes} writes");
+    assert!(content(&volume, FILE) == model);
+}
