@@ -208,21 +208,22 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether an access at `now` moves atime.
+    pub(super) fn is_access_due(&self, record: &InodeRecord, now: Time) -> bool {
+        !self.options.read_only
+            && record.flags & FLAG_NOATIME == 0
+            && (record.atime <= record.mtime.max(record.ctime)
+                || now.sec.saturating_sub(record.atime.sec) >= ATIME_AGE_SECONDS)
+    }
+
     /// Notes an access (of a file's bytes, a directory's entries, a symlink's target) as `relatime`
     /// does: atime moves when it is not after mtime and ctime, or is a day old. A volume that
     /// cannot be written to just leaves it. Durable some time later.
     pub fn note_access(&self, ino: Ino) {
         let now = self.now();
-        let due = |record: &InodeRecord| {
-            record.flags & FLAG_NOATIME == 0
-                && (record.atime <= record.mtime.max(record.ctime)
-                    || now.sec.saturating_sub(record.atime.sec) >= ATIME_AGE_SECONDS)
-        };
-        if self.options.read_only
-            || !self
-                .load_inode(&self.journal.view(), ino)
-                .is_ok_and(|record| due(&record))
-        {
+        let due = |record: &InodeRecord| self.is_access_due(record, now);
+        let record = self.load_inode(&self.journal.view(), ino);
+        if !record.is_ok_and(|record| due(&record)) {
             return;
         }
         let update = || -> Result<(), EngineError> {

@@ -92,8 +92,11 @@ impl FileSystem {
         len: usize,
         sink: &mut dyn Sink,
     ) -> Result<(), FsError> {
-        self.volume.read(ino, offset, len, sink)?;
-        self.accessed(ino);
+        if self.options.read_only {
+            self.volume.read(ino, offset, len, sink)?;
+        } else {
+            self.volume.read_and_note(ino, offset, len, sink)?;
+        }
         Ok(())
     }
 

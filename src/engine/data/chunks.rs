@@ -1,5 +1,6 @@
 //! Chunk content: cutting, checksums, reading back checked.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::Disk;
@@ -79,7 +80,6 @@ pub(super) struct Reader<'a> {
     pub(super) disk: &'a Arc<dyn Disk>,
     pub(super) cache: &'a Cache,
     pub(super) id: ChunkId,
-    pub(super) record: &'a ChunkRecord,
 }
 
 impl Reader<'_> {
@@ -88,59 +88,78 @@ impl Reader<'_> {
     }
 
     /// Hands `len` bytes at `offset` of the chunk's content to `sink`, checked against their
-    /// checksums first.
+    /// checksums when they were read. Asks for the chunk's record only when not all of them are in
+    /// memory.
     pub(super) fn read(
         &self,
         offset: u32,
         len: usize,
+        find: impl Fn() -> Result<ChunkRecord, StoreError>,
         sink: &mut dyn Sink,
     ) -> Result<(), EngineError> {
-        if self.record.codec != Codec::Raw {
-            return Err(self
-                .corrupt("compressed with a codec this version does not read")
-                .into());
-        }
         let mut at = offset as usize;
-        let stored = self.record.stored_len as usize;
-        let Some(end) = at.checked_add(len).filter(|end| *end <= stored) else {
-            return Err(self.corrupt("an extent reaches beyond it").into());
-        };
+        let end = at.saturating_add(len);
+        let mut record = None;
         while at < end {
             let group = at / GROUP;
-            let until = ((group + 1) * GROUP).min(end);
             let base = group * GROUP;
-            match self.group(group, stored) {
-                Ok(content) => {
-                    sink.put(content.get(at - base..until - base).unwrap_or_default())?
-                }
-                Err(_) => {
-                    // What is wrong may lie beside what is wanted.
-                    let first = at / BLOCK * BLOCK;
-                    let content = self.load(first, until.next_multiple_of(BLOCK).min(stored))?;
-                    sink.put(content.get(at - first..until - first).unwrap_or_default())?;
-                }
+            let until = base.saturating_add(GROUP).min(end);
+            let cached = self.cache.groups.get(&(self.id, group));
+            let content = cached.as_deref();
+            if let Some(bytes) = content.and_then(|content| content.get(at - base..until - base)) {
+                sink.put(bytes)?;
+            } else {
+                let record = match &record {
+                    Some(record) => record,
+                    None => record.insert(self.checked(find()?, end)?),
+                };
+                self.read_group(record, at..until, sink)?;
             }
             at = until;
         }
         Ok(())
     }
 
-    /// A group of blocks, from the cache or the disk.
-    fn group(&self, group: usize, stored: usize) -> Result<Arc<[u8]>, StoreError> {
-        let key = (self.id, group);
-        if let Some(content) = self.cache.groups.get(&key) {
-            return Ok(content);
+    /// A record with which bytes up to `end` can be read.
+    fn checked(&self, record: ChunkRecord, end: usize) -> Result<ChunkRecord, StoreError> {
+        if record.codec != Codec::Raw {
+            return Err(self.corrupt("compressed with a codec this version does not read"));
         }
-        let start = group * GROUP;
-        let content: Arc<[u8]> = self.load(start, (start + GROUP).min(stored))?.into();
-        self.cache.groups.insert(key, Arc::clone(&content));
-        Ok(content)
+        if end > record.stored_len as usize {
+            return Err(self.corrupt("an extent reaches beyond it"));
+        }
+        Ok(record)
+    }
+
+    /// Reads a range within a group from the disk, and keeps the group.
+    fn read_group(
+        &self,
+        record: &ChunkRecord,
+        range: Range<usize>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), EngineError> {
+        let stored = record.stored_len as usize;
+        let group = range.start / GROUP;
+        let base = group * GROUP;
+        if let Ok(content) = self.load(record, base, base.saturating_add(GROUP).min(stored)) {
+            let content: Arc<[u8]> = content.into();
+            self.cache
+                .groups
+                .insert((self.id, group), Arc::clone(&content));
+            let part = range.start - base..range.end - base;
+            return sink.put(content.get(part).unwrap_or_default());
+        }
+        // What is wrong may lie beside what is wanted.
+        let first = range.start / BLOCK * BLOCK;
+        let content = self.load(record, first, range.end.next_multiple_of(BLOCK).min(stored))?;
+        let part = range.start - first..range.end - first;
+        sink.put(content.get(part).unwrap_or_default())
     }
 
     /// Reads whole blocks from the disk, checked.
-    fn load(&self, start: usize, stop: usize) -> Result<Vec<u8>, StoreError> {
+    fn load(&self, record: &ChunkRecord, start: usize, stop: usize) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; stop.saturating_sub(start)];
-        let at = unit_offset(self.record.start_unit)?.saturating_add(start as u64);
+        let at = unit_offset(record.start_unit)?.saturating_add(start as u64);
         self.disk.read_at(at, &mut bytes).map_err(|source| {
             StoreError::io(
                 format!("chunks.dat, reading chunk {} at {at}", self.id),
@@ -148,7 +167,7 @@ impl Reader<'_> {
             )
         })?;
         for (index, block) in bytes.chunks(BLOCK).enumerate() {
-            let expected = self.record.crcs.get(start / BLOCK + index).copied();
+            let expected = record.crcs.get(start / BLOCK + index).copied();
             if expected != Some(crc32fast::hash(block)) {
                 let place = at + (index * BLOCK) as u64;
                 let what = format!("checksum mismatch in chunks.dat at {place}");
@@ -171,9 +190,8 @@ impl Volume {
             disk: self.journal.chunks(),
             cache: &nothing,
             id,
-            record,
         };
-        let bytes = reader.load(0, record.stored_len as usize)?;
+        let bytes = reader.load(record, 0, record.stored_len as usize)?;
         if record.codec == Codec::Raw && blake3::hash(&bytes) != record.hash {
             return Err(reader.corrupt("its content does not match its BLAKE3 hash"));
         }

@@ -5,6 +5,8 @@
 
 use std::ops::ControlFlow;
 
+use smallvec::SmallVec;
+
 use super::space;
 use crate::engine::EngineError;
 use crate::format::id::{ChunkId, Ino};
@@ -69,6 +71,9 @@ fn last_before(
     found.flatten().transpose()
 }
 
+/// Extents in the order of the file. Most ranges that are asked for have one or two.
+pub(super) type Extents = SmallVec<[Extent; 2]>;
+
 /// The extents that overlap `start..end`, whole, at most `max`.
 pub(super) fn overlapping(
     read: &impl Read,
@@ -77,13 +82,17 @@ pub(super) fn overlapping(
     start: u64,
     end: u64,
     max: usize,
-) -> Result<Vec<Extent>, StoreError> {
-    let mut raw = Vec::new();
+) -> Result<Extents, StoreError> {
+    let mut raw: SmallVec<[Result<Extent, StoreError>; 2]> = SmallVec::new();
     if let Some(extent) = last_before(read, tree, ino, start)?
-        && extent.start < start
         && extent.end() > start
     {
-        raw.push(Ok(extent));
+        if extent.end() >= end {
+            return Ok(Extents::from_iter([extent]));
+        }
+        if extent.start < start {
+            raw.push(Ok(extent));
+        }
     }
     let (first, last) = (key::extent(ino, start), key::extent(ino, end));
     read.scan(tree, &first, &last, &mut |key, value| {
@@ -94,7 +103,7 @@ pub(super) fn overlapping(
             ControlFlow::Break(())
         }
     })?;
-    let found: Vec<Extent> = raw.into_iter().collect::<Result<_, _>>()?;
+    let found: Extents = raw.into_iter().collect::<Result<_, _>>()?;
     // Everybody goes from one to the next and counts on getting farther.
     for (one, next) in found.iter().zip(found.iter().skip(1)) {
         if next.start < one.end() {

@@ -6,6 +6,7 @@ use super::table::InodeState;
 use super::{check_file, chunks, dirty::DirtyMap, extents};
 use crate::engine::{EngineError, Seek, Sink, Volume};
 use crate::format::id::Ino;
+use crate::format::record::InodeRecord;
 use crate::log::View;
 
 /// Extents looked at in one step.
@@ -35,6 +36,34 @@ impl Volume {
         len: usize,
         sink: &mut dyn Sink,
     ) -> Result<usize, EngineError> {
+        Ok(self.read_with_record(ino, offset, len, sink)?.0)
+    }
+
+    /// As [`Volume::read`], and notes the access as [`Volume::note_access`] does.
+    ///
+    /// # Errors
+    /// As [`Volume::read`].
+    pub fn read_and_note(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<usize, EngineError> {
+        let (read, record) = self.read_with_record(ino, offset, len, sink)?;
+        if self.is_access_due(&record, self.now()) {
+            self.note_access(ino);
+        }
+        Ok(read)
+    }
+
+    fn read_with_record(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(usize, InodeRecord), EngineError> {
         let state = self.reading_state(ino)?;
         let guard = state.as_ref().map(|state| state.data.read());
         let view = self.journal.view();
@@ -42,7 +71,7 @@ impl Volume {
         check_file(&record)?;
         let end = offset.saturating_add(len as u64).min(record.size);
         if offset >= end {
-            return Ok(0);
+            return Ok((0, record));
         }
         let nothing = DirtyMap::default();
         let dirty = guard.as_deref().unwrap_or(&nothing);
@@ -62,7 +91,8 @@ impl Volume {
                 at = until;
             }
         }
-        usize::try_from(end - offset).map_err(|_| EngineError::Invalid("length"))
+        let read = usize::try_from(end - offset).map_err(|_| EngineError::Invalid("length"))?;
+        Ok((read, record))
     }
 
     /// Reads what is on disk: chunks, and zeros where there is none.
@@ -84,17 +114,19 @@ impl Volume {
                 if part.record.is_reserved() {
                     zeros(sink, part.record.len)?;
                 } else {
-                    let chunk = extents::chunk(view, part.record.chunk)?;
                     let len = usize::try_from(part.record.len)
                         .map_err(|_| EngineError::Invalid("length"))?;
-                    chunks::Reader {
+                    let chunk = chunks::Reader {
                         disk: self.journal.chunks(),
                         cache: &self.data.cache,
                         id: part.record.chunk,
-                        record: &chunk,
-                    }
-                    .read(part.record.chunk_offset, len, sink)
-                    .inspect_err(|error| ::log::error!("inode {ino} at {}: {error}", part.start))?;
+                    };
+                    let find = || extents::chunk(view, chunk.id);
+                    chunk
+                        .read(part.record.chunk_offset, len, find, sink)
+                        .inspect_err(|error| {
+                            ::log::error!("inode {ino} at {}: {error}", part.start)
+                        })?;
                 }
                 at = part.end();
             }
