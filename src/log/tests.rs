@@ -472,6 +472,34 @@ fn the_number_of_a_checkpoint_that_was_cut_off_does_not_come_again() {
     }
 }
 
+/// Many batches at once, and batches on both sides of the end of the ring.
+#[test]
+fn what_takes_several_writes_is_durable_too() {
+    let sim = SimMedia::new();
+    create(&sim);
+    let journal = open(&sim).unwrap().journal;
+    let mut last = 0u64;
+    // Both laps of the ring, at sizes that divide neither it nor a batch.
+    for step in 0..40 {
+        for _ in 0..if step % 5 == 0 { 2100 } else { 150 } {
+            last += 1;
+            let mut tx = journal.begin().unwrap();
+            let key = last.to_be_bytes().map(|byte| byte % 16);
+            tx.put(TREE, key, vec![1; 700]).unwrap();
+            tx.put(TREE, [0xff; 8], last.to_be_bytes()).unwrap();
+            tx.commit().unwrap();
+        }
+        journal.sync(journal.end_lsn()).unwrap();
+        let crashed = sim.recording().crash_at(sim.events(), Survival::None);
+        let found = contents(&open(&crashed).unwrap().journal.view());
+        let newest = found.get([0xff; 8].as_slice());
+        assert_eq!(newest, Some(&last.to_be_bytes().to_vec()), "step {step}");
+        if step % 5 == 4 || step % 5 == 0 {
+            journal.checkpoint(false, &|_| Ok(())).unwrap();
+        }
+    }
+}
+
 #[test]
 fn who_knows_only_the_uuid_cannot_forge_a_batch() {
     let tag = |seed| {
