@@ -50,13 +50,18 @@ impl Buffer {
 
     /// Cuts it short, or puts zeros behind it.
     pub fn resize(&mut self, len: usize) {
-        if len < self.len {
-            if let Some(rest) = self.blocks.as_mut_bytes().get_mut(len..self.len) {
-                rest.fill(0);
-            }
+        if let Some(rest) = self.blocks.as_mut_bytes().get_mut(len..self.len) {
+            rest.fill(0);
         }
-        self.blocks
-            .resize(len.div_ceil(BLOCK_BYTES), Block::new_zeroed());
+        let blocks = len.div_ceil(BLOCK_BYTES);
+        match blocks.checked_sub(self.blocks.len()) {
+            // Fails only where a vector that grows would end the process, too.
+            Some(more) if Block::extend_vec_zeroed(&mut self.blocks, more).is_err() => {
+                self.blocks.resize(blocks, Block::new_zeroed());
+            }
+            Some(_) => {}
+            None => self.blocks.truncate(blocks),
+        }
         self.len = len;
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use smallvec::SmallVec;
+
 use super::dirty::{cut, windows};
 use super::{UNIT, check_file};
 use crate::disk::buffer::Buffer;
@@ -32,7 +34,7 @@ impl Volume {
         flags: WriteFlags,
     ) -> Result<usize, EngineError> {
         // Read once, before anything is locked: the guest may change it at any time.
-        let mut pieces = Vec::new();
+        let mut pieces = SmallVec::<[Buffer; 2]>::new();
         if flags.append {
             let mut bytes = Buffer::zeroed(len);
             source.fill(&mut bytes)?;
