@@ -1,9 +1,11 @@
 //! A file or block device as a disk.
 //!
-//! Large writes and those that are durable on return go past the page cache where the file system
-//! lets them (O_DIRECT): a copy in it would cost more than the write. All others go through it, and
-//! the kernel joins them. The kernel keeps both ways coherent (open(2), NOTES on O_DIRECT) as long
-//! as nobody reads or writes a range while it is being written, which no user of a disk does.
+//! Content and log are written past the page cache where the file system lets them (O_DIRECT): a
+//! copy in it would cost more than the write. Whole blocks all go that way, so that nothing of such
+//! a file is ever dirty in the page cache. Else a direct write might meet a dirty neighbour in the
+//! same folio, which the kernel could not drop and would report as a failed flush (fs/iomap/
+//! direct-io.c, kiocb_invalidate_post_direct_write). Reads go through it: it holds clean pages only,
+//! and direct writes drop those that they make old.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -19,8 +21,6 @@ use super::buffer::{BLOCK_BYTES, Buffer};
 use super::dir::{DiskError, failed};
 use super::mapped::Mapping;
 
-/// Writes of fewer bytes go through the page cache, unless they are to be durable at once.
-const DIRECT_MIN_BYTES: usize = 64 << 10;
 /// Slices that one call takes (include/uapi/linux/uio.h, UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
 /// Bytes written at once when a file is made ready.
@@ -31,7 +31,7 @@ const ZEROS_BYTES: usize = 1 << 20;
 pub enum Access {
     /// Reads through a mapping, writes through the page cache.
     Mapped,
-    /// Writes past the page cache where that pays.
+    /// Reads through the page cache, writes whole blocks past it.
     Direct,
     /// Neither.
     Cached,
@@ -94,9 +94,7 @@ impl FileDisk {
 
     /// What to write `bufs` with past the page cache, where that is possible.
     fn direct(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Option<&File> {
-        let is_aligned = |buf: &IoSlice<'_>| {
-            buf.as_ptr().align_offset(BLOCK_BYTES) == 0 && buf.len().is_multiple_of(BLOCK_BYTES)
-        };
+        let is_aligned = |buf: &IoSlice<'_>| buf.len().is_multiple_of(BLOCK_BYTES);
         self.direct.as_ref().filter(|_| {
             offset.is_multiple_of(BLOCK_BYTES as u64)
                 && bufs.iter().all(is_aligned)
@@ -108,13 +106,19 @@ impl FileDisk {
     fn put(&self, offset: u64, bufs: &mut [IoSlice<'_>], through: bool) -> io::Result<()> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         let end = self.end_of(offset, len as u64)?;
-        let mut rest = Rest { offset, bufs };
         let flags = match through {
             true => ReadWriteFlags::DSYNC,
             false => ReadWriteFlags::empty(),
         };
-        let direct = self.direct(offset, rest.bufs);
-        if let Some(file) = direct.filter(|_| through || len >= DIRECT_MIN_BYTES) {
+        let direct = self.direct(offset, bufs);
+        let lies_well = |buf: &IoSlice<'_>| buf.as_ptr().align_offset(BLOCK_BYTES) == 0;
+        if direct.is_some() && !bufs.iter().all(lies_well) {
+            let mut moved = Buffer::with_capacity(len);
+            bufs.iter().for_each(|buf| moved.extend_from_slice(buf));
+            return self.put(offset, &mut [IoSlice::new(&moved)], through);
+        }
+        let mut rest = Rest { offset, bufs };
+        if let Some(file) = direct {
             match rest.write(file, flags) {
                 // Not here, or larger blocks: the page cache takes everything.
                 Err(Errno::INVAL | Errno::OPNOTSUPP) => {
