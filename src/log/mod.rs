@@ -12,7 +12,9 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod tracked;
+mod tx;
 pub mod wal;
 
 pub use change::{Change, Changes};
-pub use journal::{Journal, Tx, View};
+pub use journal::{Journal, View};
+pub use tx::Tx;

@@ -11,7 +11,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::journal::{Journal, Parts, apply};
+use super::journal::{Journal, Parts};
+use super::tx::apply;
 use super::wal::{self, Damage, Wal};
 use super::{Change, View};
 use crate::disk::Media;
