@@ -11,7 +11,7 @@ use super::data::{DataState, InodeTable};
 use super::{Clock, EngineError, OpenOptions, Time};
 use crate::disk::Media;
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
-use crate::format::id::{DatasetId, Ino};
+use crate::format::id::{DatasetId, Ino, InoHashes};
 use crate::format::key::{self, Kind, trailing_u64};
 use crate::log::journal::Pressure;
 use crate::log::recovery::{self, Report};
@@ -29,7 +29,7 @@ pub struct Volume {
     pub(super) inodes: InodeTable,
     pub(super) data: DataState,
     /// Inodes without a name: the orphan list as it is in the tree.
-    pub(super) orphans: RwLock<HashSet<Ino>>,
+    pub(super) orphans: RwLock<HashSet<Ino, InoHashes>>,
     /// What opening found and did.
     recovery: Report,
     orphans_freed: u64,

@@ -1,5 +1,7 @@
 //! Identifiers, each a type of its own so that no two can be confused.
 
+use std::hash::{BuildHasherDefault, Hasher};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -62,3 +64,28 @@ impl DatasetId {
     /// The dataset that mkfs makes.
     pub const MAIN: DatasetId = DatasetId(1);
 }
+
+/// Hashes inode numbers. They are given out by the volume, not by the guest: one multiplication
+/// spreads them.
+#[derive(Default)]
+pub struct InoHasher(u64);
+
+impl Hasher for InoHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// For tables by inode.
+pub type InoHashes = BuildHasherDefault<InoHasher>;

@@ -84,50 +84,61 @@ pub enum Kind {
     Orphan = 0x40,
 }
 
-fn head(ino: Ino, kind: Kind, capacity: usize) -> Key {
-    let mut key = Key::with_capacity(9 + capacity);
-    key.extend_from_slice(&ino.0.to_be_bytes());
-    key.push(kind as u8);
+/// What every key of a dataset's tree begins with.
+fn head(ino: Ino, kind: Kind) -> [u8; 9] {
+    let [a, b, c, d, e, f, g, h] = ino.0.to_be_bytes();
+    [a, b, c, d, e, f, g, h, kind as u8]
+}
+
+fn with(ino: Ino, kind: Kind, parts: &[&[u8]]) -> Key {
+    let mut key = Key::from_slice(&head(ino, kind));
+    key.reserve(parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        key.extend_from_slice(part);
+    }
     key
 }
 
 fn with_u64(ino: Ino, kind: Kind, rest: u64) -> Key {
-    let mut key = head(ino, kind, 8);
-    key.extend_from_slice(&rest.to_be_bytes());
-    key
+    let mut bytes = [0; 17];
+    bytes[..9].copy_from_slice(&head(ino, kind));
+    bytes[9..].copy_from_slice(&rest.to_be_bytes());
+    Key::from_slice(&bytes)
+}
+
+/// A key of two big-endian u64.
+#[must_use]
+pub fn pair(first: u64, second: u64) -> Key {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&first.to_be_bytes());
+    bytes[8..].copy_from_slice(&second.to_be_bytes());
+    Key::from_slice(&bytes)
 }
 
 /// The key of an inode's record.
 #[must_use]
 pub fn inode(ino: Ino) -> Key {
-    head(ino, Kind::Inode, 0)
+    Key::from_slice(&head(ino, Kind::Inode))
 }
 
 /// The key of fragment `index` of a symlink's target.
 #[must_use]
 pub fn symlink(ino: Ino, index: u16) -> Key {
-    let mut key = head(ino, Kind::Symlink, 2);
-    key.extend_from_slice(&index.to_be_bytes());
-    key
+    with(ino, Kind::Symlink, &[&index.to_be_bytes()])
 }
 
 /// The key of an xattr's first fragment. `name` has at most 255 bytes.
 #[must_use]
 pub fn xattr(ino: Ino, name: &[u8]) -> Key {
-    let mut key = head(ino, Kind::Xattr, name.len());
-    key.extend_from_slice(name);
-    key
+    with(ino, Kind::Xattr, &[name])
 }
 
 /// The key of fragment `index` (from 1) of an xattr's value. The name's length stands before it, so
 /// that no name's fragments can lie among another's.
 #[must_use]
 pub fn xattr_more(ino: Ino, name: &[u8], index: u16) -> Key {
-    let mut key = head(ino, Kind::XattrMore, name.len() + 3);
-    key.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-    key.extend_from_slice(name);
-    key.extend_from_slice(&index.to_be_bytes());
-    key
+    let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    with(ino, Kind::XattrMore, &[&[len], name, &index.to_be_bytes()])
 }
 
 /// The key of a dentry by its cookie.
@@ -161,12 +172,12 @@ pub fn orphan(ino: Ino) -> Key {
 /// The half-open range of all keys of one kind of one inode.
 #[must_use]
 pub fn kind_range(ino: Ino, kind: Kind) -> (Key, Key) {
-    let start = head(ino, kind, 0);
-    let mut end = start.clone();
+    let start = head(ino, kind);
+    let mut end = start;
     if let Some(last) = end.last_mut() {
         *last += 1; // no kind is 0xff
     }
-    (start, end)
+    (Key::from_slice(&start), Key::from_slice(&end))
 }
 
 /// A key of one big-endian u64.
@@ -184,9 +195,7 @@ pub fn chunk(id: ChunkId) -> Key {
 /// A key of [`TreeId::FreeBySize`]: length first, so that the smallest fit is the next key.
 #[must_use]
 pub fn free_by_size(len_units: u64, start_unit: u64) -> Key {
-    let mut key = u64_key(len_units);
-    key.extend_from_slice(&start_unit.to_be_bytes());
-    key
+    pair(len_units, start_unit)
 }
 
 /// The last eight bytes of a key as a number (a cookie, an offset, a unit, an id).

@@ -54,16 +54,22 @@ fn u16_of(value: usize) -> u16 {
 }
 
 /// Compares keys as slices compare, eight bytes at a time: most differ in the first sixteen.
+#[inline]
 fn compare(mut one: &[u8], mut other: &[u8]) -> std::cmp::Ordering {
     while let (Some((a, one_rest)), Some((b, other_rest))) =
         (one.split_first_chunk(), other.split_first_chunk())
     {
+        let (a, b) = (u64::from_be_bytes(*a), u64::from_be_bytes(*b));
         if a != b {
-            return u64::from_be_bytes(*a).cmp(&u64::from_be_bytes(*b));
+            return a.cmp(&b);
         }
         (one, other) = (one_rest, other_rest);
     }
-    one.cmp(other)
+    match (one, other) {
+        ([], []) => std::cmp::Ordering::Equal,
+        ([a], [b]) => a.cmp(b),
+        _ => one.cmp(other),
+    }
 }
 
 #[allow(clippy::indexing_slicing)] // offsets are checked by `decode` and kept by every method
@@ -106,6 +112,7 @@ impl Page {
         self.bytes[at..at + 2].copy_from_slice(&u16_of(value).to_le_bytes());
     }
 
+    #[inline]
     fn cell(&self, index: usize) -> (usize, usize, usize) {
         assert!(index < self.len(), "cell {index} of {}", self.len());
         let at = self.get_u16(HEADER_BYTES + index * SLOT);
@@ -144,10 +151,17 @@ impl Page {
 
     /// The cell with `key`, or where it would stand.
     pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.len());
+        let bytes = &*self.bytes;
+        let slots = bytes[HEADER_BYTES..HEADER_BYTES + self.len() * SLOT]
+            .as_chunks::<SLOT>()
+            .0;
+        let (mut low, mut high) = (0, slots.len());
         while low < high {
             let middle = low.midpoint(high);
-            match compare(self.key(middle), key) {
+            let at = usize::from(u16::from_le_bytes(slots[middle]));
+            let (head, cell) = bytes[at..].split_at(CELL_HEAD);
+            let len = usize::from(u16::from_le_bytes([head[0], head[1]]));
+            match compare(&cell[..len], key) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => return Ok(middle),
@@ -252,8 +266,20 @@ impl Page {
     /// Appends cells of another page; they fit and sort after those here.
     pub fn append_from(&mut self, other: &Page, cells: std::ops::Range<usize>) {
         for index in cells {
-            let end = self.len();
-            self.insert(end, other.key(index), other.value(index));
+            let (at, key, value) = other.cell(index);
+            let cell = &other.bytes[at - CELL_HEAD..at + key + value];
+            let slot = HEADER_BYTES + self.len() * SLOT;
+            if usize::from(self.cells_start) < slot + SLOT + cell.len() {
+                // Garbage lies between.
+                let end = self.len();
+                self.insert(end, other.key(index), other.value(index));
+                continue;
+            }
+            let start = usize::from(self.cells_start) - cell.len();
+            self.bytes[start..start + cell.len()].copy_from_slice(cell);
+            self.set_u16(slot, start);
+            self.cells_start = u16_of(start);
+            self.count += 1;
         }
     }
 

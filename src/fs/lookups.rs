@@ -7,37 +7,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use parking_lot::Mutex;
 
-use crate::format::id::Ino;
+use crate::format::id::{Ino, InoHashes};
 
 /// Parts of the table with a lock each.
 const SHARDS: usize = 16;
 
-/// Inode numbers are given out by the volume, not by the guest: one multiplication spreads them.
-#[derive(Default)]
-pub(super) struct InoHasher(u64);
-
-impl Hasher for InoHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type Shard = HashMap<Ino, u64, BuildHasherDefault<InoHasher>>;
+type Shard = HashMap<Ino, u64, InoHashes>;
 
 /// The lookup counts of a session: what one kernel knows.
 #[derive(Default)]

@@ -29,6 +29,8 @@ pub const RING_MIN_BYTES: u64 = 4 << 20;
 const BATCH_BYTES: usize = 1 << 20;
 /// Log that is written and made durable in one write, at most.
 const AT_ONCE_BYTES: u64 = 1 << 20;
+/// Memory that a batch begins with: growing from nothing copies its bytes several times.
+const FIRST_BYTES: usize = 64 << 10;
 
 /// What goes wrong with the log.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -279,6 +281,9 @@ impl Wal {
             timestamp_ns: now_ns,
             changes: changes.count(),
         };
+        if state.open.entries == 0 {
+            state.open.payload.reserve(FIRST_BYTES.max(entry_bytes));
+        }
         encode_entry(&header, changes.bytes(), &mut state.open.payload);
         state.open.entries += 1;
         state.next_tx = TxId(tx.0 + 1);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::dirty::DirtyMap;
 use crate::engine::volume::Room;
 use crate::engine::{EngineError, Volume};
-use crate::format::id::{Ino, Lsn};
+use crate::format::id::{Ino, InoHashes, Lsn};
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -77,9 +77,11 @@ impl Volume {
     }
 }
 
+type Shard = HashMap<Ino, Arc<InodeState>, InoHashes>;
+
 /// All inodes with state. One without has nothing unwritten, and all its changes are durable.
 pub(crate) struct InodeTable {
-    shards: Vec<Mutex<HashMap<Ino, Arc<InodeState>>>>,
+    shards: Vec<Mutex<Shard>>,
 }
 
 impl Default for InodeTable {
@@ -91,11 +93,11 @@ impl Default for InodeTable {
 }
 
 impl InodeTable {
-    fn with<T>(&self, ino: Ino, with: impl FnOnce(&mut HashMap<Ino, Arc<InodeState>>) -> T) -> T {
+    fn with<T>(&self, ino: Ino, with: impl FnOnce(&mut Shard) -> T) -> T {
         let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
         match self.shards.get(index) {
             Some(shard) => with(&mut shard.lock()),
-            None => with(&mut HashMap::new()),
+            None => with(&mut Shard::default()),
         }
     }
 
