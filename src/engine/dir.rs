@@ -153,17 +153,14 @@ impl Volume {
         self.put_dentry(tx, dir, cookie, &dentry)
     }
 
-    /// Removes an entry.
+    /// Removes an entry that the transaction has found.
     pub(super) fn remove_dentry(
         &self,
         tx: &mut Tx<'_>,
         dir: Ino,
         cookie: u64,
     ) -> Result<(), EngineError> {
-        if tx.delete(self.tree(), key::dentry(dir, cookie))? {
-            return Ok(());
-        }
-        Err(StoreError::Corrupt(format!("directory {dir}: entry {cookie:#x} vanished")).into())
+        Ok(tx.remove(self.tree(), key::dentry(dir, cookie))?)
     }
 
     /// The record of an inode that a dentry names: it must be there.

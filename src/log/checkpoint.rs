@@ -12,6 +12,7 @@ use super::journal::{Journal, Retired};
 use crate::format::id::{Generation, Lsn};
 use crate::format::record::PagePtr;
 use crate::format::superblock::Superblock;
+use crate::store::roots::Roots;
 use crate::store::tree::{Effects, Node};
 use crate::store::{StoreError, superblock};
 
@@ -54,12 +55,18 @@ impl Journal {
             pages: frozen.freed,
         });
         self.storage.strings.settle(frozen.superblock.strings_end);
-        let mut writer = self.writer.lock();
-        Arc::make_mut(&mut writer.roots).settle();
-        self.published.store(Arc::clone(&writer.roots));
-        drop(writer);
+        self.settle();
         *newest = frozen.superblock;
         self.latching(self.release_retired())
+    }
+
+    /// Lets go of nodes that are on disk now.
+    fn settle(&self) {
+        // No transaction commits meanwhile.
+        let _writer = self.writer.lock();
+        let mut roots = Roots::clone(&self.published());
+        roots.settle();
+        self.publish(roots);
     }
 
     /// Gives pages to be written again that no view can read any more. A view may read pages freed
@@ -91,21 +98,23 @@ impl Journal {
         let mut place = || Ok(self.storage.pages.allocate(generation));
         let Effects { mut freed, .. } = std::mem::take(&mut writer.effects);
         let mut effects = Effects::default();
-        let changed = Arc::make_mut(&mut writer.roots);
+        // Readers go on with the trees as they are.
+        let mut changed = Roots::clone(&self.published());
         let roots = changed.freeze(&self.storage, &mut place, &mut nodes, &mut effects)?;
         let epoch = std::mem::take(&mut changed.epoch);
         // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
         freed.append(&mut effects.freed);
         writer.generation = Generation(generation.0 + 1);
         self.dirty_pages.store(0, Ordering::Relaxed);
-        self.published.store(Arc::clone(&writer.roots));
+        let strings_end = changed.strings_end;
+        self.publish(changed);
         let (nodes_end, in_use) = self.storage.pages.extent();
         let superblock = Superblock {
             generation,
             checkpoint_lsn,
             next_tx,
             nodes_end,
-            strings_end: writer.roots.strings_end,
+            strings_end,
             nodes_used: in_use.saturating_sub(freed.len() as u64),
             clean,
             roots,

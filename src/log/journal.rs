@@ -1,18 +1,20 @@
 //! The journal: an open store. Views of it, transactions on it, and when they are durable.
 //!
-//! One writer at a time works on a copy of the roots; commit appends its changes to the log and
-//! publishes the copy. Readers take the published roots and are never in anyone's way. A failed
-//! write or flush latches the journal: nothing is changed or made durable from then on.
+//! One writer at a time makes a transaction, which changes nothing that anyone else can see until
+//! its commit appends it to the log and enters it in the trees. A reader takes the roots as they
+//! are and keeps what they lead to: it never waits for a transaction in the making, nor for a disk,
+//! only while a commit enters its changes in memory. A failed write or flush latches the journal:
+//! nothing is changed or made durable from then on.
+//!
+//! Lock order: the writer, then the published roots.
 
 use std::collections::VecDeque;
-use std::ops::Deref;
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 
 use super::Tx;
 use super::change::Changes;
 use super::tracked::Tracked;
+use super::tx::Pending;
 use super::wal::Wal;
 use crate::disk::{Disk, Media};
 use crate::format::id::{Generation, Lsn, NameId, PageNo};
@@ -48,7 +50,10 @@ pub struct Journal {
     pub(super) media: Media,
     /// `None` when opened read-only.
     pub(super) wal: Option<Wal>,
-    pub(super) published: ArcSwap<Roots>,
+    /// The trees with all that was committed. Held for writing by who has the writer, to enter in
+    /// memory what cannot fail; for reading as long as it takes to take a reference. Trees that
+    /// nobody else refers to are changed where they are.
+    pub(super) published: RwLock<Arc<Roots>>,
     pub(super) writer: Mutex<Writer>,
     /// The newest checkpoint on disk; held while the next one is made.
     pub(super) checkpoint: Mutex<Superblock>,
@@ -73,14 +78,14 @@ pub(super) struct Retired {
 
 /// What only the one who writes may touch.
 pub(super) struct Writer {
-    /// The published roots, but while a checkpoint changes them.
-    pub(super) roots: Arc<Roots>,
     /// What came off the trees since the last checkpoint, and how many nodes wait for the next.
     pub(super) effects: Effects,
     /// The checkpoint that will hold what is committed now.
     pub(super) generation: Generation,
     /// Where the changes of the transaction under way are collected.
     pub(super) changes: Changes,
+    /// Those of trees that the transaction's commit will enter.
+    pub(super) pending: Pending,
 }
 
 /// How urgent a checkpoint is.
@@ -132,19 +137,18 @@ impl Journal {
         // Without it the log could promise extents whose bytes a power cut took.
         let wal = open_wal(Box::new(move || barrier_disk.flush()))?;
         let generation = superblock.generation;
-        let roots = Arc::new(roots);
         Ok(Journal {
             storage,
             media,
             wal,
-            published: ArcSwap::new(Arc::clone(&roots)),
+            published: RwLock::new(Arc::new(roots)),
             dirty_pages: AtomicU64::new(effects.dirtied),
             logging: AtomicBool::new(true),
             writer: Mutex::new(Writer {
-                roots,
                 effects,
                 generation: next_generation,
                 changes: Changes::default(),
+                pending: Pending::default(),
             }),
             retired: Mutex::default(),
             opened: superblock.clone(),
@@ -159,9 +163,22 @@ impl Journal {
     #[must_use]
     pub fn view(&self) -> View {
         View {
-            roots: self.published.load_full(),
+            roots: self.published(),
             storage: Arc::clone(&self.storage),
         }
+    }
+
+    /// The trees as they are now.
+    pub(super) fn published(&self) -> Arc<Roots> {
+        Arc::clone(&self.published.read())
+    }
+
+    /// Lets other trees take the place of those that readers get. To be called with the writer held.
+    pub(super) fn publish(&self, roots: Roots) {
+        let roots = Arc::new(roots);
+        let old = std::mem::replace(&mut *self.published.write(), roots);
+        // It may be the last reference to many nodes: nobody should wait for that.
+        drop(old);
     }
 
     /// Starts a transaction that may need space; waits for the one under way.
@@ -206,22 +223,14 @@ impl Journal {
         self.writable()?;
         let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
         self.storage.pages.reserve(dirty, need)?;
+        let roots = self.published();
         if need == Need::Space {
-            self.storage.strings.reserve(writer.roots.strings_end)?;
+            self.storage.strings.reserve(roots.strings_end)?;
         }
-        let roots = Roots::clone(&writer.roots);
-        let effects = Effects::default();
         // Those of one that was dropped.
         writer.changes.clear();
-        Ok(Tx {
-            journal: self,
-            writer,
-            roots,
-            effects,
-            need,
-            keep_bytes,
-            broken: false,
-        })
+        writer.pending.clear();
+        Ok(Tx::new(self, writer, roots, need, keep_bytes))
     }
 
     /// Whether a checkpoint has pages to write, and may give others back.
@@ -398,7 +407,7 @@ impl Journal {
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
         let (_, pages) = self.storage.pages.extent();
-        pages * crate::format::page::PAGE_BYTES as u64 + self.published.load().strings_end
+        pages * crate::format::page::PAGE_BYTES as u64 + self.published.read().strings_end
     }
 
     /// Finds the pages that can be reused, by reading the internal pages of the trees the store was
@@ -443,52 +452,38 @@ impl View {
     ) -> Result<Option<Key>, StoreError> {
         self.roots.verify(&self.storage, tree, from, max, found)
     }
+}
 
-    fn reading(&self) -> Reading<'_> {
-        Reading {
-            roots: &self.roots,
-            storage: self.storage.deref(),
-        }
+impl Read for View {
+    fn get_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.roots.get_with(&self.storage, tree, key, read)
+    }
+
+    fn floor_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        self.roots.floor_with(&self.storage, tree, key, read)
+    }
+
+    fn scan(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        self.roots.scan(&self.storage, tree, start, end, visit)
+    }
+
+    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        self.storage.strings.read_with(id, read)
     }
 }
-
-macro_rules! read_through_reading {
-    ($type:ty) => {
-        impl Read for $type {
-            fn get_with<T>(
-                &self,
-                tree: TreeId,
-                key: &[u8],
-                read: impl FnOnce(&[u8]) -> T,
-            ) -> Result<Option<T>, StoreError> {
-                self.reading().get_with(tree, key, read)
-            }
-            fn floor_with<T>(
-                &self,
-                tree: TreeId,
-                key: &[u8],
-                read: impl FnOnce(&[u8], &[u8]) -> T,
-            ) -> Result<Option<T>, StoreError> {
-                self.reading().floor_with(tree, key, read)
-            }
-            fn scan(
-                &self,
-                tree: TreeId,
-                start: &[u8],
-                end: &[u8],
-                visit: &mut Visit<'_>,
-            ) -> Result<(), StoreError> {
-                self.reading().scan(tree, start, end, visit)
-            }
-            fn name_with<T>(
-                &self,
-                id: NameId,
-                read: impl FnOnce(&[u8]) -> T,
-            ) -> Result<T, StoreError> {
-                self.reading().name_with(id, read)
-            }
-        }
-    };
-}
-read_through_reading!(View);
-read_through_reading!(Tx<'_>);

@@ -1,32 +1,128 @@
 //! Transactions: changes of the trees that are made and logged as one.
+//!
+//! Until its commit a transaction only collects what it will change. Most are a few changes of
+//! nodes that are in memory: their commit enters them in the published trees, where they are,
+//! unless a view shares the nodes, which are then copied. Before, it makes sure that nothing about
+//! this can fail: what is in the log must be in the trees. A transaction of many changes, one that
+//! needs nodes from the disk, or one that reads ranges that it has changed, works on a copy of the
+//! roots instead, which its commit publishes.
+//!
+//! So a transaction that is dropped never was, and a view never changes: only who alone refers to a
+//! node can change it.
 
+use std::cell::OnceCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Change;
 use super::journal::{Journal, Writer};
-use super::wal::WalError;
+use super::wal::{Wal, WalError};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
 use crate::format::key::{Key, TreeId};
 use crate::store::pages::Need;
-use crate::store::roots::{Reading, Roots, Storage};
+use crate::store::read::Visit;
+use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
 use crate::store::tree::Effects;
 use crate::store::{Read, StoreError};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
+/// Changes that a transaction collects before it works on a copy: each read of a key looks through
+/// them.
+const PENDING_MAX: usize = 24;
+
 /// A transaction in the making: reads see its own changes. Dropped without [`Tx::commit`] it never
 /// was. Only one exists at a time; the next [`Journal::begin`] waits for it.
 pub struct Tx<'a> {
-    pub(super) journal: &'a Journal,
-    pub(super) writer: MutexGuard<'a, Writer>,
-    pub(super) roots: Roots,
-    pub(super) effects: Effects,
-    pub(super) need: Need,
+    journal: &'a Journal,
+    writer: MutexGuard<'a, Writer>,
+    /// The trees before it.
+    before: Arc<Roots>,
+    /// The trees with its changes, once it works on a copy.
+    copy: OnceCell<Box<Copy>>,
+    /// Where the next name goes.
+    strings_end: u64,
+    need: Need,
     /// Bytes of the log that it must leave free.
-    pub(super) keep_bytes: u64,
+    keep_bytes: u64,
     /// A change failed half-way: only dropping is left.
-    pub(super) broken: bool,
+    broken: bool,
+}
+
+struct Copy {
+    roots: Roots,
+    effects: Effects,
+}
+
+/// Changes of trees that are not entered yet, in the order in which they were made. They keep their
+/// memory from one transaction to the next.
+#[derive(Default)]
+pub(super) struct Pending {
+    steps: Vec<Step>,
+    /// Keys and values.
+    bytes: Vec<u8>,
+    removals: usize,
+}
+
+struct Step {
+    tree: TreeId,
+    key: Range<usize>,
+    /// `None` removes the key.
+    value: Option<Range<usize>>,
+}
+
+impl Pending {
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+        self.bytes.clear();
+        self.removals = 0;
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    fn push(&mut self, tree: TreeId, key: &[u8], value: Option<&[u8]>) {
+        let key = self.append(key);
+        let value = value.map(|value| self.append(value));
+        self.removals += usize::from(value.is_none());
+        self.steps.push(Step { tree, key, value });
+    }
+
+    fn get(&self, range: &Range<usize>) -> &[u8] {
+        self.bytes.get(range.clone()).unwrap_or_default()
+    }
+
+    /// All of them: tree, key, and the value that it gets.
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (TreeId, &[u8], Option<&[u8]>)> {
+        self.steps.iter().map(|step| {
+            let value = step.value.as_ref().map(|value| self.get(value));
+            (step.tree, self.get(&step.key), value)
+        })
+    }
+
+    /// What became of a key; `None` when nothing did.
+    fn find(&self, tree: TreeId, key: &[u8]) -> Option<Option<&[u8]>> {
+        let found =
+            |(in_tree, changed, _): &(TreeId, &[u8], _)| *in_tree == tree && *changed == key;
+        self.iter().rev().find(found).map(|(_, _, value)| value)
+    }
+
+    /// Whether a key in a range changed.
+    fn touches(&self, tree: TreeId, keys: Range<&[u8]>) -> bool {
+        self.iter()
+            .any(|(in_tree, key, _)| in_tree == tree && keys.contains(&key))
+    }
+
+    /// Whether entering them in these trees needs nothing from the disk.
+    fn are_ready(&self, roots: &Roots) -> bool {
+        self.iter()
+            .all(|(tree, key, value)| roots.is_ready(tree, key, value.is_none(), self.removals))
+    }
 }
 
 fn now_ns() -> u64 {
@@ -58,13 +154,82 @@ pub(super) fn apply(
     }
 }
 
-impl Tx<'_> {
-    /// Changes the trees.
-    fn apply<T>(
+/// Changes trees as a transaction did.
+fn change(
+    storage: &Storage,
+    roots: &mut Roots,
+    (tree, key, value): (TreeId, &[u8], Option<&[u8]>),
+    effects: &mut Effects,
+) -> Result<(), StoreError> {
+    match value {
+        Some(value) => roots.put(storage, tree, key, value, effects),
+        None if roots.delete(storage, tree, key, effects)? => Ok(()),
+        None => Err(vanished(tree)),
+    }
+}
+
+/// A key was there when the transaction looked, and is not found again: its pages contradict each
+/// other.
+fn vanished(tree: TreeId) -> StoreError {
+    StoreError::Corrupt(format!("{tree:?}: a key that was there is not found again"))
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(
+        journal: &'a Journal,
+        writer: MutexGuard<'a, Writer>,
+        before: Arc<Roots>,
+        need: Need,
+        keep_bytes: u64,
+    ) -> Self {
+        let strings_end = before.strings_end;
+        Tx {
+            journal,
+            writer,
+            before,
+            copy: OnceCell::new(),
+            strings_end,
+            need,
+            keep_bytes,
+            broken: false,
+        }
+    }
+
+    /// The trees with its changes, in a copy of its own from now on.
+    fn copied(&self) -> Result<&Copy, StoreError> {
+        if let Some(copy) = self.copy.get() {
+            return Ok(copy);
+        }
+        let storage = &self.journal.storage;
+        let mut roots = Roots::clone(&self.before);
+        let mut effects = Effects::default();
+        for (tree, key, value) in self.writer.pending.iter() {
+            change(storage, &mut roots, (tree, key, value), &mut effects)?;
+        }
+        Ok(self.copy.get_or_init(|| Box::new(Copy { roots, effects })))
+    }
+
+    /// Makes a change, of a key that is there when it has no value.
+    fn change(&mut self, tree: TreeId, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        let Some(copy) = self.copy.get_mut() else {
+            self.writer.pending.push(tree, key, value);
+            if self.writer.pending.steps.len() > PENDING_MAX {
+                self.copied()?;
+            }
+            return Ok(());
+        };
+        let Copy { roots, effects } = &mut **copy;
+        change(&self.journal.storage, roots, (tree, key, value), effects)
+    }
+
+    /// As [`Tx::change`], and notes when it failed.
+    fn change_or_break(
         &mut self,
-        change: impl FnOnce(&mut Roots, &Storage, &mut Effects) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        change(&mut self.roots, &self.journal.storage, &mut self.effects)
+        tree: TreeId,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        self.change(tree, key, value)
             .inspect_err(|_| self.broken = true)
     }
 
@@ -79,7 +244,7 @@ impl Tx<'_> {
         value: impl AsRef<[u8]>,
     ) -> Result<(), StoreError> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        self.apply(|roots, storage, effects| roots.put(storage, tree, key, value, effects))?;
+        self.change_or_break(tree, key, Some(value))?;
         self.writer.changes.put(tree, key, value);
         Ok(())
     }
@@ -90,12 +255,22 @@ impl Tx<'_> {
     /// When a page cannot be read.
     pub fn delete(&mut self, tree: TreeId, key: impl AsRef<[u8]>) -> Result<bool, StoreError> {
         let key = key.as_ref();
-        let there =
-            self.apply(|roots, storage, effects| roots.delete(storage, tree, key, effects))?;
+        let there = self.get_with(tree, key, |_| ())?.is_some();
         if there {
-            self.writer.changes.delete(tree, key);
+            self.remove(tree, key)?;
         }
         Ok(there)
+    }
+
+    /// Removes a key that this transaction has found.
+    ///
+    /// # Errors
+    /// When a page cannot be read. When the key was not there, it is the commit that fails.
+    pub fn remove(&mut self, tree: TreeId, key: impl AsRef<[u8]>) -> Result<(), StoreError> {
+        let key = key.as_ref();
+        self.change_or_break(tree, key, None)?;
+        self.writer.changes.delete(tree, key);
+        Ok(())
     }
 
     /// The id of a name of 1 to 255 bytes, interning it when it is new.
@@ -103,11 +278,14 @@ impl Tx<'_> {
     /// # Errors
     /// When a page or name cannot be read.
     pub fn intern(&mut self, name: &[u8]) -> Result<NameId, StoreError> {
-        if let Some(id) = self.roots.find_name(&self.journal.storage, name)? {
+        let storage = &self.journal.storage;
+        let hash = name_hash(&storage.hash_seed, name);
+        if let Some(id) = find_name(self, hash, name)? {
             return Ok(id);
         }
-        let id = NameId(self.roots.strings_end);
-        self.apply(|roots, storage, effects| roots.intern(storage, id, name, effects))?;
+        let id = NameId(self.strings_end);
+        self.strings_end = storage.strings.add(id, name);
+        self.change_or_break(TreeId::Names, &name_key(hash, id), Some(&[]))?;
         self.writer.changes.intern(id, name);
         Ok(id)
     }
@@ -149,7 +327,7 @@ impl Tx<'_> {
     /// durable after [`Journal::sync`] on it.
     ///
     /// # Errors
-    /// When the log refuses; the transaction then never was.
+    /// When a page cannot be read, or the log refuses; the transaction then never was.
     pub fn commit(mut self) -> Result<Lsn, StoreError> {
         if self.broken {
             return Err(StoreError::Corrupt(
@@ -160,31 +338,121 @@ impl Tx<'_> {
         if self.writer.changes.is_empty() {
             return Ok(wal.next_lsn());
         }
-        let logged = self.journal.logging.load(Ordering::Relaxed) || self.need == Need::Log;
-        let end = if logged {
-            match wal.append(&self.writer.changes, now_ns(), self.keep_bytes) {
-                Ok(appended) => appended.end,
-                Err(WalError::Full { .. }) => return Err(StoreError::NoSpace("the log is full")),
-                Err(error) => return self.journal.latching(Err(error.into())),
-            }
-        } else {
-            wal.next_lsn()
-        };
-        let roots = Arc::new(self.roots);
-        self.writer.roots = Arc::clone(&roots);
-        self.writer.effects.freed.append(&mut self.effects.freed);
-        self.writer.effects.dirtied += self.effects.dirtied;
-        self.journal
-            .dirty_pages
-            .store(self.writer.effects.dirtied, Ordering::Relaxed);
-        self.journal.published.store(roots);
+        // What is in the log must be in the trees: from there on nothing fails.
+        if self.copy.get().is_none() && !self.writer.pending.are_ready(&self.before) {
+            self.copied()?;
+        }
+        let end = self.append(wal)?;
+        match self.copy.take() {
+            Some(copy) => self.publish(*copy),
+            None => self.enter()?,
+        }
         Ok(end)
     }
 
-    pub(super) fn reading(&self) -> Reading<'_> {
-        Reading {
-            roots: &self.roots,
-            storage: &self.journal.storage,
+    fn append(&self, wal: &Wal) -> Result<Lsn, StoreError> {
+        let logged = self.journal.logging.load(Ordering::Relaxed) || self.need == Need::Log;
+        if !logged {
+            return Ok(wal.next_lsn());
+        }
+        match wal.append(&self.writer.changes, now_ns(), self.keep_bytes) {
+            Ok(appended) => Ok(appended.end),
+            Err(WalError::Full { .. }) => Err(StoreError::NoSpace("the log is full")),
+            Err(error) => self.journal.latching(Err(error.into())),
         }
     }
+
+    fn publish(mut self, mut copy: Copy) {
+        copy.roots.strings_end = self.strings_end;
+        self.writer.effects.freed.append(&mut copy.effects.freed);
+        self.writer.effects.dirtied += copy.effects.dirtied;
+        let dirty = self.writer.effects.dirtied;
+        self.journal.dirty_pages.store(dirty, Ordering::Relaxed);
+        self.journal.publish(copy.roots);
+    }
+
+    /// Enters the pending changes in the published trees.
+    fn enter(mut self) -> Result<(), StoreError> {
+        let Writer {
+            pending, effects, ..
+        } = &mut *self.writer;
+        // This transaction's own reference would have everything copied.
+        drop(self.before);
+        let mut published = self.journal.published.write();
+        let roots = Arc::make_mut(&mut published);
+        roots.strings_end = self.strings_end;
+        for (tree, key, value) in pending.iter() {
+            let storage = &self.journal.storage;
+            let done = roots.change_ready(storage, tree, key, value, effects);
+            debug_assert!(matches!(done, Ok(true)), "{tree:?} {key:?}: {done:?}");
+            // The trees are no longer what the log says they are: never, as `are_ready` has said so.
+            match done {
+                Ok(true) => {}
+                Ok(false) => return self.journal.latching(Err(vanished(tree))),
+                Err(error) => return self.journal.latching(Err(error)),
+            }
+        }
+        drop(published);
+        let dirty = effects.dirtied;
+        self.journal.dirty_pages.store(dirty, Ordering::Relaxed);
+        Ok(())
+    }
 }
+
+impl Read for Tx<'_> {
+    fn get_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let storage = &self.journal.storage;
+        if let Some(copy) = self.copy.get() {
+            return copy.roots.get_with(storage, tree, key, read);
+        }
+        match self.writer.pending.find(tree, key) {
+            Some(value) => Ok(value.map(read)),
+            None => self.before.get_with(storage, tree, key, read),
+        }
+    }
+
+    fn floor_with<T>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        read: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        // The first key behind `key`.
+        let end = [key, &[0]].concat();
+        let roots = self.roots_of(tree, &[]..&end)?;
+        roots.floor_with(&self.journal.storage, tree, key, read)
+    }
+
+    fn scan(
+        &self,
+        tree: TreeId,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        let roots = self.roots_of(tree, start..end)?;
+        roots.scan(&self.journal.storage, tree, start, end, visit)
+    }
+
+    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        self.journal.storage.strings.read_with(id, read)
+    }
+}
+
+impl Tx<'_> {
+    /// Trees that hold what the transaction did to a range of keys.
+    fn roots_of(&self, tree: TreeId, keys: Range<&[u8]>) -> Result<&Roots, StoreError> {
+        if self.copy.get().is_none() && !self.writer.pending.touches(tree, keys) {
+            return Ok(&self.before);
+        }
+        Ok(&self.copied()?.roots)
+    }
+}
+
+#[cfg(test)]
+mod tests;

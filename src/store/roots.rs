@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use super::pages::PageStore;
 use super::read::Visit;
 use super::strings::Strings;
-use super::tree::{self, Effects, Link};
+use super::tree::{self, Effects, Link, Source};
 use super::{Read, StoreError};
 use crate::format::id::{DatasetId, NameId};
-use crate::format::key::{Key, SYSTEM_TREES, TreeId, u64_key};
+use crate::format::key::{self, Key, SYSTEM_TREES, TreeId};
 use crate::format::record::{DatasetRecord, PagePtr, dataset_key};
 
 /// Where pages and names are read from.
@@ -56,16 +56,23 @@ impl Roots {
         TreeId::SYSTEM.iter().position(|each| *each == tree)
     }
 
+    /// The tree, when its root stands here.
+    fn held(&self, tree: TreeId) -> Option<&Link> {
+        if let TreeId::Fs(id) = tree {
+            let mut datasets = self.datasets.iter();
+            return datasets.find(|(each, _)| *each == id).map(|(_, link)| link);
+        }
+        Self::system_index(tree).and_then(|index| self.system.get(index))
+    }
+
     fn link(&self, storage: &Storage, tree: TreeId) -> Result<Cow<'_, Link>, StoreError> {
-        let TreeId::Fs(id) = tree else {
-            return Self::system_index(tree)
-                .and_then(|index| self.system.get(index))
-                .map(Cow::Borrowed)
-                .ok_or_else(|| StoreError::Corrupt(format!("{tree:?} is no tree")));
-        };
-        match self.datasets.iter().find(|(each, _)| *each == id) {
-            Some((_, link)) => Ok(Cow::Borrowed(link)),
-            None => Ok(Cow::Owned(Link::Disk(self.dataset(storage, id)?.root))),
+        match (self.held(tree), tree) {
+            (Some(link), _) => Ok(Cow::Borrowed(link)),
+            (None, TreeId::Fs(id)) => {
+                let root = self.dataset(storage, id)?.root;
+                Ok(Cow::Owned(Link::Disk(root)))
+            }
+            (None, _) => Err(StoreError::Corrupt(format!("{tree:?} is no tree"))),
         }
     }
 
@@ -119,7 +126,7 @@ impl Roots {
     ) -> Result<(), StoreError> {
         tree::put(
             self.link_mut(storage, tree)?,
-            &storage.pages,
+            Source::Pages(&storage.pages),
             key,
             value,
             effects,
@@ -137,7 +144,35 @@ impl Roots {
         key: &[u8],
         effects: &mut Effects,
     ) -> Result<bool, StoreError> {
-        tree::delete(self.link_mut(storage, tree)?, &storage.pages, key, effects)
+        let source = Source::Pages(&storage.pages);
+        tree::delete(self.link_mut(storage, tree)?, source, key, effects)
+    }
+
+    /// See [`tree::is_ready`].
+    #[must_use]
+    pub fn is_ready(&self, tree: TreeId, key: &[u8], remove: bool, removals: usize) -> bool {
+        self.held(tree)
+            .is_some_and(|link| tree::is_ready(link, key, remove, removals))
+    }
+
+    /// As [`Roots::put`] with a value and [`Roots::delete`] without one, of a key for which
+    /// [`Roots::is_ready`] was true: reads nothing.
+    ///
+    /// # Errors
+    /// When it was not; these roots are then to be dropped.
+    pub fn change_ready(
+        &mut self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+        value: Option<&[u8]>,
+        effects: &mut Effects,
+    ) -> Result<bool, StoreError> {
+        let link = self.link_mut(storage, tree)?;
+        match value {
+            Some(value) => tree::put(link, Source::Nowhere, key, value, effects).map(|()| true),
+            None => tree::delete(link, Source::Nowhere, key, effects),
+        }
     }
 
     /// Enters a new name under its id.
@@ -161,7 +196,7 @@ impl Roots {
         self.put(
             storage,
             TreeId::Names,
-            &name_key(&storage.hash_seed, name, id),
+            &name_key(name_hash(&storage.hash_seed, name), id),
             &[],
             effects,
         )
@@ -172,22 +207,9 @@ impl Roots {
     /// # Errors
     /// When a page or a name cannot be read.
     pub fn find_name(&self, storage: &Storage, name: &[u8]) -> Result<Option<NameId>, StoreError> {
-        let start = name_key(&storage.hash_seed, name, NameId(0));
-        let end = name_key(&storage.hash_seed, name, NameId(u64::MAX));
-        let mut same_hash = SmallVec::<[u64; 2]>::new();
-        self.scan(storage, TreeId::Names, &start, &end, &mut |key, _| {
-            same_hash.extend(crate::format::key::trailing_u64(key));
-            ControlFlow::Continue(())
-        })?;
-        for id in same_hash {
-            if storage
-                .strings
-                .read_with(NameId(id), |found| found == name)?
-            {
-                return Ok(Some(NameId(id)));
-            }
-        }
-        Ok(None)
+        let roots = self;
+        let read = Reading { roots, storage };
+        find_name(&read, name_hash(&storage.hash_seed, name), name)
     }
 
     /// See [`Read::get_with`].
@@ -308,12 +330,29 @@ pub fn name_hash(hash_seed: &[u8; 16], name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// A key of [`TreeId::Names`]: hash, id.
+/// A key of [`TreeId::Names`]: [`name_hash`], id.
 #[must_use]
-pub fn name_key(hash_seed: &[u8; 16], name: &[u8], id: NameId) -> Key {
-    let mut key = u64_key(name_hash(hash_seed, name));
-    key.extend_from_slice(&id.0.to_be_bytes());
-    key
+pub fn name_key(hash: u64, id: NameId) -> Key {
+    key::pair(hash, id.0)
+}
+
+/// The id of a name with its [`name_hash`], if it was interned.
+///
+/// # Errors
+/// When a page or a name cannot be read.
+pub fn find_name(read: &impl Read, hash: u64, name: &[u8]) -> Result<Option<NameId>, StoreError> {
+    let (start, end) = (name_key(hash, NameId(0)), name_key(hash, NameId(u64::MAX)));
+    let mut same_hash = SmallVec::<[u64; 2]>::new();
+    read.scan(TreeId::Names, &start, &end, &mut |key, _| {
+        same_hash.extend(crate::format::key::trailing_u64(key));
+        ControlFlow::Continue(())
+    })?;
+    for id in same_hash {
+        if read.name_with(NameId(id), |found| found == name)? {
+            return Ok(Some(NameId(id)));
+        }
+    }
+    Ok(None)
 }
 
 /// Roots with what is needed to read them.

@@ -15,7 +15,7 @@ use crate::format::id::NameId;
 use crate::format::key::TreeId;
 use crate::format::name::{self, RECORD_MAX_BYTES, record_bytes};
 use crate::store::StoreError;
-use crate::store::roots::name_key;
+use crate::store::roots::{name_hash, name_key};
 
 /// Bytes read at a time.
 const WINDOW: usize = 1 << 20;
@@ -61,7 +61,7 @@ pub(super) fn rebuild(builder: &mut Builder, fixes: &mut Fixes<'_>) -> Result<()
 }
 
 fn enter(builder: &mut Builder, id: NameId, name: &[u8]) -> Result<(), StoreError> {
-    let key = name_key(&builder.superblock().hash_seed, name, id);
+    let key = name_key(name_hash(&builder.superblock().hash_seed, name), id);
     builder.put(TreeId::Names, &key, &[])
 }
 

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::node::{Link, Node};
+use super::node::{Link, Node, Shown, Source};
 use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::page::Page;
 use crate::format::record::PagePtr;
 use crate::store::StoreError;
-use crate::store::pages::PageStore;
 
 /// A node below this many used bytes is merged with a neighbour when both fit one page.
 const UNDERFULL_BYTES: usize = Page::CAPACITY / 4;
@@ -35,7 +34,7 @@ struct Split {
 /// When a page on the way cannot be read. The tree may then be half changed: the caller drops it.
 pub fn put(
     root: &mut Link,
-    pages: &PageStore,
+    source: Source<'_>,
     key: &[u8],
     value: &[u8],
     effects: &mut Effects,
@@ -44,7 +43,7 @@ pub fn put(
         key.len() <= KEY_MAX && value.len() <= VALUE_MAX,
         "key or value too long"
     );
-    let Some(node) = root.node_mut(pages, effects)? else {
+    let Some(node) = root.node_mut(source, effects)? else {
         let mut page = Page::new(0);
         page.insert(0, key, value);
         effects.dirtied += 1;
@@ -52,7 +51,7 @@ pub fn put(
         return Ok(());
     };
     let level = node.page.level();
-    if let Some(split) = put_below(node, pages, key, value, effects)? {
+    if let Some(split) = put_below(node, source, key, value, effects)? {
         let mut page = Page::new(level + 1);
         page.insert(0, &[], &PagePtr::EMPTY.encode());
         page.insert(1, &split.key, &PagePtr::EMPTY.encode());
@@ -70,7 +69,7 @@ pub fn put(
 
 fn put_below(
     node: &mut Node,
-    pages: &PageStore,
+    source: Source<'_>,
     key: &[u8],
     value: &[u8],
     effects: &mut Effects,
@@ -79,8 +78,8 @@ fn put_below(
         return Ok(put_in_leaf(node, key, value));
     }
     let index = node.page.child_index(key);
-    let split = with_child(node, index, pages, effects, |child, effects| {
-        put_below(child, pages, key, value, effects)
+    let split = with_child(node, index, source, effects, |child, effects| {
+        put_below(child, source, key, value, effects)
     })?;
     let Some(split) = split else { return Ok(None) };
     effects.dirtied += 1;
@@ -179,17 +178,23 @@ fn split_point(page: &Page, index: usize, bytes: usize) -> usize {
 fn with_child<T>(
     node: &mut Node,
     index: usize,
-    pages: &PageStore,
+    source: Source<'_>,
     effects: &mut Effects,
     change: impl FnOnce(&mut Node, &mut Effects) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    if let Some(Some(child)) = node.children.get_mut(index)
+        && child.place().is_none()
+    {
+        // It stays where it is: copied only when somebody else refers to it.
+        return change(Arc::make_mut(child), effects);
+    }
     // Taken out while it is changed: a second reference would make `make_mut` copy it.
     let mut link = match node.children.get_mut(index).and_then(Option::take) {
         Some(child) => Link::Memory(child),
         None => Link::Disk(node.page.child(index)),
     };
     let child = link
-        .node_mut(pages, effects)?
+        .node_mut(source, effects)?
         .ok_or_else(|| StoreError::Corrupt("an internal tree page points nowhere".into()))?;
     let result = change(child, effects)?;
     if let Link::Memory(child) = link {
@@ -204,78 +209,95 @@ fn with_child<T>(
 /// As [`put`].
 pub fn delete(
     root: &mut Link,
-    pages: &PageStore,
+    source: Source<'_>,
     key: &[u8],
     effects: &mut Effects,
 ) -> Result<bool, StoreError> {
-    if super::get_with(root, pages, key, |_| ())?.is_none() {
+    if let Source::Pages(pages) = source
+        && super::get_with(root, pages, key, |_| ())?.is_none()
+    {
+        // Nothing is copied for what is not there.
         return Ok(false);
     }
-    let Some(node) = root.node_mut(pages, effects)? else {
+    let Some(node) = root.node_mut(source, effects)? else {
         return Ok(false);
     };
-    delete_below(node, pages, key, effects)?;
-    // A root with one child gives way to it.
+    let there = delete_below(node, source, key, effects)?;
+    give_way(root, source, effects)?;
+    Ok(there)
+}
+
+/// A root with one child gives way to it, an empty one to nothing.
+fn give_way(root: &mut Link, source: Source<'_>, effects: &mut Effects) -> Result<(), StoreError> {
     loop {
-        let Some(node) = root.show(pages)? else { break };
-        if node.page.is_empty() {
-            drop(node);
+        let shown = match (&*root, source) {
+            (Link::Memory(node), _) => Shown::Here(node),
+            (Link::Disk(_), Source::Pages(pages)) => match root.show(pages)? {
+                Some(shown) => shown,
+                None => return Ok(()),
+            },
+            (Link::Disk(_), Source::Nowhere) => return Ok(()),
+        };
+        if shown.page.is_empty() {
+            drop(shown);
             *root = Link::EMPTY;
-            break;
+            return Ok(());
         }
-        if node.page.level() == 0 || node.page.len() > 1 {
-            break;
+        if shown.page.level() == 0 || shown.page.len() > 1 {
+            return Ok(());
         }
-        let child = node.link(0);
-        if let Some(place) = node.place() {
-            effects.freed.push(place);
-        }
-        drop(node);
+        let child = shown.link(0);
+        effects.freed.extend(shown.place());
+        drop(shown);
         *root = child;
     }
-    Ok(true)
 }
 
 fn delete_below(
     node: &mut Node,
-    pages: &PageStore,
+    source: Source<'_>,
     key: &[u8],
     effects: &mut Effects,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     if node.page.level() == 0 {
-        if let Ok(index) = node.page.search(key) {
+        let found = node.page.search(key);
+        if let Ok(index) = found {
             node.page.remove(index);
         }
-        return Ok(());
+        return Ok(found.is_ok());
     }
     let index = node.page.child_index(key);
-    let used = with_child(node, index, pages, effects, |child, effects| {
-        delete_below(child, pages, key, effects)?;
-        Ok(if child.page.is_empty() {
-            0
-        } else {
-            child.page.used()
-        })
+    let (there, used) = with_child(node, index, source, effects, |child, effects| {
+        let there = delete_below(child, source, key, effects)?;
+        let used = match child.page.is_empty() {
+            true => 0,
+            false => child.page.used(),
+        };
+        Ok((there, used))
     })?;
     if used == 0 {
         node.remove(index);
     } else if used < UNDERFULL_BYTES && node.page.len() > 1 {
-        merge(node, index, pages, effects)?;
+        merge(node, index, source, effects)?;
     }
-    Ok(())
+    Ok(there)
 }
 
 /// Merges child `index` with a neighbour when both fit one page well.
 fn merge(
     node: &mut Node,
     index: usize,
-    pages: &PageStore,
+    source: Source<'_>,
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
     let left = if index == 0 { 0 } else { index - 1 };
+    if matches!(source, Source::Nowhere) && !(node.holds(left) && node.holds(left + 1)) {
+        // It stays as it is until it is changed again with its neighbours at hand.
+        return Ok(());
+    }
     let nowhere = || StoreError::Corrupt("an internal tree page points nowhere".into());
-    let right_node = node.link(left + 1).node(pages)?.ok_or_else(nowhere)?;
-    let left_node = node.link(left).node(pages)?.ok_or_else(nowhere)?;
+    let right_node = node.link(left + 1).node(source)?.ok_or_else(nowhere)?;
+    let left_node = node.link(left).node(source)?.ok_or_else(nowhere)?;
     // The separator is the true lower bound of what is right; the first key there may not be.
     let separator = Key::from_slice(node.page.key(left + 1));
     let sum = left_node.page.used() + right_node.page.used() + separator.len();
@@ -286,7 +308,7 @@ fn merge(
     if let Some(place) = right_node.place() {
         effects.freed.push(place);
     }
-    with_child(node, left, pages, effects, |target, _| {
+    with_child(node, left, source, effects, |target, _| {
         if target.page.level() == 0 {
             target.append_from(&right_node, 0..right_node.page.len());
         } else {

@@ -20,6 +20,6 @@ mod tests;
 
 pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
-pub use node::{Link, Node};
-pub use query::{floor_with, get_with, scan};
+pub use node::{Link, Node, Source};
+pub use query::{floor_with, get_with, is_ready, scan};
 pub use verify::verify;

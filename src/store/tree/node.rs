@@ -100,6 +100,11 @@ impl Node {
         }
     }
 
+    /// Whether child `index` is in memory.
+    pub(super) fn holds(&self, index: usize) -> bool {
+        matches!(self.children.get(index), Some(Some(_)))
+    }
+
     /// Appends cells of a node of the same level, with the children they stand for.
     pub(super) fn append_from(&mut self, other: &Node, cells: Range<usize>) {
         if !(self.children.is_empty() && other.children.is_empty()) {
@@ -141,6 +146,28 @@ impl Node {
             }
         }
         page
+    }
+}
+
+/// Where a change finds the nodes that are not in memory.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// In the cache, or on the disk.
+    Pages(&'a PageStore),
+    /// Nowhere: [`super::is_ready`] has said that the change needs none.
+    Nowhere,
+}
+
+impl Source<'_> {
+    fn load(self, place: PagePtr) -> Result<Arc<Node>, StoreError> {
+        match self {
+            Source::Pages(pages) => pages.load(place),
+            Source::Nowhere => {
+                let page = place.page;
+                let reason = "a change in memory needs it, and it is not there".into();
+                Err(StoreError::Page { page, reason })
+            }
+        }
     }
 }
 
@@ -194,11 +221,11 @@ impl Link {
     }
 
     /// The node, to be kept while the tree changes; `None` for an empty tree.
-    pub(super) fn node(&self, pages: &PageStore) -> Result<Option<Arc<Node>>, StoreError> {
+    pub(super) fn node(&self, source: Source<'_>) -> Result<Option<Arc<Node>>, StoreError> {
         match self {
             Link::Memory(node) => Ok(Some(Arc::clone(node))),
             Link::Disk(PagePtr::EMPTY) => Ok(None),
-            Link::Disk(place) => pages.load(*place).map(Some),
+            Link::Disk(place) => source.load(*place).map(Some),
         }
     }
 
@@ -206,12 +233,12 @@ impl Link {
     /// a copy leaves behind is added to `freed`.
     pub(super) fn node_mut<'a>(
         &'a mut self,
-        pages: &PageStore,
+        source: Source<'_>,
         change: &mut super::change::Effects,
     ) -> Result<Option<&'a mut Node>, StoreError> {
         let placed = match self {
             Link::Disk(PagePtr::EMPTY) => return Ok(None),
-            Link::Disk(place) => Some((pages.load(*place)?, *place)),
+            Link::Disk(place) => Some((source.load(*place)?, *place)),
             Link::Memory(node) => node.place().map(|place| (Arc::clone(node), place)),
         };
         if let Some((node, place)) = placed {

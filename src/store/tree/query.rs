@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::node::{Link, Node, Shown};
+use crate::format::record::PagePtr;
 use crate::store::StoreError;
 use crate::store::pages::PageStore;
 use crate::store::read::Visit;
@@ -55,6 +56,26 @@ fn child<'a>(node: &'a Node, index: usize, pages: &PageStore) -> Result<Shown<'a
         )));
     }
     Ok(child)
+}
+
+/// Whether changes find all nodes they need in memory, and the keys they remove, and so cannot
+/// fail: a change of `key`, and others for which this is true, of which `removals` at most remove a
+/// key.
+#[must_use]
+pub fn is_ready(root: &Link, key: &[u8], remove: bool, removals: usize) -> bool {
+    let mut node = match root {
+        Link::Memory(node) => node,
+        Link::Disk(place) => return *place == PagePtr::EMPTY && !remove,
+    };
+    let is_root_leaf = node.page.level() == 0;
+    while node.page.level() > 0 {
+        match node.children.get(node.page.child_index(key)) {
+            Some(Some(child)) => node = child,
+            _ => return false,
+        }
+    }
+    // A leaf that became empty would leave its keys to a neighbour, which may be on disk.
+    (is_root_leaf || node.page.len() > removals) && (!remove || node.page.search(key).is_ok())
 }
 
 /// What `read` makes of the last entry whose key is at most `key`.

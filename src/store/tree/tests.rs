@@ -102,10 +102,23 @@ impl Bench {
         let key = self.key();
         if self.rng.random_bool(0.55) {
             let value = vec![self.rng.random(); self.rng.random_range(0..=700)];
-            put(&mut self.root, &self.pages, &key, &value, &mut self.effects).unwrap();
+            put(
+                &mut self.root,
+                Source::Pages(&self.pages),
+                &key,
+                &value,
+                &mut self.effects,
+            )
+            .unwrap();
             self.model.insert(key, value);
         } else {
-            let there = delete(&mut self.root, &self.pages, &key, &mut self.effects).unwrap();
+            let there = delete(
+                &mut self.root,
+                Source::Pages(&self.pages),
+                &key,
+                &mut self.effects,
+            )
+            .unwrap();
             assert_eq!(there, self.model.remove(&key).is_some());
         }
     }
@@ -198,7 +211,7 @@ fn children_are_listed_only_while_one_is_in_memory() {
         let (key, value) = (bench.key(), vec![round; 30]);
         put(
             &mut bench.root,
-            &bench.pages,
+            Source::Pages(&bench.pages),
             &key,
             &value,
             &mut bench.effects,
@@ -233,7 +246,15 @@ fn deleting_everything_gives_every_page_back() {
     }
     bench.checkpoint();
     for key in std::mem::take(&mut bench.model).into_keys() {
-        assert!(delete(&mut bench.root, &bench.pages, &key, &mut bench.effects).unwrap());
+        assert!(
+            delete(
+                &mut bench.root,
+                Source::Pages(&bench.pages),
+                &key,
+                &mut bench.effects
+            )
+            .unwrap()
+        );
     }
     assert_eq!(bench.checkpoint(), PagePtr::EMPTY);
     assert_eq!(bench.pages.extent().1, 0);
@@ -267,7 +288,7 @@ fn growing_keys_leave_full_pages() {
         let key = number.to_be_bytes();
         put(
             &mut bench.root,
-            &bench.pages,
+            Source::Pages(&bench.pages),
             &key,
             &[0; 40],
             &mut bench.effects,
@@ -285,7 +306,7 @@ fn growing_keys_leave_full_pages() {
 
 /// Every page's keys rise, and what lies below a cell lies between its key and the next.
 fn check_order(link: &Link, pages: &PageStore, bounds: (Option<&[u8]>, Option<&[u8]>)) {
-    let Some(node) = link.node(pages).unwrap() else {
+    let Some(node) = link.node(Source::Pages(pages)).unwrap() else {
         return;
     };
     let page = node.page();
@@ -317,7 +338,7 @@ fn a_range_that_was_emptied_can_be_filled_again() {
             let value = vec![1; 300];
             put(
                 &mut bench.root,
-                &bench.pages,
+                Source::Pages(&bench.pages),
                 &key(number),
                 &value,
                 &mut bench.effects,
@@ -331,7 +352,7 @@ fn a_range_that_was_emptied_can_be_filled_again() {
             for number in start..start + len {
                 delete(
                     &mut bench.root,
-                    &bench.pages,
+                    Source::Pages(&bench.pages),
                     &key(number),
                     &mut bench.effects,
                 )
@@ -349,7 +370,7 @@ fn a_range_that_was_emptied_can_be_filled_again() {
                 let value = vec![2; bench.rng.random_range(100..600)];
                 put(
                     &mut bench.root,
-                    &bench.pages,
+                    Source::Pages(&bench.pages),
                     &key(number),
                     &value,
                     &mut bench.effects,
@@ -385,7 +406,7 @@ fn the_largest_cells_fit_wherever_a_page_is_split() {
             let mut key = rng.random::<u64>().to_be_bytes().to_vec();
             key.resize(key_len, b'k');
             let value = vec![7; value_len];
-            put(&mut root, &pages, &key, &value, &mut effects).unwrap();
+            put(&mut root, Source::Pages(&pages), &key, &value, &mut effects).unwrap();
             model.insert(key, value);
         }
         for (key, value) in &model {

@@ -8,8 +8,8 @@ use razorfs::disk::Media;
 use razorfs::disk::sim::{Call, Fault, SimMedia, Survival};
 use razorfs::format::id::Lsn;
 use razorfs::format::key::TreeId;
-use razorfs::log::Journal;
 use razorfs::log::recovery::{self, Format, Options};
+use razorfs::log::{Journal, View};
 use razorfs::store::{Read, StoreError};
 
 use crate::disks::{Gate, SlowFlush, Store};
@@ -279,6 +279,59 @@ fn checkpoints_take_nothing_from_commits() {
                     let committed = threads.commit(thread, step).unwrap();
                     threads.sync(committed).unwrap();
                 }
+            }
+        });
+        run.check();
+    });
+}
+
+/// What a view has of the transactions of a thread: the keys, and whether its passing key is there.
+fn state(view: &View, thread: u8) -> (usize, bool) {
+    let keys = keys(view);
+    let passing = view.get(PASSING, &[thread]).unwrap();
+    let of_thread = keys.iter().filter(|key| key[0] == thread).count();
+    assert!(!keys.contains(&vec![thread, 9]), "it was never committed");
+    (of_thread, passing.is_some())
+}
+
+#[test]
+fn a_view_is_the_state_between_two_commits() {
+    let store = store();
+    explore("views and commits", 1, move || {
+        let run = Run::new(&store);
+        // What they change is in memory from here on, and is changed there.
+        for thread in 0..2 {
+            run.commit(thread, 0).unwrap();
+        }
+        let threads = Arc::clone(&run);
+        together(4, move |thread| {
+            if thread < 2 {
+                let mut tx = threads.journal.begin().unwrap();
+                tx.put(TREE, [u8::try_from(thread).unwrap(), 9], [7; 40])
+                    .unwrap();
+                drop(tx);
+                for step in 1..3 {
+                    threads.commit(thread, step).unwrap();
+                }
+                return;
+            }
+            for of in 0..2 {
+                let committed = {
+                    let history = threads.history.lock().unwrap();
+                    let keys = history.committed.iter().map(|(_, key)| key[0]);
+                    keys.filter(|thread| *thread == of).count()
+                };
+                let view = threads.journal.view();
+                sync::thread::yield_now();
+                let first = state(&view, of);
+                assert!(
+                    first.0 >= committed,
+                    "{first:?}, {committed} were committed"
+                );
+                // A transaction puts it, and the next one takes it away.
+                assert_eq!(first.1, first.0 % 2 == 1, "half a transaction: {first:?}");
+                sync::thread::yield_now();
+                assert_eq!(state(&view, of), first);
             }
         });
         run.check();
