@@ -128,17 +128,23 @@ impl Volume {
             return Ok(Step::More);
         }
         if record.is_symlink() {
-            for key in self.keys(&op.tx, ino, Kind::Symlink, usize::MAX)? {
-                op.tx.delete(self.tree(), key)?;
-            }
+            self.remove_target(&mut op.tx, ino)?;
         }
-        op.tx.delete(self.tree(), key::inode(ino))?;
+        op.tx.remove(self.tree(), key::inode(ino))?;
         op.adopt(ino)?;
         let counters = op.counters()?;
         counters.inodes = counters.inodes.saturating_sub(1);
         op.commit()?;
         self.inodes.forget(ino);
         Ok(Step::Freed)
+    }
+
+    /// Removes a symlink's target.
+    pub(super) fn remove_target(&self, tx: &mut Tx<'_>, ino: Ino) -> Result<(), EngineError> {
+        for key in self.keys(tx, ino, Kind::Symlink, usize::MAX)? {
+            tx.remove(self.tree(), key)?;
+        }
+        Ok(())
     }
 
     /// Removes up to [`STEP_XATTRS`] attributes, each of them whole; whether none are left.

@@ -3,6 +3,7 @@
 use super::EngineError;
 use crate::format::id::Ino;
 pub use crate::format::record::Time;
+use crate::sync::RwLockWriteGuard;
 
 /// Who asks, as the guest's kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -258,8 +259,17 @@ pub struct StatFs {
 pub struct Removed {
     /// The inode whose name is gone.
     pub ino: Ino,
-    /// It has no name left: it lives on the orphan list until [`super::Volume::reclaim`].
+    /// It has no name left, and was not freed at once: it lives on the orphan list until
+    /// [`super::Volume::reclaim`].
     pub orphan: bool,
+}
+
+/// Those who may hold an inode besides its names: whoever uses the volume knows.
+pub trait Holders {
+    /// Asked of an inode that is about to lose its last name, in the transaction that takes it: so
+    /// it must not wait for anyone. While what it gives lives, nobody comes to know the inode;
+    /// `None` when somebody may know it.
+    fn nobody_knows(&self, ino: Ino) -> Option<RwLockWriteGuard<'_, ()>>;
 }
 
 /// Where the volume's times come from.

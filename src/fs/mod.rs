@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use crate::engine::{EngineError, Volume};
+use crate::engine::{EngineError, Holders, Volume};
 use crate::format::id::Ino;
+use crate::sync;
 pub use file::Open;
 use lookups::Lookups;
 pub use names::NAME_MAX;
@@ -173,7 +174,17 @@ struct Everyone {
     lookups: RwLock<Vec<Arc<Lookups>>>,
     /// Held shared from finding or making an inode until its lookup is counted. Who has had it
     /// alone knows that whatever was found before is counted.
-    finding: RwLock<()>,
+    finding: sync::RwLock<()>,
+}
+
+impl Holders for Everyone {
+    fn nobody_knows(&self, ino: Ino) -> Option<sync::RwLockWriteGuard<'_, ()>> {
+        // Whoever found it before has counted it.
+        let quiet = self.finding.try_write()?;
+        let lookups = self.lookups.try_read()?;
+        let known = lookups.iter().any(|lookups| lookups.knows(ino));
+        (!known).then_some(quiet)
+    }
 }
 
 impl FileSystem {

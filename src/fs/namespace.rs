@@ -194,7 +194,7 @@ impl FileSystem {
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let removed = self.volume.unlink(dir, name)?;
+        let removed = self.volume.unlink_with(dir, name, Some(&*self.everyone))?;
         self.removed(removed);
         Ok(())
     }
@@ -206,7 +206,7 @@ impl FileSystem {
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let removed = self.volume.rmdir(dir, name)?;
+        let removed = self.volume.rmdir_with(dir, name, Some(&*self.everyone))?;
         self.removed(removed);
         Ok(())
     }
