@@ -5,6 +5,9 @@ use crate::store::StoreError;
 /// Why an operation failed. The volume is unchanged then.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
+    /// It would have to wait for the disk, and may not: nobody outside sees it. EAGAIN
+    #[error("it would have to wait")]
+    WouldWait,
     /// ENOENT
     #[error("no such file or directory")]
     NotFound,

@@ -5,10 +5,11 @@ use super::flags::other_project;
 use super::inode::InodeExt;
 use super::namespace::{blank, one_more};
 use super::op::Op;
-use super::{Cred, EngineError, Removed, RenameMode, Volume};
+use super::{Cred, EngineError, How, Removed, RenameMode, Volume};
 use crate::format::id::Ino;
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::store::StoreError;
+use smallvec::SmallVec;
 
 /// Directories above one another, at most: a loop in a damaged store must not be followed for ever.
 const DEPTH_MAX: usize = 1 << 20;
@@ -71,62 +72,60 @@ impl Volume {
         to: &[u8],
         mode: RenameMode,
     ) -> Result<Option<Removed>, EngineError> {
+        let how = How {
+            may_wait: true,
+            holders: None,
+        };
+        self.rename_with((from_dir, from), (to_dir, to), mode, how)
+    }
+
+    /// [`Volume::rename`] that may not wait, or may free at once what it replaces.
+    ///
+    /// # Errors
+    /// As [`Volume::rename`]; [`EngineError::WouldWait`].
+    pub fn rename_with<'a>(
+        &'a self,
+        (from_dir, from): (Ino, &[u8]),
+        (to_dir, to): (Ino, &[u8]),
+        mode: RenameMode,
+        how: How<'a>,
+    ) -> Result<Option<Removed>, EngineError> {
         for name in [from, to] {
             check_name(name)?;
             if is_dots(name) {
                 return Err(EngineError::Invalid("'.' and '..' cannot be renamed"));
             }
         }
+        let mut written = SmallVec::<[Ino; 2]>::new();
         loop {
-            let before = self.sources(from_dir, from, to_dir, to, mode)?;
-            // The data must come before the name in the log: otherwise the new name could be there
-            // after a crash, and its content not.
-            for ino in &before {
-                self.write_out_for_rename(*ino)?;
-            }
-            let op = self.begin()?;
+            let mut op = self.begin()?;
+            op.holders = how.holders;
             let dirs = self.dirs(&op, from_dir, to_dir)?;
             let source = self.named(&op, from_dir, self.find(&op.tx, from_dir, from)?)?;
             let target = self.find(&op.tx, to_dir, to)?;
             let renamed = [Some(source.dentry), target.taken().ok().map(|(_, d)| d)];
             let count = if mode == RenameMode::Exchange { 2 } else { 1 };
-            if renamed
-                .into_iter()
-                .take(count)
-                .flatten()
-                .any(|d| d.file_type == libc::DT_REG && !before.contains(&d.ino))
-            {
-                // Another file got the name meanwhile.
-                continue;
-            }
-            return match mode {
-                RenameMode::Exchange => self.exchange(op, dirs, source, target),
-                _ => self.replace(op, dirs, source, target, to, mode),
+            // The data must come before the name in the log: otherwise the new name could be there
+            // after a crash, and its content not.
+            let unlogged = renamed.into_iter().take(count).flatten().find(|dentry| {
+                dentry.file_type == libc::DT_REG
+                    && !written.contains(&dentry.ino)
+                    && self.may_have_unlogged(dentry.ino)
+            });
+            let Some(DentryRecord { ino, .. }) = unlogged else {
+                return match mode {
+                    RenameMode::Exchange => self.exchange(op, dirs, source, target),
+                    _ => self.replace(op, dirs, source, target, to, mode),
+                };
             };
+            // Who writes data waits for the transaction under way.
+            drop(op);
+            if !how.may_wait {
+                return Err(EngineError::WouldWait);
+            }
+            self.write_out_for_rename(ino)?;
+            written.push(ino);
         }
-    }
-
-    /// The regular files that get a new name.
-    fn sources(
-        &self,
-        from_dir: Ino,
-        from: &[u8],
-        to_dir: Ino,
-        to: &[u8],
-        mode: RenameMode,
-    ) -> Result<Vec<Ino>, EngineError> {
-        let view = self.journal.view();
-        let mut slots = vec![self.find(&view, from_dir, from)?];
-        if mode == RenameMode::Exchange {
-            slots.push(self.find(&view, to_dir, to)?);
-        }
-        let regular = libc::DT_REG;
-        Ok(slots
-            .into_iter()
-            .filter_map(|slot| slot.taken().ok())
-            .filter(|(_, dentry)| dentry.file_type == regular)
-            .map(|(_, dentry)| dentry.ino)
-            .collect())
     }
 
     fn dirs(&self, op: &Op<'_>, from_ino: Ino, to_ino: Ino) -> Result<Dirs, EngineError> {

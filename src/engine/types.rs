@@ -272,5 +272,14 @@ pub trait Holders {
     fn nobody_knows(&self, ino: Ino) -> Option<RwLockWriteGuard<'_, ()>>;
 }
 
+/// How a name is taken away.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// Whether it may wait for the disk; where it would have to, nothing is done otherwise.
+    pub may_wait: bool,
+    /// What has no name left is kept, as an orphan, unless these say that it need not be.
+    pub holders: Option<&'a dyn Holders>,
+}
+
 /// Where the volume's times come from.
 pub type Clock = std::sync::Arc<dyn Fn() -> Time + Send + Sync>;

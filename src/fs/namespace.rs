@@ -1,7 +1,7 @@
 //! Names: lookup, making, linking, renaming, removing; and the lookups that go with them.
 
 use super::{FileSystem, FsError, names};
-use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode};
+use crate::engine::{Attr, Cred, EngineError, How, NewInode, Removed, RenameMode};
 use crate::format::id::Ino;
 
 /// How often CREATE tries again when the name comes and goes under it.
@@ -214,13 +214,15 @@ impl FileSystem {
     /// Renames, with the `RENAME_*` flags of rename(2).
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] for flags that do not go together; what the engine says.
+    /// [`EngineError::Invalid`] for flags that do not go together; [`EngineError::WouldWait`] when
+    /// it may not; what the engine says.
     pub fn rename(
         &self,
         cred: Cred,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         flags: u32,
+        may_wait: bool,
     ) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(from.1)?;
@@ -235,7 +237,11 @@ impl FileSystem {
             },
             _ => return Err(EngineError::Invalid("rename flags").into()),
         };
-        if let Some(removed) = self.volume.rename(from.0, from.1, to.0, to.1, mode)? {
+        let how = How {
+            may_wait,
+            holders: Some(&*self.everyone),
+        };
+        if let Some(removed) = self.volume.rename_with(from, to, mode, how)? {
             self.removed(removed);
         }
         Ok(())

@@ -70,16 +70,16 @@ impl Server {
             opcode::RENAME => {
                 let target: RenameIn = body.take()?;
                 let (from, to) = (body.string()?, body.string()?);
-                let cred = cred(&request.header);
-                self.fs
-                    .rename(cred, (ino, from), (Ino(target.newdir), to), 0)
+                let target = (Ino(target.newdir), to);
+                let (cred, may_wait) = (cred(&request.header), request.may_wait);
+                self.fs.rename(cred, (ino, from), target, 0, may_wait)
             }
             opcode::RENAME2 => {
                 let target: Rename2In = body.take()?;
                 let (from, to) = (body.string()?, body.string()?);
-                let (cred, flags) = (cred(&request.header), target.flags);
-                self.fs
-                    .rename(cred, (ino, from), (Ino(target.newdir), to), flags)
+                let (target, flags) = ((Ino(target.newdir), to), target.flags);
+                let (cred, may_wait) = (cred(&request.header), request.may_wait);
+                self.fs.rename(cred, (ino, from), target, flags, may_wait)
             }
             opcode::SETXATTR
             | opcode::GETXATTR

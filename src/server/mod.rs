@@ -23,6 +23,7 @@ mod request;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::engine::EngineError;
 use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, errno};
 use abi::{InHeader, OutHeader};
@@ -46,6 +47,9 @@ pub enum Error {
     /// The reply's memory is too small or cannot be written.
     #[error("writing a reply: {0}")]
     Reply(#[source] std::io::Error),
+    /// It would have to wait for the disk, and was not to: nothing was done.
+    #[error("it would have to wait")]
+    WouldWait,
 }
 
 /// One export: a file system and the session with the kernel that has it mounted.
@@ -114,7 +118,25 @@ impl Server {
     ///
     /// # Errors
     /// When there was nobody to answer or no room for an answer.
-    pub fn handle(&self, mut request: impl Input, mut reply: impl Output) -> Result<usize, Error> {
+    pub fn handle(&self, request: impl Input, reply: impl Output) -> Result<usize, Error> {
+        self.handle_either_way(request, reply, true)
+    }
+
+    /// As [`Server::handle`] for requests of which [`Server::may_have_to_wait`] is true: when one
+    /// would have to wait for the disk, nothing is done.
+    ///
+    /// # Errors
+    /// As [`Server::handle`]; [`Error::WouldWait`].
+    pub fn handle_at_once(&self, request: impl Input, reply: impl Output) -> Result<usize, Error> {
+        self.handle_either_way(request, reply, false)
+    }
+
+    fn handle_either_way(
+        &self,
+        mut request: impl Input,
+        mut reply: impl Output,
+        may_wait: bool,
+    ) -> Result<usize, Error> {
         let mut buffers = BUFFERS.take();
         let mut out = Reply::new(&mut buffers.reply, &mut buffers.looked_up);
         let result = match Request::read(&mut request, &mut buffers.request) {
@@ -125,7 +147,13 @@ impl Server {
                 &mut out,
                 Err(malformed.reason),
             ),
-            Ok(Ok(decoded)) => self.answer(&decoded, &mut request, &mut reply, &mut out),
+            Ok(Ok(decoded)) => {
+                let decoded = Request {
+                    may_wait,
+                    ..decoded
+                };
+                self.answer(&decoded, &mut request, &mut reply, &mut out)
+            }
         };
         if buffers.is_small() {
             BUFFERS.set(buffers);
@@ -142,12 +170,17 @@ impl Server {
             opcode::FSYNC
                 | opcode::FSYNCDIR
                 | opcode::SYNCFS
-                | opcode::RENAME
-                | opcode::RENAME2
                 | opcode::FALLOCATE
                 | opcode::COPY_FILE_RANGE
                 | opcode::DESTROY
         )
+    }
+
+    /// Whether some requests of this kind have to wait for the disk though most do not: a transport
+    /// finds out by [`Server::handle_at_once`].
+    #[must_use]
+    pub fn may_have_to_wait(opcode: u32) -> bool {
+        matches!(opcode, opcode::RENAME | opcode::RENAME2)
     }
 
     /// Ends the session: the kernel on the other side is gone or starts again. What it had open
@@ -183,6 +216,9 @@ impl Server {
                 self.dispatch(request, session, room, out)
             }
         };
+        if matches!(result, Err(FsError::Engine(EngineError::WouldWait))) {
+            return Err(Error::WouldWait);
+        }
         let failed = result.is_err();
         if let Err(error) = &result {
             log::trace!("opcode {}: {error}", request.header.opcode);

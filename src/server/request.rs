@@ -22,6 +22,8 @@ pub(super) struct Request<'a> {
     pub(super) body: Body<'a>,
     /// Bytes of the request behind `body`: the bytes to be written by a WRITE.
     pub(super) payload_len: usize,
+    /// Whether it may wait for the disk; where it would have to, it is asked again otherwise.
+    pub(super) may_wait: bool,
 }
 
 /// A request whose header could be read and the rest not.
@@ -73,6 +75,7 @@ impl<'a> Request<'a> {
             header,
             body,
             payload_len,
+            may_wait: true,
         }))
     }
 }

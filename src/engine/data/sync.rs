@@ -171,6 +171,16 @@ impl Volume {
         (held.saturating_add(promised) <= self.journal.data_log_bytes()).then_some(promise)
     }
 
+    /// Whether a file has bytes that neither the log nor a chunk holds, or somebody is just writing
+    /// to it. Waits for nobody.
+    pub(in crate::engine) fn may_have_unlogged(&self, ino: Ino) -> bool {
+        let nothing = |state: Arc<InodeState>| {
+            let data = state.data.try_read();
+            data.is_some_and(|data| data.unlogged_bytes() == 0)
+        };
+        !self.inodes.find(ino).is_none_or(nothing)
+    }
+
     /// Whether a file has bytes that no chunk holds, or somebody is just writing to it. Waits for
     /// nobody.
     pub(in crate::engine) fn may_have_unwritten(&self, ino: Ino) -> bool {

@@ -1,7 +1,7 @@
 //! Lookup, creation, links, removal, listing, orphans.
 
 use super::*;
-use crate::engine::{Holders, Removed, SetXattr, WriteFlags};
+use crate::engine::{Holders, How, Removed, RenameMode, SetXattr, WriteFlags};
 use crate::format::key;
 use crate::format::record::InodeRecord;
 use crate::store::{Read as _, StoreError};
@@ -191,12 +191,24 @@ fn what_nobody_holds_and_has_no_content_is_freed_with_its_last_name() {
     let removed = volume.unlink_with(ROOT, b"looked for", Some(&known));
     assert!(removed.unwrap().orphan);
     drop(finding);
+    // What a rename replaces.
+    world.make(ROOT, "new", FILE);
+    let old = world.make(ROOT, "old", FILE);
+    let how = How {
+        may_wait: true,
+        holders: Some(&known),
+    };
+    let mode = RenameMode::Replace;
+    volume
+        .rename_with((ROOT, b"new"), (ROOT, b"old"), mode, how)
+        .unwrap();
+    assert_eq!(error(volume.getattr(old)), "Stale");
     for orphan in known.inodes.iter().chain([&looked_for]) {
         volume.reclaim(*orphan).unwrap();
     }
     drop(volume);
     world.reopen();
-    assert_eq!(world.inodes(), before);
+    assert_eq!(world.inodes(), before + 1, "'old' is left");
     world.finish();
 }
 

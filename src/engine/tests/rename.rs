@@ -1,7 +1,7 @@
 //! Renaming.
 
 use super::*;
-use crate::engine::{Removed, RenameMode};
+use crate::engine::{How, Removed, RenameMode, WriteFlags};
 
 fn rename(
     world: &World,
@@ -45,6 +45,43 @@ fn a_file_moves_with_times_and_counts() {
     assert_eq!(error(rename(&world, (b, "h"), (file, "x"))), "NotDirectory");
     assert_eq!(error(rename(&world, (b, "h"), (Ino(99), "x"))), "Stale");
     world.finish();
+}
+
+#[test]
+fn who_may_not_wait_is_told_of_data_that_must_go_before() {
+    let world = World::new();
+    let file = world.make(ROOT, "f", FILE);
+    let volume = &world.volume;
+    let rename = |may_wait| {
+        let how = How {
+            may_wait,
+            holders: None,
+        };
+        volume.rename_with((ROOT, b"f"), (ROOT, b"g"), RenameMode::Replace, how)
+    };
+    let write = |bytes: &[u8]| {
+        let plain = WriteFlags::default();
+        volume
+            .write(file, 0, bytes.len(), &mut &*bytes, plain)
+            .unwrap();
+    };
+    write(b"content");
+    assert_eq!(error(rename(false)), "WouldWait");
+    assert_eq!(world.find(ROOT, "f"), Some(file));
+    volume.fsync(file, false).unwrap();
+    rename(false).unwrap();
+    assert_eq!(world.find(ROOT, "g"), Some(file));
+    rename_back(volume);
+    write(b"more");
+    rename(true).unwrap();
+    assert_eq!(world.find(ROOT, "g"), Some(file));
+    world.finish();
+}
+
+fn rename_back(volume: &Volume) {
+    volume
+        .rename(ROOT, b"g", ROOT, b"f", RenameMode::Replace)
+        .unwrap();
 }
 
 #[test]

@@ -589,6 +589,25 @@ fn renames_take_the_flags_of_the_system_call() {
 }
 
 #[test]
+fn a_rename_that_would_wait_is_not_answered_at_once() {
+    let kernel = Kernel::new(Options::default());
+    let (file, _) = kernel.create("first", 0o644, 0).unwrap();
+    kernel.write(file.nodeid, 0, b"content", 0).unwrap();
+    let how = Rename2In {
+        newdir: ROOT,
+        flags: 0,
+        padding: 0,
+    };
+    let names = [string("first"), string("second")].concat();
+    let body: [&[u8]; 2] = [how.as_bytes(), &names];
+    let waits = kernel.call_at_once(opcode::RENAME2, ROOT, &body);
+    assert!(matches!(waits, Err(Error::WouldWait)), "{waits:?}");
+    assert_eq!(kernel.lookup(ROOT, "first").unwrap().nodeid, file.nodeid);
+    kernel.call(opcode::RENAME2, ROOT, &body).unwrap();
+    assert_eq!(kernel.lookup(ROOT, "second").unwrap().nodeid, file.nodeid);
+}
+
+#[test]
 fn space_is_made_found_and_shared() {
     let kernel = Kernel::new(Options::default());
     let (file, _) = kernel.create("file", 0o644, 0).unwrap();

@@ -139,31 +139,38 @@ impl Kernel {
         nodeid: u64,
         body: &[&[u8]],
     ) -> Answer {
-        let body = body.concat();
-        let header = InHeader {
-            len: u32::try_from(size_of::<InHeader>() + body.len()).unwrap(),
-            opcode,
-            unique: 7,
-            nodeid,
-            uid,
-            gid,
-            pid: 1,
-            total_extlen: 0,
-            padding: 0,
-        };
-        self.raw([header.as_bytes(), &body].concat(), WRITE_MAX_BYTES + 4096)
-            .unwrap()
+        let request = framed((uid, gid), opcode, nodeid, &body.concat());
+        self.raw(request, WRITE_MAX_BYTES + 4096).unwrap()
     }
 
     /// Sends bytes and takes the answer, for which there is room of `room` bytes.
-    pub(super) fn raw(&self, mut request: Vec<u8>, room: usize) -> Result<Answer, Error> {
+    pub(super) fn raw(&self, request: Vec<u8>, room: usize) -> Result<Answer, Error> {
+        self.send(request, room, true)
+    }
+
+    /// As [`Kernel::call`], not to wait for the disk.
+    pub(super) fn call_at_once(
+        &self,
+        opcode: u32,
+        nodeid: u64,
+        body: &[&[u8]],
+    ) -> Result<Answer, Error> {
+        let request = framed((1000, 1000), opcode, nodeid, &body.concat());
+        self.send(request, 4096, false)
+    }
+
+    fn send(&self, mut request: Vec<u8>, room: usize, may_wait: bool) -> Result<Answer, Error> {
         let mut replies = &self.replies;
         replies.set_len(0).unwrap();
         replies.seek(SeekFrom::Start(0)).unwrap();
         let mut buffer = vec![0; room];
         let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request)).unwrap();
         let writer = FuseDevWriter::<()>::new(replies.as_raw_fd(), &mut buffer).unwrap();
-        let len = self.server.handle(reader, Writer::FuseDev(writer))?;
+        let writer = Writer::FuseDev(writer);
+        let len = match may_wait {
+            true => self.server.handle(reader, writer)?,
+            false => self.server.handle_at_once(reader, writer)?,
+        };
         replies.seek(SeekFrom::Start(0)).unwrap();
         let mut reply = Vec::new();
         replies.read_to_end(&mut reply).unwrap();
@@ -198,6 +205,22 @@ impl Kernel {
             Ok(Vec::new())
         );
     }
+}
+
+/// A request with its header.
+fn framed((uid, gid): (u32, u32), opcode: u32, nodeid: u64, body: &[u8]) -> Vec<u8> {
+    let header = InHeader {
+        len: u32::try_from(size_of::<InHeader>() + body.len()).unwrap(),
+        opcode,
+        unique: 7,
+        nodeid,
+        uid,
+        gid,
+        pid: 1,
+        total_extlen: 0,
+        padding: 0,
+    };
+    [header.as_bytes(), body].concat()
 }
 
 /// A name with its NUL.

@@ -234,6 +234,11 @@ impl Shape {
     pub(super) fn may_block(self, strict: bool) -> bool {
         self.sync_write || Server::may_block(self.opcode) || (strict && changes(self.opcode))
     }
+
+    /// Whether it is found out only in answering it.
+    pub(super) fn may_have_to_wait(self) -> bool {
+        Server::may_have_to_wait(self.opcode)
+    }
 }
 
 fn changes(opcode: u32) -> bool {
@@ -246,6 +251,8 @@ fn changes(opcode: u32) -> bool {
             | opcode::UNLINK
             | opcode::RMDIR
             | opcode::LINK
+            | opcode::RENAME
+            | opcode::RENAME2
             | opcode::WRITE
             | opcode::SETXATTR
             | opcode::REMOVEXATTR

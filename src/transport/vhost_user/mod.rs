@@ -58,6 +58,15 @@ pub trait Answer: Send + Sync {
     /// When there was nobody to answer or no room for an answer.
     fn handle(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error>;
 
+    /// As [`Answer::handle`] for requests of which [`Server::may_have_to_wait`] is true: when one
+    /// would have to wait for the disk, nothing is done.
+    ///
+    /// # Errors
+    /// As [`Answer::handle`]; [`Error::WouldWait`].
+    fn handle_at_once(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
+        self.handle(request, reply)
+    }
+
     /// Ends the session: the kernel on the other side is gone or starts again.
     fn reset(&self);
 }
@@ -65,6 +74,10 @@ pub trait Answer: Send + Sync {
 impl Answer for Server {
     fn handle(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
         Server::handle(self, request, reply)
+    }
+
+    fn handle_at_once(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
+        Server::handle_at_once(self, request, reply)
     }
 
     fn reset(&self) {

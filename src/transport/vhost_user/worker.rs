@@ -16,6 +16,7 @@ use super::chain::{Chain, Parts};
 use super::memory::Memory;
 use super::pool::Pool;
 use super::ring::{Next, Ring, Watch};
+use crate::server::Error;
 
 /// Requests given back before the guest is told, while more are waiting.
 const UNTOLD_MAX: u32 = 8;
@@ -148,14 +149,20 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
                 }
             };
             let shape = parts.shape();
-            if shape.may_block(work.strict) {
+            let answered = if shape.may_block(work.strict) {
                 drop(parts);
+                None
+            } else if shape.may_have_to_wait() {
+                answer_at_once(&*work.answer, parts)
+            } else {
+                Some(answer(&*work.answer, parts))
+            };
+            let Some(written) = answered else {
                 let (ring, task) = (ring.clone(), work.clone());
                 work.pool
                     .run(move || answer_later(&ring, &*task.answer, &chain));
                 continue;
-            }
-            let written = answer(&*work.answer, parts);
+            };
             untold = untold.saturating_add(1);
             untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
             let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
@@ -188,6 +195,16 @@ fn answer(by: &dyn Answer, parts: Parts<'_>) -> u32 {
     match by.handle(request, reply) {
         Ok(written) => u32::try_from(written).unwrap_or(u32::MAX),
         Err(error) => unanswered(&error),
+    }
+}
+
+/// As [`answer`]; `None` when it would have to wait for the disk.
+fn answer_at_once(by: &dyn Answer, parts: Parts<'_>) -> Option<u32> {
+    let (request, reply) = parts.split();
+    match by.handle_at_once(request, reply) {
+        Ok(written) => Some(u32::try_from(written).unwrap_or(u32::MAX)),
+        Err(Error::WouldWait) => None,
+        Err(error) => Some(unanswered(&error)),
     }
 }
 
