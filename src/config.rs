@@ -54,6 +54,8 @@ pub struct Config {
     pub sandbox: Option<Action>,
     /// What to tell the user about flags without effect.
     pub notes: Vec<String>,
+    /// What to warn the user of: flags that do not go together.
+    pub warnings: Vec<String>,
 }
 
 /// What the command line asks for.
@@ -230,15 +232,43 @@ mod tests {
         let paths = ["/run/s", "/run/b"].map(PathBuf::from).to_vec();
         assert_eq!(config.listen, Listen::Paths { paths, group: None });
         assert!(error(&with(&["--socket-path", "/run/s"])).contains("/run/s"));
-        assert!(config.notes.is_empty());
-        for stale in [&["--cache", "always"] as &[_], &["--writeback"]] {
-            let more: Vec<&str> = [&["--socket-path=/run/b"], stale].concat();
-            let notes = parse(&with(&more)).unwrap().notes;
-            assert!(
-                notes.iter().any(|note| note.contains(stale[0])),
-                "{notes:?}"
-            );
+        assert!(config.notes.is_empty() && config.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_has_the_store_for_itself_keeps_everything() {
+        let export = |args: &[&str]| parse(&with(args)).unwrap().export;
+        assert_eq!(export(&[]).cache, CacheMode::Always);
+        assert!(export(&[]).no_open() && export(&[]).no_opendir());
+        let asked = export(&["--cache=auto"]);
+        assert!(asked.cache == CacheMode::Auto && !asked.no_open() && !asked.shared);
+        let several = export(&["--socket-path=/run/b"]);
+        assert!(several.cache == CacheMode::Auto && several.shared);
+        // Nobody can change it.
+        let several = export(&["--socket-path=/run/b", "--readonly"]);
+        assert!(several.cache == CacheMode::Always && !several.shared);
+    }
+
+    #[test]
+    fn flags_that_let_guests_see_what_is_not_so_are_named() {
+        for stale in [
+            &["--cache=always"] as &[_],
+            &["--cache=metadata"],
+            &["--writeback"],
+            &["--allow-mmap", "--cache=never"],
+        ] {
+            let warnings = |several: &[&str]| {
+                let more: Vec<&str> = [several, stale].concat();
+                parse(&with(&more)).unwrap().warnings
+            };
+            let found = warnings(&["--socket-path=/run/b"]);
+            let named = found.iter().any(|said| said.contains(stale[0]));
+            assert!(named, "{found:?}");
+            assert!(warnings(&[]).is_empty());
+            assert!(warnings(&["--socket-path=/run/b", "--readonly"]).is_empty());
         }
+        let mapped = parse(&with(&["--socket-path=/run/b", "--allow-mmap"])).unwrap();
+        assert!(mapped.export.allow_mmap && mapped.warnings.is_empty());
     }
 
     #[test]

@@ -31,6 +31,8 @@ fn options(bits: u8) -> Options {
         xattr: bits & 0x60 != 0x60,
         posix_acl: bits & 0x80 == 0,
         readdirplus: true,
+        shared: bits & 0x11 == 0x11,
+        allow_mmap: false,
     }
 }
 

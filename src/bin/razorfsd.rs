@@ -53,6 +53,9 @@ fn run(config: &Config) -> Result<(), Error> {
     for note in &config.notes {
         log::info!("{note}");
     }
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
     if let Some(max) = config.descriptors_max {
         limit_descriptors(max)?;
     }

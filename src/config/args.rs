@@ -68,12 +68,19 @@ struct Args {
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
-    /// What the guest may keep of names, attributes and data.
+    /// What the guest may keep of names, attributes and data. By default everything (always)
+    /// where nobody else can change the store, that is with one socket or --readonly; auto with
+    /// several.
     #[arg(long, value_enum)]
     cache: Option<CacheArg>,
-    /// Let the guest hold written data back.
+    /// Let the guest hold written data back. A file that is renamed over another may then lose its
+    /// content in a crash, unless it was fsynced.
     #[arg(long)]
     writeback: bool,
+    /// With several sockets and a cache mode that keeps no data: allow shared mappings of files
+    /// all the same, which show other virtual machines' changes late or never.
+    #[arg(long)]
+    allow_mmap: bool,
     /// Do not send attributes along with directory listings.
     #[arg(long)]
     no_readdirplus: bool,
@@ -144,8 +151,6 @@ struct ForeignArgs {
     #[arg(long, hide = true)]
     allow_direct_io: bool,
     #[arg(long, hide = true)]
-    allow_mmap: bool,
-    #[arg(long, hide = true)]
     preserve_noatime: bool,
     #[arg(long, hide = true)]
     xattrmap: Option<String>,
@@ -171,13 +176,13 @@ enum DurabilityArg {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum CacheArg {
-    /// Names and attributes for a second.
+    /// Names and attributes for a second, data until a file is opened again.
     Auto,
-    /// Everything for a day.
+    /// Everything for a day. With one socket, files and directories are opened without asking.
     Always,
     /// Nothing.
     Never,
-    /// Names and attributes for a day, no data.
+    /// Names, attributes and listings for a day, no data.
     Metadata,
 }
 
@@ -212,6 +217,7 @@ struct Said {
     log_level: Option<LevelFilter>,
     sandbox: String,
     notes: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Args {
@@ -224,11 +230,13 @@ impl Args {
                 read_only: self.readonly,
                 writeback: self.writeback,
                 readdirplus: !self.no_readdirplus,
+                allow_mmap: self.allow_mmap,
                 ..Options::default()
             },
             log_level: self.log_level.as_deref().map(level).transpose()?,
             sandbox: self.sandbox.clone(),
             notes: Vec::new(),
+            warnings: Vec::new(),
         };
         if let Some(when) = &self.posix_acl {
             said.export.posix_acl = match when.as_str() {
@@ -244,11 +252,13 @@ impl Args {
         if self.debug {
             said.log_level = Some(LevelFilter::Debug);
         }
-        said.export.cache = said.cache.unwrap_or_default();
+        said.export.shared = self.socket_path.len() > 1 && !said.export.read_only;
+        said.export.cache = said.cache.unwrap_or(match said.export.shared {
+            true => CacheMode::Auto,
+            false => CacheMode::Always,
+        });
         said.export.posix_acl &= said.export.xattr;
-        if self.socket_path.len() > 1 {
-            said.note_staleness();
-        }
+        said.warn_of_staleness();
         let sandbox = sandbox(&said.sandbox, &self.seccomp)?;
         let durability = match self.durability {
             DurabilityArg::Strict => Durability::Strict,
@@ -288,6 +298,7 @@ impl Args {
             sandbox,
             descriptors_max: self.rlimit_nofile.filter(|n| *n != 0),
             notes: said.notes,
+            warnings: said.warnings,
         })
     }
 
@@ -355,9 +366,6 @@ impl ForeignArgs {
         if self.foreground {
             said.note("-f", "the daemon always stays in the foreground");
         }
-        if self.allow_mmap {
-            said.note("--allow-mmap", "mmap is always allowed");
-        }
         if self.killpriv_v2.is_some() {
             said.note("--killpriv-v2", "it is always on");
         }
@@ -386,17 +394,25 @@ impl Said {
         self.notes.push(format!("{option} has no effect: {why}"));
     }
 
-    /// Guests that share a store must not believe what they remember of it for long.
-    fn note_staleness(&mut self) {
+    /// Guests that change a store together must not believe for long what they remember of it.
+    fn warn_of_staleness(&mut self) {
+        if !self.export.shared {
+            return;
+        }
         let cache = match self.export.cache {
-            CacheMode::Always => Some("--cache always"),
-            CacheMode::Metadata => Some("--cache metadata"),
+            CacheMode::Always => Some("--cache=always"),
+            CacheMode::Metadata => Some("--cache=metadata"),
             CacheMode::Auto | CacheMode::Never => None,
         };
-        let writeback = self.export.writeback.then_some("--writeback");
-        for option in [cache, writeback].into_iter().flatten() {
-            self.notes.push(format!(
-                "{option} with several sockets: virtual machines do not see each other's changes"
+        let uncached = matches!(self.export.cache, CacheMode::Metadata | CacheMode::Never);
+        let flags = [
+            cache,
+            self.export.writeback.then_some("--writeback"),
+            (self.export.allow_mmap && uncached).then_some("--allow-mmap"),
+        ];
+        for flag in flags.into_iter().flatten() {
+            self.warnings.push(format!(
+                "{flag} with several sockets: virtual machines do not see each other's changes"
             ));
         }
     }

@@ -1,17 +1,8 @@
 //! Files: open, read, write, sync, space.
 
-use super::{CacheMode, FileSystem, FsError};
+use super::{FileSystem, FsError};
 use crate::engine::{EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
-
-/// `FOPEN_DIRECT_IO`: the kernel keeps none of the file's data.
-const DIRECT_IO: u32 = 1;
-/// `FOPEN_KEEP_CACHE`: what the kernel kept stays good.
-const KEEP_CACHE: u32 = 2;
-/// `FOPEN_CACHE_DIR`: the kernel may keep listings.
-const CACHE_DIR: u32 = 8;
-/// `FOPEN_PARALLEL_DIRECT_WRITES`: writes to one file need not wait for each other.
-const PARALLEL_DIRECT_WRITES: u32 = 0x40;
 
 /// Of `FS_IOC_GETFLAGS`: nothing may change.
 const FLAG_IMMUTABLE: u32 = 0x10;
@@ -66,19 +57,7 @@ impl FileSystem {
         if attr.mode & libc::S_IFMT != libc::S_IFDIR {
             return Err(EngineError::NotDirectory.into());
         }
-        Ok(match self.options.cache {
-            CacheMode::Always => CACHE_DIR | KEEP_CACHE,
-            CacheMode::Auto | CacheMode::Metadata | CacheMode::Never => 0,
-        })
-    }
-
-    /// The `FOPEN_*` flags of a file, by the cache mode.
-    pub(super) fn file_open_flags(&self) -> u32 {
-        match self.options.cache {
-            CacheMode::Auto => PARALLEL_DIRECT_WRITES,
-            CacheMode::Always => KEEP_CACHE | PARALLEL_DIRECT_WRITES,
-            CacheMode::Metadata | CacheMode::Never => DIRECT_IO | PARALLEL_DIRECT_WRITES,
-        }
+        Ok(self.dir_open_flags())
     }
 
     /// Reads up to `len` bytes into `sink`.

@@ -1,12 +1,13 @@
 //! FUSE semantics over the engine: what a kernel's file-system requests mean for a volume.
 //!
 //! Names are checked here, lookups are counted (an inode without a name lives as long as the
-//! kernel knows it), cache times and open flags are chosen, and errors become errno values
+//! kernel knows it), what the kernel may keep is chosen ([`cache`]), and errors become errno values
 //! ([`errno`]). A file handle carries nothing: everything is rebuilt from the inode number, so
 //! that a restarted daemon serves the files its predecessor opened. Knows nothing of message
 //! layouts. May import the engine.
 
 mod attr;
+mod cache;
 mod dir;
 pub mod errno;
 mod file;
@@ -15,13 +16,13 @@ mod names;
 mod namespace;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use crate::engine::{EngineError, Holders, Volume};
 use crate::format::id::Ino;
 use crate::sync;
+pub use cache::CacheMode;
 pub use file::Open;
 use lookups::Lookups;
 pub use names::NAME_MAX;
@@ -72,32 +73,6 @@ pub enum FsError {
     NotFound,
 }
 
-/// What the kernel may keep, as virtiofsd's `--cache` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CacheMode {
-    /// Names and attributes for a second; data until a file is opened again and has changed.
-    #[default]
-    Auto,
-    /// Everything for a day: right where nobody else changes the export.
-    Always,
-    /// Names and attributes for a day, no data.
-    Metadata,
-    /// Nothing.
-    Never,
-}
-
-impl CacheMode {
-    /// How long names and attributes may be believed.
-    #[must_use]
-    pub fn timeout(self) -> Duration {
-        match self {
-            CacheMode::Auto => Duration::from_secs(1),
-            CacheMode::Always | CacheMode::Metadata => Duration::from_secs(86_400),
-            CacheMode::Never => Duration::ZERO,
-        }
-    }
-}
-
 /// How an export behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -113,6 +88,10 @@ pub struct Options {
     pub posix_acl: bool,
     /// Listings that bring attributes along.
     pub readdirplus: bool,
+    /// Other kernels may change the export too.
+    pub shared: bool,
+    /// Shared mappings of files without a cache, where other kernels may change the export too.
+    pub allow_mmap: bool,
 }
 
 impl Default for Options {
@@ -124,6 +103,8 @@ impl Default for Options {
             xattr: true,
             posix_acl: true,
             readdirplus: true,
+            shared: false,
+            allow_mmap: false,
         }
     }
 }
@@ -204,12 +185,6 @@ impl FileSystem {
     #[must_use]
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
-    }
-
-    /// How long the kernel may believe names and attributes.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.options.cache.timeout()
     }
 
     /// Notes an access, for atime.

@@ -77,6 +77,8 @@ pub mod feature {
     pub const ASYNC_DIO: u64 = 1 << 15;
     /// The kernel keeps written data back.
     pub const WRITEBACK_CACHE: u64 = 1 << 16;
+    /// OPEN may be answered with ENOSYS: there will be no more, and no RELEASE.
+    pub const NO_OPEN_SUPPORT: u64 = 1 << 17;
     /// Several lookups and listings in a directory at once.
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
     /// ACLs are understood by both sides.
@@ -85,6 +87,8 @@ pub mod feature {
     pub const MAX_PAGES: u64 = 1 << 22;
     /// Symlinks may be cached.
     pub const CACHE_SYMLINKS: u64 = 1 << 23;
+    /// OPENDIR may be answered with ENOSYS: there will be no more, and no RELEASEDIR.
+    pub const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     /// Suid, sgid and capabilities are dropped here.
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// The longer SETXATTR.

@@ -49,15 +49,16 @@ pub(super) fn attr_out(found: &Attr, timeout: Duration) -> AttrOut {
     }
 }
 
-pub(super) fn entry_out(found: &Attr, timeout: Duration) -> EntryOut {
+/// An entry that may be believed as long as `entry` says, its attributes as long as `valid` does.
+pub(super) fn entry_out(found: &Attr, entry: Duration, valid: Duration) -> EntryOut {
     EntryOut {
         nodeid: found.ino.0,
         // Inode numbers are never used again.
         generation: 0,
-        entry_valid: timeout.as_secs(),
-        attr_valid: timeout.as_secs(),
-        entry_valid_nsec: timeout.subsec_nanos(),
-        attr_valid_nsec: timeout.subsec_nanos(),
+        entry_valid: entry.as_secs(),
+        attr_valid: valid.as_secs(),
+        entry_valid_nsec: entry.subsec_nanos(),
+        attr_valid_nsec: valid.subsec_nanos(),
         attr: attr(found),
     }
 }

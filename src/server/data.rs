@@ -162,7 +162,7 @@ impl Server {
         let mut body = request.body;
         let asked: ReadIn = body.take()?;
         let room = listing_room(&asked, room);
-        let timeout = self.fs.timeout();
+        let entry_timeout = self.fs.entry_timeout();
         let mut visit = |entry: DirEntry, attr: &Attr| {
             let bytes = size_of::<EntryOut>() + dirent_bytes(&entry);
             if out.body_len() + bytes > room {
@@ -172,7 +172,8 @@ impl Server {
                 // The kernel knows both already: no lookup.
                 out.put(&EntryOut::default());
             } else {
-                out.put(&convert::entry_out(attr, timeout));
+                let valid = self.fs.attr_timeout(attr);
+                out.put(&convert::entry_out(attr, entry_timeout, valid));
                 out.looked_up(attr.ino);
             }
             put_dirent(out, &entry);

@@ -43,10 +43,8 @@ impl Server {
             opcode::GETATTR => self.put_attr(&self.fs.getattr(ino)?, out),
             opcode::STATX => {
                 body.take::<StatxIn>()?;
-                out.put(&convert::statx_out(
-                    &self.fs.getattr(ino)?,
-                    self.fs.timeout(),
-                ));
+                let attr = self.fs.getattr(ino)?;
+                out.put(&convert::statx_out(&attr, self.fs.attr_timeout(&attr)));
                 Ok(())
             }
             opcode::SETATTR => {
@@ -86,15 +84,28 @@ impl Server {
             | opcode::LISTXATTR
             | opcode::REMOVEXATTR
             | opcode::IOCTL => self.attributes(request, session, room, out),
-            _ => self.dispatch_file(request, room, out),
+            _ => self.dispatch_file(request, session, room, out),
         }
     }
 
     /// The rest of the opcodes: open files and directories, the file system as a whole.
-    fn dispatch_file(&self, request: &Request<'_>, room: usize, out: &mut Reply<'_>) -> Done {
+    fn dispatch_file(
+        &self,
+        request: &Request<'_>,
+        session: u64,
+        room: usize,
+        out: &mut Reply<'_>,
+    ) -> Done {
         let ino = Ino(request.header.nodeid);
         let mut body = request.body;
         match request.header.opcode {
+            // Told once, a kernel opens by itself from then on.
+            opcode::OPEN if session & feature::NO_OPEN_SUPPORT != 0 => {
+                Err(FsError::NoSuchOperation)
+            }
+            opcode::OPENDIR if session & feature::NO_OPENDIR_SUPPORT != 0 => {
+                Err(FsError::NoSuchOperation)
+            }
             opcode::OPEN => {
                 let flags = self.fs.open(ino, open(&body.take()?))?;
                 put_open(flags, out)
@@ -151,7 +162,7 @@ impl Server {
     }
 
     fn lookup(&self, dir: Ino, name: &[u8], out: &mut Reply<'_>) -> Done {
-        let timeout = self.fs.timeout();
+        let timeout = self.fs.negative_timeout();
         match self.fs.lookup(dir, name) {
             Ok(attr) => self.put_entry(&attr, out),
             Err(FsError::Engine(EngineError::NotFound)) if !timeout.is_zero() => {
@@ -316,13 +327,14 @@ impl Server {
     }
 
     fn put_entry(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
-        out.put(&convert::entry_out(attr, self.fs.timeout()));
+        let (entry, valid) = (self.fs.entry_timeout(), self.fs.attr_timeout(attr));
+        out.put(&convert::entry_out(attr, entry, valid));
         out.looked_up(attr.ino);
         Ok(())
     }
 
     fn put_attr(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
-        out.put(&convert::attr_out(attr, self.fs.timeout()));
+        out.put(&convert::attr_out(attr, self.fs.attr_timeout(attr)));
         Ok(())
     }
 }

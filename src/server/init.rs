@@ -7,7 +7,7 @@ use super::consts::feature;
 use super::reply::Reply;
 use super::request::Request;
 use super::{SESSION, Server, WRITE_MAX_BYTES};
-use crate::fs::{FsError, Options};
+use crate::fs::{CacheMode, FsError, Options};
 
 /// Bytes of an INIT before 7.36, without `flags2`.
 const INIT_OLD_BYTES: usize = 16;
@@ -31,7 +31,6 @@ const ALWAYS: u64 = feature::ASYNC_READ
     | feature::SETXATTR_EXT
     | feature::INIT_EXT
     | feature::CREATE_SUPP_GROUP
-    | feature::DIRECT_IO_ALLOW_MMAP
     // With ACLs the umask depends on the directory; without, applying it here is the same.
     | feature::DONT_MASK;
 
@@ -40,8 +39,24 @@ fn offered(options: &Options) -> u64 {
     if options.writeback {
         bits |= feature::WRITEBACK_CACHE;
     }
-    if options.readdirplus {
+    // The attributes are worth nothing to a kernel that may not keep them.
+    if options.readdirplus && options.cache != CacheMode::Never {
         bits |= feature::DO_READDIRPLUS | feature::READDIRPLUS_AUTO;
+    }
+    if options.shared {
+        // Only there: a kernel takes the times of its own writes for somebody else's, and would
+        // drop what it has just written.
+        bits |= feature::AUTO_INVAL_DATA;
+    }
+    if options.maps_uncached() {
+        bits |= feature::DIRECT_IO_ALLOW_MMAP;
+    }
+    // A kernel announces that it can, and takes ENOSYS for the answer that it need not.
+    if options.no_open() {
+        bits |= feature::NO_OPEN_SUPPORT;
+    }
+    if options.no_opendir() {
+        bits |= feature::NO_OPENDIR_SUPPORT;
     }
     if options.xattr {
         bits |= feature::SECURITY_CTX;

@@ -198,6 +198,11 @@ impl Server {
         out: &mut Reply<'_>,
     ) -> Result<usize, Error> {
         let session = self.session.load(Ordering::Acquire);
+        log::trace!(
+            "request: opcode {} of inode {}",
+            request.header.opcode,
+            request.header.nodeid
+        );
         let result = match request.header.opcode {
             opcode::INIT => self.init(request, out),
             opcode::FORGET | opcode::BATCH_FORGET => {

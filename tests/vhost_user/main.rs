@@ -19,3 +19,4 @@ mod opcodes;
 mod pipeline;
 mod session;
 mod several;
+mod without_open;

@@ -8,5 +8,6 @@ pub mod frontend;
 pub mod guest;
 pub mod host;
 pub mod poweroff;
+pub mod requests;
 pub mod store;
 pub mod workload;

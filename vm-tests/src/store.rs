@@ -50,6 +50,20 @@ impl Daemon {
     /// # Errors
     /// When it ends instead; its messages are in `log`.
     pub fn start(store: &Path, sockets: &[PathBuf], tag: &str, log: &Path) -> Result<Daemon> {
+        Daemon::start_with(store, sockets, tag, log, &[])
+    }
+
+    /// The same with more flags.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        store: &Path,
+        sockets: &[PathBuf],
+        tag: &str,
+        log: &Path,
+        flags: &[&str],
+    ) -> Result<Daemon> {
         for socket in sockets {
             let _ = std::fs::remove_file(socket);
         }
@@ -67,6 +81,7 @@ impl Daemon {
                     .flat_map(|path| [OsStr::new("--socket-path"), path.as_os_str()]),
             )
             .args(["--tag", tag])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)

@@ -723,3 +723,48 @@ fn the_cache_mode_sets_timeouts_and_open_flags() {
         assert_eq!(open.open_flags, flags);
     }
 }
+
+#[test]
+fn a_mode_that_a_write_may_change_is_not_believed() {
+    const DAY: u64 = 86_400;
+    let kernel = Kernel::new(Options {
+        cache: CacheMode::Always,
+        ..Options::default()
+    });
+    for (name, mode, wanted) in [
+        ("plain", 0o755, DAY),
+        ("suid", 0o4755, 0),
+        ("sgid", 0o2755, 0),
+        ("both", 0o6755, 0),
+    ] {
+        let (entry, _) = kernel.create(name, mode, 0).unwrap();
+        assert_eq!((entry.entry_valid, entry.attr_valid), (DAY, wanted));
+        let found = kernel.lookup(ROOT, name).unwrap();
+        assert_eq!((found.entry_valid, found.attr_valid), (DAY, wanted));
+        assert_eq!(kernel.getattr(entry.nodeid).unwrap().attr_valid, wanted);
+        kernel
+            .write(entry.nodeid, 0, b"x", WRITE_KILL_SUIDGID)
+            .unwrap();
+        let after = kernel.getattr(entry.nodeid).unwrap();
+        assert_eq!((after.attr.mode & 0o7777, after.attr_valid), (0o755, DAY));
+    }
+}
+
+#[test]
+fn that_a_name_is_not_there_is_believed_where_nobody_else_can_make_it() {
+    let negative = |cache, shared| {
+        let kernel = Kernel::new(Options {
+            cache,
+            shared,
+            ..Options::default()
+        });
+        let found = kernel.lookup(ROOT, "missing");
+        found.map(|entry| (entry.nodeid, entry.entry_valid))
+    };
+    assert_eq!(negative(CacheMode::Always, false), Ok((0, 86_400)));
+    assert_eq!(negative(CacheMode::Auto, false), Ok((0, 1)));
+    assert_eq!(negative(CacheMode::Never, false), Err(libc::ENOENT));
+    for cache in [CacheMode::Always, CacheMode::Auto] {
+        assert_eq!(negative(cache, true), Err(libc::ENOENT));
+    }
+}

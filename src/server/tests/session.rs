@@ -65,6 +65,52 @@ fn options_switch_features_off() {
 }
 
 #[test]
+fn what_is_offered_depends_on_who_else_changes_the_export() {
+    let agreed = |options: Options| {
+        let init = Kernel::without_session(options).init(39, u64::MAX).unwrap();
+        u64::from(init.flags) | u64::from(init.flags2) << 32
+    };
+    let spared = feature::NO_OPEN_SUPPORT | feature::NO_OPENDIR_SUPPORT;
+    let listed = feature::DO_READDIRPLUS | feature::READDIRPLUS_AUTO;
+    let mapped = feature::DIRECT_IO_ALLOW_MMAP;
+    let looked_at = spared | listed | mapped | feature::AUTO_INVAL_DATA;
+    for (cache, alone, together) in [
+        (CacheMode::Auto, 0, 0),
+        (CacheMode::Always, spared, 0),
+        (CacheMode::Metadata, feature::NO_OPENDIR_SUPPORT, 0),
+        (CacheMode::Never, 0, 0),
+    ] {
+        let listed = if cache == CacheMode::Never { 0 } else { listed };
+        let mut options = Options {
+            cache,
+            ..Options::default()
+        };
+        let found = agreed(options) & looked_at;
+        assert_eq!(found, alone | listed | mapped, "{cache:?} alone");
+        options.shared = true;
+        let wanted = together | listed | feature::AUTO_INVAL_DATA;
+        assert_eq!(agreed(options) & looked_at, wanted, "{cache:?} together");
+        options.allow_mmap = true;
+        assert_eq!(agreed(options) & looked_at, wanted | mapped);
+    }
+    let always = Options {
+        cache: CacheMode::Always,
+        ..Options::default()
+    };
+    let writeback = Options {
+        writeback: true,
+        ..always
+    };
+    let read_only = Options {
+        read_only: true,
+        ..always
+    };
+    for options in [writeback, read_only] {
+        assert_eq!(agreed(options) & spared, feature::NO_OPENDIR_SUPPORT);
+    }
+}
+
+#[test]
 fn other_versions_are_answered_as_the_protocol_says() {
     let kernel = Kernel::without_session(Options::default());
     let newer = InitIn {

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use vm_tests::campaign::{self, PROGRAMS, Plan};
 use vm_tests::guest::image::run;
 use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
+use vm_tests::requests;
 use vm_tests::store::{Daemon, check, mkfs, programs};
 
 /// Boots real guests on razorfs and cuts their power.
@@ -32,6 +33,12 @@ struct Args {
 enum Command {
     /// A guest writes, loses power, and finds its data again.
     Quickstart,
+    /// A guest carries out everyday commands; how many requests each takes, by flags of razorfsd.
+    Requests {
+        /// Flags, as one word; once for each that are to be compared.
+        #[arg(long, default_values = ["--cache=auto", ""], allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
     /// Rounds of work and power cuts, judged.
     Poweroff {
         /// Rounds.
@@ -148,6 +155,18 @@ fn real_main(args: &Args) -> Result<bool> {
     run(std::process::Command::new("qemu-system-x86_64").arg("--version"))?;
     match &args.command {
         Command::Quickstart => quickstart(args),
+        Command::Requests { flags } => {
+            let image = prepare(args, &[])?;
+            let accelerator = accelerator(&args.dir, &image);
+            for flags in flags {
+                println!("razorfsd {flags}");
+                let flags: Vec<_> = flags.split_whitespace().collect();
+                for row in requests::count(&args.dir, &image, &accelerator, &flags)? {
+                    println!("{row}");
+                }
+            }
+            Ok(true)
+        }
         Command::Poweroff {
             rounds,
             seed,

@@ -133,6 +133,8 @@ pub mod opcode {
 pub const ROOT: u64 = 1;
 pub const MAJOR: u32 = 7;
 pub const MINOR: u32 = 39;
+pub const NO_OPEN_SUPPORT: u64 = 1 << 17;
+pub const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
 pub const INIT_EXT: u64 = 1 << 30;
 pub const FATTR_MODE: u32 = 1 << 0;
 pub const FATTR_UID: u32 = 1 << 1;

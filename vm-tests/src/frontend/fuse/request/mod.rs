@@ -7,7 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::wire::{
     AccessIn, AttrOut, BmapIn, EntryOut, FileLock, ForgetOne, GetattrIn, GetxattrIn, GetxattrOut,
     INIT_EXT, InHeader, InitIn, InitOut, IoctlIn, IoctlOut, LkIn, MAJOR, MINOR, MkdirIn, MknodIn,
-    PollIn, Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, opcode,
+    NO_OPEN_SUPPORT, NO_OPENDIR_SUPPORT, PollIn, Rename2In, SetattrIn, SetxattrIn, StatfsOut,
+    StatxIn, StatxOut, opcode,
 };
 pub use files::*;
 
@@ -123,9 +124,16 @@ pub fn plain(opcode: u32, node: u64, body: &[&[u8]]) -> Request<()> {
     sized(opcode, node, body, 0, empty)
 }
 
-/// INIT with these features, of 64.
+/// INIT with these features, of 64, but not those of a kernel that does without OPEN and OPENDIR:
+/// see [`init_exactly`].
 #[must_use]
 pub fn init(features: u64) -> Request<InitOut> {
+    init_exactly(features & !(NO_OPEN_SUPPORT | NO_OPENDIR_SUPPORT))
+}
+
+/// INIT with these features, of 64.
+#[must_use]
+pub fn init_exactly(features: u64) -> Request<InitOut> {
     let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
     let body = InitIn {
         major: MAJOR,
