@@ -117,6 +117,7 @@ mod tests {
     use super::*;
     use crate::engine::Durability;
     use crate::fs::CacheMode;
+    use crate::transport::vhost_user::Cpus;
     use std::time::Duration;
 
     fn parse(args: &[&str]) -> Result<Config, ConfigError> {
@@ -218,6 +219,11 @@ mod tests {
             ("--num-queues", "0"),
             ("--num-queues", "129"),
             ("--thread-pool-size", "100000"),
+            ("--poll-us", "10001"),
+            ("--cpu-affinity", ""),
+            ("--cpu-affinity", "1,x"),
+            ("--cpu-affinity", "3-1"),
+            ("--cpu-affinity", "1024"),
             ("--durability", "maybe"),
             ("--cache", "sometimes"),
         ] {
@@ -269,6 +275,18 @@ mod tests {
         }
         let mapped = parse(&with(&["--socket-path=/run/b", "--allow-mmap"])).unwrap();
         assert!(mapped.export.allow_mmap && mapped.warnings.is_empty());
+    }
+
+    #[test]
+    fn threads_are_bound_to_listed_cpus() {
+        let device = |args: &[&str]| parse(&with(args)).unwrap().device;
+        let cpus = |list: &[usize]| Cpus::new(list.to_vec());
+        assert_eq!(device(&[]).cpus, cpus(&[]));
+        assert_eq!(device(&["--cpu-affinity=2,4-6"]).cpus, cpus(&[2, 4, 5, 6]));
+        assert_eq!(
+            device(&["--poll-us=50"]).poll_max,
+            Duration::from_micros(50)
+        );
     }
 
     #[test]

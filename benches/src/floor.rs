@@ -50,6 +50,7 @@ pub fn run(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
         tag: None,
         exit_on_disconnect: false,
         strict: false,
+        ..DeviceOptions::default()
     };
     let constants: Arc<dyn Answer> = Arc::new(Constants {
         page: vec![7; 1 << 20],

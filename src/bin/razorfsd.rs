@@ -59,6 +59,12 @@ fn run(config: &Config) -> Result<(), Error> {
     if let Some(max) = config.descriptors_max {
         limit_descriptors(max)?;
     }
+    if let Some(cpu) = config.device.cpus.unusable()?.first() {
+        return Err(format!(
+            "--cpu-affinity: CPU {cpu} does not exist, or this process may not use it"
+        )
+        .into());
+    }
     let how = OpenDir {
         read_only: config.open.read_only,
         allow_volatile: config.open.allow_volatile,

@@ -13,11 +13,15 @@ use super::{Command, Config, ConfigError, Listen};
 use crate::engine::{Durability, OpenOptions};
 use crate::fs::{CacheMode, Options};
 use crate::sandbox::Action;
-use crate::transport::vhost_user::{DeviceOptions, REQUEST_QUEUES_MAX, TAG_BYTES_MAX};
+use crate::transport::vhost_user::{Cpus, DeviceOptions, REQUEST_QUEUES_MAX, TAG_BYTES_MAX};
 
 const THREADS_DEFAULT: usize = 16;
 const THREADS_MAX: usize = 1024;
 const QUEUES_DEFAULT: usize = 16;
+const POLL_DEFAULT_US: usize = 0;
+const POLL_MAX_US: usize = 10_000;
+/// As many as the system has a name for.
+const CPUS_MAX: usize = rustix::thread::CpuSet::MAX_CPU;
 const COMMIT_INTERVAL_MAX_SECONDS: f64 = 3600.0;
 const SCRUB_INTERVAL_MAX_DAYS: f64 = 3650.0;
 const SIZE_MIN_BYTES: u64 = 1 << 20;
@@ -96,6 +100,14 @@ struct Args {
     /// Threads for requests that wait for the disk; with 0 they hold up their queue.
     #[arg(long, value_name = "N", default_value_t = THREADS_DEFAULT)]
     thread_pool_size: usize,
+    /// Microseconds that a queue's thread looks for more requests before it sleeps, at most; 0 for
+    /// not at all. Worth it where the host has CPUs to spare: it adapts to how requests come, and
+    /// an idle or busy host is left alone.
+    #[arg(long, value_name = "N", default_value_t = POLL_DEFAULT_US)]
+    poll_us: usize,
+    /// CPUs that the queues' threads are bound to in turn, such as 2,4-7.
+    #[arg(long, value_name = "LIST")]
+    cpu_affinity: Option<String>,
     /// End, and close the store, when the virtual machine disconnects; with several sockets, when
     /// each has had one, and the last is gone.
     #[arg(long)]
@@ -291,6 +303,10 @@ impl Args {
                 tag: self.tag.map(tag).transpose()?,
                 exit_on_disconnect: self.exit_on_disconnect || matches!(listen, Listen::Fd(_)),
                 strict: durability == Durability::Strict,
+                poll_max: Duration::from_micros(
+                    at_most("--poll-us", self.poll_us, 0, POLL_MAX_US)? as u64,
+                ),
+                cpus: Cpus::new(self.cpu_affinity.as_deref().map_or(Ok(Vec::new()), cpus)?),
             },
             listen,
             log_level: said.log_level.unwrap_or(LevelFilter::Info),
@@ -521,6 +537,30 @@ fn tag(tag: String) -> Result<String, ConfigError> {
         ));
     }
     Ok(tag)
+}
+
+/// CPUs as in `2,4-7`.
+fn cpus(list: &str) -> Result<Vec<usize>, ConfigError> {
+    let mut cpus = Vec::new();
+    for part in list.split(',') {
+        let wrong = || {
+            let reason = format!("'{part}' is not a CPU or a range of them, such as 2 or 4-7");
+            value("--cpu-affinity", reason)
+        };
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            let cpu = text.parse::<usize>().ok();
+            cpu.filter(|cpu| *cpu < CPUS_MAX)
+        };
+        let (Some(first), Some(last)) = (number(first), number(last)) else {
+            return Err(wrong());
+        };
+        if first > last {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
 }
 
 fn at_most(option: &str, given: usize, min: usize, max: usize) -> Result<usize, ConfigError> {

@@ -78,6 +78,7 @@ const ANY: &[c_long] = &[
     libc::SYS_set_tid_address,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
     libc::SYS_membarrier,
     libc::SYS_gettid,
     libc::SYS_getpid,

@@ -120,6 +120,22 @@ impl Daemon {
         );
     }
 
+    /// A field of the status of each thread whose name begins so, by name.
+    pub fn threads(&self, name: &str, field: &str) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let mut found: Vec<_> = tasks
+            .filter_map(|task| {
+                let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+                let line = |name| status.lines().find_map(|line| line.strip_prefix(name));
+                let (is, value) = (line("Name:")?.trim(), line(field)?.trim());
+                is.starts_with(name)
+                    .then(|| (is.to_owned(), value.to_owned()))
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, value)| value).collect()
+    }
+
     /// Bytes of memory that it has now.
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")

@@ -17,6 +17,7 @@ mod memory;
 mod needs_reset;
 mod opcodes;
 mod pipeline;
+mod polling;
 mod session;
 mod several;
 mod without_open;

@@ -318,10 +318,11 @@ impl VhostUserBackendReqHandler for Device {
             && thread.is_none()
         {
             let (ring, work) = (ring.clone(), self.work.clone());
+            let cpu = work.cpus.take_turn();
             *thread = Some(
                 std::thread::Builder::new()
                     .name(format!("razorfs-queue{index}"))
-                    .spawn(move || worker::run(&ring, &work))
+                    .spawn(move || worker::run(&ring, &work, cpu))
                     .map_err(Error::ReqHandlerError)?,
             );
         }

@@ -3,9 +3,12 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::affinity::Cpus;
+use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::Ring;
 use super::worker::{self, Work};
@@ -48,6 +51,8 @@ impl InProcess {
             memory: GuestMemoryAtomic::new(memory),
             pool: Arc::new(Pool::new(0)),
             strict: false,
+            poll_max: Duration::ZERO,
+            cpus: Cpus::default(),
         });
         let ring = Arc::new(Ring::new(1, work.memory.clone())?);
         Ok(InProcess { ring, work })
@@ -74,7 +79,7 @@ impl InProcess {
     /// What a kick does. False when the ring is broken afterwards.
     #[must_use]
     pub fn kick(&self) -> bool {
-        worker::process(&self.ring, &self.work);
+        worker::process(&self.ring, &self.work, &mut Poller::new(Duration::ZERO));
         !self.ring.is_broken()
     }
 

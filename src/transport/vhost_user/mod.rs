@@ -9,6 +9,8 @@
 //! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
 //! chain     one request's descriptors, checked, and the bytes they lead to
 //! worker    a ring's thread: takes requests, has them answered, gives them back
+//! poll      how long it looks for more before it sleeps
+//! affinity  which CPU it runs on
 //! pool      threads for requests that wait for the disk, so that rings do not
 //! ```
 //!
@@ -21,11 +23,13 @@
 //! that nobody else can end a session or hand it on, gives a ring back without waiting for what is
 //! in flight, and ends a ring's thread when somebody else has taken its kick.
 
+mod affinity;
 mod chain;
 mod device;
 #[doc(hidden)]
 pub mod in_process;
 mod memory;
+mod poll;
 mod pool;
 mod ring;
 mod session;
@@ -38,6 +42,7 @@ use std::path::PathBuf;
 
 use crate::server::{Error, Server};
 
+pub use affinity::Cpus;
 pub use chain::{Readable, Writable};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::Socket;

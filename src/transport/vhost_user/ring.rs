@@ -11,13 +11,13 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::event::EventConsumer;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -52,6 +52,33 @@ pub(super) struct Ring {
     quiet: Condvar,
     /// Wakes the worker to look at the state anew.
     wake: EventFd,
+    /// How often that was.
+    wakes: AtomicU64,
+}
+
+/// Looks whether the guest has made more available, with nothing locked.
+pub(super) struct Look<'r> {
+    ring: &'r Ring,
+    memory: Arc<Memory>,
+    /// Where the available index is.
+    index: GuestAddress,
+    /// What it is while there is nothing.
+    next: u16,
+    wakes: u64,
+}
+
+impl Look<'_> {
+    /// Whether there is more: a hint, that [`Ring::next`] has the say about.
+    pub(super) fn has_more(&self) -> bool {
+        let found: Result<u16, _> = self.memory.load(self.index, Ordering::Relaxed);
+        // What cannot be read is told by who takes the next request.
+        found.map_or(true, |index| u16::from_le(index) != self.next)
+    }
+
+    /// Whether the ring's state has changed since.
+    pub(super) fn is_stale(&self) -> bool {
+        self.ring.wakes.load(Ordering::Acquire) != self.wakes
+    }
 }
 
 /// What a worker is to do.
@@ -97,6 +124,7 @@ impl Ring {
             quiet: Condvar::new(),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
                 .map_err(VhostUserError::system("an event"))?,
+            wakes: AtomicU64::new(0),
         })
     }
 
@@ -197,6 +225,7 @@ impl Ring {
     }
 
     fn wake(&self) {
+        self.wakes.fetch_add(1, Ordering::Release);
         if let Err(error) = self.wake.write(1) {
             log::error!("queue {}: cannot wake its thread: {error}", self.index);
         }
@@ -296,6 +325,23 @@ impl Ring {
             queue.disable_notification(memory)
         });
         came
+    }
+
+    /// A look at what the guest makes available; none when the ring does not run.
+    pub(super) fn look(&self) -> Option<Look<'_>> {
+        let wakes = self.wakes.load(Ordering::Acquire);
+        let state = self.state.lock();
+        let vring = state.vring.get_ref();
+        let queue = vring.get_queue();
+        // Behind the flags (VirtIO 1.3, 2.7.6).
+        let index = queue.avail_ring().checked_add(2)?;
+        state.runs(&vring).then(|| Look {
+            ring: self,
+            memory: self.memory.memory().into_inner(),
+            index: GuestAddress(index),
+            next: queue.next_avail(),
+            wakes,
+        })
     }
 
     /// Does something with the queue, unless the ring is broken; what fails breaks it.

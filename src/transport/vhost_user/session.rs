@@ -16,6 +16,7 @@ use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::affinity::Cpus;
 use super::device::Device;
 use super::memory::Memory;
 use super::pool::Pool;
@@ -25,7 +26,7 @@ use super::worker::Work;
 use super::{Answer, REQUEST_QUEUES_MAX, VhostUserError};
 
 /// What the device is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// Request queues offered, 1 to [`REQUEST_QUEUES_MAX`], beside the high-priority one.
     pub request_queues: usize,
@@ -37,6 +38,10 @@ pub struct DeviceOptions {
     pub exit_on_disconnect: bool,
     /// Every change waits for the disk, so none may hold up its queue.
     pub strict: bool,
+    /// How long a queue's thread looks for more requests before it sleeps, at most.
+    pub poll_max: Duration,
+    /// Where queues' threads run.
+    pub cpus: Cpus,
 }
 
 /// How long after a failure to accept a connection the next attempt is made.
@@ -122,6 +127,8 @@ fn serve_all(
             memory: GuestMemoryAtomic::new(Memory::new()),
             pool: pool.clone(),
             strict: options.strict,
+            poll_max: options.poll_max,
+            cpus: options.cpus.clone(),
         });
         if let Err(error) = serve_one(stream, work, options, peer, stop) {
             log::error!("{socket}: a front-end is let go: {error}");

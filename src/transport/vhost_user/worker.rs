@@ -1,19 +1,22 @@
 //! A ring's thread.
 //!
-//! While it works it asks for no kicks; when there is nothing left it asks for them, looks once
-//! more, and sleeps.
+//! While it works it asks for no kicks; when there is nothing left it looks for a while whether
+//! more comes ([`super::poll`]), then asks for them, looks once more, and sleeps.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::event::EventConsumer;
 
 use super::Answer;
+use super::affinity::{self, Cpus};
 use super::chain::{Chain, Parts};
 use super::memory::Memory;
+use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::{Next, Ring, Watch};
 use crate::server::Error;
@@ -30,6 +33,10 @@ pub(super) struct Work {
     pub(super) pool: Arc<Pool>,
     /// Every change waits for the disk.
     pub(super) strict: bool,
+    /// How long to look for more requests before sleeping, at most.
+    pub(super) poll_max: Duration,
+    /// Where rings' threads run.
+    pub(super) cpus: Cpus,
 }
 
 impl Work {
@@ -41,8 +48,11 @@ impl Work {
 const WAKE: u64 = 0;
 const KICK: u64 = 1;
 
-/// The worker's loop, until the ring ends.
-pub(super) fn run(ring: &Arc<Ring>, work: &Arc<Work>) {
+/// The worker's loop, until the ring ends; on one CPU, if it is given one.
+pub(super) fn run(ring: &Arc<Ring>, work: &Arc<Work>, cpu: Option<usize>) {
+    if let Some(cpu) = cpu {
+        affinity::bind(cpu);
+    }
     if let Err(error) = serve(ring, work) {
         log::error!("queue {} is no longer served: {error}", ring.index);
         ring.fail("its thread failed");
@@ -63,6 +73,7 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
     )?;
     let mut watched: Option<(u64, EventConsumer)> = None;
     let mut events = [EpollEvent::default(); 2];
+    let mut poller = Poller::new(work.poll_max);
     let mut woken = false;
     loop {
         let was_woken = std::mem::take(&mut woken);
@@ -70,7 +81,7 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
             Watch::End => return Ok(()),
             // It may have been disabled for so short that only the one who took requests off it
             // noticed, and stopped with no kick asked for.
-            Watch::Same if was_woken => process(ring, work),
+            Watch::Same if was_woken => process(ring, work, &mut poller),
             Watch::Same => {}
             Watch::Nothing => unwatch(&epoll, &mut watched)?,
             Watch::Kick(number, kick) => {
@@ -83,7 +94,7 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
                 }
                 watched = Some((number, kick));
                 // What was made available before someone listened.
-                process(ring, work);
+                process(ring, work, &mut poller);
                 continue;
             }
         }
@@ -102,7 +113,8 @@ fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
                     ring.fail("its kick descriptor is no event");
                     continue;
                 }
-                process(ring, work);
+                poller.woken();
+                process(ring, work, &mut poller);
             }
         }
     }
@@ -129,7 +141,7 @@ fn take_kick(kick: &EventConsumer) -> bool {
 }
 
 /// Carries out everything the guest has made available.
-pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
+pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>, poller: &mut Poller) {
     loop {
         ring.want_kicks(false);
         let mut untold = 0u32;
@@ -174,7 +186,13 @@ pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>) {
         if untold > 0 {
             ring.notify();
         }
-        if stopped || !ring.want_kicks(true) {
+        if stopped {
+            return;
+        }
+        if poller.look(ring) {
+            continue;
+        }
+        if !ring.want_kicks(true) {
             return;
         }
     }
