@@ -101,6 +101,15 @@ impl Volume {
         Ok(len)
     }
 
+    /// Whether unwritten data has come so near its limit that a write may have to wait until some
+    /// is written out.
+    #[must_use]
+    pub fn writes_may_wait(&self) -> bool {
+        let limit = self.options.dirty_limit_bytes;
+        // A sixteenth below it, so that those who write at the same time do not pass it together.
+        self.data.dirty_memory.load(Ordering::Relaxed) > limit - limit / 16
+    }
+
     /// Writes out when memory holds more than its limit. A file that cannot be written out takes no
     /// more bytes then; others do.
     fn relieve(&self, ino: Ino) -> Result<(), EngineError> {

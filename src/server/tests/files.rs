@@ -768,3 +768,24 @@ fn that_a_name_is_not_there_is_believed_where_nobody_else_can_make_it() {
         assert_eq!(negative(cache, true), Err(libc::ENOENT));
     }
 }
+
+#[test]
+fn a_write_that_would_pass_the_limit_is_told_before() {
+    const LIMIT: u64 = 1 << 20;
+    let kernel = Kernel::with_dirty_limit(Options::default(), LIMIT);
+    kernel.init(39, u64::MAX).unwrap();
+    let volume = kernel.server.fs().volume();
+    let (file, _) = kernel.create("file", 0o644, 0).unwrap();
+    let bytes = vec![7; 1 << 15];
+    for step in 0..64 {
+        let (told, before) = (volume.writes_may_wait(), volume.dirty_bytes());
+        let offset = step * bytes.len() as u64;
+        kernel.write(file.nodeid, offset, &bytes, 0).unwrap();
+        if volume.dirty_bytes() < before {
+            assert!(told, "it had to wait until something was written out");
+            return;
+        }
+        assert_eq!(told, before > LIMIT - LIMIT / 16 - 8192);
+    }
+    panic!("no write has waited");
+}

@@ -78,6 +78,11 @@ pub(super) type Answer = Result<Vec<u8>, i32>;
 impl Kernel {
     /// A kernel before INIT, on a new volume.
     pub(super) fn without_session(options: Options) -> Kernel {
+        Kernel::with_dirty_limit(options, OpenOptions::default().dirty_limit_bytes)
+    }
+
+    /// The same, with a limit of unwritten data.
+    pub(super) fn with_dirty_limit(options: Options, dirty_limit_bytes: u64) -> Kernel {
         let disk = || Arc::new(MemoryDisk::default()) as Arc<dyn Disk>;
         let media = Media {
             superblock: disk(),
@@ -93,6 +98,7 @@ impl Kernel {
         mkfs(media.clone(), &how, &system_clock()).unwrap();
         let open = OpenOptions {
             background: false,
+            dirty_limit_bytes,
             ..OpenOptions::default()
         };
         let volume = Volume::open_media(media, open, system_clock()).unwrap();

@@ -11,6 +11,7 @@ use super::affinity::Cpus;
 use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::Ring;
+use super::slow::Slow;
 use super::worker::{self, Work};
 use super::{Answer, VhostUserError};
 
@@ -51,6 +52,7 @@ impl InProcess {
             memory: GuestMemoryAtomic::new(memory),
             pool: Arc::new(Pool::new(0)),
             strict: false,
+            slow: Slow::default(),
             poll_max: Duration::ZERO,
             cpus: Cpus::default(),
         });

@@ -11,6 +11,7 @@
 //! worker    a ring's thread: takes requests, has them answered, gives them back
 //! poll      how long it looks for more before it sleeps
 //! affinity  which CPU it runs on
+//! slow      which requests took long, so that the next of their kind goes to the pool
 //! pool      threads for requests that wait for the disk, so that rings do not
 //! ```
 //!
@@ -33,6 +34,7 @@ mod poll;
 mod pool;
 mod ring;
 mod session;
+mod slow;
 mod socket;
 mod status;
 mod worker;
@@ -74,6 +76,11 @@ pub trait Answer: Send + Sync {
 
     /// Ends the session: the kernel on the other side is gone or starts again.
     fn reset(&self);
+
+    /// Whether a WRITE may have to wait for the disk now.
+    fn writes_may_wait(&self) -> bool {
+        false
+    }
 }
 
 impl Answer for Server {
@@ -87,6 +94,10 @@ impl Answer for Server {
 
     fn reset(&self) {
         Server::reset(self);
+    }
+
+    fn writes_may_wait(&self) -> bool {
+        self.fs().volume().writes_may_wait()
     }
 }
 

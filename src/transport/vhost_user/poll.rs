@@ -210,6 +210,7 @@ mod tests {
     use crate::transport::vhost_user::affinity::Cpus;
     use crate::transport::vhost_user::memory::Memory;
     use crate::transport::vhost_user::pool::Pool;
+    use crate::transport::vhost_user::slow::Slow;
     use crate::transport::vhost_user::worker::{Work, process};
     use crate::transport::vhost_user::{Answer, Readable, Writable};
 
@@ -295,6 +296,7 @@ mod tests {
             memory: shared,
             pool: Arc::new(Pool::new(0)),
             strict: false,
+            slow: Slow::default(),
             poll_max: MAX,
             cpus: Cpus::default(),
         });

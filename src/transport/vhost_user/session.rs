@@ -20,6 +20,7 @@ use super::affinity::Cpus;
 use super::device::Device;
 use super::memory::Memory;
 use super::pool::Pool;
+use super::slow::Slow;
 use super::socket::Socket;
 use super::status;
 use super::worker::Work;
@@ -127,6 +128,7 @@ fn serve_all(
             memory: GuestMemoryAtomic::new(Memory::new()),
             pool: pool.clone(),
             strict: options.strict,
+            slow: Slow::default(),
             poll_max: options.poll_max,
             cpus: options.cpus.clone(),
         });
