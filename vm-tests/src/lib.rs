@@ -7,6 +7,7 @@ pub mod execute;
 pub mod frontend;
 pub mod guest;
 pub mod host;
+pub mod measure;
 pub mod poweroff;
 pub mod requests;
 pub mod store;

@@ -4,7 +4,8 @@
 //! | command | does |
 //! | --- | --- |
 //! | `sh COMMAND` | runs it by busybox; its output, then `exit N` |
-//! | `mount KIND SOURCE DIR` | mounts |
+//! | `mount KIND SOURCE DIR [OPTIONS]` | mounts |
+//! | `measure WORK DIR COUNT` | a workload of the benchmark: nanoseconds and operations |
 //! | `able DIR` | makes it; the words for `run` that say what its file system has not, perhaps none |
 //! | `run SEED COUNT DIR [no-sync] [no-unnamed]` | the workload: `S id` before, `D id` after each operation, `ok` at the end |
 //! | `dump SEED DIR` | a line a path, then `.` |
@@ -24,17 +25,18 @@ use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 use vm_tests::apps::Work;
 use vm_tests::workload::Able;
-use vm_tests::{apps, execute, workload};
+use vm_tests::{apps, execute, measure, workload};
 
-fn mount(kind: &str, source: &str, dir: &str) -> io::Result<()> {
+fn mount(kind: &str, source: &str, dir: &str, options: &str) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let none: Option<&std::ffi::CStr> = None;
+    let options = CString::new(options)?;
+    let flags = MountFlags::empty();
     Ok(rustix::mount::mount(
         source,
         dir,
         kind,
-        MountFlags::empty(),
-        none,
+        flags,
+        options.as_c_str(),
     )?)
 }
 
@@ -53,9 +55,9 @@ fn load_modules() -> io::Result<()> {
 
 fn prepare() -> io::Result<File> {
     for (kind, dir) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
-        mount(kind, "none", dir)?;
+        mount(kind, "none", dir, "")?;
     }
-    mount("tmpfs", "none", "/tmp")?;
+    mount("tmpfs", "none", "/tmp", "")?;
     load_modules()?;
     let port = OpenOptions::new()
         .read(true)
@@ -75,6 +77,16 @@ fn able(dir: &Path, port: &mut File) -> io::Result<()> {
         unnamed: execute::can_unnamed(dir),
     };
     writeln!(port, "able{}", able.words())
+}
+
+fn measured(work: &str, dir: &Path, count: &str, port: &mut File) -> io::Result<()> {
+    let Ok(count) = count.parse() else {
+        return writeln!(port, "error usage");
+    };
+    match measure::run(work, dir, count) {
+        Ok(took) => writeln!(port, "took {} {}", took.time.as_nanos(), took.operations),
+        Err(error) => writeln!(port, "error {work}: {error}"),
+    }
 }
 
 fn run(words: &[&str], port: &mut File) -> io::Result<()> {
@@ -216,10 +228,13 @@ fn serve(mut port: File) -> io::Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let result = match words.as_slice() {
             ["sh", ..] => shell(line.trim_start_matches("sh "), &mut port),
-            ["mount", kind, source, dir] => match mount(kind, source, dir) {
-                Ok(()) => writeln!(port, "ok"),
-                Err(error) => writeln!(port, "error mounting {source}: {error}"),
-            },
+            ["mount", kind, source, dir, options @ ..] => {
+                match mount(kind, source, dir, &options.join(",")) {
+                    Ok(()) => writeln!(port, "ok"),
+                    Err(error) => writeln!(port, "error mounting {source}: {error}"),
+                }
+            }
+            ["measure", work, dir, count] => measured(work, Path::new(dir), count, &mut port),
             ["run", words @ ..] => run(words, &mut port),
             ["able", dir] => able(Path::new(dir), &mut port),
             ["dump", words @ ..] => dump(words, &mut port),

@@ -1,10 +1,59 @@
-//! What a guest boots: Debian's cloud kernel and an initial file system made here.
+//! What a guest boots: a kernel of Debian's and an initial file system made here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Error, Result};
+
+/// One of Debian's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flavour {
+    /// Quick to boot.
+    Cloud,
+    /// With all that there is: 9p is not in the other.
+    Full,
+}
+
+impl Flavour {
+    /// The package that names the newest.
+    fn package(self) -> &'static str {
+        match self {
+            Flavour::Cloud => "linux-image-cloud-amd64",
+            Flavour::Full => "linux-image-amd64",
+        }
+    }
+
+    /// Where it is kept in the cache.
+    fn dir(self) -> &'static str {
+        match self {
+            Flavour::Cloud => "kernel",
+            Flavour::Full => "kernel-full",
+        }
+    }
+
+    fn modules(self) -> impl Iterator<Item = &'static str> {
+        let more: &[&str] = match self {
+            Flavour::Cloud => &[],
+            Flavour::Full => &MORE_MODULES,
+        };
+        MODULES.iter().chain(more).copied()
+    }
+}
+
+/// For file systems that the cloud kernel has built in or not at all.
+const MORE_MODULES: [&str; 10] = [
+    "lib/crc16.ko",
+    "crypto/crc32c_generic.ko",
+    "fs/mbcache.ko",
+    "fs/jbd2/jbd2.ko",
+    "fs/ext4/ext4.ko",
+    "fs/netfs/netfs.ko",
+    "fs/fscache/fscache.ko",
+    "net/9p/9pnet.ko",
+    "net/9p/9pnet_virtio.ko",
+    "fs/9p/9p.ko",
+];
 
 /// Modules a guest needs when its kernel does not have them built in, in the order of loading.
 const MODULES: [&str; 8] = [
@@ -52,7 +101,22 @@ impl Image {
     /// # Errors
     /// When a package cannot be had or a tool is missing: run scripts/install_deps.sh.
     pub fn make(dir: &Path, cache: &Path, agent: &Path, programs: &[PathBuf]) -> Result<Image> {
-        Self::make_with(dir, cache, agent, programs, &[])
+        let kernel = unpacked_kernel(cache, Flavour::Cloud)?;
+        Self::make_with(dir, kernel, agent, programs, &[])
+    }
+
+    /// The same with a kernel that has other file systems to compare with: ext4 and 9p.
+    ///
+    /// # Errors
+    /// As [`Image::make`].
+    pub fn make_full(
+        dir: &Path,
+        cache: &Path,
+        agent: &Path,
+        programs: &[PathBuf],
+    ) -> Result<Image> {
+        let kernel = unpacked_kernel(cache, Flavour::Full)?;
+        Self::make_with(dir, kernel, agent, programs, &[])
     }
 
     /// An image whose guest can boot `inner` in a guest of its own: with QEMU in /bin, its firmware
@@ -87,17 +151,17 @@ impl Image {
         if path.exists() {
             files.push((path, emulator.into()));
         }
-        Self::make_with(dir, cache, agent, &programs, &files)
+        let kernel = unpacked_kernel(cache, Flavour::Cloud)?;
+        Self::make_with(dir, kernel, agent, &programs, &files)
     }
 
     fn make_with(
         dir: &Path,
-        cache: &Path,
+        kernel: Kernel,
         agent: &Path,
         programs: &[PathBuf],
         files: &[(PathBuf, String)],
     ) -> Result<Image> {
-        let kernel = unpacked_kernel(cache)?;
         let root = dir.join("root");
         fs::create_dir_all(dir).map_err(io(dir.display()))?;
         let _ = fs::remove_dir_all(&root);
@@ -107,7 +171,7 @@ impl Image {
         copy(agent, &root.join("init"))?;
         copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
         let mut order = String::new();
-        for module in MODULES {
+        for module in kernel.flavour.modules() {
             let path = kernel.modules.join(module);
             let Some(name) = path.file_name() else {
                 continue;
@@ -173,27 +237,30 @@ fn add_program(root: &Path, program: &Path) -> Result<()> {
 }
 
 struct Kernel {
+    flavour: Flavour,
     image: PathBuf,
     modules: PathBuf,
 }
 
-/// Debian's newest cloud kernel, downloaded and unpacked once.
-fn unpacked_kernel(cache: &Path) -> Result<Kernel> {
-    let root = cache.join("kernel");
+/// The package of the newest kernel.
+fn kernel_package(flavour: Flavour) -> Result<String> {
+    let newest = flavour.package();
+    let depends = run(Command::new("apt-cache").args(["depends", newest]))?;
+    let suffix = newest.trim_start_matches("linux-image");
+    let found = depends
+        .split_whitespace()
+        .filter(|word| word.starts_with("linux-image-") && *word != newest)
+        .max_by_key(|word| word.ends_with(suffix));
+    let none = || Error(format!("apt does not know {newest}: run apt-get update"));
+    Ok(found.ok_or_else(none)?.to_owned())
+}
+
+/// Debian's newest kernel, downloaded and unpacked once.
+fn unpacked_kernel(cache: &Path, flavour: Flavour) -> Result<Kernel> {
+    let root = cache.join(flavour.dir());
     if !root.join("boot").exists() {
         fs::create_dir_all(cache).map_err(io(cache.display()))?;
-        let depends = run(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
-        let package = depends
-            .split_whitespace()
-            .find(|word| word.starts_with("linux-image-") && word.ends_with("-cloud-amd64"))
-            .filter(|word| *word != "linux-image-cloud-amd64")
-            .or_else(|| {
-                depends
-                    .split_whitespace()
-                    .find(|word| word.starts_with("linux-image-6"))
-            })
-            .ok_or_else(|| Error("apt knows no cloud kernel: run apt-get update".into()))?
-            .to_owned();
+        let package = kernel_package(flavour)?;
         run(Command::new("apt-get")
             .args(["download", "-qq", &package])
             .current_dir(cache))?;
@@ -203,10 +270,10 @@ fn unpacked_kernel(cache: &Path) -> Result<Kernel> {
             .map(|entry| entry.path())
             .find(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(&package) && name.ends_with(".deb")
+                name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
             })
             .ok_or_else(|| Error(format!("{package} was not downloaded")))?;
-        let unpacked = cache.join("kernel.new");
+        let unpacked = cache.join(format!("{}.new", flavour.dir()));
         let _ = fs::remove_dir_all(&unpacked);
         run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
         fs::rename(&unpacked, &root).map_err(io(root.display()))?;
@@ -223,6 +290,7 @@ fn unpacked_kernel(cache: &Path) -> Result<Kernel> {
             .ok_or_else(|| Error(format!("nothing like {prefix} in {}", dir.display())))
     };
     Ok(Kernel {
+        flavour,
         image: only(root.join("boot"), "vmlinuz")?,
         modules: only(root.join("lib/modules"), "")?.join("kernel"),
     })

@@ -36,6 +36,8 @@ pub struct GuestOptions {
     pub accelerator: String,
     /// A third serial port, for the agent of a guest within the guest: see [`Guest::inner`].
     pub inner: bool,
+    /// Further arguments of QEMU.
+    pub more: Vec<String>,
 }
 
 /// A guest's agent, at the other end of a serial port.
@@ -297,6 +299,7 @@ impl Guest {
                 ])
                 .args(["-device", "virtio-blk-pci,drive=logged"]);
         }
+        command.args(&options.more);
         let errors = File::create(path("qemu")).map_err(|error| Error::new("qemu log", error))?;
         let qemu = command
             .stdin(Stdio::null())
