@@ -1,15 +1,16 @@
 #!/bin/bash
-# Compares razorfsd with virtiofsd and with a floor, request by request, on one CPU, in one run.
+# Compares razorfsd with virtiofsd and with floors, request by request, on one CPU, in one run.
 #
-#   scripts/bench.sh [--rounds N] [--only WORKLOAD] [--calls] [--json FILE] ...
+#   scripts/bench.sh [--rounds N] [--only WORKLOAD] [--pools 0,1,4] [--calls] [--json FILE] ...
+#   scripts/bench.sh log [...]      what the log's writes cost
+#   scripts/bench.sh tail [...]     the slowest creates, with and without checkpoints
 #
-# Builds what it needs, virtiofsd from crates.io among it. Stores go into a directory of their own
-# within /var/tmp (--dir), which should lie on the disk that is to be measured.
+# Builds what it needs, virtiofsd from crates.io among it, unless VIRTIOFSD names one. Stores go
+# into a directory of their own within /var/tmp (--dir), which should lie on the disk that is to be
+# measured. `target/release/razorfs-bench report FILE...` makes tables of what --json wrote.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/install_deps.sh --bench
-command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
-cargo build --release --quiet -p razorfs-bench -p razorfs --bins
-virtiofsd=target/bench/bin/virtiofsd
-[ -x "$virtiofsd" ] || cargo install --quiet virtiofsd --root target/bench
-exec target/release/razorfs-bench run --virtiofsd "$PWD/$virtiofsd" "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/bench_tools.sh"
+case "${1:-}" in
+    log | tail) exec target/release/razorfs-bench "$@" ;;
+    *) exec target/release/razorfs-bench run --virtiofsd "$VIRTIOFSD" "$@" ;;
+esac

@@ -6,28 +6,82 @@ use std::time::{Duration, Instant};
 
 type Error = Box<dyn std::error::Error>;
 
-/// What serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+/// What is measured.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(into = "String", try_from = "String")]
 pub enum Kind {
     /// razorfsd with a store in the directory of the benchmark.
     Razorfs,
-    /// virtiofsd with a directory beside that store.
-    Virtiofsd,
-    /// virtiofsd with a directory in memory.
-    VirtiofsdTmpfs,
+    /// virtiofsd with a directory beside that store, and a thread pool of this size.
+    Virtiofsd(usize),
+    /// virtiofsd with a directory in memory, and a thread pool of this size.
+    VirtiofsdTmpfs(usize),
     /// The transport alone.
     Floor,
+    /// A file beside the store, written past all caches.
+    Disk,
+    /// QEMU's 9p server with a directory beside the store.
+    NineP,
+    /// ext4 in the guest, on a virtio-blk disk whose image lies beside the store.
+    Block,
+    /// razorfs without its log's writes.
+    Unlogged,
+}
+
+const VIRTIOFSD: &str = "virtiofsd, pool ";
+const VIRTIOFSD_TMPFS: &str = "virtiofsd on tmpfs, pool ";
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Kind::Razorfs => f.write_str("razorfsd"),
+            Kind::Virtiofsd(pool) => write!(f, "{VIRTIOFSD}{pool}"),
+            Kind::VirtiofsdTmpfs(pool) => write!(f, "{VIRTIOFSD_TMPFS}{pool}"),
+            Kind::Floor => f.write_str("floor"),
+            Kind::Disk => f.write_str("disk"),
+            Kind::NineP => f.write_str("9p"),
+            Kind::Block => f.write_str("virtio-blk"),
+            Kind::Unlogged => f.write_str("razorfs without log"),
+        }
+    }
+}
+
+impl From<Kind> for String {
+    fn from(kind: Kind) -> String {
+        kind.to_string()
+    }
+}
+
+impl TryFrom<String> for Kind {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Kind, String> {
+        let pool = |prefix| name.strip_prefix(prefix)?.parse().ok();
+        let plain = [
+            Kind::Razorfs,
+            Kind::Floor,
+            Kind::Disk,
+            Kind::NineP,
+            Kind::Block,
+            Kind::Unlogged,
+        ];
+        plain
+            .into_iter()
+            .find(|kind| kind.to_string() == name)
+            .or_else(|| pool(VIRTIOFSD).map(Kind::Virtiofsd))
+            .or_else(|| pool(VIRTIOFSD_TMPFS).map(Kind::VirtiofsdTmpfs))
+            .ok_or_else(|| format!("nothing is called '{name}'"))
+    }
 }
 
 impl Kind {
-    /// For tables.
-    pub fn name(self) -> &'static str {
+    /// virtiofsd's thread pool, when it is virtiofsd.
+    pub fn pool(self) -> Option<usize> {
         match self {
-            Kind::Razorfs => "razorfsd",
-            Kind::Virtiofsd => "virtiofsd",
-            Kind::VirtiofsdTmpfs => "virtiofsd (tmpfs)",
-            Kind::Floor => "floor",
+            Kind::Virtiofsd(pool) | Kind::VirtiofsdTmpfs(pool) => Some(pool),
+            _ => None,
         }
     }
 }
@@ -43,8 +97,8 @@ pub struct Places {
     pub dir: PathBuf,
     /// For the directory in memory.
     pub tmpfs: PathBuf,
-    /// The CPU of daemons and driver.
-    pub cpu: usize,
+    /// The CPUs of daemons, as taskset takes them; all of them by default.
+    pub cpus: Option<String>,
 }
 
 /// A running daemon.
@@ -79,45 +133,26 @@ impl Daemon {
     /// # Errors
     /// When it does not come up.
     pub fn start(kind: Kind, places: &Places) -> Result<Daemon, Error> {
-        let name = format!("{kind:?}").to_lowercase();
+        Daemon::start_with(kind, places, &[])
+    }
+
+    /// The same with further sockets, for further guests.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(kind: Kind, places: &Places, more: &[PathBuf]) -> Result<Daemon, Error> {
+        let name: String = kind.to_string().replace([' ', ','], "-");
         let socket = places.dir.join(format!("{name}.sock"));
         let log = std::fs::File::create(places.dir.join(format!("{name}.log")))?;
         let _ = std::fs::remove_file(&socket);
-        let mut command = Command::new("taskset");
-        command.args(["-c", &places.cpu.to_string()]);
-        match kind {
-            Kind::Razorfs => {
-                let store = places.dir.join("store");
-                run(Command::new(places.programs.join("razorfs"))
-                    .arg("mkfs")
-                    .arg(&store))?;
-                command
-                    .arg(places.programs.join("razorfsd"))
-                    .arg("--store")
-                    .arg(store);
-                command.args(["--log-level", "warn"]);
-            }
-            Kind::Virtiofsd | Kind::VirtiofsdTmpfs => {
-                let within = match kind {
-                    Kind::Virtiofsd => &places.dir,
-                    _ => &places.tmpfs,
-                };
-                let shared = within.join("shared");
-                std::fs::create_dir_all(&shared)?;
-                command
-                    .arg(&places.virtiofsd)
-                    .arg("--shared-dir")
-                    .arg(shared);
-                command.args(["--cache", "auto", "--xattr", "--posix-acl"]);
-                command.args(["--thread-pool-size", "0", "--log-level", "error"]);
-            }
-            Kind::Floor => {
-                command.arg(std::env::current_exe()?).arg("floor");
-            }
-        }
+        let mut command = Daemon::command(kind, places)?;
         let child = command
             .arg("--socket-path")
             .arg(&socket)
+            .args(
+                more.iter()
+                    .flat_map(|path| ["--socket-path".as_ref(), path.as_os_str()]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -126,7 +161,11 @@ impl Daemon {
         let mut daemon = Daemon { child, socket };
         let since = Instant::now();
         // It is there a moment before somebody listens.
-        while !is_listened_on(&daemon.socket) {
+        let listens = |daemon: &Daemon| {
+            let sockets = more.iter().chain([&daemon.socket]);
+            sockets.into_iter().all(|path| is_listened_on(path))
+        };
+        while !listens(&daemon) {
             if daemon.child.try_wait()?.is_some() || since.elapsed() > Duration::from_secs(20) {
                 let log = std::fs::read_to_string(places.dir.join(format!("{name}.log")));
                 return Err(format!("{command:?}: {}", log.unwrap_or_default()).into());
@@ -136,39 +175,58 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Its process and those it started: virtiofsd serves from a child.
-    fn processes(&self) -> Vec<u32> {
-        let mut all = vec![self.child.id()];
-        let mut at = 0;
-        while let Some(pid) = all.get(at).copied() {
-            let children = format!("/proc/{pid}/task/{pid}/children");
-            let children = std::fs::read_to_string(children).unwrap_or_default();
-            all.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-            at += 1;
+    /// The daemon's command line but for its socket; makes its store.
+    fn command(kind: Kind, places: &Places) -> Result<Command, Error> {
+        let program = match kind {
+            Kind::Razorfs => places.programs.join("razorfsd"),
+            Kind::Virtiofsd(_) | Kind::VirtiofsdTmpfs(_) => places.virtiofsd.clone(),
+            Kind::Floor => std::env::current_exe()?,
+            other => return Err(format!("{other} is no daemon").into()),
+        };
+        let mut command = match &places.cpus {
+            Some(cpus) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(cpus).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        match kind {
+            Kind::Razorfs => {
+                let store = places.dir.join("store");
+                run(Command::new(places.programs.join("razorfs"))
+                    .arg("mkfs")
+                    .arg(&store))?;
+                command.arg("--store").arg(store);
+                command.args(["--log-level", "warn"]);
+            }
+            Kind::Floor => {
+                command.arg("floor");
+            }
+            _ => {
+                let pool = kind.pool().unwrap_or(0).to_string();
+                let within = match kind {
+                    Kind::VirtiofsdTmpfs(_) => &places.tmpfs,
+                    _ => &places.dir,
+                };
+                let shared = within.join(format!("shared{pool}"));
+                std::fs::create_dir_all(&shared)?;
+                command.arg("--shared-dir").arg(shared);
+                command.args(["--cache", "auto", "--xattr", "--posix-acl"]);
+                command.args(["--thread-pool-size", &pool, "--log-level", "error"]);
+            }
         }
-        all
+        Ok(command)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// CPU time of all its threads.
     pub fn cpu(&self) -> Duration {
-        let of = |path: PathBuf| -> Option<u64> {
-            let stat = std::fs::read_to_string(path.join("schedstat")).ok()?;
-            stat.split_whitespace().next()?.parse().ok()
-        };
-        let nanos = self.processes().into_iter().filter_map(|pid| {
-            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-            Some(
-                threads
-                    .flatten()
-                    .filter_map(|thread| of(thread.path()))
-                    .sum::<u64>(),
-            )
-        });
-        Duration::from_nanos(nanos.sum())
+        cpu_of(self.child.id())
     }
 
     /// Begins to count its system calls.
@@ -177,7 +235,10 @@ impl Daemon {
     /// When strace cannot be had.
     pub fn count_calls(&self, places: &Places) -> Result<Counting, Error> {
         let output = places.dir.join("strace");
-        let pids: Vec<String> = self.processes().iter().map(u32::to_string).collect();
+        let pids: Vec<String> = processes(self.child.id())
+            .iter()
+            .map(u32::to_string)
+            .collect();
         let child = Command::new("strace")
             .args(["-f", "-c", "-q", "-o"])
             .arg(&output)
@@ -194,6 +255,34 @@ impl Daemon {
         }
         Ok(counting)
     }
+}
+
+/// A process and those it started: virtiofsd serves from a child.
+fn processes(first: u32) -> Vec<u32> {
+    let mut all = vec![first];
+    let mut at = 0;
+    while let Some(pid) = all.get(at).copied() {
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let children = children.split_whitespace();
+        all.extend(children.filter_map(|pid| pid.parse::<u32>().ok()));
+        at += 1;
+    }
+    all
+}
+
+/// CPU time of a process and those it started.
+pub fn cpu_of(pid: u32) -> Duration {
+    let of = |path: PathBuf| -> Option<u64> {
+        let stat = std::fs::read_to_string(path.join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse().ok()
+    };
+    let nanos = processes(pid).into_iter().filter_map(|pid| {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let threads = threads.flatten().filter_map(|thread| of(thread.path()));
+        Some(threads.sum::<u64>())
+    });
+    Duration::from_nanos(nanos.sum())
 }
 
 fn is_traced(pids: &[String]) -> bool {

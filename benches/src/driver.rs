@@ -102,7 +102,7 @@ struct Slot {
 enum Far {
     /// A daemon's. Kept for the connection.
     Daemon {
-        _device: Box<Device>,
+        _device: Arc<Device>,
         /// Becomes ready each time that the queue's call event is signalled, which nobody needs to
         /// read.
         call: Epoll,
@@ -129,23 +129,41 @@ impl Driver {
     /// # Errors
     /// When the device refuses.
     pub fn connect(path: &std::path::Path) -> Result<Driver> {
+        let mut drivers = Driver::connect_queues(path, 1)?;
+        drivers.pop().ok_or(Error::NotOffered("queues"))
+    }
+
+    /// Connects and begins a session, with a driver for each of its queues.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn connect_queues(path: &std::path::Path, queues: usize) -> Result<Vec<Driver>> {
         let options = Options {
-            request_queues: 1,
+            request_queues: queues,
             queue_size: QUEUE_SIZE,
             indirect: true,
-            memory: vec![(0, MEMORY_BYTES)],
+            memory: vec![(0, MEMORY_BYTES * queues as u64)],
             ..Options::default()
         };
         let mut device = Device::connect(path, &options)?;
         device.share_memory()?;
         let _hiprio = device.start(0)?;
-        let queue = device.start(1)?;
-        let call = Epoll::new()?;
-        let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
-        call.ctl(ControlOperation::Add, queue.events.call.as_raw_fd(), event)?;
+        let rings = (1..=queues).map(|index| device.start(index));
+        let rings = rings.collect::<Result<Vec<_>>>()?;
         let memory = device.memory().clone();
-        let _device = Box::new(device);
-        Driver::over(Far::Daemon { _device, call }, queue, memory)
+        let device = Arc::new(device);
+        let driver = |queue: Queue| {
+            let call = Epoll::new()?;
+            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            call.ctl(ControlOperation::Add, queue.events.call.as_raw_fd(), event)?;
+            let _device = device.clone();
+            Driver::over(Far::Daemon { _device, call }, queue, memory.clone())
+        };
+        let mut drivers = rings.into_iter().map(driver).collect::<Result<Vec<_>>>()?;
+        if let Some(first) = drivers.first_mut() {
+            first.begin()?;
+        }
+        Ok(drivers)
     }
 
     /// Begins a session with a server in this process.
@@ -166,7 +184,14 @@ impl Driver {
             event_idx: true,
         };
         ring.start(place).map_err(failed)?;
-        Driver::over(Far::Here(ring), queue, memory)
+        let mut driver = Driver::over(Far::Here(ring), queue, memory)?;
+        driver.begin()?;
+        Ok(driver)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let init = vm_tests::frontend::fuse::request::init(u64::MAX);
+        self.call(&init).map(drop)
     }
 
     fn over(far: Far, queue: Queue, memory: Arc<Memory>) -> Result<Driver> {
@@ -188,7 +213,7 @@ impl Driver {
             Ok(slot)
         };
         let slots = (0..DEPTH_MAX).map(slot).collect::<Result<_>>()?;
-        let mut driver = Driver {
+        Ok(Driver {
             far,
             memory,
             queue,
@@ -197,9 +222,7 @@ impl Driver {
             next_used: 0,
             told: 0,
             unique: 0,
-        };
-        driver.call(&vm_tests::frontend::fuse::request::init(u64::MAX))?;
-        Ok(driver)
+        })
     }
 
     /// Carries out one request.

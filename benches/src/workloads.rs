@@ -9,6 +9,7 @@ use vm_tests::frontend::fuse::wire::{EntryOut, OpenOut, ROOT, SetattrIn};
 use zerocopy::FromBytes;
 
 use crate::driver::{DATA_MAX, DEPTH_MAX, Driver, Message};
+use crate::raw::Access;
 
 /// Entries of the directory that is listed.
 const LISTED: u64 = 10_000;
@@ -29,6 +30,8 @@ pub struct Workload {
     pub count: u64,
     /// Requests in flight.
     pub depths: &'static [usize],
+    /// What the disk itself does beside it.
+    pub disk: Option<Access>,
     /// Makes ready.
     pub prepare: fn(&mut Scene, u64) -> Result<Work>,
 }
@@ -86,15 +89,16 @@ pub const ALL: &[Workload] = &[
     workload("read, 4 KiB random", 2000, PLAIN, read_random),
     workload("read, 1 MiB in order", 64, PLAIN, read_in_order),
     workload("write, 4 KiB random", 2000, PLAIN, write_random),
-    workload("write, 1 MiB in order, fsync", 64, &[1], write_in_order),
-    workload("write 4 KiB, fsync", 100, &[1], write_fsync),
+    workload("write, 1 MiB in order, fsync", 64, &[1], write_in_order).beside(Access::Pieces),
+    workload("write 4 KiB, fsync", 100, &[1], write_fsync).beside(Access::Blocks),
     workload(
         "write 4 KiB, fsync, 16 files",
         800,
         &[DEPTH_MAX],
         write_fsync_files,
-    ),
-    workload("create, write 4 KiB, fsync", 100, &[1], small_files),
+    )
+    .beside(Access::Blocks),
+    workload("create, write 4 KiB, fsync", 100, &[1], small_files).beside(Access::Blocks),
 ];
 
 const fn workload(
@@ -107,7 +111,17 @@ const fn workload(
         name,
         count,
         depths,
+        disk: None,
         prepare,
+    }
+}
+
+impl Workload {
+    const fn beside(self, access: Access) -> Workload {
+        Workload {
+            disk: Some(access),
+            ..self
+        }
     }
 }
 
