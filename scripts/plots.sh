@@ -1,8 +1,12 @@
 #!/bin/bash
-# Makes tables and plots of what scripts/bench.sh, guest_bench.sh and growth.sh wrote with --json:
-# tables on standard output, plots in docs/plots.
+# Puts what scripts/bench.sh, guest_bench.sh and growth.sh wrote with --json into the documents:
+# tables into docs/PERFORMANCE.md, plots into docs/plots. `target/release/razorfs-bench report FILE`
+# only prints the tables.
 #
 #   scripts/plots.sh FILE...
 set -euo pipefail
+here=$PWD
 . "$(dirname "${BASH_SOURCE[0]}")/bench_tools.sh"
-exec target/release/razorfs-bench report --plots docs/plots "$@"
+files=()
+for file in "$@"; do files+=("$(cd "$here" && realpath "$file")"); done
+exec target/release/razorfs-bench report --document docs/PERFORMANCE.md --plots docs/plots "${files[@]}"

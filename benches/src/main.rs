@@ -6,10 +6,12 @@
 //! log        with and without the log's writes       } in this process,
 //! tail       creates while checkpoints are made      } over `here`
 //! growth     costs against sizes
-//! results    what a run found, as a file; `report` its tables, `plots` its pictures
+//! results    what a run found, as a file; `report` its tables, `plots` its pictures, `document`
+//!            where both are shown
 //! ```
 
 mod daemons;
+mod document;
 mod driver;
 mod floor;
 mod growth;
@@ -58,6 +60,9 @@ enum Command {
         /// Where plots go; without, none are drawn.
         #[arg(long)]
         plots: Option<PathBuf>,
+        /// A document with room for the tables: there rather than on standard output.
+        #[arg(long)]
+        document: Option<PathBuf>,
     },
     /// Carries a workload out on a store in this process, for `valgrind --tool=callgrind
     /// --toggle-collect='*timed*'`, and prints how many operations there were.
@@ -108,7 +113,11 @@ fn main() -> ExitCode {
         Command::Log(run) => log::run(&run).map(drop),
         Command::Tail(run) => tail::run(&run).map(drop),
         Command::Growth(run) => growth::run(&run).map(drop),
-        Command::Report { files, plots } => report_on(&files, plots.as_deref()),
+        Command::Report {
+            files,
+            plots,
+            document,
+        } => report_on(&files, plots.as_deref(), document.as_deref()),
         Command::Here { workload, dir } => here::counted(&workload, &dir),
         Command::Floor { socket_path } => floor::run(&socket_path),
     };
@@ -121,10 +130,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn report_on(files: &[PathBuf], plots: Option<&Path>) -> Result<(), Error> {
+fn report_on(
+    files: &[PathBuf],
+    plots: Option<&Path>,
+    document: Option<&Path>,
+) -> Result<(), Error> {
     for file in files {
         let results = results::Results::read(file)?;
-        println!("{}", report::tables(&results));
+        let tables = report::tables(&results);
+        match document {
+            Some(document) => document::fill(document, results.found.name(), &tables)?,
+            None => println!("{tables}"),
+        }
         if let Some(dir) = plots {
             plots::draw(&results, dir)?;
         }

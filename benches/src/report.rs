@@ -233,7 +233,7 @@ pub fn log_line(row: &Row) -> String {
 pub fn tables(results: &Results) -> String {
     let about = &results.about;
     let mut lines = vec![format!(
-        "`razorfs-bench {}`, {} CPUs, load {}{}\n",
+        "`{}`, {} CPUs, load {}{}:\n",
         about.command,
         about.cpus,
         about.load.join(", then "),

@@ -51,6 +51,19 @@ pub enum Found {
     },
 }
 
+impl Found {
+    /// The name of its room in a document.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Found::Requests { .. } => "requests",
+            Found::Guests { .. } => "guests",
+            Found::Log { .. } => "log",
+            Found::Tail { .. } => "tail",
+            Found::Growth { .. } => "growth",
+        }
+    }
+}
+
 /// A run.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Results {
@@ -68,12 +81,45 @@ fn load() -> String {
         .join(" ")
 }
 
+/// Options that say where things are on this machine: they do not belong into a document.
+const PLACES: [&str; 8] = [
+    "--virtiofsd",
+    "--agent",
+    "--json",
+    "--programs",
+    "--cache",
+    "--dir",
+    "--tmpfs",
+    "--socket-path",
+];
+
+/// The command line by which somebody else gets the same.
+fn command(mut words: impl Iterator<Item = String>) -> String {
+    let mut shown = match words.next().as_deref() {
+        Some("run") => vec!["scripts/bench.sh".to_owned()],
+        Some("guests") => vec!["scripts/guest_bench.sh".to_owned()],
+        Some("growth") => vec!["scripts/growth.sh".to_owned()],
+        Some(other) => vec!["scripts/bench.sh".to_owned(), other.to_owned()],
+        None => Vec::new(),
+    };
+    while let Some(word) = words.next() {
+        if PLACES.contains(&word.as_str()) {
+            words.next();
+        } else if PLACES
+            .iter()
+            .all(|place| !word.starts_with(&format!("{place}=")))
+        {
+            shown.push(word);
+        }
+    }
+    shown.join(" ")
+}
+
 impl About {
     /// At the beginning of a run.
     pub fn begin() -> About {
-        let words = std::env::args().skip(1);
         About {
-            command: words.collect::<Vec<_>>().join(" "),
+            command: command(std::env::args().skip(1)),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             load: vec![load()],
             versions: Vec::new(),
@@ -115,5 +161,17 @@ impl Results {
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
         Ok(serde_json::from_str(&text).map_err(|error| failed(&error))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_says_no_places() {
+        let words = "run --virtiofsd /a/b --rounds 5 --json=/c --cpu 1";
+        let shown = command(words.split(' ').map(String::from));
+        assert_eq!(shown, "scripts/bench.sh --rounds 5 --cpu 1");
     }
 }

@@ -14,8 +14,8 @@ use crate::raw::Access;
 /// Entries of the directory that is listed.
 const LISTED: u64 = 10_000;
 const LISTING_BYTES: u32 = 4096;
-/// Bytes of the file that is read and written.
-const FILE_BYTES: u64 = 64 << 20;
+/// Bytes that are read or written in order.
+const IN_ORDER_BYTES: u64 = 64 << 20;
 const BLOCK: usize = 4096;
 /// An extended attribute.
 const ATTRIBUTE: &str = "user.bench";
@@ -60,6 +60,8 @@ pub struct Scene {
     pub driver: Driver,
     /// It answers from constants.
     pub is_floor: bool,
+    /// Bytes of the file that is read and written.
+    pub file_bytes: u64,
     /// Directories made.
     made: u64,
     rng: ChaCha8Rng,
@@ -131,6 +133,7 @@ impl Scene {
         Scene {
             driver,
             is_floor,
+            file_bytes: IN_ORDER_BYTES,
             made: 0,
             rng: ChaCha8Rng::seed_from_u64(1),
             file: None,
@@ -200,17 +203,19 @@ impl Scene {
         let (node, fh) = self.open(dir, "large".into())?;
         // It stays.
         self.rest.clear();
-        let writes = in_order(|at| write(node, fh, at, DATA_MAX));
+        let bytes = self.file_bytes;
+        let writes = in_order(bytes, |at| write(node, fh, at, DATA_MAX));
         self.driver.run(&writes, 4)?;
         self.driver.call(&request::fsync(node, fh, 0))?;
-        let reads = in_order(|at| Message::new(&request::read(node, fh, at, 1 << 20)));
+        let read = |at| Message::new(&request::read(node, fh, at, 1 << 20));
+        let reads = in_order(bytes, read);
         self.driver.run(&reads, 4)?;
         self.file = Some((node, fh));
         Ok((node, fh))
     }
 
     fn blocks(&mut self, count: u64) -> Vec<u64> {
-        let blocks = FILE_BYTES / BLOCK as u64;
+        let blocks = self.file_bytes / BLOCK as u64;
         (0..count)
             .map(|_| self.rng.random_range(0..blocks) * BLOCK as u64)
             .collect()
@@ -221,8 +226,8 @@ fn name(n: u64) -> String {
     format!("a-name-of-usual-length-{n}")
 }
 
-fn in_order(message: impl Fn(u64) -> Message) -> Vec<Message> {
-    (0..FILE_BYTES).step_by(DATA_MAX).map(message).collect()
+fn in_order(bytes: u64, message: impl Fn(u64) -> Message) -> Vec<Message> {
+    (0..bytes).step_by(DATA_MAX).map(message).collect()
 }
 
 fn write(node: u64, fh: u64, offset: u64, len: usize) -> Message {
@@ -401,7 +406,7 @@ fn read_random(scene: &mut Scene, count: u64) -> Result<Work> {
 
 fn read_in_order(scene: &mut Scene, _count: u64) -> Result<Work> {
     let (node, fh) = scene.file()?;
-    Work::of(in_order(|at| {
+    Work::of(in_order(IN_ORDER_BYTES, |at| {
         Message::new(&request::read(node, fh, at, 1 << 20))
     }))
 }
@@ -420,7 +425,7 @@ fn write_random(scene: &mut Scene, count: u64) -> Result<Work> {
 fn write_in_order(scene: &mut Scene, _count: u64) -> Result<Work> {
     let dir = scene.dir()?;
     let (node, fh) = scene.open(dir, "new".into())?;
-    let mut timed = in_order(|at| write(node, fh, at, DATA_MAX));
+    let mut timed = in_order(IN_ORDER_BYTES, |at| write(node, fh, at, DATA_MAX));
     timed.push(Message::new(&request::fsync(node, fh, 0)));
     Work::of(timed)
 }

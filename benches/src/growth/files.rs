@@ -146,11 +146,11 @@ fn write(node: u64) -> Message {
 }
 
 /// Fills the log, and ends as a power cut would.
-fn fill_log(dir: TempDir, made: &mut Made) -> Result<TempDir, Error> {
+fn fill_log(run: &Growth, dir: TempDir, made: &mut Made) -> Result<TempDir, Error> {
     let written = Arc::new(AtomicU64::new(0));
     let options = OpenOptions {
         background: false,
-        ..OpenOptions::default()
+        ..run.options()
     };
     let mut store = Store::open(dir, options, |media| Media {
         wal: Arc::new(Counting {
@@ -170,12 +170,18 @@ fn fill_log(dir: TempDir, made: &mut Made) -> Result<TempDir, Error> {
 }
 
 /// How long opening takes; the store is open afterwards.
-fn opening(curves: &mut Curves, store: Store, made: &mut Made, at: u64) -> Result<Store, Error> {
-    let open = |dir| Store::open(dir, OpenOptions::default(), |media| media);
+fn opening(
+    run: &Growth,
+    curves: &mut Curves,
+    store: Store,
+    made: &mut Made,
+    at: u64,
+) -> Result<Store, Error> {
+    let open = |dir| Store::open(dir, run.options(), |media| media);
     let store = open(store.close()?)?;
     let took = store.opened.as_secs_f64() * 1e3;
     curves.add("after a clean end", at, took);
-    let store = open(fill_log(store.close()?, made)?)?;
+    let store = open(fill_log(run, store.close()?, made)?)?;
     let took = store.opened.as_secs_f64() * 1e3;
     let report = store.volume.recovery_report();
     eprintln!(
@@ -206,7 +212,7 @@ pub fn run(run: &Growth) -> Result<Vec<Series>, Error> {
         let now = resident_mib(std::process::id());
         memory.add("resident, its own", files, now.0 - base.0);
         memory.add("resident, mapped files", files, now.1 - base.1);
-        store = opening(&mut open, store, &mut made, files)?;
+        store = opening(run, &mut open, store, &mut made, files)?;
         files *= 10;
     }
     store.close()?;

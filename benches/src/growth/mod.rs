@@ -43,6 +43,9 @@ pub struct Growth {
     /// MiB of the written file at most.
     #[arg(long, default_value_t = 1024)]
     written: u64,
+    /// MiB of memory that a store has for what it keeps, in all but `clients`.
+    #[arg(long, default_value_t = 256)]
+    cache: u64,
     /// Where stores go.
     #[arg(long, default_value = "/var/tmp")]
     dir: PathBuf,
@@ -52,6 +55,15 @@ pub struct Growth {
     /// Write what was found here, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Growth {
+    fn options(&self) -> OpenOptions {
+        OpenOptions {
+            cache_bytes: self.cache << 20,
+            ..OpenOptions::default()
+        }
+    }
 }
 
 /// A curve.
@@ -121,7 +133,7 @@ impl Store {
     fn new(run: &Growth) -> Result<Store, Error> {
         let dir = work_dir(&run.dir)?;
         here::make(dir.path(), here::LOG_BYTES)?;
-        Store::open(dir, OpenOptions::default(), |media| media)
+        Store::open(dir, run.options(), |media| media)
     }
 
     fn open(
