@@ -7,6 +7,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use razorfs::transport::vhost_user::in_process::{InProcess, Place};
 use razorfs::transport::vhost_user::{Answer, VhostUserError};
@@ -19,6 +20,9 @@ use zerocopy::IntoBytes;
 pub const DEPTH_MAX: usize = 16;
 /// Bytes of data that a request or a reply has at most.
 pub const DATA_MAX: usize = 1 << 20;
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE_MS: i32 = 120_000;
 const PAGE: usize = 4096;
 const QUEUE_SIZE: u16 = 1024;
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -350,10 +354,12 @@ impl Driver {
             let Far::Daemon { call, .. } = &self.far else {
                 return Err(Error::Protocol("a kick returned without a reply".into()));
             };
-            match call.wait(-1, &mut [EpollEvent::default()]) {
+            match call.wait(PATIENCE_MS, &mut [EpollEvent::default()]) {
                 Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                     return Err(error.into());
                 }
+                // A daemon that is gone or hangs ends the run, rather than making it wait for ever.
+                Ok(0) => return Err(Error::Timeout(PATIENCE)),
                 _ => {}
             }
         }
