@@ -42,10 +42,6 @@ pub struct Requests {
     /// The CPUs of daemons, as taskset takes them; the driver's by default.
     #[arg(long)]
     daemon_cpus: Option<String>,
-    /// MiB of the file that is read and written; razorfsd has 128 MiB for content that it keeps, by
-    /// default.
-    #[arg(long, default_value_t = 64)]
-    file: u64,
     /// Count system calls too, in a round of their own.
     #[arg(long)]
     calls: bool,
@@ -62,15 +58,13 @@ struct Side {
 }
 
 impl Side {
-    fn start(kind: Kind, places: &Places, file_mib: u64) -> Result<Side, Error> {
+    fn start(kind: Kind, places: &Places) -> Result<Side, Error> {
         let daemon = Daemon::start(kind, places)?;
         let driver = Driver::connect(&daemon.socket)?;
-        let mut scene = Scene::new(driver, kind == Kind::Floor);
-        scene.file_bytes = file_mib.max(1) << 20;
         Ok(Side {
             kind,
             daemon,
-            scene,
+            scene: Scene::new(driver, kind == Kind::Floor),
         })
     }
 
@@ -148,7 +142,7 @@ impl Field {
             .chain(pools.map(Kind::VirtiofsdTmpfs))
             .chain([Kind::Floor]);
         let sides = kinds
-            .map(|kind| Side::start(kind, &places, run.file))
+            .map(|kind| Side::start(kind, &places))
             .collect::<Result<_, _>>()?;
         let disk = RawDisk::new(&places.dir)
             .inspect_err(|error| eprintln!("no disk of its own is measured: {error}"));

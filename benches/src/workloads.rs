@@ -1,6 +1,8 @@
 //! What is measured: for each workload, requests that are made ready before the clock runs, and
 //! what cleans up behind them.
 
+use std::collections::HashMap;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vm_tests::frontend::Result;
@@ -14,8 +16,10 @@ use crate::raw::Access;
 /// Entries of the directory that is listed.
 const LISTED: u64 = 10_000;
 const LISTING_BYTES: u32 = 4096;
-/// Bytes that are read or written in order.
-const IN_ORDER_BYTES: u64 = 64 << 20;
+/// Bytes of the file that is read and written, which everybody's memory holds.
+const FILE_BYTES: u64 = 64 << 20;
+/// Bytes of the file that razorfsd's does not hold, at its default of 128 MiB for content.
+const LARGE_BYTES: u64 = 512 << 20;
 const BLOCK: usize = 4096;
 /// An extended attribute.
 const ATTRIBUTE: &str = "user.bench";
@@ -60,12 +64,11 @@ pub struct Scene {
     pub driver: Driver,
     /// It answers from constants.
     pub is_floor: bool,
-    /// Bytes of the file that is read and written.
-    pub file_bytes: u64,
     /// Directories made.
     made: u64,
     rng: ChaCha8Rng,
-    file: Option<(u64, u64)>,
+    /// Those that are read and written, by size.
+    files: HashMap<u64, (u64, u64)>,
     offsets: Option<(u64, u64, Vec<u64>)>,
     /// What lets go of what a round needed.
     rest: Vec<Message>,
@@ -89,6 +92,7 @@ pub const ALL: &[Workload] = &[
     workload("getxattr", 2000, PLAIN, getxattr),
     workload("readdirplus, 10000 entries", LISTED, &[1], readdirplus),
     workload("read, 4 KiB random", 2000, PLAIN, read_random),
+    workload("read, 4 KiB random of 512 MiB", 2000, PLAIN, read_large),
     workload("read, 1 MiB in order", 64, PLAIN, read_in_order),
     workload("write, 4 KiB random", 2000, PLAIN, write_random),
     workload("write, 1 MiB in order, fsync", 64, &[1], write_in_order).beside(Access::Pieces),
@@ -133,10 +137,9 @@ impl Scene {
         Scene {
             driver,
             is_floor,
-            file_bytes: IN_ORDER_BYTES,
             made: 0,
             rng: ChaCha8Rng::seed_from_u64(1),
-            file: None,
+            files: HashMap::new(),
             offsets: None,
             rest: Vec::new(),
         }
@@ -194,28 +197,27 @@ impl Scene {
         self.driver.run(&[sync], 1)
     }
 
-    /// The large file, open, warm.
-    fn file(&mut self) -> Result<(u64, u64)> {
-        if let Some(file) = self.file {
-            return Ok(file);
+    /// The file of this size, open, and read once.
+    fn file(&mut self, bytes: u64) -> Result<(u64, u64)> {
+        if let Some(file) = self.files.get(&bytes) {
+            return Ok(*file);
         }
         let dir = self.dir()?;
-        let (node, fh) = self.open(dir, "large".into())?;
+        let (node, fh) = self.open(dir, format!("of{bytes}"))?;
         // It stays.
         self.rest.clear();
-        let bytes = self.file_bytes;
         let writes = in_order(bytes, |at| write(node, fh, at, DATA_MAX));
         self.driver.run(&writes, 4)?;
         self.driver.call(&request::fsync(node, fh, 0))?;
         let read = |at| Message::new(&request::read(node, fh, at, 1 << 20));
-        let reads = in_order(bytes, read);
-        self.driver.run(&reads, 4)?;
-        self.file = Some((node, fh));
+        self.driver.run(&in_order(bytes, read), 4)?;
+        self.files.insert(bytes, (node, fh));
         Ok((node, fh))
     }
 
-    fn blocks(&mut self, count: u64) -> Vec<u64> {
-        let blocks = self.file_bytes / BLOCK as u64;
+    /// Places of blocks in a file of this size.
+    fn blocks(&mut self, bytes: u64, count: u64) -> Vec<u64> {
+        let blocks = bytes / BLOCK as u64;
         (0..count)
             .map(|_| self.rng.random_range(0..blocks) * BLOCK as u64)
             .collect()
@@ -398,24 +400,32 @@ fn readdirplus(scene: &mut Scene, count: u64) -> Result<Work> {
     Work::of(offsets.iter().map(list).collect())
 }
 
-fn read_random(scene: &mut Scene, count: u64) -> Result<Work> {
-    let (node, fh) = scene.file()?;
+fn read_any(scene: &mut Scene, bytes: u64, count: u64) -> Result<Work> {
+    let (node, fh) = scene.file(bytes)?;
     let read = |at: &u64| Message::new(&request::read(node, fh, *at, 4096));
-    Work::of(scene.blocks(count).iter().map(read).collect())
+    Work::of(scene.blocks(bytes, count).iter().map(read).collect())
+}
+
+fn read_random(scene: &mut Scene, count: u64) -> Result<Work> {
+    read_any(scene, FILE_BYTES, count)
+}
+
+fn read_large(scene: &mut Scene, count: u64) -> Result<Work> {
+    read_any(scene, LARGE_BYTES, count)
 }
 
 fn read_in_order(scene: &mut Scene, _count: u64) -> Result<Work> {
-    let (node, fh) = scene.file()?;
-    Work::of(in_order(IN_ORDER_BYTES, |at| {
+    let (node, fh) = scene.file(FILE_BYTES)?;
+    Work::of(in_order(FILE_BYTES, |at| {
         Message::new(&request::read(node, fh, at, 1 << 20))
     }))
 }
 
 fn write_random(scene: &mut Scene, count: u64) -> Result<Work> {
-    let (node, fh) = scene.file()?;
+    let (node, fh) = scene.file(FILE_BYTES)?;
     Work::of(
         scene
-            .blocks(count)
+            .blocks(FILE_BYTES, count)
             .iter()
             .map(|at| write(node, fh, *at, BLOCK))
             .collect(),
@@ -425,14 +435,14 @@ fn write_random(scene: &mut Scene, count: u64) -> Result<Work> {
 fn write_in_order(scene: &mut Scene, _count: u64) -> Result<Work> {
     let dir = scene.dir()?;
     let (node, fh) = scene.open(dir, "new".into())?;
-    let mut timed = in_order(IN_ORDER_BYTES, |at| write(node, fh, at, DATA_MAX));
+    let mut timed = in_order(FILE_BYTES, |at| write(node, fh, at, DATA_MAX));
     timed.push(Message::new(&request::fsync(node, fh, 0)));
     Work::of(timed)
 }
 
 fn write_fsync(scene: &mut Scene, count: u64) -> Result<Work> {
-    let (node, fh) = scene.file()?;
-    let blocks = scene.blocks(count);
+    let (node, fh) = scene.file(FILE_BYTES)?;
+    let blocks = scene.blocks(FILE_BYTES, count);
     let pair = |at: &u64| {
         [
             write(node, fh, *at, BLOCK),
