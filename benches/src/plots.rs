@@ -122,17 +122,21 @@ fn text(area: &Area<'_>, words: &str, at: (i32, i32), size: u32) -> Result<(), E
         .map_err(failed)
 }
 
-/// The names of colours, in a line.
-fn legend(area: &Area<'_>, names: &[&str], top: i32) -> Result<(), Error> {
-    let mut left = 20;
+/// The names of colours, in as many lines as they need; where what is below begins.
+fn legend(area: &Area<'_>, names: &[&str]) -> Result<i32, Error> {
+    let (mut left, mut top) = (20, 35);
     for (index, name) in names.iter().enumerate() {
+        let width = 35 + i32::try_from(name.len() * 7).unwrap_or(0);
+        if left > 20 && left + width > i32::try_from(WIDTH).unwrap_or(i32::MAX) {
+            (left, top) = (20, top + 18);
+        }
         let square = [(left, top + 2), (left + 10, top + 12)];
         area.draw(&Rectangle::new(square, colour(index).filled()))
             .map_err(failed)?;
         text(area, name, (left + 15, top), 13)?;
-        left += 40 + i32::try_from(name.len() * 8).unwrap_or(0);
+        left += width;
     }
-    Ok(())
+    Ok(top + 22)
 }
 
 /// Bars from 1 on to the right where razorfs is ahead, with a line from the least to the most.
@@ -142,7 +146,7 @@ fn bars(chart: &Chart<'_>, path: &Path) -> Result<(), Error> {
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE).map_err(failed)?;
     text(&area, chart.title, (20, 10), 18)?;
-    legend(&area, chart.names, 35)?;
+    let top = legend(&area, chart.names)?;
     let all = chart.bars.iter().flat_map(|bars| &bars.ratios).flatten();
     let (least, most) = all.fold((0.5f64, 2.0f64), |(least, most), ratio| {
         (least.min(ratio.least), most.max(ratio.most))
@@ -150,7 +154,7 @@ fn bars(chart: &Chart<'_>, path: &Path) -> Result<(), Error> {
     // In pixels; of whole numbers plotters draws no axis without labels.
     let end = f64::from(of_each * pixels(chart.bars.len()));
     let mut plane = ChartBuilder::on(&area)
-        .margin_top(55)
+        .margin_top(top)
         .margin_right(20)
         .x_label_area_size(30)
         .y_label_area_size(330)
@@ -206,7 +210,7 @@ fn lines(curves: &[Series], dir: &Path) -> Result<(), Error> {
     area.fill(&WHITE).map_err(failed)?;
     text(&area, &first.plot, (20, 10), 18)?;
     let names: Vec<&str> = curves.iter().map(|curve| curve.name.as_str()).collect();
-    legend(&area, &names, 35)?;
+    let top = legend(&area, &names)?;
     // No logarithm of nothing.
     let points = |curve: &Series| -> Vec<(f64, f64)> {
         let at = |(x, y): &(f64, f64)| (x.max(1e-3), y.max(1e-3));
@@ -220,7 +224,7 @@ fn lines(curves: &[Series], dir: &Path) -> Result<(), Error> {
     };
     let (x, y) = (range(|point| point.0), range(|point| point.1));
     let mut plane = ChartBuilder::on(&area)
-        .margin_top(55)
+        .margin_top(top)
         .margin_right(30)
         .x_label_area_size(45)
         .y_label_area_size(70)
