@@ -119,6 +119,9 @@ pub fn round(
 }
 
 fn pin(cpu: usize) -> Result<(), Error> {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(format!("there is no CPU {cpu}").into());
+    }
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(cpu);
     rustix::thread::sched_setaffinity(None, &cpus)
