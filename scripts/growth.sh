@@ -5,8 +5,8 @@
 #   scripts/growth.sh [--only files,directory,size,clients] [--files N] [--entries N]
 #                     [--sparse GIB] [--written MIB] [--json FILE]
 #
-# The defaults take some minutes and 3 GiB of disk. Ten million files (--files 10000000) take an hour
-# and 10 GiB. Stores go into a directory of their own within /var/tmp (--dir).
+# The defaults take some minutes and 3 GiB of disk. Ten million files (--files 10000000) take a
+# quarter of an hour and 4 GiB. Stores go into a directory of their own within /var/tmp (--dir).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/bench_tools.sh"
 exec target/release/razorfs-bench growth "$@"
