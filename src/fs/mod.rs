@@ -1,7 +1,7 @@
 //! FUSE semantics over the engine: what a kernel's file-system requests mean for a volume.
 //!
 //! Names are checked here, lookups are counted (an inode without a name lives as long as the
-//! kernel knows it), what the kernel may keep is chosen ([`cache`]), and errors become errno values
+//! kernel knows it), what the kernel may keep is chosen (`cache`), and errors become errno values
 //! ([`errno`]). A file handle carries nothing: everything is rebuilt from the inode number, so
 //! that a restarted daemon serves the files its predecessor opened. Knows nothing of message
 //! layouts. May import the engine.
