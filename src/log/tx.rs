@@ -40,7 +40,7 @@ pub struct Tx<'a> {
     /// The trees before it.
     before: Arc<Roots>,
     /// The trees with its changes, once it works on a copy.
-    copy: OnceCell<Box<Copy>>,
+    copy: OnceCell<Box<ChangedRoots>>,
     /// Where the next name goes.
     strings_end: u64,
     need: Need,
@@ -50,7 +50,8 @@ pub struct Tx<'a> {
     broken: bool,
 }
 
-struct Copy {
+/// A copy of the roots with a transaction's changes.
+struct ChangedRoots {
     roots: Roots,
     effects: Effects,
 }
@@ -196,7 +197,7 @@ impl<'a> Tx<'a> {
     }
 
     /// The trees with its changes, in a copy of its own from now on.
-    fn copied(&self) -> Result<&Copy, StoreError> {
+    fn copied(&self) -> Result<&ChangedRoots, StoreError> {
         if let Some(copy) = self.copy.get() {
             return Ok(copy);
         }
@@ -206,7 +207,9 @@ impl<'a> Tx<'a> {
         for (tree, key, value) in self.writer.pending.iter() {
             change(storage, &mut roots, (tree, key, value), &mut effects)?;
         }
-        Ok(self.copy.get_or_init(|| Box::new(Copy { roots, effects })))
+        Ok(self
+            .copy
+            .get_or_init(|| Box::new(ChangedRoots { roots, effects })))
     }
 
     /// Makes a change, of a key that is there when it has no value.
@@ -218,7 +221,7 @@ impl<'a> Tx<'a> {
             }
             return Ok(());
         };
-        let Copy { roots, effects } = &mut **copy;
+        let ChangedRoots { roots, effects } = &mut **copy;
         change(&self.journal.storage, roots, (tree, key, value), effects)
     }
 
@@ -362,7 +365,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    fn publish(mut self, mut copy: Copy) {
+    fn publish(mut self, mut copy: ChangedRoots) {
         copy.roots.strings_end = self.strings_end;
         self.writer.effects.freed.append(&mut copy.effects.freed);
         self.writer.effects.dirtied += copy.effects.dirtied;
