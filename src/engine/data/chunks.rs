@@ -1,5 +1,6 @@
 //! Chunk content: cutting, checksums, reading back checked.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,8 +12,11 @@ use crate::format::superblock::UNIT_BYTES;
 use crate::store::StoreError;
 
 const BLOCK: usize = CHUNK_BLOCK_BYTES as usize;
-/// Bytes that are read and kept together.
+/// Bytes that are read and kept together for who reads much at once.
 const GROUP: usize = 8 * BLOCK;
+/// Bytes of a group from which all of it is read: less is what somebody reads here and there, who
+/// would pay for eight blocks to have one.
+const GROUP_MIN: usize = GROUP / 2;
 
 /// The record of a new chunk with one reference, its units yet to be told.
 pub(super) fn describe(content: &[u8]) -> ChunkRecord {
@@ -49,18 +53,39 @@ fn unit_offset(unit: u64) -> Result<u64, StoreError> {
         .ok_or_else(|| StoreError::Corrupt(format!("unit {unit} is beyond chunks.dat")))
 }
 
-/// Content as it was read and checked, by chunk and group of blocks. Chunks never change and their
-/// numbers are not used twice, so nothing here is ever stale.
+/// Content as it was read and checked. Chunks never change and their numbers are not used twice, so
+/// nothing here is ever stale.
 pub(super) struct Cache {
-    groups: quick_cache::sync::Cache<(ChunkId, usize), Arc<[u8]>, Bytes>,
+    parts: quick_cache::sync::Cache<(ChunkId, Part), Arc<[u8]>, Bytes>,
+}
+
+/// A part of a chunk that is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Part {
+    /// [`GROUP`] bytes, or what is left behind the group before.
+    Group(u32),
+    /// A block of the chunk.
+    Block(u32),
+}
+
+impl Part {
+    /// The group that byte `at` of a chunk stands in.
+    fn group(at: usize) -> Part {
+        Part::Group(u32::try_from(at / GROUP).unwrap_or(u32::MAX))
+    }
+
+    /// The block that byte `at` of a chunk stands in.
+    fn block(at: usize) -> Part {
+        Part::Block(u32::try_from(at / BLOCK).unwrap_or(u32::MAX))
+    }
 }
 
 /// An entry weighs what it takes.
 #[derive(Clone)]
 struct Bytes;
 
-impl quick_cache::Weighter<(ChunkId, usize), Arc<[u8]>> for Bytes {
-    fn weight(&self, _: &(ChunkId, usize), content: &Arc<[u8]>) -> u64 {
+impl quick_cache::Weighter<(ChunkId, Part), Arc<[u8]>> for Bytes {
+    fn weight(&self, _: &(ChunkId, Part), content: &Arc<[u8]>) -> u64 {
         content.len() as u64 + 64
     }
 }
@@ -70,7 +95,7 @@ impl Cache {
     pub(super) fn new(bytes: u64) -> Self {
         let items = usize::try_from(bytes / GROUP as u64).unwrap_or(usize::MAX);
         Cache {
-            groups: quick_cache::sync::Cache::with_weighter(items.max(16), bytes, Bytes),
+            parts: quick_cache::sync::Cache::with_weighter(items.max(16), bytes, Bytes),
         }
     }
 }
@@ -99,25 +124,47 @@ impl Reader<'_> {
     ) -> Result<(), EngineError> {
         let mut at = offset as usize;
         let end = at.saturating_add(len);
-        let mut record = None;
-        while at < end {
-            let group = at / GROUP;
-            let base = group * GROUP;
-            let until = base.saturating_add(GROUP).min(end);
-            let cached = self.cache.groups.get(&(self.id, group));
-            let content = cached.as_deref();
-            if let Some(bytes) = content.and_then(|content| content.get(at - base..until - base)) {
-                sink.put(bytes)?;
-            } else {
-                let record = match &record {
-                    Some(record) => record,
-                    None => record.insert(self.checked(find()?, end)?),
-                };
-                self.read_group(record, at..until, sink)?;
+        let found = OnceCell::new();
+        let record = || -> Result<&ChunkRecord, StoreError> {
+            if let Some(record) = found.get() {
+                return Ok(record);
             }
-            at = until;
+            let record = self.checked(find()?, end)?;
+            Ok(found.get_or_init(|| record))
+        };
+        while at < end {
+            let group_end = (at / GROUP).saturating_add(1).saturating_mul(GROUP);
+            let range = at..group_end.min(end);
+            at = range.end;
+            if self.put_cached(Part::group(range.start), GROUP, &range, sink)? {
+                continue;
+            }
+            if range.len() >= GROUP_MIN {
+                self.read_group(record()?, range, sink)?;
+            } else {
+                self.read_blocks(&record, range, sink)?;
+            }
         }
         Ok(())
+    }
+
+    /// Hands a range to `sink` when the part that it lies in is in memory.
+    fn put_cached(
+        &self,
+        part: Part,
+        part_bytes: usize,
+        range: &Range<usize>,
+        sink: &mut dyn Sink,
+    ) -> Result<bool, EngineError> {
+        let base = range.start / part_bytes * part_bytes;
+        let cached = self.cache.parts.get(&(self.id, part));
+        let bytes = cached
+            .as_deref()
+            .and_then(|content| content.get(range.start - base..range.end - base));
+        match bytes {
+            Some(bytes) => sink.put(bytes).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// A record with which bytes up to `end` can be read.
@@ -139,21 +186,45 @@ impl Reader<'_> {
         sink: &mut dyn Sink,
     ) -> Result<(), EngineError> {
         let stored = record.stored_len as usize;
-        let group = range.start / GROUP;
-        let base = group * GROUP;
-        if let Ok(content) = self.load(record, base, base.saturating_add(GROUP).min(stored)) {
-            let content: Arc<[u8]> = content.into();
-            self.cache
-                .groups
-                .insert((self.id, group), Arc::clone(&content));
-            let part = range.start - base..range.end - base;
-            return sink.put(content.get(part).unwrap_or_default());
-        }
-        // What is wrong may lie beside what is wanted.
-        let first = range.start / BLOCK * BLOCK;
-        let content = self.load(record, first, range.end.next_multiple_of(BLOCK).min(stored))?;
-        let part = range.start - first..range.end - first;
+        let base = range.start / GROUP * GROUP;
+        let Ok(content) = self.load(record, base, base.saturating_add(GROUP).min(stored)) else {
+            // What is wrong may lie beside what is wanted.
+            return self.read_blocks(&|| Ok(record), range, sink);
+        };
+        let content: Arc<[u8]> = content.into();
+        let key = (self.id, Part::group(base));
+        self.cache.parts.insert(key, Arc::clone(&content));
+        let part = range.start - base..range.end - base;
         sink.put(content.get(part).unwrap_or_default())
+    }
+
+    /// Reads a range block by block, each from memory or the disk, and keeps the blocks.
+    fn read_blocks<'r>(
+        &self,
+        record: &dyn Fn() -> Result<&'r ChunkRecord, StoreError>,
+        range: Range<usize>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), EngineError> {
+        let mut at = range.start;
+        while at < range.end {
+            let base = at / BLOCK * BLOCK;
+            let part = at..base.saturating_add(BLOCK).min(range.end);
+            at = part.end;
+            if self.put_cached(Part::block(base), BLOCK, &part, sink)? {
+                continue;
+            }
+            let record = record()?;
+            let stop = base.saturating_add(BLOCK).min(record.stored_len as usize);
+            let content: Arc<[u8]> = self.load(record, base, stop)?.into();
+            let key = (self.id, Part::block(base));
+            self.cache.parts.insert(key, Arc::clone(&content));
+            sink.put(
+                content
+                    .get(part.start - base..part.end - base)
+                    .unwrap_or_default(),
+            )?;
+        }
+        Ok(())
     }
 
     /// Reads whole blocks from the disk, checked.

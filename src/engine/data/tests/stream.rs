@@ -66,21 +66,44 @@ fn who_writes_anywhere_is_left_alone() {
     assert_eq!(volume.dirty_bytes(), before);
 }
 
-/// Counts the calls that write.
-struct Counting(Arc<dyn Disk>, Arc<AtomicU64>);
+/// Counts the calls that write, and the bytes that are read.
+struct Counting(Arc<dyn Disk>, Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    writes: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+/// A volume whose chunks are counted.
+fn counted(sim: &SimMedia) -> (Arc<Volume>, Arc<Counts>) {
+    let counts = Arc::<Counts>::default();
+    let media = sim.media();
+    let chunks = Arc::new(Counting(media.chunks.clone(), counts.clone()));
+    let media = Media { chunks, ..media };
+    let options = OpenOptions {
+        background: false,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(media, options, clock()).unwrap();
+    (volume, counts)
+}
 
 impl Disk for Counting {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.1
+            .read_bytes
+            .fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.0.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.1.fetch_add(1, Ordering::Relaxed);
+        self.1.writes.fetch_add(1, Ordering::Relaxed);
         self.0.write_at(offset, buf)
     }
 
     fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> std::io::Result<()> {
-        self.1.fetch_add(1, Ordering::Relaxed);
+        self.1.writes.fetch_add(1, Ordering::Relaxed);
         self.0.write_all_at(offset, bufs)
     }
 
@@ -108,19 +131,43 @@ impl Disk for Counting {
 #[test]
 fn what_lies_side_by_side_is_written_at_once() {
     let sim = make();
-    let writes = Arc::new(AtomicU64::new(0));
-    let media = sim.media();
-    let chunks = Arc::new(Counting(media.chunks.clone(), writes.clone()));
-    let media = Media { chunks, ..media };
-    let options = OpenOptions {
-        background: false,
-        ..OpenOptions::default()
-    };
-    let volume = Volume::open_media(media, options, clock()).unwrap();
+    let (volume, counts) = counted(&sim);
     let model = vec![7; 2 << 20];
     write(&volume, FILE, 0, &model);
     volume.fsync(FILE, false).unwrap();
-    let writes = writes.load(Ordering::Relaxed);
+    let writes = counts.writes.load(Ordering::Relaxed);
     assert!((1..=2).contains(&writes), "{writes} writes");
     assert!(content(&volume, FILE) == model);
+}
+
+#[test]
+fn who_reads_here_and_there_has_no_more_read_than_that() {
+    const READS: usize = 50;
+    let sim = make();
+    let volume = open(&sim);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let model: Vec<u8> = (0..4 << 20).map(|_| rng.random()).collect();
+    write(&volume, FILE, 0, &model);
+    volume.close().unwrap();
+    drop(volume);
+    let (volume, counts) = counted(&sim);
+    let read_bytes = || counts.read_bytes.swap(0, Ordering::Relaxed);
+    let check = |offset: usize, len: usize| {
+        let mut found = Vec::new();
+        volume.read(FILE, at(offset), len, &mut found).unwrap();
+        assert!(found == model[offset..offset + len], "{len} at {offset}");
+    };
+    let places: Vec<_> = (0..READS).map(|n| n * 20 * 4096).collect();
+    for wanted in [at(READS * 4096), 0] {
+        places.iter().for_each(|place| check(*place, 4096));
+        assert_eq!(read_bytes(), wanted);
+    }
+    // Not at a block's beginning, over its end, and all of it.
+    check(100, 50);
+    check(4000, 5000);
+    check(4096 * 7, 4096 * 2);
+    check(0, model.len());
+    read_bytes();
+    check(0, model.len());
+    assert_eq!(read_bytes(), 0);
 }
