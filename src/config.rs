@@ -6,6 +6,7 @@
 //! that is not done are refused by name.
 
 mod args;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -202,8 +203,11 @@ mod tests {
             "1.5G",
             "--commit-interval",
             "0.25",
+            "--cache-size",
+            "64M",
         ]))
         .unwrap();
+        assert_eq!(config.open.cache_bytes, 64 << 20);
         assert_eq!(config.open.dirty_limit_bytes, 3 << 29);
         assert_eq!(config.open.commit_interval, Duration::from_millis(250));
         for (option, value) in [
