@@ -249,7 +249,9 @@ mod tests {
     fn a_kernel_that_has_the_store_for_itself_keeps_everything() {
         let export = |args: &[&str]| parse(&with(args)).unwrap().export;
         assert_eq!(export(&[]).cache, CacheMode::Always);
-        assert!(export(&[]).no_open() && export(&[]).no_opendir());
+        assert!(!export(&[]).no_open() && export(&[]).no_opendir());
+        assert!(export(&["--cache=always"]).no_open());
+        assert!(!export(&["--cache=always", "--readonly"]).no_open());
         let asked = export(&["--cache=auto"]);
         assert!(asked.cache == CacheMode::Auto && !asked.no_open() && !asked.shared);
         let several = export(&["--socket-path=/run/b"]);

@@ -32,6 +32,7 @@ fn options(bits: u8) -> Options {
         posix_acl: bits & 0x80 == 0,
         readdirplus: true,
         shared: bits & 0x11 == 0x11,
+        without_open: false,
         allow_mmap: false,
     }
 }

@@ -59,7 +59,9 @@ fn run(config: &Config) -> Result<(), Error> {
     if let Some(max) = config.descriptors_max {
         limit_descriptors(max)?;
     }
-    if let Some(cpu) = config.device.cpus.unusable()?.first() {
+    let unusable = config.device.cpus.unusable();
+    let unusable = unusable.map_err(|error| format!("--cpu-affinity: {error}"))?;
+    if let Some(cpu) = unusable.first() {
         return Err(format!(
             "--cpu-affinity: CPU {cpu} does not exist, or this process may not use it"
         )

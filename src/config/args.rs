@@ -190,7 +190,8 @@ enum DurabilityArg {
 enum CacheArg {
     /// Names and attributes for a second, data until a file is opened again.
     Auto,
-    /// Everything for a day. With one socket, files and directories are opened without asking.
+    /// Everything for a day. The default with one socket, where directories are opened without
+    /// asking; asked for by name, files too.
     Always,
     /// Nothing.
     Never,
@@ -265,6 +266,7 @@ impl Args {
             said.log_level = Some(LevelFilter::Debug);
         }
         said.export.shared = self.socket_path.len() > 1 && !said.export.read_only;
+        said.export.without_open = said.cache == Some(CacheMode::Always);
         said.export.cache = said.cache.unwrap_or(match said.export.shared {
             true => CacheMode::Auto,
             false => CacheMode::Always,

@@ -91,6 +91,7 @@ impl Volume {
             rdev: record.rdev,
             size: record.size,
             blocks: record.allocated.saturating_add(unwritten).div_ceil(512),
+            unwritten: unwritten > 0,
             flags: record.flags,
             atime: record.atime,
             mtime: record.mtime,

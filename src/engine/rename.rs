@@ -2,7 +2,7 @@
 
 use super::dir::{Slot, check_name, is_dots};
 use super::flags::other_project;
-use super::inode::InodeExt;
+use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
 use super::namespace::{blank, one_more};
 use super::op::Op;
 use super::{Cred, EngineError, How, Removed, RenameMode, Volume};
@@ -101,6 +101,10 @@ impl Volume {
             let mut op = self.begin()?;
             op.holders = how.holders;
             let dirs = self.dirs(&op, from_dir, to_dir)?;
+            let is_sync = |dir: &InodeRecord| dir.flags & (FLAG_SYNC | FLAG_DIRSYNC) != 0;
+            if !how.may_wait && (is_sync(&dirs.from) || dirs.to.as_ref().is_some_and(is_sync)) {
+                return Err(EngineError::WouldWait);
+            }
             let source = self.named(&op, from_dir, self.find(&op.tx, from_dir, from)?)?;
             let target = self.find(&op.tx, to_dir, to)?;
             let renamed = [Some(source.dentry), target.taken().ok().map(|(_, d)| d)];

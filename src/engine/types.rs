@@ -33,6 +33,8 @@ pub struct Attr {
     pub size: u64,
     /// Space in units of 512 bytes, unwritten data included.
     pub blocks: u64,
+    /// Whether some of its bytes are not written out: `blocks` will change when they are.
+    pub unwritten: bool,
     /// `FS_IOC_GETFLAGS` bits.
     pub flags: u32,
     /// Last access.

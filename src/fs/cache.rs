@@ -4,9 +4,9 @@
 //! whether somebody else may change the export ([`Options::shared`]), which virtiofsd cannot know.
 //! If so, the kernel drops cached data when a file's time has changed, remembers of no name that
 //! it is not there, and has no shared mappings without a cache unless told otherwise. If not, and
-//! the mode lets it keep everything, it may do without OPEN and OPENDIR: a handle carries nothing,
-//! and what the kernel takes for an answer then (`FOPEN_KEEP_CACHE`, for directories
-//! `FOPEN_CACHE_DIR` too) is the answer it would get.
+//! the mode lets it keep everything, it may do without OPENDIR, and without OPEN where that was
+//! asked for: a handle carries nothing, and what the kernel takes for an answer then
+//! (`FOPEN_KEEP_CACHE`, for directories `FOPEN_CACHE_DIR` too) is as good as the one it would get.
 
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ const KEEP_CACHE: u32 = 2;
 const CACHE_DIR: u32 = 8;
 /// `FOPEN_PARALLEL_DIRECT_WRITES`: writes to one file need not wait for each other.
 const PARALLEL_DIRECT_WRITES: u32 = 0x40;
+
+/// How long attributes of a file with unwritten bytes may be believed.
+const UNWRITTEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the kernel may keep, as virtiofsd's `--cache` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,14 +52,20 @@ impl CacheMode {
 }
 
 impl Options {
-    /// Whether a kernel that can do without OPEN may.
+    /// Whether a kernel that can do without OPEN may. Only where it was asked for: immutable and
+    /// append-only files are refused by WRITE, SETATTR and FALLOCATE then, and nobody refuses to map
+    /// them shared; what is stored in such a mapping is seen by others in the same kernel until it
+    /// needs the memory, and never reaches the store. And not on the host that serves the mount:
+    /// Linux from 6.9 (e26ee4efbc79, and some stable releases) until bd5603eaae0a may wait there for
+    /// a read-ahead that the server's own reclaim of memory waits for.
     ///
-    /// Not where an answer to it matters: a read-only export refuses to open for writing, and data
-    /// that the kernel holds back must be refused before it is taken, when the file is immutable
-    /// or append-only. Otherwise WRITE, SETATTR and FALLOCATE are refused then, with the same error.
+    /// Not where an answer to it matters anyway: a read-only export refuses to open for writing, and
+    /// data that the kernel holds back must be refused before it is taken.
     #[must_use]
     pub fn no_open(&self) -> bool {
-        self.cache == CacheMode::Always && !self.shared && !self.read_only && !self.writeback
+        self.without_open
+            && self.cache == CacheMode::Always
+            && !(self.shared || self.read_only || self.writeback)
     }
 
     /// Whether a kernel that can do without OPENDIR may.
@@ -93,13 +102,18 @@ impl FileSystem {
     /// How long the kernel may believe attributes. Not at all that a file is set-uid or set-gid: a
     /// WRITE drops these bits (`FUSE_HANDLE_KILLPRIV_V2`), its answer does not say so, and Linux
     /// does not ask for the mode again, though it asks for size and times. It would go on
-    /// to give who runs the file the owner's rights.
+    /// to give who runs the file the owner's rights. Not for long what a file with unwritten bytes
+    /// takes: it changes when they are written, and nobody tells the kernel.
     #[must_use]
     pub fn attr_timeout(&self, attr: &Attr) -> Duration {
         let regular = attr.mode & libc::S_IFMT == libc::S_IFREG;
-        match regular && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            true => Duration::ZERO,
-            false => self.options.cache.timeout(),
+        if regular && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            return Duration::ZERO;
+        }
+        let timeout = self.options.cache.timeout();
+        match attr.unwritten {
+            true => timeout.min(UNWRITTEN_TIMEOUT),
+            false => timeout,
         }
     }
 

@@ -90,6 +90,8 @@ pub struct Options {
     pub readdirplus: bool,
     /// Other kernels may change the export too.
     pub shared: bool,
+    /// A kernel that keeps everything may do without OPEN too: see [`Options::no_open`].
+    pub without_open: bool,
     /// Shared mappings of files without a cache, where other kernels may change the export too.
     pub allow_mmap: bool,
 }
@@ -104,6 +106,7 @@ impl Default for Options {
             posix_acl: true,
             readdirplus: true,
             shared: false,
+            without_open: false,
             allow_mmap: false,
         }
     }

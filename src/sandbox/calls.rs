@@ -78,7 +78,6 @@ const ANY: &[c_long] = &[
     libc::SYS_set_tid_address,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_membarrier,
     libc::SYS_gettid,
     libc::SYS_getpid,
@@ -168,6 +167,11 @@ fn rules() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(
         libc::SYS_clone,
         vec![argument(0, thread, number(libc::CLONE_THREAD))?],
+    );
+    // Where this thread runs, and no other.
+    rules.insert(
+        libc::SYS_sched_setaffinity,
+        vec![argument(0, SeccompCmpOp::Eq, 0)?],
     );
     // The name of a thread; and what the C library may say of memory that it maps.
     let prctl = [libc::PR_SET_NAME, libc::PR_SET_VMA]

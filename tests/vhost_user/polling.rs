@@ -73,6 +73,11 @@ fn threads_run_on_the_cpus_of_the_list_in_turn() {
     let bound = daemon.threads("razorfs-queue", "Cpus_allowed_list:");
     let wanted: Vec<_> = list.iter().cycle().take(4).cloned().collect();
     assert_eq!(bound, wanted);
+    // Those that queues start are bound to none.
+    mount.clients[0].call(request::syncfs()).unwrap();
+    let all = daemon.threads("razorfsd", "Cpus_allowed_list:");
+    let pool = daemon.threads("razorfs-pool", "Cpus_allowed_list:");
+    assert!(!pool.is_empty() && pool.iter().all(|cpus| *cpus == all[0]));
     drop(mount);
     daemon.terminate();
 }

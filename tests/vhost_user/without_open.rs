@@ -41,12 +41,12 @@ fn opening(mount: &mut Mount, announced: u64) -> [Option<i32>; 2] {
 fn who_can_do_without_is_told_so() {
     let (asked, spared) = (None, Some(libc::ENOSYS));
     for (flags, wanted) in [
-        (&[] as &[_], [spared, spared]),
+        (&[] as &[_], [asked, spared]),
         (&["--cache=always"], [spared, spared]),
         (&["--cache=metadata"], [asked, spared]),
         (&["--cache=auto"], [asked, asked]),
         (&["--cache=never"], [asked, asked]),
-        (&["--writeback"], [asked, spared]),
+        (&["--cache=always", "--writeback"], [asked, spared]),
         (&["--socket-path=b"], [asked, asked]),
         (&["--socket-path=b", "--cache=always"], [asked, asked]),
     ] {
@@ -68,7 +68,7 @@ fn who_can_do_without_is_told_so() {
 
 #[test]
 fn a_file_is_used_without_being_opened() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--cache=always"]);
     let mut mount = daemon.mount(&Options::default());
     let c = mount.client(0);
     c.call(request::init_exactly(u64::MAX)).unwrap();
@@ -100,7 +100,7 @@ fn a_file_is_used_without_being_opened() {
 
 #[test]
 fn what_may_not_change_does_not_though_nobody_opened_it() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&["--cache=always"]);
     let mut mount = daemon.mount(&Options::default());
     let c = mount.client(0);
     c.call(request::init_exactly(u64::MAX)).unwrap();

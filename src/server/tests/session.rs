@@ -83,6 +83,7 @@ fn what_is_offered_depends_on_who_else_changes_the_export() {
         let listed = if cache == CacheMode::Never { 0 } else { listed };
         let mut options = Options {
             cache,
+            without_open: true,
             ..Options::default()
         };
         let found = agreed(options) & looked_at;
@@ -95,6 +96,7 @@ fn what_is_offered_depends_on_who_else_changes_the_export() {
     }
     let always = Options {
         cache: CacheMode::Always,
+        without_open: true,
         ..Options::default()
     };
     let writeback = Options {
@@ -105,7 +107,11 @@ fn what_is_offered_depends_on_who_else_changes_the_export() {
         read_only: true,
         ..always
     };
-    for options in [writeback, read_only] {
+    let by_default = Options {
+        without_open: false,
+        ..always
+    };
+    for options in [writeback, read_only, by_default] {
         assert_eq!(agreed(options) & spared, feature::NO_OPENDIR_SUPPORT);
     }
 }

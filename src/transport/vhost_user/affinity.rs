@@ -60,3 +60,22 @@ pub(super) fn bind(cpu: usize) {
         log::warn!("a queue's thread cannot be bound to CPU {cpu}: {error}");
     }
 }
+
+/// The CPUs that a thread may use that is bound to none.
+pub(super) struct Anywhere(Option<CpuSet>);
+
+impl Anywhere {
+    /// Those of this thread.
+    pub(super) fn here() -> Anywhere {
+        Anywhere(sched_getaffinity(None).ok())
+    }
+
+    /// Lets this thread use them, whatever the one that started it was bound to.
+    pub(super) fn unbind(&self) {
+        if let Some(cpus) = &self.0
+            && let Err(error) = sched_setaffinity(None, cpus)
+        {
+            log::warn!("a thread of the pool stays bound to a queue's CPU: {error}");
+        }
+    }
+}

@@ -50,7 +50,7 @@ impl InProcess {
         let work = Arc::new(Work {
             answer,
             memory: GuestMemoryAtomic::new(memory),
-            pool: Arc::new(Pool::new(0)),
+            pool: Arc::new(Pool::new(0, || {})),
             strict: false,
             slow: Slow::default(),
             poll_max: Duration::ZERO,

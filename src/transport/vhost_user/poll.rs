@@ -294,7 +294,7 @@ mod tests {
         let work = Arc::new(Work {
             answer: answer.clone(),
             memory: shared,
-            pool: Arc::new(Pool::new(0)),
+            pool: Arc::new(Pool::new(0, || {})),
             strict: false,
             slow: Slow::default(),
             poll_max: MAX,

@@ -22,6 +22,8 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// What each thread does first.
+    begin: Box<dyn Fn() + Send + Sync>,
 }
 
 /// The threads.
@@ -31,12 +33,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A pool of up to `threads_max` threads; with 0, tasks run in the caller's.
-    pub(super) fn new(threads_max: usize) -> Pool {
+    /// A pool of up to `threads_max` threads, each of which calls `begin` first; with 0, tasks run
+    /// in the caller's.
+    pub(super) fn new(threads_max: usize, begin: impl Fn() + Send + Sync + 'static) -> Pool {
         Pool {
             shared: Arc::new(Shared {
                 queue: Mutex::default(),
                 work: Condvar::new(),
+                begin: Box::new(begin),
             }),
             threads_max,
         }
@@ -96,6 +100,7 @@ impl Pool {
 
 impl Shared {
     fn work(&self) {
+        (self.begin)();
         let mut queue = self.queue.lock();
         loop {
             if let Some(task) = queue.tasks.pop_front() {
@@ -123,7 +128,7 @@ mod tests {
     fn tasks_that_wait_for_each_other_run_together() {
         let barrier = Arc::new(Barrier::new(4));
         let done = Arc::new(AtomicUsize::new(0));
-        let pool = Pool::new(4);
+        let pool = Pool::new(4, || {});
         for _ in 0..4 {
             let (barrier, done) = (barrier.clone(), done.clone());
             pool.run(move || {
@@ -139,7 +144,7 @@ mod tests {
     fn everything_handed_over_is_done_before_the_pool_is_gone() {
         for threads in [0, 1, 3] {
             let done = Arc::new(AtomicUsize::new(0));
-            let pool = Pool::new(threads);
+            let pool = Pool::new(threads, || {});
             for _ in 0..50 {
                 let done = done.clone();
                 pool.run(move || {

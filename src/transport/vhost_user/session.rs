@@ -16,7 +16,7 @@ use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::affinity::Cpus;
+use super::affinity::{Anywhere, Cpus};
 use super::device::Device;
 use super::memory::Memory;
 use super::pool::Pool;
@@ -91,7 +91,11 @@ pub fn serve(
     options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<(), VhostUserError> {
-    let pool = Arc::new(Pool::new(options.pool_threads_max));
+    // Queues start its threads, and may be bound to a CPU.
+    let anywhere = Anywhere::here();
+    let pool = Arc::new(Pool::new(options.pool_threads_max, move || {
+        anywhere.unbind()
+    }));
     let served = serve_all(answer, &socket, options, stop, &pool);
     pool.close();
     served

@@ -3,7 +3,7 @@
 //! That a request waits for the disk cannot always be told before: what is not in memory is read,
 //! a full log waits for a checkpoint, a large file is cut. Whoever answered a request tells how long
 //! it took; while the last of a kind took long, those that follow are answered by the pool, and the
-//! queue goes on. So a queue waits for one of them at most. A mistake costs a change of threads.
+//! queue goes on. So a queue waits for one of them now and then, not for each. A mistake costs a change of threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -226,6 +226,7 @@ impl Model {
             rdev: 0,
             size: 0,
             blocks: 0,
+            unwritten: false,
             flags: 0,
             atime: self.now,
             mtime: self.now,

@@ -14,7 +14,7 @@ fn count(runs: &[AtomicUsize; 8], task: usize) {
 fn each_task_runs_once_when_the_pool_is_closed_meanwhile() {
     explore("the worker pool", 1, || {
         let threads_max = usize::try_from(1 + choose(3)).unwrap();
-        let pool = Arc::new(Pool::new(threads_max));
+        let pool = Arc::new(Pool::new(threads_max, || {}));
         // Counted with the standard library's atomics: no places to switch.
         let runs: Arc<[AtomicUsize; 8]> = Arc::default();
         let early = Arc::clone(&runs);
@@ -48,7 +48,7 @@ fn each_task_runs_once_when_the_pool_is_closed_meanwhile() {
 #[test]
 fn tasks_that_wait_for_each_other_run_together() {
     explore("tasks that wait for each other", 1, || {
-        let pool = Pool::new(3);
+        let pool = Pool::new(3, || {});
         // Some threads are there before, idle or about to be.
         for _ in 0..choose(3) {
             pool.run(sync::thread::yield_now);
