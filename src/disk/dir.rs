@@ -181,6 +181,11 @@ pub fn open_store(dir: &Path, options: OpenDir) -> Result<StoreDir, DiskError> {
     }
     check_volatile(dir, options.allow_volatile)?;
     let lock = take_lock(dir, open_file(&superblock, options.read_only, false)?)?;
+    // Not even a descriptor that could write.
+    let past_cache = match options.read_only {
+        true => Access::Cached,
+        false => Access::Direct,
+    };
     let disk = |name: &str, access: Access| -> Result<Arc<dyn Disk>, DiskError> {
         let path = dir.join(name);
         let file = open_file(&path, options.read_only, false)?;
@@ -190,8 +195,8 @@ pub fn open_store(dir: &Path, options: OpenDir) -> Result<StoreDir, DiskError> {
         superblock: disk(SUPERBLOCK_FILE, Access::Cached)?,
         nodes: disk(NODES_FILE, Access::Mapped)?,
         strings: disk(STRINGS_FILE, Access::Mapped)?,
-        chunks: disk(CHUNKS_FILE, Access::Direct)?,
-        wal: disk(WAL_FILE, Access::Direct)?,
+        chunks: disk(CHUNKS_FILE, past_cache)?,
+        wal: disk(WAL_FILE, past_cache)?,
     };
     Ok(StoreDir { media, lock })
 }

@@ -33,7 +33,7 @@ pub enum Access {
     Mapped,
     /// Reads through the page cache, writes whole blocks past it.
     Direct,
-    /// Neither.
+    /// Reads and writes through the page cache.
     Cached,
 }
 
@@ -106,6 +106,9 @@ impl FileDisk {
     fn put(&self, offset: u64, bufs: &mut [IoSlice<'_>], through: bool) -> io::Result<()> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         let end = self.end_of(offset, len as u64)?;
+        if len == 0 {
+            return Ok(());
+        }
         let flags = match through {
             true => ReadWriteFlags::DSYNC,
             false => ReadWriteFlags::empty(),
@@ -120,9 +123,14 @@ impl FileDisk {
         let mut rest = Rest { offset, bufs };
         if let Some(file) = direct {
             match rest.write(file, flags) {
+                // What is left of a write that was cut short is no whole block: it goes through the
+                // page cache, and may fail there for the reason.
+                Err(Errno::INVAL) if !rest.offset.is_multiple_of(BLOCK_BYTES as u64) => {}
                 // Not here, or larger blocks: the page cache takes everything.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                Err(error @ (Errno::INVAL | Errno::OPNOTSUPP)) => {
                     self.direct_fails.store(true, Ordering::Relaxed);
+                    let path = self.path.display();
+                    ::log::warn!("{path}: no direct I/O, writing gets slower: {error}");
                 }
                 other => other.map_err(|error| self.named(error.into()))?,
             }

@@ -4,7 +4,8 @@
 //! found after power was lost at any point of it. Everything is decided by a seed.
 //!
 //! What survives: a write that a later completed flush of its disk covers, and one that was written
-//! through, wholly; of any other write any subset of its 512-byte sectors, whatever became of the writes around it.
+//! through, wholly; of any other write any subset of its 512-byte sectors, whatever became of the
+//! writes around it.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -106,10 +106,11 @@ impl Background {
         }
     }
 
-    /// Has what was written to a file in order become chunks while its writer goes on.
+    /// Has what was written to a file in order become chunks while its writer goes on, if there are
+    /// threads.
     pub(super) fn write_behind(&self, ino: Ino) {
         let mut state = self.shared.state.lock();
-        if !state.streams.contains(&ino) {
+        if state.checkpointing && !state.streams.contains(&ino) {
             state.streams.push_back(ino);
             self.shared.stream.notify_one();
         }

@@ -277,7 +277,8 @@ pub trait Holders {
 /// How a name is taken away.
 #[derive(Clone, Copy)]
 pub struct How<'a> {
-    /// Whether it may wait for the disk; where it would have to, nothing is done otherwise.
+    /// Whether it may wait for bytes to be written, or for the log; where it would have to, nothing
+    /// is done otherwise. For room in the log, or a page, it waits as everything does.
     pub may_wait: bool,
     /// What has no name left is kept, as an orphan, unless these say that it need not be.
     pub holders: Option<&'a dyn Holders>,

@@ -121,8 +121,27 @@ impl Pending {
 
     /// Whether entering them in these trees needs nothing from the disk.
     fn are_ready(&self, roots: &Roots) -> bool {
-        self.iter()
-            .all(|(tree, key, value)| roots.is_ready(tree, key, value.is_none(), self.removals))
+        let is_ready = |(tree, key, value): (TreeId, &[u8], Option<&[u8]>)| {
+            roots.is_ready(tree, key, value.is_none(), self.removals)
+        };
+        self.iter().all(is_ready) && !self.may_split_before_removal(roots)
+    }
+
+    /// Whether a leaf may be split before keys of its tree are removed: each half has fewer left
+    /// to lose than the leaf had.
+    fn may_split_before_removal(&self, roots: &Roots) -> bool {
+        let is_removal = |step: &Step| step.value.is_none();
+        let Some(last) = self.steps.iter().rposition(is_removal) else {
+            return false;
+        };
+        let loses = |tree| {
+            self.steps
+                .iter()
+                .any(|step| is_removal(step) && step.tree == tree)
+        };
+        self.iter().take(last).any(|(tree, key, value)| {
+            value.is_some_and(|value| loses(tree) && !roots.has_room(tree, key, value.len()))
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The write-ahead log: a ring of batches, written by group commit.
 //!
-//! Transactions are collected in memory; [`Wal::sync`] writes what was collected as one batch and
-//! flushes once for everyone who waits. Each batch starts on a block of its own, so that log that
+//! Transactions are collected in memory; [`Wal::sync`] writes what was collected as one batch,
+//! durably, once for everyone who waits. Each batch starts on a block of its own, so that log that
 //! is live is never written again. After a failed write or flush nothing more is written, and
 //! nothing that was not durable before is ever called durable.
 
@@ -28,7 +28,7 @@ pub const RING_MIN_BYTES: u64 = 4 << 20;
 /// A batch is closed when it has this many bytes of entries.
 const BATCH_BYTES: usize = 1 << 20;
 /// Log that is written and made durable in one write, at most.
-const AT_ONCE_BYTES: u64 = 1 << 20;
+const AT_ONCE_BYTES: u64 = (BATCH_BYTES + BLOCK_BYTES) as u64;
 /// Memory that a batch begins with: growing from nothing copies its bytes several times.
 const FIRST_BYTES: usize = 64 << 10;
 
@@ -369,6 +369,7 @@ impl Wal {
             let written = self.disk.write_through(RING_START + start, &bytes);
             return written.map_err(|source| WalError::io("writing", source));
         }
+        // Without it an fsync would return before its transaction is on the disk.
         self.disk
             .flush()
             .map_err(|source| WalError::io("flushing", source))
@@ -464,7 +465,7 @@ impl Wal {
 }
 
 /// Makes each copy of the log's header that cannot be used a new one, for a ring that holds nothing
-/// before `from`, and the file as long as the ring is. Not flushed. Returns the copies.
+/// before `from`, and the file as long as the ring is. Returns the copies.
 ///
 /// # Errors
 /// When the log belongs to another store, or the disk refuses.
@@ -502,6 +503,11 @@ pub fn mend_header(
                 mended.push(copy);
             }
         }
+    }
+    if missing > 0 || !mended.is_empty() {
+        // Nobody flushes the log's header after this, and without it the store does not open.
+        disk.flush()
+            .map_err(|source| WalError::io("flushing", source))?;
     }
     Ok(mended)
 }

@@ -123,7 +123,7 @@ impl Server {
     }
 
     /// As [`Server::handle`] for requests of which [`Server::may_have_to_wait`] is true: when one
-    /// would have to wait for the disk, nothing is done.
+    /// would have to wait for something to be written, nothing is done.
     ///
     /// # Errors
     /// As [`Server::handle`]; [`Error::WouldWait`].

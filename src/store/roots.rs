@@ -148,6 +148,13 @@ impl Roots {
         tree::delete(self.link_mut(storage, tree)?, source, key, effects)
     }
 
+    /// See [`tree::has_room`].
+    #[must_use]
+    pub fn has_room(&self, tree: TreeId, key: &[u8], len: usize) -> bool {
+        self.held(tree)
+            .is_some_and(|link| tree::has_room(link, key, len))
+    }
+
     /// See [`tree::is_ready`].
     #[must_use]
     pub fn is_ready(&self, tree: TreeId, key: &[u8], remove: bool, removals: usize) -> bool {

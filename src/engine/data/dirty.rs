@@ -42,6 +42,8 @@ pub struct DirtyMap {
     carried: bool,
     /// Runs that fill a window.
     full: u64,
+    /// Runs with bytes that are not in the log.
+    unlogged: u64,
     /// Where the last write ended, and the bytes of the writes in order that it was the last of.
     stream: (u64, u64),
 }
@@ -159,6 +161,7 @@ impl DirtyMap {
         self.bytes += len_of(&run);
         self.units += units_of(&run);
         self.full += u64::from(is_full(&run));
+        self.unlogged += u64::from(run.unlogged.is_some());
         self.runs.insert(start, run);
     }
 
@@ -167,7 +170,14 @@ impl DirtyMap {
         self.bytes -= len_of(&run);
         self.units -= units_of(&run);
         self.full -= u64::from(is_full(&run));
+        self.unlogged -= u64::from(run.unlogged.is_some());
         Some(run)
+    }
+
+    /// Whether there are bytes that neither chunk nor log holds.
+    #[must_use]
+    pub fn has_unlogged(&self) -> bool {
+        self.unlogged > 0
     }
 
     /// Bytes that neither chunk nor log holds.
@@ -358,6 +368,7 @@ impl DirtyMap {
                 self.logged.insert(start, end);
             }
         }
+        self.unlogged = 0;
         if self.has_logged() {
             self.logged_since.get_or_insert(lsn);
         }
@@ -450,6 +461,7 @@ mod tests {
         assert_eq!(sum, map.bytes());
         let full = map.runs().filter(|(_, run)| is_full(run)).count();
         assert_eq!(full as u64, map.full);
+        assert_eq!(map.has_unlogged(), map.unlogged_bytes() > 0);
         for (start, end) in map.logged.iter() {
             let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
             assert!(!model[range].contains(&None), "logged, but not held");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Promise;
-use super::dirty::cut;
+use super::dirty::{DirtyMap, cut};
 use super::space;
 use super::table::InodeState;
 use crate::engine::{Durability, EngineError, Volume};
@@ -87,7 +87,7 @@ impl Volume {
     }
 
     fn move_unlogged(&self) -> Result<(), EngineError> {
-        let unlogged = self.inodes.filter(|data| data.unlogged_bytes() > 0);
+        let unlogged = self.inodes.filter(DirtyMap::has_unlogged);
         self.for_each_file(unlogged, |ino, state| {
             self.throttle()?;
             self.log_or_write_out(ino, state)
@@ -125,7 +125,7 @@ impl Volume {
     /// Puts a file's unwritten bytes into the log when they are few, else into chunks. Durable once
     /// the log is.
     fn log_or_write_out(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        if state.data.read().unlogged_bytes() == 0 {
+        if !state.data.read().has_unlogged() {
             return Ok(());
         }
         if self.log_data(ino, state)? {
@@ -176,7 +176,7 @@ impl Volume {
     pub(in crate::engine) fn may_have_unlogged(&self, ino: Ino) -> bool {
         let nothing = |state: Arc<InodeState>| {
             let data = state.data.try_read();
-            data.is_some_and(|data| data.unlogged_bytes() == 0)
+            data.is_some_and(|data| !data.has_unlogged())
         };
         !self.inodes.find(ino).is_none_or(nothing)
     }

@@ -133,13 +133,13 @@ impl Volume {
             capture(state, which)
         };
         let mut first = Ok(());
-        for group in captured.chunks(GROUP) {
+        for group in in_groups(captured) {
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
             let current: Vec<_> = {
                 let data = state.data.read();
-                let unchanged = |(start, run): &&Captured| data.is_unchanged(*start, run);
-                group.iter().filter(unchanged).cloned().collect()
+                let unchanged = |(start, run): &Captured| data.is_unchanged(*start, run);
+                group.into_iter().filter(unchanged).collect()
             };
             // What one group suffers from does not keep the others from it.
             if let Err(error) = self.write_out_group(ino, state, &current) {
@@ -152,9 +152,8 @@ impl Volume {
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
     pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        capture(state, |_| true)
-            .chunks(GROUP)
-            .try_for_each(|group| self.write_out_group(ino, state, group))
+        in_groups(capture(state, |_| true))
+            .try_for_each(|group| self.write_out_group(ino, state, &group))
     }
 
     fn write_out_group(
@@ -416,6 +415,16 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
         editor.subtract_sums(&old);
     }
     Ok(editor.insert(part.start, new)?)
+}
+
+/// Takes runs apart into groups, each of which lets go of its memory by itself: what is written out
+/// no longer counts against the limit.
+fn in_groups(runs: Vec<Captured>) -> impl Iterator<Item = Vec<Captured>> {
+    let mut rest = runs.into_iter();
+    std::iter::from_fn(move || {
+        let group: Vec<_> = rest.by_ref().take(GROUP).collect();
+        (!group.is_empty()).then_some(group)
+    })
 }
 
 /// Some of a file's runs, as they are now.

@@ -198,6 +198,41 @@ fn keys_of_a_leaf_that_was_emptied_go_to_one_that_is_on_disk() {
 }
 
 #[test]
+fn keys_go_to_a_leaf_on_disk_when_the_half_of_a_split_one_was_emptied() {
+    for first in 0..18 {
+        let sim = full();
+        let journal = journal(&sim);
+        let mut model = contents(&journal.view());
+        let commit = |model: &mut Model, changes: &[(Vec<u8>, Option<u8>)]| {
+            let mut tx = journal.begin().unwrap();
+            for (key, value) in changes {
+                let at = (TREES[0], key.clone());
+                if let Some(byte) = value {
+                    tx.put(TREES[0], key, vec![*byte; 600]).unwrap();
+                    model.insert(at, vec![*byte; 600]);
+                } else {
+                    assert!(tx.delete(TREES[0], key).unwrap());
+                    model.remove(&at);
+                }
+            }
+            tx.commit().unwrap();
+        };
+        // Only this leaf is in memory.
+        commit(&mut model, &[(key(first + 2), Some(1))]);
+        // One more splits it, and then all that is left of that goes.
+        let between = [key(first + 4), vec![1]].concat();
+        let mut changes = vec![(between, Some(2))];
+        changes.extend((first..first + 4).map(|number| (key(number), None)));
+        changes.push((key(first + 1), Some(3)));
+        commit(&mut model, &changes);
+        assert_eq!(contents(&journal.view()), model, "from {first}");
+        journal.sync(journal.end_lsn()).unwrap();
+        let recovered = contents(&self::journal(&sim.killed()).view());
+        assert_eq!(recovered, model, "from {first}");
+    }
+}
+
+#[test]
 fn a_page_that_cannot_be_read_costs_one_transaction() {
     let sim = full();
     let journal = journal(&sim);

@@ -1,4 +1,4 @@
-//! Inserting and removing, by copying the path.
+//! Inserting and removing. What somebody else refers to is copied, from there up to the root.
 
 use std::sync::Arc;
 

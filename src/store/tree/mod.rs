@@ -21,5 +21,5 @@ mod tests;
 pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
 pub use node::{Link, Node, Source};
-pub use query::{floor_with, get_with, is_ready, scan};
+pub use query::{floor_with, get_with, has_room, is_ready, scan};
 pub use verify::verify;

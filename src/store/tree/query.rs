@@ -63,19 +63,38 @@ fn child<'a>(node: &'a Node, index: usize, pages: &PageStore) -> Result<Shown<'a
 /// key.
 #[must_use]
 pub fn is_ready(root: &Link, key: &[u8], remove: bool, removals: usize) -> bool {
-    let mut node = match root {
+    let root = match root {
         Link::Memory(node) => node,
         Link::Disk(place) => return *place == PagePtr::EMPTY && !remove,
     };
-    let is_root_leaf = node.page.level() == 0;
-    while node.page.level() > 0 {
-        match node.children.get(node.page.child_index(key)) {
-            Some(Some(child)) => node = child,
-            _ => return false,
-        }
-    }
+    let is_root_leaf = root.page.level() == 0;
+    let Some(node) = held_leaf(root, key) else {
+        return false;
+    };
     // A leaf that became empty would leave its keys to a neighbour, which may be on disk.
     (is_root_leaf || node.page.len() > removals) && (!remove || node.page.search(key).is_ok())
+}
+
+/// The leaf for `key`, if all nodes on the way to it are in memory.
+fn held_leaf<'a>(root: &'a Node, key: &[u8]) -> Option<&'a Node> {
+    let mut node = root;
+    while node.page.level() > 0 {
+        node = node.children.get(node.page.child_index(key))?.as_deref()?;
+    }
+    Some(node)
+}
+
+/// Whether a value of `len` bytes takes the place of one as long, in memory: putting it splits
+/// nothing.
+#[must_use]
+pub fn has_room(root: &Link, key: &[u8], len: usize) -> bool {
+    let Link::Memory(root) = root else {
+        return false;
+    };
+    held_leaf(root, key).is_some_and(|leaf| {
+        let index = leaf.page.search(key);
+        index.is_ok_and(|index| leaf.page.value(index).len() == len)
+    })
 }
 
 /// What `read` makes of the last entry whose key is at most `key`.

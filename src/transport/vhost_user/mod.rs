@@ -66,7 +66,7 @@ pub trait Answer: Send + Sync {
     fn handle(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error>;
 
     /// As [`Answer::handle`] for requests of which [`Server::may_have_to_wait`] is true: when one
-    /// would have to wait for the disk, nothing is done.
+    /// would have to wait for something to be written, nothing is done.
     ///
     /// # Errors
     /// As [`Answer::handle`]; [`Error::WouldWait`].
