@@ -4,83 +4,20 @@ use std::collections::BTreeSet;
 
 use zerocopy::IntoBytes;
 
-use super::kernel::{Kernel, decode, string};
-use crate::fs::{CacheMode, Options};
+use super::kernel::{Kernel, O_WRONLY, ROOT, decode, string};
+use crate::fs::Options;
 use crate::server::Error;
 use crate::server::abi::{
-    AttrOut, BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut, FallocateIn, ForgetOne,
-    GetxattrIn, GetxattrOut, InHeader, IoctlIn, IoctlOut, LinkIn, LseekIn, LseekOut, MkdirIn,
-    MknodIn, OpenIn, OpenOut, ReadIn, Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn,
-    StatxOut, WriteIn, WriteOut,
+    BatchForgetIn, CopyFileRangeIn, CreateIn, Dirent, EntryOut, FallocateIn, ForgetOne, GetxattrIn,
+    GetxattrOut, InHeader, IoctlIn, IoctlOut, LinkIn, LseekIn, LseekOut, MknodIn, OpenIn, ReadIn,
+    Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, WriteOut,
 };
 use crate::server::consts::{
     FATTR_MODE, FATTR_SIZE, FATTR_UID, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID, opcode,
 };
 
-const ROOT: u64 = 1;
-const O_WRONLY: u32 = libc::O_WRONLY.cast_unsigned();
 const O_EXCL: u32 = libc::O_EXCL.cast_unsigned();
 const O_TRUNC: u32 = libc::O_TRUNC.cast_unsigned();
-
-impl Kernel {
-    fn create(&self, name: &str, mode: u32, flags: u32) -> Result<(EntryOut, OpenOut), i32> {
-        let how = CreateIn {
-            flags: flags | O_WRONLY,
-            mode: libc::S_IFREG | mode,
-            umask: 0,
-            open_flags: 0,
-        };
-        let body = self.call(opcode::CREATE, ROOT, &[how.as_bytes(), &string(name)])?;
-        Ok((decode(&body), decode(&body[size_of::<EntryOut>()..])))
-    }
-
-    fn mkdir(&self, dir: u64, name: &str) -> EntryOut {
-        let how = MkdirIn {
-            mode: 0o755,
-            umask: 0,
-        };
-        decode(
-            &self
-                .call(opcode::MKDIR, dir, &[how.as_bytes(), &string(name)])
-                .unwrap(),
-        )
-    }
-
-    fn getattr(&self, nodeid: u64) -> Result<AttrOut, i32> {
-        self.call(opcode::GETATTR, nodeid, &[&[0; 16]])
-            .map(|body| decode(&body))
-    }
-
-    fn setattr(&self, nodeid: u64, set: SetattrIn) -> Result<AttrOut, i32> {
-        self.call(opcode::SETATTR, nodeid, &[set.as_bytes()])
-            .map(|body| decode(&body))
-    }
-
-    fn unlink(&self, name: &str) -> Result<(), i32> {
-        self.call(opcode::UNLINK, ROOT, &[&string(name)]).map(drop)
-    }
-
-    fn write(&self, nodeid: u64, offset: u64, bytes: &[u8], write_flags: u32) -> Result<u32, i32> {
-        let size = u32::try_from(bytes.len()).unwrap();
-        let how = WriteIn {
-            offset,
-            size,
-            write_flags,
-            ..WriteIn::default()
-        };
-        let body = self.call(opcode::WRITE, nodeid, &[how.as_bytes(), bytes])?;
-        Ok(decode::<WriteOut>(&body).size)
-    }
-
-    fn read(&self, nodeid: u64, offset: u64, size: u32) -> Result<Vec<u8>, i32> {
-        let how = ReadIn {
-            offset,
-            size,
-            ..ReadIn::default()
-        };
-        self.call(opcode::READ, nodeid, &[how.as_bytes()])
-    }
-}
 
 #[test]
 fn what_is_unlinked_lives_until_it_is_forgotten() {
@@ -187,19 +124,6 @@ fn forgets_come_in_batches_and_lie() {
     kernel.forget(12_345, u64::MAX);
     kernel.forget(ROOT, u64::MAX);
     assert!(kernel.getattr(ROOT).is_ok());
-}
-
-#[test]
-fn names_that_are_not_there_may_be_remembered() {
-    let kernel = Kernel::new(Options::default());
-    let none = kernel.lookup(ROOT, "none").unwrap();
-    assert_eq!((none.nodeid, none.entry_valid), (0, 1));
-    let options = Options {
-        cache: CacheMode::Never,
-        ..Options::default()
-    };
-    let kernel = Kernel::new(options);
-    assert_eq!(kernel.lookup(ROOT, "none").unwrap_err(), libc::ENOENT);
 }
 
 #[test]
@@ -703,70 +627,6 @@ fn a_read_only_export_refuses_changes() {
             Err(libc::EROFS),
             "opcode {opcode}"
         );
-    }
-}
-
-#[test]
-fn the_cache_mode_sets_timeouts_and_open_flags() {
-    for (cache, seconds, flags) in [
-        (CacheMode::Auto, 1, 0x40),
-        (CacheMode::Always, 86_400, 0x42),
-        (CacheMode::Metadata, 86_400, 0x41),
-        (CacheMode::Never, 0, 0x41),
-    ] {
-        let kernel = Kernel::new(Options {
-            cache,
-            ..Options::default()
-        });
-        let (file, open) = kernel.create("file", 0o644, 0).unwrap();
-        assert_eq!((file.attr_valid, file.entry_valid), (seconds, seconds));
-        assert_eq!(open.open_flags, flags);
-    }
-}
-
-#[test]
-fn a_mode_that_a_write_may_change_is_not_believed() {
-    const DAY: u64 = 86_400;
-    let kernel = Kernel::new(Options {
-        cache: CacheMode::Always,
-        ..Options::default()
-    });
-    for (name, mode, wanted) in [
-        ("plain", 0o755, DAY),
-        ("suid", 0o4755, 0),
-        ("sgid", 0o2755, 0),
-        ("both", 0o6755, 0),
-    ] {
-        let (entry, _) = kernel.create(name, mode, 0).unwrap();
-        assert_eq!((entry.entry_valid, entry.attr_valid), (DAY, wanted));
-        let found = kernel.lookup(ROOT, name).unwrap();
-        assert_eq!((found.entry_valid, found.attr_valid), (DAY, wanted));
-        assert_eq!(kernel.getattr(entry.nodeid).unwrap().attr_valid, wanted);
-        kernel
-            .write(entry.nodeid, 0, b"x", WRITE_KILL_SUIDGID)
-            .unwrap();
-        let after = kernel.getattr(entry.nodeid).unwrap();
-        // For a second: what it takes changes when the byte is written out.
-        assert_eq!((after.attr.mode & 0o7777, after.attr_valid), (0o755, 1));
-    }
-}
-
-#[test]
-fn that_a_name_is_not_there_is_believed_where_nobody_else_can_make_it() {
-    let negative = |cache, shared| {
-        let kernel = Kernel::new(Options {
-            cache,
-            shared,
-            ..Options::default()
-        });
-        let found = kernel.lookup(ROOT, "missing");
-        found.map(|entry| (entry.nodeid, entry.entry_valid))
-    };
-    assert_eq!(negative(CacheMode::Always, false), Ok((0, 86_400)));
-    assert_eq!(negative(CacheMode::Auto, false), Ok((0, 1)));
-    assert_eq!(negative(CacheMode::Never, false), Err(libc::ENOENT));
-    for cache in [CacheMode::Always, CacheMode::Auto] {
-        assert_eq!(negative(cache, true), Err(libc::ENOENT));
     }
 }
 

@@ -12,9 +12,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::disk::{Disk, Media};
 use crate::engine::{MkfsOptions, OpenOptions, Volume, mkfs, system_clock};
 use crate::fs::{FileSystem, Options};
-use crate::server::abi::{EntryOut, InHeader, InitIn, InitOut, OutHeader};
+use crate::server::abi::{
+    AttrOut, CreateIn, EntryOut, InHeader, InitIn, InitOut, MkdirIn, OpenOut, OutHeader, ReadIn,
+    SetattrIn, WriteIn, WriteOut,
+};
 use crate::server::consts::opcode;
 use crate::server::{Error, Server, WRITE_MAX_BYTES};
+
+pub(super) const ROOT: u64 = 1;
+pub(super) const O_WRONLY: u32 = libc::O_WRONLY.cast_unsigned();
 
 /// A disk in memory that never fails.
 #[derive(Default)]
@@ -239,4 +245,76 @@ pub(super) fn decode<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> T 
     T::read_from_prefix(bytes)
         .unwrap_or_else(|_| panic!("{} bytes are too few", bytes.len()))
         .0
+}
+
+/// Requests about files in the root directory.
+impl Kernel {
+    pub(super) fn create(
+        &self,
+        name: &str,
+        mode: u32,
+        flags: u32,
+    ) -> Result<(EntryOut, OpenOut), i32> {
+        let how = CreateIn {
+            flags: flags | O_WRONLY,
+            mode: libc::S_IFREG | mode,
+            umask: 0,
+            open_flags: 0,
+        };
+        let body = self.call(opcode::CREATE, ROOT, &[how.as_bytes(), &string(name)])?;
+        Ok((decode(&body), decode(&body[size_of::<EntryOut>()..])))
+    }
+
+    pub(super) fn mkdir(&self, dir: u64, name: &str) -> EntryOut {
+        let how = MkdirIn {
+            mode: 0o755,
+            umask: 0,
+        };
+        decode(
+            &self
+                .call(opcode::MKDIR, dir, &[how.as_bytes(), &string(name)])
+                .unwrap(),
+        )
+    }
+
+    pub(super) fn getattr(&self, nodeid: u64) -> Result<AttrOut, i32> {
+        self.call(opcode::GETATTR, nodeid, &[&[0; 16]])
+            .map(|body| decode(&body))
+    }
+
+    pub(super) fn setattr(&self, nodeid: u64, set: SetattrIn) -> Result<AttrOut, i32> {
+        self.call(opcode::SETATTR, nodeid, &[set.as_bytes()])
+            .map(|body| decode(&body))
+    }
+
+    pub(super) fn unlink(&self, name: &str) -> Result<(), i32> {
+        self.call(opcode::UNLINK, ROOT, &[&string(name)]).map(drop)
+    }
+
+    pub(super) fn write(
+        &self,
+        nodeid: u64,
+        offset: u64,
+        bytes: &[u8],
+        write_flags: u32,
+    ) -> Result<u32, i32> {
+        let size = u32::try_from(bytes.len()).unwrap();
+        let how = WriteIn {
+            offset,
+            size,
+            write_flags,
+            ..WriteIn::default()
+        };
+        let body = self.call(opcode::WRITE, nodeid, &[how.as_bytes(), bytes])?;
+        Ok(decode::<WriteOut>(&body).size)
+    }
+
+    pub(super) fn read(&self, nodeid: u64, offset: u64, size: u32) -> Result<Vec<u8>, i32> {
+        let how = ReadIn {
+            offset,
+            size,
+            ..ReadIn::default()
+        };
+        self.call(opcode::READ, nodeid, &[how.as_bytes()])
+    }
 }

@@ -1,5 +1,6 @@
 //! The server as a kernel sees it, in memory.
 
+mod caching;
 mod files;
 mod kernel;
 mod session;
