@@ -48,7 +48,7 @@ impl Volume {
             && self
                 .journal
                 .view()
-                .get(self.tree(), &key::orphan(ino))?
+                .get_with(self.tree(), &key::orphan(ino), |_| ())?
                 .is_some())
     }
 

@@ -1,5 +1,7 @@
 //! Renaming, in one transaction: the target's name is the old inode or the new one, never neither.
 
+use smallvec::SmallVec;
+
 use super::dir::{Slot, check_name, is_dots};
 use super::flags::other_project;
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
@@ -9,7 +11,6 @@ use super::{Cred, EngineError, How, Removed, RenameMode, Volume};
 use crate::format::id::Ino;
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::store::StoreError;
-use smallvec::SmallVec;
 
 /// Directories above one another, at most: a loop in a damaged store must not be followed for ever.
 const DEPTH_MAX: usize = 1 << 20;

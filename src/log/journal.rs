@@ -17,15 +17,14 @@ use super::tracked::Tracked;
 use super::tx::Pending;
 use super::wal::Wal;
 use crate::disk::{Disk, Media};
-use crate::format::id::{Generation, Lsn, NameId, PageNo};
+use crate::format::id::{Generation, Lsn, PageNo};
 use crate::format::key::{Key, TreeId};
 use crate::format::record::PagePtr;
 use crate::format::superblock::Superblock;
+use crate::store::StoreError;
 use crate::store::pages::Need;
-use crate::store::read::Visit;
-use crate::store::roots::{Reading, Roots, Storage};
+use crate::store::roots::{AtOneMoment, Reading, Roots, Storage};
 use crate::store::tree::Effects;
-use crate::store::{Read, StoreError};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
@@ -99,7 +98,7 @@ pub enum Pressure {
     Urgent,
 }
 
-/// All trees at one moment. Cheap to take, never blocks a writer, and is not changed by one.
+/// All trees at one moment. Cheap to take, and changed by no writer.
 #[derive(Clone)]
 pub struct View {
     pub(super) roots: Arc<Roots>,
@@ -454,36 +453,11 @@ impl View {
     }
 }
 
-impl Read for View {
-    fn get_with<T>(
-        &self,
-        tree: TreeId,
-        key: &[u8],
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.roots.get_with(&self.storage, tree, key, read)
-    }
-
-    fn floor_with<T>(
-        &self,
-        tree: TreeId,
-        key: &[u8],
-        read: impl FnOnce(&[u8], &[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.roots.floor_with(&self.storage, tree, key, read)
-    }
-
-    fn scan(
-        &self,
-        tree: TreeId,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), StoreError> {
-        self.roots.scan(&self.storage, tree, start, end, visit)
-    }
-
-    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
-        self.storage.strings.read_with(id, read)
+impl AtOneMoment for View {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            roots: &self.roots,
+            storage: &self.storage,
+        }
     }
 }

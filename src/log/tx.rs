@@ -23,7 +23,7 @@ use crate::format::key::{Key, TreeId};
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
-use crate::store::tree::Effects;
+use crate::store::tree::{Effects, Source};
 use crate::store::{Read, StoreError};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
@@ -174,26 +174,6 @@ pub(super) fn apply(
     }
 }
 
-/// Changes trees as a transaction did.
-fn change(
-    storage: &Storage,
-    roots: &mut Roots,
-    (tree, key, value): (TreeId, &[u8], Option<&[u8]>),
-    effects: &mut Effects,
-) -> Result<(), StoreError> {
-    match value {
-        Some(value) => roots.put(storage, tree, key, value, effects),
-        None if roots.delete(storage, tree, key, effects)? => Ok(()),
-        None => Err(vanished(tree)),
-    }
-}
-
-/// A key was there when the transaction looked, and is not found again: its pages contradict each
-/// other.
-fn vanished(tree: TreeId) -> StoreError {
-    StoreError::Corrupt(format!("{tree:?}: a key that was there is not found again"))
-}
-
 impl<'a> Tx<'a> {
     pub(super) fn new(
         journal: &'a Journal,
@@ -223,8 +203,9 @@ impl<'a> Tx<'a> {
         let storage = &self.journal.storage;
         let mut roots = Roots::clone(&self.before);
         let mut effects = Effects::default();
-        for (tree, key, value) in self.writer.pending.iter() {
-            change(storage, &mut roots, (tree, key, value), &mut effects)?;
+        let source = Source::Pages(&storage.pages);
+        for change in self.writer.pending.iter() {
+            roots.change(storage, source, change, &mut effects)?;
         }
         Ok(self
             .copy
@@ -241,7 +222,9 @@ impl<'a> Tx<'a> {
             return Ok(());
         };
         let ChangedRoots { roots, effects } = &mut **copy;
-        change(&self.journal.storage, roots, (tree, key, value), effects)
+        let storage = &self.journal.storage;
+        let source = Source::Pages(&storage.pages);
+        roots.change(storage, source, (tree, key, value), effects)
     }
 
     /// As [`Tx::change`], and notes when it failed.
@@ -403,16 +386,12 @@ impl<'a> Tx<'a> {
         let mut published = self.journal.published.write();
         let roots = Arc::make_mut(&mut published);
         roots.strings_end = self.strings_end;
-        for (tree, key, value) in pending.iter() {
+        for change in pending.iter() {
             let storage = &self.journal.storage;
-            let done = roots.change_ready(storage, tree, key, value, effects);
-            debug_assert!(matches!(done, Ok(true)), "{tree:?} {key:?}: {done:?}");
+            let done = roots.change(storage, Source::Nowhere, change, effects);
+            debug_assert!(done.is_ok(), "{change:?}: {done:?}");
             // The trees are no longer what the log says they are: never, as `are_ready` has said so.
-            match done {
-                Ok(true) => {}
-                Ok(false) => return self.journal.latching(Err(vanished(tree))),
-                Err(error) => return self.journal.latching(Err(error)),
-            }
+            self.journal.latching(done)?;
         }
         drop(published);
         let dirty = effects.dirtied;

@@ -162,23 +162,25 @@ impl Roots {
             .is_some_and(|link| tree::is_ready(link, key, remove, removals))
     }
 
-    /// As [`Roots::put`] with a value and [`Roots::delete`] without one, of a key for which
-    /// [`Roots::is_ready`] was true: reads nothing.
+    /// Changes a tree as a transaction did: puts a value, or removes a key that is there. From
+    /// [`Source::Nowhere`] only where [`Roots::is_ready`] was true.
     ///
     /// # Errors
-    /// When it was not; these roots are then to be dropped.
-    pub fn change_ready(
+    /// As [`Roots::put`]; and when the key to remove is not there.
+    pub fn change(
         &mut self,
         storage: &Storage,
-        tree: TreeId,
-        key: &[u8],
-        value: Option<&[u8]>,
+        source: Source<'_>,
+        (tree, key, value): (TreeId, &[u8], Option<&[u8]>),
         effects: &mut Effects,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
         let link = self.link_mut(storage, tree)?;
         match value {
-            Some(value) => tree::put(link, Source::Nowhere, key, value, effects).map(|()| true),
-            None => tree::delete(link, Source::Nowhere, key, effects),
+            Some(value) => tree::put(link, source, key, value, effects),
+            None if tree::delete(link, source, key, effects)? => Ok(()),
+            None => Err(StoreError::Corrupt(format!(
+                "{tree:?}: a key that was there is not found again"
+            ))),
         }
     }
 
@@ -363,6 +365,7 @@ pub fn find_name(read: &impl Read, hash: u64, name: &[u8]) -> Result<Option<Name
 }
 
 /// Roots with what is needed to read them.
+#[derive(Clone, Copy)]
 pub struct Reading<'a> {
     /// The roots.
     pub roots: &'a Roots,
@@ -370,23 +373,37 @@ pub struct Reading<'a> {
     pub storage: &'a Storage,
 }
 
-impl Read for Reading<'_> {
-    fn get_with<T>(
+/// What has roots that stay as they are, and can be read by them.
+pub trait AtOneMoment {
+    /// The roots, and where to read.
+    fn reading(&self) -> Reading<'_>;
+}
+
+impl AtOneMoment for Reading<'_> {
+    fn reading(&self) -> Reading<'_> {
+        *self
+    }
+}
+
+impl<T: AtOneMoment> Read for T {
+    fn get_with<U>(
         &self,
         tree: TreeId,
         key: &[u8],
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.roots.get_with(self.storage, tree, key, read)
+        read: impl FnOnce(&[u8]) -> U,
+    ) -> Result<Option<U>, StoreError> {
+        let Reading { roots, storage } = self.reading();
+        roots.get_with(storage, tree, key, read)
     }
 
-    fn floor_with<T>(
+    fn floor_with<U>(
         &self,
         tree: TreeId,
         key: &[u8],
-        read: impl FnOnce(&[u8], &[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.roots.floor_with(self.storage, tree, key, read)
+        read: impl FnOnce(&[u8], &[u8]) -> U,
+    ) -> Result<Option<U>, StoreError> {
+        let Reading { roots, storage } = self.reading();
+        roots.floor_with(storage, tree, key, read)
     }
 
     fn scan(
@@ -396,10 +413,11 @@ impl Read for Reading<'_> {
         end: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
-        self.roots.scan(self.storage, tree, start, end, visit)
+        let Reading { roots, storage } = self.reading();
+        roots.scan(storage, tree, start, end, visit)
     }
 
-    fn name_with<T>(&self, id: NameId, read: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
-        self.storage.strings.read_with(id, read)
+    fn name_with<U>(&self, id: NameId, read: impl FnOnce(&[u8]) -> U) -> Result<U, StoreError> {
+        self.reading().storage.strings.read_with(id, read)
     }
 }

@@ -78,6 +78,22 @@ impl Part {
     fn block(at: usize) -> Part {
         Part::Block(u32::try_from(at / BLOCK).unwrap_or(u32::MAX))
     }
+
+    /// The bytes of a chunk that it is, as far as the chunk reaches.
+    fn range(self) -> Range<usize> {
+        let (number, size) = match self {
+            Part::Group(number) => (number, GROUP),
+            Part::Block(number) => (number, BLOCK),
+        };
+        let start = (number as usize).saturating_mul(size);
+        start..start.saturating_add(size)
+    }
+
+    /// Some bytes of the chunk, of its content.
+    fn slice<'c>(self, content: &'c [u8], wanted: &Range<usize>) -> Option<&'c [u8]> {
+        let start = self.range().start;
+        content.get(wanted.start.checked_sub(start)?..wanted.end.checked_sub(start)?)
+    }
 }
 
 /// An entry weighs what it takes.
@@ -133,10 +149,10 @@ impl Reader<'_> {
             Ok(found.get_or_init(|| record))
         };
         while at < end {
-            let group_end = (at / GROUP).saturating_add(1).saturating_mul(GROUP);
-            let range = at..group_end.min(end);
+            let group = Part::group(at);
+            let range = at..group.range().end.min(end);
             at = range.end;
-            if self.put_cached(Part::group(range.start), GROUP, &range, sink)? {
+            if self.put_cached(group, &range, sink)? {
                 continue;
             }
             if range.len() >= GROUP_MIN {
@@ -152,19 +168,28 @@ impl Reader<'_> {
     fn put_cached(
         &self,
         part: Part,
-        part_bytes: usize,
         range: &Range<usize>,
         sink: &mut dyn Sink,
     ) -> Result<bool, EngineError> {
-        let base = range.start / part_bytes * part_bytes;
         let cached = self.cache.parts.get(&(self.id, part));
-        let bytes = cached
+        match cached
             .as_deref()
-            .and_then(|content| content.get(range.start - base..range.end - base));
-        match bytes {
+            .and_then(|content| part.slice(content, range))
+        {
             Some(bytes) => sink.put(bytes).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// Reads a part from the disk, checked, and keeps it.
+    fn load_part(&self, record: &ChunkRecord, part: Part) -> Result<Arc<[u8]>, StoreError> {
+        let range = part.range();
+        let stop = range.end.min(record.stored_len as usize);
+        let content: Arc<[u8]> = self.load(record, range.start, stop)?.into();
+        self.cache
+            .parts
+            .insert((self.id, part), Arc::clone(&content));
+        Ok(content)
     }
 
     /// A record with which bytes up to `end` can be read.
@@ -185,17 +210,12 @@ impl Reader<'_> {
         range: Range<usize>,
         sink: &mut dyn Sink,
     ) -> Result<(), EngineError> {
-        let stored = record.stored_len as usize;
-        let base = range.start / GROUP * GROUP;
-        let Ok(content) = self.load(record, base, base.saturating_add(GROUP).min(stored)) else {
+        let group = Part::group(range.start);
+        match self.load_part(record, group) {
+            Ok(content) => sink.put(group.slice(&content, &range).unwrap_or_default()),
             // What is wrong may lie beside what is wanted.
-            return self.read_blocks(&|| Ok(record), range, sink);
-        };
-        let content: Arc<[u8]> = content.into();
-        let key = (self.id, Part::group(base));
-        self.cache.parts.insert(key, Arc::clone(&content));
-        let part = range.start - base..range.end - base;
-        sink.put(content.get(part).unwrap_or_default())
+            Err(_) => self.read_blocks(&|| Ok(record), range, sink),
+        }
     }
 
     /// Reads a range block by block, each from memory or the disk, and keeps the blocks.
@@ -207,22 +227,13 @@ impl Reader<'_> {
     ) -> Result<(), EngineError> {
         let mut at = range.start;
         while at < range.end {
-            let base = at / BLOCK * BLOCK;
-            let part = at..base.saturating_add(BLOCK).min(range.end);
-            at = part.end;
-            if self.put_cached(Part::block(base), BLOCK, &part, sink)? {
-                continue;
+            let block = Part::block(at);
+            let wanted = at..block.range().end.min(range.end);
+            at = wanted.end;
+            if !self.put_cached(block, &wanted, sink)? {
+                let content = self.load_part(record()?, block)?;
+                sink.put(block.slice(&content, &wanted).unwrap_or_default())?;
             }
-            let record = record()?;
-            let stop = base.saturating_add(BLOCK).min(record.stored_len as usize);
-            let content: Arc<[u8]> = self.load(record, base, stop)?.into();
-            let key = (self.id, Part::block(base));
-            self.cache.parts.insert(key, Arc::clone(&content));
-            sink.put(
-                content
-                    .get(part.start - base..part.end - base)
-                    .unwrap_or_default(),
-            )?;
         }
         Ok(())
     }
