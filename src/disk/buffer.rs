@@ -5,6 +5,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use parking_lot::Mutex;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// What addresses, offsets and lengths of direct I/O are multiples of.
@@ -15,6 +16,43 @@ pub const BLOCK_BYTES: usize = 4096;
 struct Block([u8; BLOCK_BYTES]);
 
 const _: () = assert!(size_of::<Block>() == BLOCK_BYTES && align_of::<Block>() == BLOCK_BYTES);
+
+/// Memory that was given back, for the next buffer of that size, for a few seconds
+/// ([`forget_spare`]). Fresh memory costs a page fault for each page, which takes longer than copying
+/// into it.
+struct Spare {
+    /// Blocks of each.
+    blocks: usize,
+    /// How many are kept.
+    max: usize,
+    /// Held for a few instructions and by nobody who waits: no lock for a controlled scheduler.
+    kept: Mutex<Vec<Vec<Block>>>,
+}
+
+/// What most writes bring: a page, or windows of file content.
+static SPARE: [Spare; 2] = [Spare::new(1, 4096), Spare::new(32, 512)];
+
+impl Spare {
+    const fn new(blocks: usize, max: usize) -> Spare {
+        Spare {
+            blocks,
+            max,
+            kept: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn of(blocks: usize) -> Option<&'static Spare> {
+        SPARE.iter().find(|spare| spare.blocks == blocks)
+    }
+}
+
+/// Lets go of memory that is kept for buffers to come.
+pub fn forget_spare() {
+    for spare in &SPARE {
+        let kept = std::mem::take(&mut *spare.kept.lock());
+        drop(kept);
+    }
+}
 
 /// Bytes that begin at a block's boundary and end in a whole block, of which what is behind them is
 /// zeros.
@@ -46,6 +84,19 @@ impl Buffer {
         let mut buffer = Buffer::new();
         buffer.resize(len);
         buffer
+    }
+
+    /// `len` bytes for somebody to write over: what they are means nothing.
+    #[must_use]
+    pub fn for_filling(len: usize) -> Self {
+        let spare = Spare::of(len.div_ceil(BLOCK_BYTES));
+        let Some(mut blocks) = spare.and_then(|spare| spare.kept.lock().pop()) else {
+            return Buffer::zeroed(len);
+        };
+        if let Some(behind) = blocks.as_mut_bytes().get_mut(len..) {
+            behind.fill(0);
+        }
+        Buffer { blocks, len }
     }
 
     /// Cuts it short, or puts zeros behind it.
@@ -83,9 +134,23 @@ impl Buffer {
 
 impl From<&[u8]> for Buffer {
     fn from(bytes: &[u8]) -> Self {
-        let mut buffer = Buffer::with_capacity(bytes.len());
-        buffer.extend_from_slice(bytes);
+        let mut buffer = Buffer::for_filling(bytes.len());
+        buffer.copy_from_slice(bytes);
         buffer
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let blocks = self.blocks.len();
+        if let Some(spare) = Spare::of(blocks)
+            && self.blocks.capacity() == blocks
+        {
+            let mut kept = spare.kept.lock();
+            if kept.len() < spare.max {
+                kept.push(std::mem::take(&mut self.blocks));
+            }
+        }
     }
 }
 
@@ -119,6 +184,23 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+
+    #[test]
+    fn memory_that_comes_back_has_zeros_behind() {
+        for size in SPARE.iter().map(|spare| spare.blocks * BLOCK_BYTES) {
+            let mut first = Buffer::zeroed(size);
+            first.fill(7);
+            drop(first);
+            for len in [size, size - 1, size - BLOCK_BYTES + 1] {
+                let mut buffer = Buffer::for_filling(len);
+                buffer.fill(9);
+                assert_eq!((buffer.len(), buffer.blocks().len()), (len, size));
+                assert!(buffer.blocks()[len..].iter().all(|byte| *byte == 0));
+                buffer.resize(size);
+                assert!(buffer[len..].iter().all(|byte| *byte == 0));
+            }
+        }
+    }
 
     #[test]
     fn agrees_with_a_vector_and_has_zeros_behind() {

@@ -12,6 +12,7 @@ use super::Promise;
 use super::dirty::{DirtyMap, cut};
 use super::space;
 use super::table::InodeState;
+use crate::disk::buffer::forget_spare;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::{Generation, Ino, Lsn};
 use crate::log::journal::Pressure;
@@ -83,6 +84,7 @@ impl Volume {
         self.journal.sync(self.journal.end_lsn())?;
         let settled = self.settle_logged();
         self.inodes.sweep(self.journal.durable_lsn());
+        forget_spare();
         moved.and(settled)
     }
 

@@ -36,14 +36,14 @@ impl Volume {
         // Read once, before anything is locked: the guest may change it at any time.
         let mut pieces = SmallVec::<[Buffer; 2]>::new();
         if flags.append {
-            let mut bytes = Buffer::zeroed(len);
+            let mut bytes = Buffer::for_filling(len);
             source.fill(&mut bytes)?;
             pieces.push(bytes);
         } else {
             check_end(offset, len)?;
             for window in windows(offset, len as u64) {
                 let size = usize::try_from(window.end - window.start).unwrap_or_default();
-                let mut bytes = Buffer::zeroed(size);
+                let mut bytes = Buffer::for_filling(size);
                 source.fill(&mut bytes)?;
                 pieces.push(bytes);
             }
