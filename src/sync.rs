@@ -14,6 +14,12 @@ pub use controlled::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLock
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[cfg(shuttle)]
-pub use shuttle::{sync::atomic, thread};
+pub use shuttle::{
+    sync::{atomic, mpsc},
+    thread,
+};
 #[cfg(not(shuttle))]
-pub use std::{sync::atomic, thread};
+pub use std::{
+    sync::{atomic, mpsc},
+    thread,
+};

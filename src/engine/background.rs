@@ -1,4 +1,5 @@
-//! The threads of a volume: the commit timer, the checkpointer, and what writes behind streams.
+//! The threads of a volume: the commit timer, the checkpointer, what writes behind streams, and
+//! those who help who writes out.
 //!
 //! They hold the volume weakly: it can be dropped while they sleep, and they end then.
 
@@ -11,11 +12,15 @@ use super::{ScrubOptions, Volume};
 use crate::format::id::Ino;
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
+use crate::sync::mpsc;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A checkpoint is made at least this often while there is something for it.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+/// Threads that help who writes out: two writes on their way at a time keep a disk busy, and what
+/// comes next is made ready beside them.
+const HELPERS: usize = 3;
 /// How long the checkpointer sleeps between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,6 +40,26 @@ struct Shared {
     done: Condvar,
     /// A file to write behind, or the end.
     stream: Condvar,
+    /// Something for a helper to do, or the end.
+    work: Condvar,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Something that a helper does, or that was done at once because there was none.
+pub(super) enum Started<T> {
+    Done(T),
+    UnderWay(mpsc::Receiver<T>),
+}
+
+impl<T> Started<T> {
+    /// What came of it, when it is done; `None` when the helper is gone.
+    pub(super) fn wait(self) -> Option<T> {
+        match self {
+            Started::Done(result) => Some(result),
+            Started::UnderWay(result) => result.recv().ok(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -49,6 +74,10 @@ struct State {
     checkpointing: bool,
     /// Files that are written in order, each once.
     streams: VecDeque<Ino>,
+    /// What helpers are to do: first what somebody waits for.
+    work: VecDeque<Work>,
+    /// Threads that do it.
+    helpers: usize,
 }
 
 /// Tells those who wait for a checkpoint that none will come, however its thread ends.
@@ -89,6 +118,11 @@ impl Background {
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("stream", move || stream_loop(&shared, &weak))?
         });
+        for _ in 0..HELPERS {
+            let helper = Arc::clone(shared);
+            threads.push(spawn("helper", move || help(&helper))?);
+            shared.state.lock().helpers += 1;
+        }
         shared.state.lock().checkpointing = true;
         threads.push({
             let shared = Arc::clone(shared);
@@ -114,6 +148,34 @@ impl Background {
             state.streams.push_back(ino);
             self.shared.stream.notify_one();
         }
+    }
+
+    /// Has something done that somebody will need, and would do then if nobody had.
+    pub(super) fn soon(&self, work: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.state.lock();
+        if state.helpers > 0 && !state.stopping {
+            state.work.push_back(Box::new(work));
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Has something done while the caller does something else; at once, without helpers.
+    pub(super) fn hand_over<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Started<T> {
+        let mut state = self.shared.state.lock();
+        if state.helpers == 0 || state.stopping {
+            drop(state);
+            return Started::Done(work());
+        }
+        let (done, result) = mpsc::channel();
+        state.work.push_front(Box::new(move || {
+            // Nobody waits any more.
+            let _ = done.send(work());
+        }));
+        self.shared.work.notify_one();
+        Started::UnderWay(result)
     }
 
     /// Asks for a checkpoint and waits until one has ended; false when no thread makes any (while
@@ -147,6 +209,7 @@ impl Background {
         self.shared.wake.notify_all();
         self.shared.done.notify_all();
         self.shared.stream.notify_all();
+        self.shared.work.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
         for handle in threads {
             if handle.thread().id() != thread::current().id() && handle.join().is_err() {
@@ -211,6 +274,20 @@ fn next_stream(shared: &Shared) -> Option<Ino> {
         shared.stream.wait(&mut state);
     }
     None
+}
+
+/// Does what there is to do, to the end: somebody may wait for it.
+fn help(shared: &Shared) {
+    let mut state = shared.state.lock();
+    loop {
+        if let Some(work) = state.work.pop_front() {
+            MutexGuard::unlocked(&mut state, work);
+        } else if state.stopping {
+            return;
+        } else {
+            shared.work.wait(&mut state);
+        }
+    }
 }
 
 /// Scrubs when it is time; goes on at once with one that was interrupted.

@@ -37,14 +37,10 @@ pub(super) fn units(len: usize) -> u64 {
     (len as u64).div_ceil(u64::from(UNIT_BYTES))
 }
 
-/// Writes units that lie side by side; each slice begins at the unit that it names.
-pub(super) fn write(disk: &Arc<dyn Disk>, units: &[(u64, &[u8])]) -> Result<(), StoreError> {
-    let Some((first, _)) = units.first() else {
-        return Ok(());
-    };
-    let offset = unit_offset(*first)?;
-    let bytes: Vec<&[u8]> = units.iter().map(|(_, bytes)| *bytes).collect();
-    disk.write_all_at(offset, &bytes)
+/// Writes whole units from unit `first` on.
+pub(super) fn write(disk: &Arc<dyn Disk>, first: u64, units: &[&[u8]]) -> Result<(), StoreError> {
+    let offset = unit_offset(first)?;
+    disk.write_all_at(offset, units)
         .map_err(|source| StoreError::io(format!("chunks.dat, writing at {offset}"), source))
 }
 

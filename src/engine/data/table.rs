@@ -1,6 +1,6 @@
 //! Inodes with state in memory: unwritten data, and what fsync must wait for.
 //!
-//! Lock order: [`InodeState::io`], then [`InodeState::data`], then the journal's writer. Of two
+//! Lock order: [`InodeState::writing_out`], [`InodeState::io`], then [`InodeState::data`], then the journal's writer. Of two
 //! inodes the one with the smaller number first.
 
 use std::collections::HashMap;
@@ -21,6 +21,9 @@ const SHARDS: usize = if cfg!(shuttle) { 2 } else { 64 };
 /// What memory holds of an inode.
 #[derive(Default)]
 pub(super) struct InodeState {
+    /// Held by whoever writes out what it has captured, in as many groups as it takes: others would
+    /// do the same work, and find then that it was done. Taken before `io`.
+    pub(super) writing_out: Mutex<()>,
     /// Held by whoever moves content between memory and disk or removes it, one at a time.
     pub(super) io: Mutex<()>,
     /// The unwritten bytes. Whoever changes what a byte of the file is holds it for writing until

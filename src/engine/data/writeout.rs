@@ -1,94 +1,45 @@
 //! Write-out: unwritten bytes become chunks.
 //!
 //! Three steps: transactions claim space; the chunks are written, with no lock that anyone waits
-//! for; transactions make the extents. A crash in between leaves claims, which recovery frees.
+//! for; transactions make the extents. A crash in between leaves claims, which recovery frees. Where
+//! there is much to write, the disk is kept busy: while one group of runs is written, the next is
+//! made ready.
 //!
 //! One run may replace any number of extents, more than a transaction takes. Its extent then grows
 //! from one transaction to the next, each of which replaces what lies below the part that it adds.
 
-use std::collections::VecDeque;
+mod pieces;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use pieces::{Captured, Part, Piece};
 
 use super::dirty::{DirtyMap, Run, is_full};
 use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
-use super::{EXTENTS_MAX, chunks, space};
-use crate::disk::buffer::{BLOCK_BYTES, Buffer};
+use super::{EXTENTS_MAX, space};
+use crate::engine::background::Started;
 use crate::engine::{EngineError, Volume};
-use crate::format::id::{ChunkId, Ino};
+use crate::format::id::Ino;
 use crate::format::key::{self, TreeId, trailing_u64};
-use crate::format::record::{ChunkRecord, ExtentRecord};
-use crate::format::superblock::UNIT_BYTES;
+use crate::format::record::ExtentRecord;
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 
-/// A unit as a length in memory: the blocks of a [`Buffer`] are units.
-const UNIT_SIZE: usize = UNIT_BYTES as usize;
-const _: () = assert!(UNIT_SIZE == BLOCK_BYTES);
-
-/// Runs written out with their file's `io` held all the time.
+/// Runs written at once.
 const GROUP: usize = 32;
-/// Ranges of chunks.dat claimed in one transaction.
-const CLAIMS_MAX: usize = 64;
+/// Runs written out with their file's `io` held all the time.
+const BATCH: usize = 8 * GROUP;
 
 /// Numbers of chunks that one checkpoint's log has no room for.
 const CHUNK_BAND: u64 = 1 << 24;
 
-/// A run as it was when its write-out began.
-type Captured = (u64, Arc<Buffer>);
-
-/// A run and where it goes: into one chunk, or into several where the free space is in pieces.
-struct Piece {
-    start: u64,
-    data: Arc<Buffer>,
-    parts: Vec<Part>,
-}
-
-/// A part of a run that is one chunk.
-struct Part {
-    /// Where it begins in the file.
-    start: u64,
-    len: usize,
-    unit: u64,
-    /// What the claimed space holds, once it is written.
-    chunk: Option<(ChunkId, ChunkRecord)>,
-    /// Where its extent ends that is in the tree; its start while there is none.
-    entered: u64,
-}
-
-/// What a transaction entered of a part.
-struct Step {
-    piece: usize,
-    part: usize,
-    until: u64,
-}
-
-impl Piece {
-    fn is_entered(&self) -> bool {
-        self.parts.iter().all(|part| part.entered == part.end())
-    }
-
-    /// The bytes of a part of it.
-    fn content(&self, part: &Part) -> &[u8] {
-        let at = usize::try_from(part.start - self.start).unwrap_or(usize::MAX);
-        let end = at.saturating_add(part.len);
-        self.data.get(at..end).unwrap_or_default()
-    }
-
-    /// As [`Piece::content`], with the zeros that fill its last unit.
-    fn units(&self, part: &Part) -> &[u8] {
-        let at = usize::try_from(part.start - self.start).unwrap_or(usize::MAX);
-        let end = at.saturating_add(part.len.next_multiple_of(UNIT_SIZE));
-        self.data.blocks().get(at..end).unwrap_or_default()
-    }
-}
-
-impl Part {
-    fn end(&self) -> u64 {
-        self.start.saturating_add(self.len as u64)
-    }
+/// A group on its way to the disk.
+struct Writing {
+    pieces: Vec<Piece>,
+    writes: Vec<Started<Result<(), StoreError>>>,
 }
 
 impl Volume {
@@ -121,28 +72,35 @@ impl Volume {
         }
     }
 
-    /// Makes chunks of some runs; others may have `io` between any two groups of them.
+    /// Makes chunks of some runs; others may have `io` between any two batches of them.
     fn write_out_runs(
         &self,
         ino: Ino,
         state: &InodeState,
         which: impl Fn(&Run) -> bool,
     ) -> Result<(), EngineError> {
+        let _one = state.writing_out.lock();
         let captured = {
             let _io = state.io.lock();
             capture(state, which)
         };
+        for run in captured.iter().skip(GROUP) {
+            let run = run.clone();
+            self.background.soon(move || {
+                run.describe();
+            });
+        }
         let mut first = Ok(());
-        for group in in_groups(captured) {
+        for batch in in_groups(captured, BATCH) {
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
             let current: Vec<_> = {
                 let data = state.data.read();
-                let unchanged = |(start, run): &Captured| data.is_unchanged(*start, run);
-                group.into_iter().filter(unchanged).collect()
+                let unchanged = |run: &Captured| data.is_unchanged(run.start, &run.data);
+                batch.into_iter().filter(unchanged).collect()
             };
-            // What one group suffers from does not keep the others from it.
-            if let Err(error) = self.write_out_group(ino, state, &current) {
+            // What one batch suffers from does not keep the others from it.
+            if let Err(error) = self.write_out_batch(ino, state, current) {
                 self.journal.writable()?;
                 first = first.and(Err(error));
             }
@@ -152,30 +110,79 @@ impl Volume {
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
     pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        in_groups(capture(state, |_| true))
-            .try_for_each(|group| self.write_out_group(ino, state, &group))
+        self.write_out_batch(ino, state, capture(state, |_| true))
     }
 
-    fn write_out_group(
+    /// Makes chunks of runs, group by group, of which two are on their way at a time. What one of
+    /// them suffers from does not keep the others from it, unless the volume is read-only then.
+    fn write_out_batch(
         &self,
         ino: Ino,
         state: &InodeState,
-        group: &[Captured],
+        runs: Vec<Captured>,
     ) -> Result<(), EngineError> {
-        self.check_readable(ino, group)?;
-        let mut pieces: Vec<_> = group
-            .iter()
-            .map(|(start, data)| Piece {
-                start: *start,
-                data: Arc::clone(data),
-                parts: Vec::with_capacity(1),
-            })
-            .collect();
-        let written = self
-            .claim(&mut pieces)
-            .and_then(|()| self.write_chunks(&mut pieces))
-            .and_then(|()| self.publish(ino, state, &mut pieces));
-        written.inspect_err(|_| self.give_up(&pieces))
+        let mut first = Ok(());
+        let mut under_way: Option<Writing> = None;
+        let mut groups = in_groups(runs, GROUP).peekable();
+        while let Some(group) = groups.next() {
+            let is_last = groups.peek().is_none();
+            let begun = self.begin_group(ino, group, is_last);
+            let before = under_way.take();
+            match begun {
+                Ok(writing) => under_way = Some(writing),
+                Err(error) => first = first.and(Err(error)),
+            }
+            if let Some(writing) = before {
+                first = first.and(self.end_group(ino, state, writing));
+            }
+            if first.is_err() && !self.is_writable() {
+                break;
+            }
+        }
+        match under_way {
+            Some(writing) => first.and(self.end_group(ino, state, writing)),
+            None => first,
+        }
+    }
+
+    /// Claims space for a group of runs and begins to write it; with nothing behind it, it is
+    /// written on return.
+    fn begin_group(
+        &self,
+        ino: Ino,
+        group: Vec<Captured>,
+        is_last: bool,
+    ) -> Result<Writing, EngineError> {
+        self.check_readable(ino, &group)?;
+        let mut pieces: Vec<_> = group.into_iter().map(Piece::new).collect();
+        self.claim(&mut pieces)
+            .inspect_err(|_| self.give_up(&pieces))?;
+        self.describe(&mut pieces);
+        let write = |write: pieces::Write| {
+            let chunks = Arc::clone(self.journal.chunks());
+            let write = move || write.carry_out(&chunks);
+            match is_last {
+                true => Started::Done(write()),
+                false => self.background.hand_over(write),
+            }
+        };
+        let writes = pieces::writes(&pieces).into_iter().map(write).collect();
+        Ok(Writing { pieces, writes })
+    }
+
+    /// Waits until a group is written, and makes extents of it.
+    fn end_group(&self, ino: Ino, state: &InodeState, writing: Writing) -> Result<(), EngineError> {
+        let Writing { mut pieces, writes } = writing;
+        let mut written = Ok(());
+        for write in writes {
+            let stopped = || Err(StoreError::Corrupt("a thread that writes has ended".into()));
+            written = written.and(write.wait().unwrap_or_else(stopped));
+        }
+        let done = match self.journal.latching(written) {
+            Ok(()) => self.publish(ino, state, &mut pieces),
+            Err(error) => Err(error.into()),
+        };
+        done.inspect_err(|_| self.give_up(&pieces))
     }
 
     /// Reads what will be replaced: what cannot be entered in the trees is not written at all, or
@@ -183,97 +190,13 @@ impl Volume {
     fn check_readable(&self, ino: Ino, group: &[Captured]) -> Result<(), EngineError> {
         let view = self.journal.view();
         self.load_inode(&view, ino)?;
-        for (start, run) in group {
-            let end = start.saturating_add(run.len() as u64);
+        for Captured { start, data, .. } in group {
+            let end = start.saturating_add(data.len() as u64);
             for extent in overlapping(&view, self.tree(), ino, *start, end, EXTENTS_MAX)? {
                 if extent.record.has_chunk() {
                     extents::chunk(&view, extent.record.chunk)?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Claims space for runs.
-    fn claim(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
-        let mut rest: VecDeque<_> = pieces
-            .iter()
-            .enumerate()
-            .map(|(index, piece)| (index, piece.start, piece.data.len()))
-            .collect();
-        while !rest.is_empty() {
-            let mut tx = self.begin_tx(Need::Reclaim)?;
-            let mut claimed = Vec::new();
-            while claimed.len() < CLAIMS_MAX
-                && let Some((index, start, len)) = rest.pop_front()
-            {
-                let part = self.claim_part(&mut tx, start, len)?;
-                if part.len < len {
-                    rest.push_front((index, part.end(), len - part.len));
-                }
-                claimed.push((index, part));
-            }
-            tx.commit()?;
-            for (index, part) in claimed {
-                if let Some(piece) = pieces.get_mut(index) {
-                    piece.parts.push(part);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
-    /// What was promised counts units, not ranges.
-    fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
-        let mut size = len;
-        loop {
-            let units = chunks::units(size);
-            let found = space::best_fit(tx, units)?;
-            match self.grow_to(found.start.saturating_add(units)) {
-                Ok(()) => {
-                    space::claim(tx, found, units)?;
-                    return Ok(Part {
-                        start,
-                        len: size,
-                        unit: found.start,
-                        chunk: None,
-                        entered: start,
-                    });
-                }
-                Err(EngineError::Store(StoreError::NoSpace(_))) if size > UNIT_SIZE => {
-                    size = (size / 2).next_multiple_of(UNIT_SIZE);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Writes runs to the space that was claimed for them: what lies side by side, at once.
-    fn write_chunks(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
-        for piece in pieces.iter_mut() {
-            let mut parts = std::mem::take(&mut piece.parts);
-            for part in &mut parts {
-                let mut record = chunks::describe(piece.content(part));
-                record.start_unit = part.unit;
-                part.chunk = Some((self.new_chunk_id(), record));
-            }
-            piece.parts = parts;
-        }
-        let parts = pieces.iter().flat_map(|piece| {
-            piece
-                .parts
-                .iter()
-                .map(|part| (part.unit, piece.units(part)))
-        });
-        let mut writes: Vec<(u64, &[u8])> = parts.collect();
-        writes.sort_unstable_by_key(|(unit, _)| *unit);
-        let neighbours = |one: &(u64, &[u8]), next: &(u64, &[u8])| {
-            one.0.saturating_add(chunks::units(one.1.len())) == next.0
-        };
-        for joined in writes.chunk_by(neighbours) {
-            let written = chunks::write(self.journal.chunks(), joined);
-            self.journal.latching(written)?;
         }
         Ok(())
     }
@@ -301,8 +224,9 @@ impl Volume {
                         map.log_cleared(part.entered, step.until);
                         part.entered = step.until;
                     }
-                    if piece.is_entered() && map.is_unchanged(piece.start, &piece.data) {
-                        map.written(piece.start);
+                    let run = &piece.run;
+                    if piece.is_entered() && map.is_unchanged(run.start, &run.data) {
+                        map.written(run.start);
                     }
                 }
             });
@@ -351,28 +275,6 @@ impl Volume {
         Ok(steps)
     }
 
-    /// Gives back the claims of a write-out that failed. What cannot be given back is free after
-    /// the next opening.
-    fn give_up(&self, pieces: &[Piece]) {
-        let parts = pieces.iter().flat_map(|piece| &piece.parts);
-        let claims: Vec<_> = parts
-            .filter(|part| part.entered == part.start)
-            .map(|part| (part.unit, chunks::units(part.len)))
-            .collect();
-        for some in claims.chunks(CLAIMS_MAX) {
-            let freed = self.journal.begin_for(Need::Reclaim).and_then(|mut tx| {
-                for (unit, units) in some {
-                    space::free(&mut tx, *unit, *units)?;
-                }
-                tx.commit()
-            });
-            if let Err(error) = freed {
-                ::log::debug!("space of a failed write-out stays claimed: {error}");
-                return;
-            }
-        }
-    }
-
     /// Finds the number of the next chunk, which no chunk ever had: a number that came back would
     /// stand for another content in the cache, and in extents that a repair finds on old pages.
     /// Every opening begins a band of its own, and a log has no room for so many chunks that they
@@ -388,11 +290,13 @@ impl Volume {
         self.data.next_chunk.store(next, Ordering::Relaxed);
         Ok(())
     }
+}
 
-    /// A number for a new chunk.
-    fn new_chunk_id(&self) -> ChunkId {
-        ChunkId(self.data.next_chunk.fetch_add(1, Ordering::Relaxed))
-    }
+/// What a transaction entered of a part.
+struct Step {
+    piece: usize,
+    part: usize,
+    until: u64,
 }
 
 /// Makes the extent of a part reach to `until`, below which nothing else is any more.
@@ -417,12 +321,12 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
     Ok(editor.insert(part.start, new)?)
 }
 
-/// Takes runs apart into groups, each of which lets go of its memory by itself: what is written out
-/// no longer counts against the limit.
-fn in_groups(runs: Vec<Captured>) -> impl Iterator<Item = Vec<Captured>> {
+/// Takes runs apart into groups of at most `size`, each of which lets go of its memory by itself:
+/// what is written out no longer counts against the limit.
+fn in_groups(runs: Vec<Captured>, size: usize) -> impl Iterator<Item = Vec<Captured>> {
     let mut rest = runs.into_iter();
     std::iter::from_fn(move || {
-        let group: Vec<_> = rest.by_ref().take(GROUP).collect();
+        let group: Vec<_> = rest.by_ref().take(size).collect();
         (!group.is_empty()).then_some(group)
     })
 }
@@ -430,7 +334,7 @@ fn in_groups(runs: Vec<Captured>) -> impl Iterator<Item = Vec<Captured>> {
 /// Some of a file's runs, as they are now.
 fn capture(state: &InodeState, which: impl Fn(&Run) -> bool) -> Vec<Captured> {
     let data = state.data.read();
-    let captured = |(start, run): (u64, &Run)| (start, Arc::clone(&run.data));
+    let captured = |(start, run): (u64, &Run)| Captured::new(start, &run.data);
     let runs = data.runs().filter(|(_, run)| which(run));
     runs.map(captured).collect()
 }

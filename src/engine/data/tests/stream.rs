@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::disk::{Disk, Media};
+use crate::sync::{Condvar, Mutex};
 
 /// Bytes of a file that is written in order.
 const BYTES: usize = 24 << 20;
@@ -73,16 +74,44 @@ struct Counting(Arc<dyn Disk>, Arc<Counts>);
 struct Counts {
     writes: AtomicU64,
     read_bytes: AtomicU64,
+    /// How many writes are to be on their way together: each waits a while for the others.
+    together: AtomicU64,
+    /// How many are, and the most that were.
+    under_way: Mutex<(u64, u64)>,
+    another: Condvar,
+    /// The write that fails, from 1 on.
+    fails: AtomicU64,
+}
+
+impl Counts {
+    fn write(&self, write: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        let number = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut under_way = self.under_way.lock();
+        under_way.0 += 1;
+        under_way.1 = under_way.1.max(under_way.0);
+        self.another.notify_all();
+        let end = Instant::now() + Duration::from_millis(500);
+        while under_way.1 < self.together.load(Ordering::Relaxed)
+            && !self.another.wait_until(&mut under_way, end).timed_out()
+        {}
+        under_way.0 -= 1;
+        drop(under_way);
+        if number == self.fails.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("injected"));
+        }
+        write()
+    }
 }
 
 /// A volume whose chunks are counted.
-fn counted(sim: &SimMedia) -> (Arc<Volume>, Arc<Counts>) {
+fn counted(sim: &SimMedia, background: bool) -> (Arc<Volume>, Arc<Counts>) {
     let counts = Arc::<Counts>::default();
     let media = sim.media();
     let chunks = Arc::new(Counting(media.chunks.clone(), counts.clone()));
     let media = Media { chunks, ..media };
     let options = OpenOptions {
-        background: false,
+        background,
+        commit_interval: Duration::from_secs(3600),
         ..OpenOptions::default()
     };
     let volume = Volume::open_media(media, options, clock()).unwrap();
@@ -98,13 +127,11 @@ impl Disk for Counting {
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> std::io::Result<()> {
-        self.1.writes.fetch_add(1, Ordering::Relaxed);
-        self.0.write_at(offset, buf)
+        self.1.write(|| self.0.write_at(offset, buf))
     }
 
     fn write_all_at(&self, offset: u64, bufs: &[&[u8]]) -> std::io::Result<()> {
-        self.1.writes.fetch_add(1, Ordering::Relaxed);
-        self.0.write_all_at(offset, bufs)
+        self.1.write(|| self.0.write_all_at(offset, bufs))
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -131,13 +158,67 @@ impl Disk for Counting {
 #[test]
 fn what_lies_side_by_side_is_written_at_once() {
     let sim = make();
-    let (volume, counts) = counted(&sim);
+    let (volume, counts) = counted(&sim, false);
     let model = vec![7; 2 << 20];
     write(&volume, FILE, 0, &model);
     volume.fsync(FILE, false).unwrap();
     let writes = counts.writes.load(Ordering::Relaxed);
     assert!((1..=2).contains(&writes), "{writes} writes");
     assert!(content(&volume, FILE) == model);
+}
+
+/// Writes much, and jumps: nobody writes behind that.
+fn write_jumping(volume: &Volume) -> Vec<u8> {
+    const JUMP: usize = 6;
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let model: Vec<u8> = (0..BYTES).map(|_| rng.random()).collect();
+    for first in 0..JUMP {
+        let parts = model.chunks(4 * PART).enumerate();
+        for (part, bytes) in parts.skip(first).step_by(JUMP) {
+            write(volume, FILE, at(part * 4 * PART), bytes);
+        }
+    }
+    model
+}
+
+#[test]
+fn two_writes_are_on_their_way_at_a_time() {
+    let sim = make();
+    let (volume, counts) = counted(&sim, true);
+    let model = write_jumping(&volume);
+    counts.writes.store(0, Ordering::Relaxed);
+    *counts.under_way.lock() = (0, 0);
+    counts.together.store(2, Ordering::Relaxed);
+    volume.fsync(FILE, false).unwrap();
+    assert_eq!(counts.under_way.lock().1, 2);
+    assert!(content(&volume, FILE) == model);
+    volume.close().unwrap();
+    drop(volume);
+    let volume = open(&sim);
+    assert!(content(&volume, FILE) == model);
+    check_space(&volume, "two at a time");
+}
+
+#[test]
+fn a_write_that_fails_beside_others_fails_the_fsync_and_loses_nothing() {
+    for fails in 1..=5 {
+        let sim = make().killed();
+        let (volume, counts) = counted(&sim, true);
+        write(&volume, FILE, 0, &[1; PART]);
+        volume.fsync(FILE, false).unwrap();
+        let model = write_jumping(&volume);
+        counts.writes.store(0, Ordering::Relaxed);
+        counts.fails.store(fails, Ordering::Relaxed);
+        assert!(volume.fsync(FILE, false).is_err(), "write {fails}");
+        assert!(!volume.is_writable(), "write {fails}");
+        assert!(volume.fsync(FILE, false).is_err(), "write {fails}");
+        assert!(content(&volume, FILE) == model, "write {fails}");
+        drop(volume);
+        let mut recording = sim.recording();
+        let volume = open(&recording.crash_at(recording.len(), Survival::None));
+        assert!(content(&volume, FILE) == [1; PART], "write {fails}");
+        check_space(&volume, "after a failed write");
+    }
 }
 
 #[test]
@@ -150,7 +231,7 @@ fn who_reads_here_and_there_has_no_more_read_than_that() {
     write(&volume, FILE, 0, &model);
     volume.close().unwrap();
     drop(volume);
-    let (volume, counts) = counted(&sim);
+    let (volume, counts) = counted(&sim, false);
     let read_bytes = || counts.read_bytes.swap(0, Ordering::Relaxed);
     let check = |offset: usize, len: usize| {
         let mut found = Vec::new();

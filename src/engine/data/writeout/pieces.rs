@@ -1,0 +1,240 @@
+//! Runs on their way to the disk: the space that is claimed for them, and what they are as chunks.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use crate::disk::Disk;
+use crate::disk::buffer::{BLOCK_BYTES, Buffer};
+use crate::engine::data::{chunks, space};
+use crate::engine::{EngineError, Volume};
+use crate::format::id::ChunkId;
+use crate::format::record::ChunkRecord;
+use crate::format::superblock::UNIT_BYTES;
+use crate::log::Tx;
+use crate::store::StoreError;
+use crate::store::pages::Need;
+
+/// A unit as a length in memory: the blocks of a [`Buffer`] are units.
+const UNIT_SIZE: usize = UNIT_BYTES as usize;
+const _: () = assert!(UNIT_SIZE == BLOCK_BYTES);
+
+/// Ranges of chunks.dat claimed in one transaction.
+const CLAIMS_MAX: usize = 64;
+
+/// A run as it was when its write-out began.
+#[derive(Clone)]
+pub(super) struct Captured {
+    pub(super) start: u64,
+    pub(super) data: Arc<Buffer>,
+    /// Its description as one chunk, once somebody has found it.
+    description: Arc<OnceLock<ChunkRecord>>,
+}
+
+/// A run and where it goes: into one chunk, or into several where the free space is in pieces.
+pub(super) struct Piece {
+    pub(super) run: Captured,
+    pub(super) parts: Vec<Part>,
+}
+
+/// A part of a run that is one chunk.
+pub(super) struct Part {
+    /// Where it begins in the file.
+    pub(super) start: u64,
+    pub(super) len: usize,
+    pub(super) unit: u64,
+    /// What the claimed space holds, once it is written.
+    pub(super) chunk: Option<(ChunkId, ChunkRecord)>,
+    /// Where its extent ends that is in the tree; its start while there is none.
+    pub(super) entered: u64,
+}
+
+impl Captured {
+    pub(super) fn new(start: u64, data: &Arc<Buffer>) -> Self {
+        Captured {
+            start,
+            data: Arc::clone(data),
+            description: Arc::default(),
+        }
+    }
+
+    /// What it is as one chunk; found once.
+    pub(super) fn describe(&self) -> &ChunkRecord {
+        self.description
+            .get_or_init(|| chunks::describe(&self.data))
+    }
+}
+
+impl Piece {
+    pub(super) fn new(run: Captured) -> Self {
+        Piece {
+            run,
+            parts: Vec::with_capacity(1),
+        }
+    }
+
+    /// Whether all of it is in the trees.
+    pub(super) fn is_entered(&self) -> bool {
+        self.parts.iter().all(|part| part.entered == part.end())
+    }
+
+    /// The chunk that a part of it is, its units yet to be told.
+    fn describe(&self, part: &Part) -> ChunkRecord {
+        if part.len == self.run.data.len() {
+            return self.run.describe().clone();
+        }
+        let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
+        let end = at.saturating_add(part.len);
+        chunks::describe(self.run.data.get(at..end).unwrap_or_default())
+    }
+
+    /// The bytes of a part in its buffer, and the zeros that fill its last unit.
+    fn units(&self, part: &Part) -> Range<usize> {
+        let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
+        at..at.saturating_add(part.len.next_multiple_of(UNIT_SIZE))
+    }
+}
+
+impl Part {
+    /// Where it ends in the file.
+    pub(super) fn end(&self) -> u64 {
+        self.start.saturating_add(self.len as u64)
+    }
+}
+
+/// Units that lie side by side in chunks.dat, and what they get.
+pub(super) struct Write {
+    first: u64,
+    slices: Vec<(Arc<Buffer>, Range<usize>)>,
+}
+
+/// The writes that pieces take: what lies side by side, at once.
+pub(super) fn writes(pieces: &[Piece]) -> Vec<Write> {
+    let mut slices: Vec<_> = pieces
+        .iter()
+        .flat_map(|piece| {
+            let slice = |part: &Part| (part.unit, (&piece.run.data, piece.units(part)));
+            piece.parts.iter().map(slice)
+        })
+        .collect();
+    slices.sort_unstable_by_key(|(unit, _)| *unit);
+    let is_next = |(unit, (_, range)): &(u64, (_, Range<usize>)), next: &(u64, _)| {
+        unit.saturating_add(chunks::units(range.len())) == next.0
+    };
+    let joined = slices.chunk_by(is_next).map(|side_by_side| Write {
+        first: side_by_side.first().map_or(0, |(unit, _)| *unit),
+        slices: side_by_side
+            .iter()
+            .map(|(_, (data, range))| (Arc::clone(data), range.clone()))
+            .collect(),
+    });
+    joined.collect()
+}
+
+impl Write {
+    /// Writes it.
+    pub(super) fn carry_out(&self, disk: &Arc<dyn Disk>) -> Result<(), StoreError> {
+        let slices = self.slices.iter();
+        let bytes = slices.map(|(data, range)| data.blocks().get(range.clone()));
+        let bytes: Vec<&[u8]> = bytes.map(Option::unwrap_or_default).collect();
+        chunks::write(disk, self.first, &bytes)
+    }
+}
+
+impl Volume {
+    /// Claims space for runs.
+    pub(super) fn claim(&self, pieces: &mut [Piece]) -> Result<(), EngineError> {
+        let mut rest: VecDeque<_> = pieces
+            .iter()
+            .enumerate()
+            .map(|(index, piece)| (index, piece.run.start, piece.run.data.len()))
+            .collect();
+        while !rest.is_empty() {
+            let mut tx = self.begin_tx(Need::Reclaim)?;
+            let mut claimed = Vec::new();
+            while claimed.len() < CLAIMS_MAX
+                && let Some((index, start, len)) = rest.pop_front()
+            {
+                let part = self.claim_part(&mut tx, start, len)?;
+                if part.len < len {
+                    rest.push_front((index, part.end(), len - part.len));
+                }
+                claimed.push((index, part));
+            }
+            tx.commit()?;
+            for (index, part) in claimed {
+                if let Some(piece) = pieces.get_mut(index) {
+                    piece.parts.push(part);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
+    /// What was promised counts units, not ranges.
+    fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
+        let mut size = len;
+        loop {
+            let units = chunks::units(size);
+            let found = space::best_fit(tx, units)?;
+            match self.grow_to(found.start.saturating_add(units)) {
+                Ok(()) => {
+                    space::claim(tx, found, units)?;
+                    return Ok(Part {
+                        start,
+                        len: size,
+                        unit: found.start,
+                        chunk: None,
+                        entered: start,
+                    });
+                }
+                Err(EngineError::Store(StoreError::NoSpace(_))) if size > UNIT_SIZE => {
+                    size = (size / 2).next_multiple_of(UNIT_SIZE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Finds what chunks the parts are.
+    pub(super) fn describe(&self, pieces: &mut [Piece]) {
+        for piece in pieces {
+            let mut parts = std::mem::take(&mut piece.parts);
+            for part in &mut parts {
+                let mut record = piece.describe(part);
+                record.start_unit = part.unit;
+                part.chunk = Some((self.new_chunk_id(), record));
+            }
+            piece.parts = parts;
+        }
+    }
+
+    /// Gives back the claims of a write-out that failed. What cannot be given back is free after
+    /// the next opening.
+    pub(super) fn give_up(&self, pieces: &[Piece]) {
+        let parts = pieces.iter().flat_map(|piece| &piece.parts);
+        let claims: Vec<_> = parts
+            .filter(|part| part.entered == part.start)
+            .map(|part| (part.unit, chunks::units(part.len)))
+            .collect();
+        for some in claims.chunks(CLAIMS_MAX) {
+            let freed = self.journal.begin_for(Need::Reclaim).and_then(|mut tx| {
+                for (unit, units) in some {
+                    space::free(&mut tx, *unit, *units)?;
+                }
+                tx.commit()
+            });
+            if let Err(error) = freed {
+                ::log::debug!("space of a failed write-out stays claimed: {error}");
+                return;
+            }
+        }
+    }
+
+    /// A number for a new chunk.
+    fn new_chunk_id(&self) -> ChunkId {
+        ChunkId(self.data.next_chunk.fetch_add(1, Ordering::Relaxed))
+    }
+}
