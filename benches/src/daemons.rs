@@ -99,6 +99,9 @@ pub struct Places {
     pub tmpfs: PathBuf,
     /// The CPUs of daemons, as taskset takes them; all of them by default.
     pub cpus: Option<String>,
+    /// What daemons let guests keep (`--cache`); otherwise razorfsd's default, and virtiofsd's, which
+    /// is auto.
+    pub guest_cache: Option<String>,
 }
 
 /// A running daemon.
@@ -199,6 +202,9 @@ impl Daemon {
                     .arg(&store))?;
                 command.arg("--store").arg(store);
                 command.args(["--log-level", "warn"]);
+                if let Some(mode) = &places.guest_cache {
+                    command.args(["--cache", mode]);
+                }
             }
             Kind::Floor => {
                 command.arg("floor");
@@ -212,7 +218,8 @@ impl Daemon {
                 let shared = within.join(format!("shared{pool}"));
                 std::fs::create_dir_all(&shared)?;
                 command.arg("--shared-dir").arg(shared);
-                command.args(["--cache", "auto", "--xattr", "--posix-acl"]);
+                let mode = places.guest_cache.as_deref().unwrap_or("auto");
+                command.args(["--cache", mode, "--xattr", "--posix-acl"]);
                 command.args(["--thread-pool-size", &pool, "--log-level", "error"]);
             }
         }

@@ -43,6 +43,10 @@ pub struct Guests {
     /// MiB of the guest's memory: it holds what is unpacked and cloned too.
     #[arg(long, default_value_t = 1536)]
     memory: u32,
+    /// What both daemons let the guest keep: auto, always, metadata or never; otherwise what each
+    /// does by itself, which for razorfsd is always, and for virtiofsd auto.
+    #[arg(long)]
+    guest_cache: Option<String>,
     /// virtiofsd's thread pool.
     #[arg(long, default_value_t = 0)]
     pool: usize,
@@ -233,6 +237,7 @@ pub fn run(run: &Guests) -> Result<Results, Error> {
         dir: dir.path().to_owned(),
         tmpfs: PathBuf::new(),
         cpus: None,
+        guest_cache: run.guest_cache.clone(),
     };
     let programs = ["/usr/bin/git", "/usr/bin/sqlite3"].map(PathBuf::from);
     let image = Image::make_full(&dir.path().join("image"), &run.cache, &run.agent, &programs)?;

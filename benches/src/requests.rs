@@ -205,6 +205,7 @@ pub fn run(run: &Requests) -> Result<Results, Error> {
         dir: dir.path().to_owned(),
         tmpfs: tmpfs.path().to_owned(),
         cpus: Some(cpus),
+        guest_cache: None,
     };
     pin(run.cpu)?;
     let mut field = Field::start(run, places)?;

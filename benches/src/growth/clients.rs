@@ -114,6 +114,7 @@ fn daemon(run: &Growth, guests: usize) -> Result<(Daemon, Vec<PathBuf>, tempfile
         dir: dir.path().to_owned(),
         tmpfs: PathBuf::new(),
         cpus: None,
+        guest_cache: None,
     };
     let more: Vec<PathBuf> = (1..guests)
         .map(|number| dir.path().join(format!("guest{number}.sock")))
