@@ -1,7 +1,7 @@
 //! Surviving faults of mapped files.
 //!
 //! A page of a mapping whose read fails (a media error, a file cut short) raises SIGBUS. The
-//! handler here puts a page of zeros in its place, and the access goes on. For a file of the store
+//! handler here puts zeros in its place, and the access goes on. For a file of the store
 //! the zeros fail their checksum; for a guest's memory, which its front-end took away, nobody is
 //! left to see them.
 #![allow(unsafe_code)] // A signal handler, and the system calls that it makes.
@@ -58,9 +58,42 @@ struct Entry {
     start: AtomicUsize,
     /// Bytes.
     len: AtomicUsize,
-    /// `PROT_*` of the page that takes the place of one that faults.
+    /// `PROT_*` of what takes the place of a page that faults.
     protection: AtomicI32,
     next: AtomicPtr<Entry>,
+}
+
+/// Bytes of a page: usual ones first, then those of hugetlbfs, whose mappings the kernel takes apart
+/// at their own pages' boundaries only (Documentation/admin-guide/mm/hugetlbpage).
+const PAGE_SIZES: [usize; 3] = [PAGE_BYTES, 2 << 20, 1 << 30];
+/// Bytes of a usual page.
+const PAGE_BYTES: usize = 4 << 10;
+
+impl Entry {
+    /// Puts zeros in the place of the page of this size that has `address`, which lies in the range.
+    /// False when that is no page of the range.
+    fn put_zeros(&self, address: usize, page_size: usize) -> bool {
+        let page = address & !(page_size - 1);
+        let start = self.start.load(Ordering::Acquire);
+        let fits = page >= start
+            && page - start <= self.len.load(Ordering::Acquire).saturating_sub(page_size);
+        if !fits && page_size > PAGE_BYTES {
+            return false;
+        }
+        // SAFETY: the page belongs to a mapping of ours, which stays mapped while it is accessed;
+        // mmap is a bare system call here and touches no lock.
+        let mapped = unsafe {
+            libc::mmap(
+                page as *mut libc::c_void,
+                page_size,
+                self.protection.load(Ordering::Acquire),
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        mapped != libc::MAP_FAILED
+    }
 }
 
 static ENTRIES: AtomicPtr<Entry> = AtomicPtr::new(ptr::null_mut());
@@ -148,24 +181,12 @@ extern "C" fn on_fault(
         let start = entry.start.load(Ordering::Acquire);
         start > 1 && address.wrapping_sub(start) < entry.len.load(Ordering::Acquire)
     });
-    if let Some(entry) = ours {
-        const PAGE: usize = 4096;
-        let page = address & !(PAGE - 1);
-        // SAFETY: the page belongs to a mapping of ours, which stays mapped while it is accessed;
-        // mmap is a bare system call here and touches no lock.
-        let mapped = unsafe {
-            libc::mmap(
-                page as *mut libc::c_void,
-                PAGE,
-                entry.protection.load(Ordering::Acquire),
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
-        };
-        if mapped != libc::MAP_FAILED {
-            return;
-        }
+    if ours.is_some_and(|entry| {
+        PAGE_SIZES
+            .iter()
+            .any(|size| entry.put_zeros(address, *size))
+    }) {
+        return;
     }
     let previous = PREVIOUS.load(Ordering::Acquire);
     if previous == libc::SIG_DFL || previous == libc::SIG_IGN {
@@ -183,26 +204,53 @@ extern "C" fn on_fault(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use memmap2::MmapOptions;
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
 
-    #[test]
-    fn memory_whose_file_is_cut_short_can_be_read_and_written() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(16384).unwrap();
+    /// Maps four pages of a file, cuts it to the first, and accesses the others.
+    fn survives_a_cut(file: &File, page: usize) {
+        file.set_len(4 * page as u64).unwrap();
         // SAFETY: accessed through raw pointers only.
-        let map = unsafe { MmapOptions::new().len(16384).map_mut(&file) }.unwrap();
+        let map = unsafe { MmapOptions::new().len(4 * page).map_mut(file) }.unwrap();
         let guard = Guard::new(map.as_ptr(), map.len(), Access::Write).unwrap();
-        file.set_len(4096).unwrap();
+        // SAFETY: within the mapping.
+        unsafe { map.as_ptr().cast_mut().write_volatile(1) };
+        file.set_len(page as u64).unwrap();
         // SAFETY: within the mapping; the fault is survived.
         unsafe {
-            let byte = map.as_ptr().add(9000).cast_mut();
+            let byte = map.as_ptr().add(2 * page + 800).cast_mut();
             assert_eq!(byte.read_volatile(), 0);
             byte.write_volatile(5);
             assert_eq!(byte.read_volatile(), 5);
-            map.as_ptr().add(13000).cast_mut().write_volatile(6);
+            map.as_ptr()
+                .add(3 * page + 700)
+                .cast_mut()
+                .write_volatile(6);
+            assert_eq!(map.as_ptr().read_volatile(), 1);
         }
         drop(guard);
+    }
+
+    #[test]
+    fn memory_whose_file_is_cut_short_can_be_read_and_written() {
+        survives_a_cut(&tempfile::tempfile().unwrap(), 4096);
+    }
+
+    #[test]
+    fn so_can_huge_pages() {
+        let free = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = free
+            .lines()
+            .find_map(|line| line.strip_prefix("HugePages_Free:"));
+        if free.is_none_or(|free| free.trim().parse().unwrap_or(0) < 4) {
+            eprintln!("not run: no four huge pages are free (sysctl vm.nr_hugepages)");
+            return;
+        }
+        let flags = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        survives_a_cut(&File::from(memfd_create("huge", flags).unwrap()), 2 << 20);
     }
 }

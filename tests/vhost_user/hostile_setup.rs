@@ -8,6 +8,7 @@ use vhost::vhost_user::VhostUserFrontend as _;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
+use vm_tests::frontend::memory::free_huge_pages;
 use vm_tests::frontend::{Device, Options, Queue};
 
 use crate::daemon::Daemon;
@@ -244,16 +245,45 @@ fn memory_that_goes_and_comes_back_breaks_no_ring_started_since() {
 /// mapped too, and must not touch it any more.
 #[test]
 fn memory_cut_short_while_it_is_in_use_harms_the_guest_alone() {
+    cut_short(&[0, 4096, 32 << 20], &Options::default());
+}
+
+/// The same on huge pages, where some are free.
+#[test]
+fn so_does_memory_on_huge_pages() {
+    const PAGE: u64 = 2 << 20;
+    const PAGES: u64 = 8;
+    if free_huge_pages() < PAGES {
+        eprintln!("not run: no {PAGES} huge pages are free (sysctl vm.nr_hugepages)");
+        return;
+    }
+    let options = Options {
+        memory: vec![(0, PAGES * PAGE)],
+        huge_pages: true,
+        ..Options::default()
+    };
+    cut_short(&[0, PAGE, PAGES / 2 * PAGE], &options);
+}
+
+fn cut_short(lens: &[u64], options: &Options) {
     let mut daemon = Daemon::start(&[]);
-    for len in [0, 4096, 32 << 20] {
-        let mut mount = daemon.mount(&Options::default());
+    for len in lens {
+        let mut mount = daemon.mount(options);
+        let found = mount.client(0).call(request::getattr(ROOT));
+        assert!(found.is_ok(), "{found:?}");
         let tickets: Vec<_> = (0..20)
             .map(|i| {
                 let made = request::create(ROOT, format!("{len}-{i}"), 0o644);
                 mount.clients[1].submit(made).unwrap()
             })
             .collect();
-        mount.device.memory().file(0).unwrap().set_len(len).unwrap();
+        mount
+            .device
+            .memory()
+            .file(0)
+            .unwrap()
+            .set_len(*len)
+            .unwrap();
         for client in &mut mount.clients {
             client.queue.kick().unwrap();
         }

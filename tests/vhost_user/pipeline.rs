@@ -84,6 +84,7 @@ fn queues_do_not_disturb_each_other_whatever_their_layout() {
             event_idx: case & 1 != 0,
             indirect: case & 2 != 0,
             memory: if case & 4 == 0 { &one } else { &several }.clone(),
+            ..Options::default()
         };
         let mut mount = daemon.mount(&options);
         let memory = mount.device.memory().clone();

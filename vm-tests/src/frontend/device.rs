@@ -45,6 +45,8 @@ pub struct Options {
     pub indirect: bool,
     /// Regions of memory: guest address and bytes.
     pub memory: Vec<(u64, u64)>,
+    /// Whether memory is on huge pages.
+    pub huge_pages: bool,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             event_idx: true,
             indirect: false,
             memory: vec![(0, 64 << 20)],
+            huge_pages: false,
         }
     }
 }
@@ -80,7 +83,11 @@ impl Device {
     /// # Errors
     /// When nobody listens, or what is needed is not offered.
     pub fn connect(path: &Path, options: &Options) -> Result<Device> {
-        let memory = Arc::new(Memory::new(&options.memory)?);
+        let memory = match options.huge_pages {
+            true => Memory::on_huge_pages(&options.memory)?,
+            false => Memory::new(&options.memory)?,
+        };
+        let memory = Arc::new(memory);
         Device::connect_with(path, options, memory)
     }
 

@@ -55,6 +55,16 @@ pub struct Memory {
     free: Mutex<Free>,
 }
 
+/// Huge pages of 2 MiB that are free: none unless somebody has reserved some (`vm.nr_hugepages`).
+#[must_use]
+pub fn free_huge_pages() -> u64 {
+    let found = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    found
+        .ok()
+        .and_then(|free| free.trim().parse().ok())
+        .unwrap_or(0)
+}
+
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::Memory(error.to_string())
 }
@@ -65,10 +75,23 @@ impl Memory {
     /// # Errors
     /// When they overlap or the system refuses.
     pub fn new(regions: &[(u64, u64)]) -> Result<Memory> {
+        Memory::with(regions, MemfdFlags::empty())
+    }
+
+    /// The same on huge pages of 2 MiB, which everything is a multiple of then.
+    ///
+    /// # Errors
+    /// As there; and when the system has not so many huge pages free.
+    pub fn on_huge_pages(regions: &[(u64, u64)]) -> Result<Memory> {
+        Memory::with(regions, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+    }
+
+    fn with(regions: &[(u64, u64)], flags: MemfdFlags) -> Result<Memory> {
         let mut mappings = Vec::new();
         let mut files = Vec::new();
         for &(guest, len) in regions {
-            let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).map_err(failed)?);
+            let flags = flags | MemfdFlags::CLOEXEC;
+            let file = File::from(memfd_create("guest", flags).map_err(failed)?);
             file.set_len(len).map_err(failed)?;
             let ours = FileOffset::new(file.try_clone().map_err(failed)?, 0);
             let len_bytes = usize::try_from(len).map_err(failed)?;
