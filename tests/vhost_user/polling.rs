@@ -1,13 +1,14 @@
 //! Threads that look for requests before they sleep, and the CPUs they run on.
 
 use std::process::Command;
+use std::time::Instant;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::thread::{CpuSet, sched_getaffinity};
-use vm_tests::frontend::Options;
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
+use vm_tests::frontend::{Options, WAIT};
 
 use crate::daemon::Daemon;
 
@@ -78,6 +79,13 @@ fn threads_run_on_the_cpus_of_the_list_in_turn() {
     let all = daemon.threads("razorfsd", "Cpus_allowed_list:");
     let pool = daemon.threads("razorfs-pool", "Cpus_allowed_list:");
     assert!(!pool.is_empty() && pool.iter().all(|cpus| *cpus == all[0]));
+    // But for a queue's second thread.
+    let since = Instant::now();
+    let both = || daemon.threads("razorfs-queue1", "Cpus_allowed_list:");
+    while both().len() < 2 {
+        assert!(since.elapsed() < WAIT, "no second thread");
+    }
+    assert_eq!(both(), [&*bound[1], &*bound[1]]);
     drop(mount);
     daemon.terminate();
 }

@@ -94,7 +94,9 @@ fn a_ring_is_given_back_when_nothing_is_in_flight() {
         let write = request::write(file.0, file.1, 0, &[round; 3000]);
         mount.client(0).call(write).unwrap();
         let client = mount.client(1);
-        let tickets: Vec<_> = (0..20)
+        // One alone is answered by the queue's own thread.
+        let count = [1, 20][usize::from(round % 2)];
+        let tickets: Vec<_> = (0..count)
             .map(|_| client.post(request::fsync(file.0, file.1, 0)).unwrap())
             .collect();
         client.queue.kick_if_wanted().unwrap();

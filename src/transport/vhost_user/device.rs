@@ -26,7 +26,7 @@ use virtio_bindings::bindings::virtio_ring::{
 use super::memory::{MemoryError, REGIONS_MAX, Table};
 use super::ring::Ring;
 use super::status::NEEDS_RESET;
-use super::worker::{self, Work};
+use super::worker::{Work, Worker};
 use super::{TAG_BYTES_MAX, VhostUserError};
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -317,12 +317,12 @@ impl VhostUserBackendReqHandler for Device {
         if let Some(thread) = state.threads.get_mut(ring.index)
             && thread.is_none()
         {
-            let (ring, work) = (ring.clone(), self.work.clone());
-            let cpu = work.cpus.take_turn();
+            let worker = Worker::new(ring.clone(), self.work.clone());
+            let cpu = self.work.cpus.take_turn();
             *thread = Some(
                 std::thread::Builder::new()
                     .name(format!("razorfs-queue{index}"))
-                    .spawn(move || worker::run(&ring, &work, cpu))
+                    .spawn(move || worker.run(cpu))
                     .map_err(Error::ReqHandlerError)?,
             );
         }

@@ -8,11 +8,10 @@ use std::time::Duration;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::affinity::Cpus;
-use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::Ring;
 use super::slow::Slow;
-use super::worker::{self, Work};
+use super::worker::{Work, Worker};
 use super::{Answer, VhostUserError};
 
 /// Where a ring lies in the guest's memory, and where it begins.
@@ -36,6 +35,7 @@ pub struct Place {
 pub struct InProcess {
     ring: Arc<Ring>,
     work: Arc<Work>,
+    worker: Worker,
 }
 
 impl InProcess {
@@ -57,7 +57,8 @@ impl InProcess {
             cpus: Cpus::default(),
         });
         let ring = Arc::new(Ring::new(1, work.memory.clone())?);
-        Ok(InProcess { ring, work })
+        let worker = Worker::new(ring.clone(), work.clone());
+        Ok(InProcess { ring, work, worker })
     }
 
     /// Sets the ring up and starts it. False when the front-end would be refused.
@@ -81,7 +82,7 @@ impl InProcess {
     /// What a kick does. False when the ring is broken afterwards.
     #[must_use]
     pub fn kick(&self) -> bool {
-        worker::process(&self.ring, &self.work, &mut Poller::new(Duration::ZERO));
+        self.worker.process();
         !self.ring.is_broken()
     }
 

@@ -8,9 +8,11 @@
 //! memory    the guest's memory as mapped here
 //! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
 //! chain     one request's descriptors, checked, and the bytes they lead to
-//! worker    a ring's thread: takes requests, has them answered, gives them back
-//! poll      how long it looks for more before it sleeps
-//! affinity  which CPU it runs on
+//! worker    a ring's threads: take requests, have them answered, give them back
+//! lead      which of the two takes them
+//! listener  what they sleep for
+//! poll      how long one looks for more before it sleeps
+//! affinity  which CPU they run on
 //! slow      which requests took long, so that the next of their kind goes to the pool
 //! pool      threads for requests that wait for the disk, so that rings do not
 //! ```
@@ -29,6 +31,8 @@ mod chain;
 mod device;
 #[doc(hidden)]
 pub mod in_process;
+mod lead;
+mod listener;
 mod memory;
 mod poll;
 mod pool;
@@ -49,7 +53,7 @@ pub use chain::{Readable, Writable};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::Socket;
 
-/// Request queues at most; each has a thread while a front-end uses it.
+/// Request queues at most; each has a thread or two while a front-end uses it.
 pub const REQUEST_QUEUES_MAX: usize = 128;
 
 /// Bytes of a tag at most (VirtIO 1.3, 5.11.4).

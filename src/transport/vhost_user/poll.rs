@@ -211,7 +211,7 @@ mod tests {
     use crate::transport::vhost_user::memory::Memory;
     use crate::transport::vhost_user::pool::Pool;
     use crate::transport::vhost_user::slow::Slow;
-    use crate::transport::vhost_user::worker::{Work, process};
+    use crate::transport::vhost_user::worker::{Work, Worker};
     use crate::transport::vhost_user::{Answer, Readable, Writable};
 
     const SIZE: u16 = 8;
@@ -314,7 +314,8 @@ mod tests {
         let mut poller = Poller::new(MAX);
         poller.window.now = MAX;
         poller.time = Box::new(guest);
-        process(&ring, &work, &mut poller);
+        let worker = Worker::new(ring, work);
+        let poller = worker.process_with(poller);
         let events = std::mem::take(&mut *events.lock());
         (answer.0.load(Ordering::Relaxed), events, poller)
     }

@@ -46,6 +46,11 @@ impl Pool {
         }
     }
 
+    /// Whether it may have threads at all.
+    pub(super) fn has_threads(&self) -> bool {
+        self.threads_max > 0
+    }
+
     /// Runs a task as soon as a thread is free.
     pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
         if self.threads_max == 0 {

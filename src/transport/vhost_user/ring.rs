@@ -327,6 +327,46 @@ impl Ring {
         came
     }
 
+    /// Whether one request is in flight, and no other is available; if so, kicks are asked for.
+    pub(super) fn asks_one(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.in_flight != 1 {
+            return false;
+        }
+        let mut came = false;
+        self.with_queue(&mut state, |vring, memory| {
+            let queue = vring.get_queue_mut();
+            came = queue.ready() && queue.enable_notification(memory)?;
+            if came {
+                queue.disable_notification(memory)?;
+            }
+            Ok(())
+        });
+        !came
+    }
+
+    /// Takes back that kicks were asked for, before one came; with event indices,
+    /// [`Ring::want_kicks`] would leave the one that the next request passes.
+    pub(super) fn hold_kicks(&self) {
+        self.with_queue(&mut self.state.lock(), |vring, memory| {
+            let queue = vring.get_queue_mut();
+            if !queue.ready() {
+                return Ok(());
+            }
+            if !queue.event_idx_enabled() {
+                return queue.disable_notification(memory);
+            }
+            // Behind flags, index and elements (VirtIO 1.3, 2.7.8). What the driver makes available
+            // next does not pass the entry before it.
+            let at = 4 + 8 * u64::from(queue.size());
+            let at = queue.used_ring().checked_add(at);
+            let at = at.ok_or(virtio_queue::Error::AddressOverflow)?;
+            let passed = queue.next_avail().wrapping_sub(1).to_le();
+            let stored = memory.store(passed, GuestAddress(at), Ordering::Relaxed);
+            stored.map_err(virtio_queue::Error::GuestMemory)
+        });
+    }
+
     /// A look at what the guest makes available; none when the ring does not run.
     pub(super) fn look(&self) -> Option<Look<'_>> {
         let wakes = self.wakes.load(Ordering::Acquire);

@@ -1,20 +1,25 @@
-//! A ring's thread.
+//! A ring's threads.
 //!
-//! While it works it asks for no kicks; when there is nothing left it looks for a while whether
-//! more comes ([`super::poll`]), then asks for them, looks once more, and sleeps.
+//! Who leads takes requests off the ring. While it works it asks for no kicks; when there is
+//! nothing left it looks for a while whether more comes ([`super::poll`]), then asks for them,
+//! looks once more, and sleeps.
+//!
+//! What waits for the disk goes to the pool. That costs two changes of threads, which a guest that
+//! waits for one request at a time pays each time, so a request that is alone on its ring is
+//! answered here: the ring has a second thread, which leads from then on ([`super::lead`]).
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::event::EventConsumer;
 
 use super::Answer;
 use super::affinity::{self, Cpus};
-use super::chain::{Chain, Parts, Shape};
+use super::chain::{Chain, ChainError, Parts, Shape};
+use super::lead::Lead;
+use super::listener::{Heard, Listener};
 use super::memory::Memory;
 use super::poll::Poller;
 use super::pool::Pool;
@@ -54,182 +59,266 @@ impl Work {
             || self.slow.is(shape.opcode)
             || (shape.opcode == opcode::WRITE && self.answer.writes_may_wait())
     }
-}
 
-const WAKE: u64 = 0;
-const KICK: u64 = 1;
-
-/// The worker's loop, until the ring ends; on one CPU, if it is given one.
-pub(super) fn run(ring: &Arc<Ring>, work: &Arc<Work>, cpu: Option<usize>) {
-    if let Some(cpu) = cpu {
-        affinity::bind(cpu);
-    }
-    if let Err(error) = serve(ring, work) {
-        log::error!("queue {} is no longer served: {error}", ring.index);
-        ring.fail("its thread failed");
+    /// Has a request answered, unless it had to wait for the disk.
+    fn answer_now(&self, parts: Parts<'_>) -> Option<u32> {
+        let shape = parts.shape();
+        if self.may_block(shape) {
+            None
+        } else if shape.may_have_to_wait() {
+            answer_at_once(&*self.answer, parts)
+        } else {
+            Some(answer(&*self.answer, parts))
+        }
     }
 }
 
-fn control(epoll: &Epoll, what: ControlOperation, fd: RawFd, token: u64) -> io::Result<()> {
-    epoll.ctl(what, fd, EpollEvent::new(EventSet::IN, token))
+/// What serves a ring: a thread, and a second one from the first request on that waits for the
+/// disk. One leads ([`super::lead`]).
+pub(super) struct Worker {
+    ring: Arc<Ring>,
+    work: Arc<Work>,
+    lead: Lead<Poller>,
 }
 
-fn serve(ring: &Arc<Ring>, work: &Arc<Work>) -> io::Result<()> {
-    let epoll = Epoll::new()?;
-    control(
-        &epoll,
-        ControlOperation::Add,
-        ring.waker().as_raw_fd(),
-        WAKE,
-    )?;
-    let mut watched: Option<(u64, EventConsumer)> = None;
-    let mut events = [EpollEvent::default(); 2];
-    let mut poller = Poller::new(work.poll_max);
-    let mut woken = false;
-    loop {
-        let was_woken = std::mem::take(&mut woken);
-        match ring.watch(watched.as_ref().map(|(number, _)| *number)) {
-            Watch::End => return Ok(()),
-            // It may have been disabled for so short that only the one who took requests off it
-            // noticed, and stopped with no kick asked for.
-            Watch::Same if was_woken => process(ring, work, &mut poller),
-            Watch::Same => {}
-            Watch::Nothing => unwatch(&epoll, &mut watched)?,
-            Watch::Kick(number, kick) => {
-                unwatch(&epoll, &mut watched)?;
-                if let Err(error) = control(&epoll, ControlOperation::Add, kick.as_raw_fd(), KICK) {
-                    ring.fail(&format!(
-                        "its kick descriptor cannot be waited for: {error}"
-                    ));
-                    continue;
+impl Worker {
+    pub(super) fn new(ring: Arc<Ring>, work: Arc<Work>) -> Worker {
+        let poller = Poller::new(work.poll_max);
+        Worker {
+            ring,
+            work,
+            lead: Lead::new(poller),
+        }
+    }
+
+    /// Serves the ring until it ends; on one CPU, if it is given one.
+    pub(super) fn run(&self, cpu: Option<usize>) {
+        if let Some(cpu) = cpu {
+            // The second thread is started from this one, and runs there too.
+            affinity::bind(cpu);
+        }
+        std::thread::scope(|scope| {
+            // Without a pool the queue waits for each of its requests, as was asked for.
+            let second = self.work.pool.has_threads().then_some(scope);
+            match Listener::new(&self.ring) {
+                Ok(listener) => self.serve(listener, second),
+                Err(error) => self.failed(&error),
+            }
+        });
+    }
+
+    fn serve<'s>(&'s self, mut listener: Listener, second: Option<&'s Scope<'s, '_>>) {
+        if let Err(error) = self.listen(&mut listener, second) {
+            self.lead.part();
+            self.failed(&error);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        log::error!("queue {} is no longer served: {error}", self.ring.index);
+        self.ring.fail("its thread failed");
+    }
+
+    /// Processes what comes. `second`: where a second thread may be started.
+    fn listen<'s>(
+        &'s self,
+        listener: &mut Listener,
+        mut second: Option<&'s Scope<'s, '_>>,
+    ) -> io::Result<()> {
+        let mut look = false;
+        loop {
+            match self.ring.watch(listener.known()) {
+                Watch::End => return Ok(()),
+                Watch::Same => {}
+                Watch::Nothing => {
+                    listener.unwatch()?;
+                    look = false;
                 }
-                watched = Some((number, kick));
-                // What was made available before someone listened.
-                process(ring, work, &mut poller);
+                Watch::Kick(number, kick) => {
+                    listener.unwatch()?;
+                    if let Err(error) = listener.watch(number, kick) {
+                        let reason = format!("its kick descriptor cannot be waited for: {error}");
+                        self.ring.fail(&reason);
+                        continue;
+                    }
+                    // What was made available before someone listened.
+                    look = true;
+                }
+            }
+            if look
+                && self.process()
+                && let Some(scope) = second.take()
+            {
+                self.start_second(scope);
+            }
+            look = match listener.wait()? {
+                Heard::Event => true,
+                Heard::Nothing => false,
+                Heard::NoEvent => {
+                    self.ring.fail("its kick descriptor is no event");
+                    false
+                }
+            };
+        }
+    }
+
+    /// Starts the second thread; without it everything goes to the pool.
+    fn start_second<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let name = format!("razorfs-queue{}", self.ring.index);
+        let started = Listener::new(&self.ring).and_then(|listener| {
+            std::thread::Builder::new()
+                .name(name)
+                .spawn_scoped(scope, move || {
+                    self.lead.join();
+                    self.serve(listener, None);
+                })
+        });
+        if let Err(error) = started {
+            let index = self.ring.index;
+            log::warn!("queue {index}: cannot start a second thread: {error}");
+        }
+    }
+
+    /// As [`Worker::process`] with another poller, which it returns.
+    #[cfg(test)]
+    pub(super) fn process_with(mut self, poller: Poller) -> Poller {
+        self.lead = Lead::new(poller);
+        self.process();
+        self.lead.take().unwrap()
+    }
+
+    /// Carries out everything the guest has made available, unless the other thread is at it. True
+    /// when something went to the pool.
+    pub(super) fn process(&self) -> bool {
+        let mut pooled = false;
+        let Some(mut poller) = self.lead.take() else {
+            return pooled;
+        };
+        poller.woken();
+        loop {
+            let next = match self.drain(&mut poller, &mut pooled) {
+                None => self.lead.leave(poller),
+                Some(chain) => match self.lead.step_aside(poller) {
+                    Ok(()) => self.answer_aside(&chain),
+                    Err(poller) => {
+                        pooled = true;
+                        self.hand_over(chain);
+                        Some(poller)
+                    }
+                },
+            };
+            match next {
+                Some(still) => poller = still,
+                None => return pooled,
+            }
+        }
+    }
+
+    /// Takes requests off the ring and has them answered until there are no more and kicks are
+    /// asked for. Returns the last of them when it waits for the disk, and had better be answered
+    /// by this thread.
+    fn drain(&self, poller: &mut Poller, pooled: &mut bool) -> Option<Chain> {
+        let (ring, work) = (&*self.ring, &*self.work);
+        loop {
+            ring.want_kicks(false);
+            let mut untold = 0u32;
+            let mut untold_bytes = 0u64;
+            let mut since = Instant::now();
+            let stopped = loop {
+                let chain = match ring.next() {
+                    Next::Chain(chain) => chain,
+                    Next::Empty => break false,
+                    Next::Stopped => break true,
+                };
+                let parts = match chain.parts() {
+                    Ok(parts) => parts,
+                    Err(error) => {
+                        ring.notify();
+                        ring.give_up(&error.to_string());
+                        return None;
+                    }
+                };
+                let shape = parts.shape();
+                let Some(written) = work.answer_now(parts) else {
+                    if self.lead.may_step_aside() && ring.asks_one() {
+                        if untold > 0 {
+                            ring.notify();
+                        }
+                        return Some(chain);
+                    }
+                    *pooled = true;
+                    self.hand_over(chain);
+                    // Starting a thread may have taken long too.
+                    since = Instant::now();
+                    continue;
+                };
+                let now = Instant::now();
+                work.slow.took(shape.opcode, now.duration_since(since));
+                untold = untold.saturating_add(1);
+                untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
+                let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
+                ring.give_back(chain.head, written, later);
+                since = now;
+                if !later {
+                    (untold, untold_bytes) = (0, 0);
+                    // Who is told may take the CPU: not the next request's fault.
+                    since = Instant::now();
+                }
+            };
+            if untold > 0 {
+                ring.notify();
+            }
+            if stopped {
+                return None;
+            }
+            if poller.look(ring) {
                 continue;
             }
-        }
-        let count = match epoll.wait(-1, &mut events) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        for event in events.iter().take(count) {
-            if event.data() == WAKE {
-                // EAGAIN: someone was faster.
-                let _ = ring.waker().read();
-                woken = true;
-            } else if let Some((_, kick)) = &watched {
-                if !take_kick(kick) {
-                    ring.fail("its kick descriptor is no event");
-                    continue;
-                }
-                poller.woken();
-                process(ring, work, &mut poller);
+            if !ring.want_kicks(true) {
+                return None;
             }
         }
     }
-}
 
-/// A descriptor that is closed but still open elsewhere would stay in the epoll set.
-fn unwatch(epoll: &Epoll, watched: &mut Option<(u64, EventConsumer)>) -> io::Result<()> {
-    match watched.take() {
-        Some((_, old)) => control(epoll, ControlOperation::Delete, old.as_raw_fd(), KICK),
-        None => Ok(()),
+    /// Answers a request while the other thread may lead. Returns the seat, if it is still free:
+    /// before the guest has its answer, as what it then does next need not wake anybody.
+    fn answer_aside(&self, chain: &Chain) -> Option<Poller> {
+        let answered = answer_slowly(&self.work, chain);
+        let seat = self.lead.come_back();
+        if seat.is_some() {
+            self.ring.hold_kicks();
+        }
+        give_back(&self.ring, chain, answered);
+        seat
+    }
+
+    /// Has a request answered by the pool.
+    fn hand_over(&self, chain: Chain) {
+        let (ring, work) = (self.ring.clone(), self.work.clone());
+        self.work
+            .pool
+            .run(move || give_back(&ring, &chain, answer_slowly(&work, &chain)));
     }
 }
 
-/// Takes the kick off its descriptor. False when that is not possible: it would wake us for ever.
-fn take_kick(kick: &EventConsumer) -> bool {
-    match kick.consume() {
-        Ok(()) => true,
-        // Somebody else was faster.
-        Err(error) => matches!(
-            error.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-        ),
-    }
-}
-
-/// Carries out everything the guest has made available.
-pub(super) fn process(ring: &Arc<Ring>, work: &Arc<Work>, poller: &mut Poller) {
-    loop {
-        ring.want_kicks(false);
-        let mut untold = 0u32;
-        let mut untold_bytes = 0u64;
-        let mut since = Instant::now();
-        let stopped = loop {
-            let chain = match ring.next() {
-                Next::Chain(chain) => chain,
-                Next::Empty => break false,
-                Next::Stopped => break true,
-            };
-            let parts = match chain.parts() {
-                Ok(parts) => parts,
-                Err(error) => {
-                    ring.notify();
-                    ring.give_up(&error.to_string());
-                    return;
-                }
-            };
-            let shape = parts.shape();
-            let answered = if work.may_block(shape) {
-                drop(parts);
-                None
-            } else if shape.may_have_to_wait() {
-                answer_at_once(&*work.answer, parts)
-            } else {
-                Some(answer(&*work.answer, parts))
-            };
-            let Some(written) = answered else {
-                let (ring, task) = (ring.clone(), work.clone());
-                work.pool.run(move || answer_later(&ring, &task, &chain));
-                // Starting a thread may have taken long too.
-                since = Instant::now();
-                continue;
-            };
-            let now = Instant::now();
-            work.slow.took(shape.opcode, now.duration_since(since));
-            untold = untold.saturating_add(1);
-            untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
-            let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-            ring.give_back(chain.head, written, later);
-            since = now;
-            if !later {
-                (untold, untold_bytes) = (0, 0);
-                // Who is told may take the CPU: not the next request's fault.
-                since = Instant::now();
-            }
-        };
-        if untold > 0 {
-            ring.notify();
-        }
-        if stopped {
-            return;
-        }
-        if poller.look(ring) {
-            continue;
-        }
-        if !ring.want_kicks(true) {
-            return;
-        }
-    }
-}
-
-/// Has a request answered on a thread of the pool, where the worker does not wait for it.
-fn answer_later(ring: &Ring, work: &Work, chain: &Chain) {
+/// Has a request answered that waits for the disk.
+fn answer_slowly(work: &Work, chain: &Chain) -> Result<u32, ChainError> {
     let since = Instant::now();
     // Walked again: it was a chain a moment ago, and only the guest can have changed it.
-    match chain.parts() {
-        Ok(parts) => {
-            let shape = parts.shape();
-            let written = answer(&*work.answer, parts);
-            // What is known to wait says nothing of others of its kind.
-            if !shape.may_block(work.strict) {
-                work.slow.took(shape.opcode, since.elapsed());
-            }
-            ring.give_back(chain.head, written, false);
-        }
+    let parts = chain.parts()?;
+    let shape = parts.shape();
+    let written = answer(&*work.answer, parts);
+    // What is known to wait says nothing of others of its kind.
+    if !shape.may_block(work.strict) {
+        work.slow.took(shape.opcode, since.elapsed());
+    }
+    Ok(written)
+}
+
+/// Gives a request back by itself.
+fn give_back(ring: &Ring, chain: &Chain, answered: Result<u32, ChainError>) {
+    match answered {
+        Ok(written) => ring.give_back(chain.head, written, false),
         Err(error) => ring.give_up(&error.to_string()),
     }
 }
@@ -260,121 +349,6 @@ fn unanswered(error: &dyn std::fmt::Display) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use parking_lot::{Condvar, Mutex};
-    use vm_memory::{Bytes, GuestAddress};
-
-    use super::*;
-    use crate::server::{Error, Input as _};
-    use crate::transport::vhost_user::{Readable, Writable};
-
-    const AVAILABLE: u64 = 0x1000;
-    const USED: u64 = 0x2000;
-    const HEADERS: u64 = 0x3000;
-    const HEADER_BYTES: u64 = 40;
-    /// Who has waited so long was let go on by nobody.
-    const NEVER: Duration = Duration::from_secs(10);
-
-    /// Writes, and reads but the first, wait until attributes have been asked for.
-    #[derive(Default)]
-    struct Disk {
-        /// Reads so far, and whether attributes have been asked for.
-        state: Mutex<(usize, bool)>,
-        asked: Condvar,
-        stuck: Mutex<Vec<u32>>,
-        full: bool,
-    }
-
-    impl Disk {
-        fn wait(&self, opcode: u32) {
-            let mut state = self.state.lock();
-            let late = self
-                .asked
-                .wait_while_for(&mut state, |state| !state.1, NEVER);
-            if late.timed_out() {
-                self.stuck.lock().push(opcode);
-            }
-        }
-    }
-
-    impl Answer for Disk {
-        fn handle(&self, mut request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
-            let mut header = [0; 8];
-            request.read_exact(&mut header).map_err(Error::Request)?;
-            let [_, _, _, _, opcode @ ..] = header;
-            match u32::from_le_bytes(opcode) {
-                opcode::READ => {
-                    let mut state = self.state.lock();
-                    state.0 += 1;
-                    let first = state.0 == 1;
-                    drop(state);
-                    if first {
-                        std::thread::sleep(Duration::from_millis(5));
-                    } else {
-                        self.wait(opcode::READ);
-                    }
-                }
-                opcode::WRITE => self.wait(opcode::WRITE),
-                _ => {
-                    self.state.lock().1 = true;
-                    self.asked.notify_all();
-                }
-            }
-            Ok(0)
-        }
-
-        fn reset(&self) {}
-
-        fn writes_may_wait(&self) -> bool {
-            self.full
-        }
-    }
-
-    /// Which requests held up those behind them on their ring.
-    fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let put = |bytes: &[u8], at: u64| memory.write_slice(bytes, GuestAddress(at)).unwrap();
-        for (index, opcode) in (0u16..).zip(requests) {
-            let header = HEADERS + u64::from(index) * HEADER_BYTES;
-            put(&header.to_le_bytes(), u64::from(index) * 16);
-            put(&40u32.to_le_bytes(), u64::from(index) * 16 + 8);
-            put(&opcode.to_le_bytes(), header + 4);
-            put(&index.to_le_bytes(), AVAILABLE + 4 + 2 * u64::from(index));
-            put(&(index + 1).to_le_bytes(), AVAILABLE + 2);
-        }
-        let answer = Arc::new(Disk {
-            full,
-            ..Disk::default()
-        });
-        let work = Arc::new(Work {
-            answer: answer.clone(),
-            memory: GuestMemoryAtomic::new(memory.clone()),
-            pool: Arc::new(Pool::new(4, || {})),
-            strict: false,
-            slow: Slow::default(),
-            poll_max: Duration::ZERO,
-            cpus: Cpus::default(),
-        });
-        let ring = Arc::new(Ring::new(1, work.memory.clone()).unwrap());
-        assert!(ring.set_size(8) && ring.set_addresses(0, AVAILABLE, USED));
-        ring.start(std::fs::File::open("/dev/null").unwrap(), &memory);
-        ring.set_enabled(true);
-        process(&ring, &work, &mut Poller::new(Duration::ZERO));
-        work.pool.close();
-        let used: u16 = memory.read_obj(GuestAddress(USED + 2)).unwrap();
-        assert_eq!(usize::from(used), requests.len());
-        std::mem::take(&mut *answer.stuck.lock())
-    }
-
-    #[test]
-    fn a_queue_waits_for_one_slow_read_at_most() {
-        let requests = [opcode::READ, opcode::READ, opcode::READ, opcode::GETATTR];
-        assert_eq!(stuck(&requests, false), [0; 0]);
-    }
-
-    #[test]
-    fn a_write_that_has_to_wait_holds_nothing_up() {
-        let requests = [opcode::WRITE, opcode::WRITE, opcode::GETATTR];
-        assert_eq!(stuck(&requests, true), [0; 0]);
-    }
-}
+mod aside_tests;
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,11 @@ mod volume;
 mod pool;
 mod pool_runs;
 
+/// So is what a ring's threads agree by on who leads.
+#[path = "../../../src/transport/vhost_user/lead.rs"]
+mod lead;
+mod lead_runs;
+
 use std::sync::Arc;
 use std::time::Instant;
 
