@@ -181,11 +181,11 @@ extern "C" fn on_fault(
         let start = entry.start.load(Ordering::Acquire);
         start > 1 && address.wrapping_sub(start) < entry.len.load(Ordering::Acquire)
     });
-    if ours.is_some_and(|entry| {
-        PAGE_SIZES
-            .iter()
-            .any(|size| entry.put_zeros(address, *size))
-    }) {
+    let replaces = |entry: &Entry| {
+        let mut sizes = PAGE_SIZES.iter();
+        sizes.any(|size| entry.put_zeros(address, *size))
+    };
+    if ours.is_some_and(replaces) {
         return;
     }
     let previous = PREVIOUS.load(Ordering::Acquire);
