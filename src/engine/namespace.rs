@@ -6,7 +6,7 @@ use super::flags::{inherit_flags, other_project};
 use super::inode::{InodeExt, LINK_MAX, MODE_BITS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use super::op::Op;
 use super::xattr::check_security;
-use super::{Attr, Cred, EngineError, Holders, NewInode, Removed, Time, Volume};
+use super::{Attr, Cred, EngineError, NewInode, Removed, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, VALUE_MAX};
 use crate::format::record::InodeRecord;
@@ -310,25 +310,11 @@ impl Volume {
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::IsDirectory`].
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<Removed, EngineError> {
-        self.unlink_with(dir, name, None)
-    }
-
-    /// [`Volume::unlink`] that frees at once what nobody else holds and is easily freed.
-    ///
-    /// # Errors
-    /// As [`Volume::unlink`].
-    pub fn unlink_with<'a>(
-        &'a self,
-        dir: Ino,
-        name: &[u8],
-        holders: Option<&'a dyn Holders>,
-    ) -> Result<Removed, EngineError> {
         check_name(name)?;
         if is_dots(name) {
             return Err(EngineError::IsDirectory);
         }
         let mut op = self.begin_removal()?;
-        op.holders = holders;
         let mut parent = op.dir(dir)?;
         let (cookie, dentry) = self.find(&op.tx, dir, name)?.taken()?;
         let record = self.load_named(&op.tx, dir, dentry.ino)?;
@@ -349,19 +335,6 @@ impl Volume {
     /// # Errors
     /// [`EngineError::NotEmpty`], [`EngineError::NotDirectory`], [`EngineError::NotFound`].
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<Removed, EngineError> {
-        self.rmdir_with(dir, name, None)
-    }
-
-    /// [`Volume::rmdir`] that frees at once what nobody else holds and is easily freed.
-    ///
-    /// # Errors
-    /// As [`Volume::rmdir`].
-    pub fn rmdir_with<'a>(
-        &'a self,
-        dir: Ino,
-        name: &[u8],
-        holders: Option<&'a dyn Holders>,
-    ) -> Result<Removed, EngineError> {
         check_name(name)?;
         match name {
             b"." => return Err(EngineError::Invalid("'.' cannot be removed")),
@@ -369,7 +342,6 @@ impl Volume {
             _ => {}
         }
         let mut op = self.begin_removal()?;
-        op.holders = holders;
         let mut parent = op.dir(dir)?;
         let (cookie, dentry) = self.find(&op.tx, dir, name)?.taken()?;
         let record = self.load_named(&op.tx, dir, dentry.ino)?;
@@ -416,10 +388,6 @@ impl Volume {
         };
         record.ctime = op.now;
         let orphan = record.nlink == 0;
-        if orphan && op.free(ino, &record)? {
-            let orphan = false;
-            return Ok(Removed { ino, orphan });
-        }
         if orphan {
             op.orphan(ino)?;
         }

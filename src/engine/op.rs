@@ -8,14 +8,13 @@ use smallvec::SmallVec;
 
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
 use super::volume::Room;
-use super::{Durability, EngineError, Holders, Time, Volume};
+use super::{Durability, EngineError, Time, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::format::key;
 use crate::format::record::{DatasetCounters, InodeRecord};
 use crate::log::Tx;
 use crate::store::StoreError;
 use crate::store::pages::Need;
-use crate::sync::RwLockWriteGuard;
 
 /// A mutation under way. Dropped without [`Op::commit`] it never was.
 pub(super) struct Op<'a> {
@@ -27,10 +26,6 @@ pub(super) struct Op<'a> {
     counters: Option<DatasetCounters>,
     orphaned: Option<Ino>,
     adopted: Option<Ino>,
-    /// They say whether what loses its last name can be freed at once.
-    pub(super) holders: Option<&'a dyn Holders>,
-    /// What was, and what keeps everybody from coming to know it until it is gone.
-    freed: Option<(Ino, RwLockWriteGuard<'a, ()>)>,
     /// A directory or file that took part wants its changes on disk at once (`chattr +S`, `+D`).
     sync: bool,
 }
@@ -67,8 +62,6 @@ impl<'a> Op<'a> {
             counters: None,
             orphaned: None,
             adopted: None,
-            holders: None,
-            freed: None,
             sync: false,
         }
     }
@@ -130,29 +123,6 @@ impl<'a> Op<'a> {
         Ok(was)
     }
 
-    /// Frees an inode that is about to lose its last name, in place of making it an orphan: when
-    /// nobody knows it and there is little to free. Whether it did.
-    pub(super) fn free(&mut self, ino: Ino, record: &InodeRecord) -> Result<bool, EngineError> {
-        let volume = self.volume;
-        // Who writes to it finds it gone, or has its data locked from before the transaction.
-        if record.xattrs > 0
-            || record.is_file() && (record.allocated > 0 || volume.may_have_unwritten(ino))
-        {
-            return Ok(false);
-        }
-        let Some(quiet) = self.holders.and_then(|holders| holders.nobody_knows(ino)) else {
-            return Ok(false);
-        };
-        if record.is_symlink() {
-            volume.remove_target(&mut self.tx, ino)?;
-        }
-        self.tx.remove(volume.tree(), key::inode(ino))?;
-        let counters = self.counters()?;
-        counters.inodes = counters.inodes.saturating_sub(1);
-        self.freed = Some((ino, quiet));
-        Ok(true)
-    }
-
     /// Commits: visible to all, and durable as the volume's durability and the inodes' flags say.
     pub(super) fn commit(mut self) -> Result<Lsn, EngineError> {
         let volume = self.volume;
@@ -169,11 +139,6 @@ impl<'a> Op<'a> {
         };
         for ino in &self.touched {
             volume.inodes.touch(*ino, lsn);
-        }
-        // From here on nobody finds it any more.
-        if let Some((ino, quiet)) = self.freed.take() {
-            volume.inodes.forget(ino);
-            drop(quiet);
         }
         let wait = self.sync && volume.options.durability != Durability::Relaxed;
         if wait || volume.options.durability == Durability::Strict {

@@ -7,7 +7,7 @@ use super::flags::other_project;
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
 use super::namespace::{blank, one_more};
 use super::op::Op;
-use super::{Cred, EngineError, How, Removed, RenameMode, Volume};
+use super::{Cred, EngineError, Removed, RenameMode, Volume};
 use crate::format::id::Ino;
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::store::StoreError;
@@ -73,23 +73,21 @@ impl Volume {
         to: &[u8],
         mode: RenameMode,
     ) -> Result<Option<Removed>, EngineError> {
-        let how = How {
-            may_wait: true,
-            holders: None,
-        };
-        self.rename_with((from_dir, from), (to_dir, to), mode, how)
+        self.rename_with((from_dir, from), (to_dir, to), mode, true)
     }
 
-    /// [`Volume::rename`] that may not wait, or may free at once what it replaces.
+    /// [`Volume::rename`] that may have to do without waiting for bytes to be written, or for the
+    /// log; where it would have to wait, nothing is done. For room in the log, or a page, it waits
+    /// as everything does.
     ///
     /// # Errors
     /// As [`Volume::rename`]; [`EngineError::WouldWait`].
-    pub fn rename_with<'a>(
-        &'a self,
+    pub fn rename_with(
+        &self,
         (from_dir, from): (Ino, &[u8]),
         (to_dir, to): (Ino, &[u8]),
         mode: RenameMode,
-        how: How<'a>,
+        may_wait: bool,
     ) -> Result<Option<Removed>, EngineError> {
         for name in [from, to] {
             check_name(name)?;
@@ -99,11 +97,10 @@ impl Volume {
         }
         let mut written = SmallVec::<[Ino; 2]>::new();
         loop {
-            let mut op = self.begin()?;
-            op.holders = how.holders;
+            let op = self.begin()?;
             let dirs = self.dirs(&op, from_dir, to_dir)?;
             let is_sync = |dir: &InodeRecord| dir.flags & (FLAG_SYNC | FLAG_DIRSYNC) != 0;
-            if !how.may_wait && (is_sync(&dirs.from) || dirs.to.as_ref().is_some_and(is_sync)) {
+            if !may_wait && (is_sync(&dirs.from) || dirs.to.as_ref().is_some_and(is_sync)) {
                 return Err(EngineError::WouldWait);
             }
             let source = self.named(&op, from_dir, self.find(&op.tx, from_dir, from)?)?;
@@ -125,7 +122,7 @@ impl Volume {
             };
             // Who writes data waits for the transaction under way.
             drop(op);
-            if !how.may_wait {
+            if !may_wait {
                 return Err(EngineError::WouldWait);
             }
             self.write_out_for_rename(ino)?;

@@ -3,7 +3,6 @@
 use super::EngineError;
 use crate::format::id::Ino;
 pub use crate::format::record::Time;
-use crate::sync::RwLockWriteGuard;
 
 /// Who asks, as the guest's kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -261,27 +260,8 @@ pub struct StatFs {
 pub struct Removed {
     /// The inode whose name is gone.
     pub ino: Ino,
-    /// It has no name left, and was not freed at once: it lives on the orphan list until
-    /// [`super::Volume::reclaim`].
+    /// It has no name left: it lives on the orphan list until [`super::Volume::reclaim`].
     pub orphan: bool,
-}
-
-/// Those who may hold an inode besides its names: whoever uses the volume knows.
-pub trait Holders {
-    /// Asked of an inode that is about to lose its last name, in the transaction that takes it: so
-    /// it must not wait for anyone. While what it gives lives, nobody comes to know the inode;
-    /// `None` when somebody may know it.
-    fn nobody_knows(&self, ino: Ino) -> Option<RwLockWriteGuard<'_, ()>>;
-}
-
-/// How a name is taken away.
-#[derive(Clone, Copy)]
-pub struct How<'a> {
-    /// Whether it may wait for bytes to be written, or for the log; where it would have to, nothing
-    /// is done otherwise. For room in the log, or a page, it waits as everything does.
-    pub may_wait: bool,
-    /// What has no name left is kept, as an orphan, unless these say that it need not be.
-    pub holders: Option<&'a dyn Holders>,
 }
 
 /// Where the volume's times come from.

@@ -19,9 +19,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::engine::{EngineError, Holders, Volume};
+use crate::engine::{EngineError, Volume};
 use crate::format::id::Ino;
-use crate::sync;
 pub use cache::CacheMode;
 pub use file::Open;
 use lookups::Lookups;
@@ -158,17 +157,7 @@ struct Everyone {
     lookups: RwLock<Vec<Arc<Lookups>>>,
     /// Held shared from finding or making an inode until its lookup is counted. Who has had it
     /// alone knows that whatever was found before is counted.
-    finding: sync::RwLock<()>,
-}
-
-impl Holders for Everyone {
-    fn nobody_knows(&self, ino: Ino) -> Option<sync::RwLockWriteGuard<'_, ()>> {
-        // Whoever found it before has counted it.
-        let quiet = self.finding.try_write()?;
-        let lookups = self.lookups.try_read()?;
-        let known = lookups.iter().any(|lookups| lookups.knows(ino));
-        (!known).then_some(quiet)
-    }
+    finding: RwLock<()>,
 }
 
 impl FileSystem {

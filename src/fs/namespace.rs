@@ -1,7 +1,7 @@
 //! Names: lookup, making, linking, renaming, removing; and the lookups that go with them.
 
 use super::{FileSystem, FsError, names};
-use crate::engine::{Attr, Cred, EngineError, How, NewInode, Removed, RenameMode};
+use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode};
 use crate::format::id::Ino;
 
 /// How often CREATE tries again when the name comes and goes under it.
@@ -17,16 +17,10 @@ impl FileSystem {
         if !matches!(name, b"." | b"..") {
             names::check(name)?;
         }
-        let attr = self.counted(|| match name {
+        Ok(self.counted(|| match name {
             b"." => self.volume.getattr(dir),
             _ => self.volume.lookup(dir, name),
-        })?;
-        // Removed meanwhile by someone who found it unknown: it is being freed.
-        if attr.nlink > 0 && self.volume.is_orphan(attr.ino) {
-            self.forget(attr.ino, 1);
-            return Err(EngineError::NotFound.into());
-        }
-        Ok(attr)
+        })?)
     }
 
     /// Drops `n` lookups of an inode, and frees it when it has no name and nobody knows it.
@@ -194,7 +188,7 @@ impl FileSystem {
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let removed = self.volume.unlink_with(dir, name, Some(&*self.everyone))?;
+        let removed = self.volume.unlink(dir, name)?;
         self.removed(removed);
         Ok(())
     }
@@ -206,7 +200,7 @@ impl FileSystem {
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
         names::check(name)?;
-        let removed = self.volume.rmdir_with(dir, name, Some(&*self.everyone))?;
+        let removed = self.volume.rmdir(dir, name)?;
         self.removed(removed);
         Ok(())
     }
@@ -237,11 +231,7 @@ impl FileSystem {
             },
             _ => return Err(EngineError::Invalid("rename flags").into()),
         };
-        let how = How {
-            may_wait,
-            holders: Some(&*self.everyone),
-        };
-        if let Some(removed) = self.volume.rename_with(from, to, mode, how)? {
+        if let Some(removed) = self.volume.rename_with(from, to, mode, may_wait)? {
             self.removed(removed);
         }
         Ok(())

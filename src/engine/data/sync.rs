@@ -183,14 +183,6 @@ impl Volume {
         !self.inodes.find(ino).is_none_or(nothing)
     }
 
-    /// Whether a file has bytes that no chunk holds, or somebody is just writing to it. Waits for
-    /// nobody.
-    pub(in crate::engine) fn may_have_unwritten(&self, ino: Ino) -> bool {
-        let nothing =
-            |state: Arc<InodeState>| state.data.try_read().is_some_and(|data| data.is_empty());
-        !self.inodes.find(ino).is_none_or(nothing)
-    }
-
     /// Makes a file's unwritten data precede a rename in the log.
     pub(in crate::engine) fn write_out_for_rename(&self, ino: Ino) -> Result<(), EngineError> {
         match self.inodes.find(ino) {

@@ -1,11 +1,10 @@
 //! Lookup, creation, links, removal, listing, orphans.
 
 use super::*;
-use crate::engine::{Holders, How, Removed, RenameMode, SetXattr, WriteFlags};
+use crate::engine::WriteFlags;
 use crate::format::key;
 use crate::format::record::InodeRecord;
 use crate::store::{Read as _, StoreError};
-use crate::sync::{RwLock, RwLockWriteGuard};
 
 #[test]
 fn every_type_of_inode_is_made_and_found() {
@@ -120,95 +119,6 @@ fn symlinks_keep_targets_of_any_length() {
         assert_eq!(error(world.volume.getattr(*ino)), "Stale");
     }
     assert_eq!(world.inodes(), before - 5);
-    world.finish();
-}
-
-/// Knows some inodes.
-#[derive(Default)]
-struct Known {
-    inodes: Vec<Ino>,
-    finding: RwLock<()>,
-}
-
-impl Holders for Known {
-    fn nobody_knows(&self, ino: Ino) -> Option<RwLockWriteGuard<'_, ()>> {
-        let quiet = self.finding.try_write()?;
-        (!self.inodes.contains(&ino)).then_some(quiet)
-    }
-}
-
-#[test]
-fn what_nobody_holds_and_has_no_content_is_freed_with_its_last_name() {
-    let mut world = World::new();
-    let volume = Arc::clone(&world.volume);
-    let before = world.inodes();
-    let mut known = Known::default();
-    let names = ["empty", "two", "dir", "link", "held", "full", "marked"];
-    for name in names {
-        let mode = if name == "dir" { DIR } else { FILE };
-        if name == "link" {
-            let target = [b'x'; 3000];
-            let cred = Cred::default();
-            volume
-                .symlink(cred, ROOT, name.as_bytes(), &target, &new(0))
-                .unwrap();
-        } else {
-            world.make(ROOT, name, mode);
-        }
-    }
-    let ino = |name| world.find(ROOT, name).unwrap();
-    known.inodes.push(ino("held"));
-    let plain = WriteFlags::default();
-    volume
-        .write(ino("full"), 0, 3, &mut &b"abc"[..], plain)
-        .unwrap();
-    volume
-        .setxattr(ino("marked"), b"user.a", b"", SetXattr::Any, false)
-        .unwrap();
-    volume.link(ino("two"), ROOT, b"other").unwrap();
-    for (name, orphan) in [
-        ("empty", false),
-        ("two", false),
-        ("other", false),
-        ("link", false),
-        ("held", true),
-        ("full", true),
-        ("marked", true),
-    ] {
-        let (ino, still) = (ino(name), name == "two");
-        let removed = volume.unlink_with(ROOT, name.as_bytes(), Some(&known));
-        assert_eq!(removed.unwrap(), Removed { ino, orphan }, "{name}");
-        assert_eq!(volume.is_orphan(ino), orphan, "{name}");
-        assert_eq!(volume.getattr(ino).is_ok(), orphan || still, "{name}");
-    }
-    let dir = ino("dir");
-    let removed = volume.rmdir_with(ROOT, b"dir", Some(&known)).unwrap();
-    assert!(!removed.orphan);
-    assert_eq!(error(volume.getattr(dir)), "Stale");
-    // Whoever is just finding something might come to know it.
-    let looked_for = world.make(ROOT, "looked for", FILE);
-    let finding = known.finding.read();
-    let removed = volume.unlink_with(ROOT, b"looked for", Some(&known));
-    assert!(removed.unwrap().orphan);
-    drop(finding);
-    // What a rename replaces.
-    world.make(ROOT, "new", FILE);
-    let old = world.make(ROOT, "old", FILE);
-    let how = How {
-        may_wait: true,
-        holders: Some(&known),
-    };
-    let mode = RenameMode::Replace;
-    volume
-        .rename_with((ROOT, b"new"), (ROOT, b"old"), mode, how)
-        .unwrap();
-    assert_eq!(error(volume.getattr(old)), "Stale");
-    for orphan in known.inodes.iter().chain([&looked_for]) {
-        volume.reclaim(*orphan).unwrap();
-    }
-    drop(volume);
-    world.reopen();
-    assert_eq!(world.inodes(), before + 1, "'old' is left");
     world.finish();
 }
 

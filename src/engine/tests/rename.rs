@@ -1,7 +1,7 @@
 //! Renaming.
 
 use super::*;
-use crate::engine::{How, Removed, RenameMode, WriteFlags};
+use crate::engine::{Removed, RenameMode, WriteFlags};
 
 fn rename(
     world: &World,
@@ -53,11 +53,8 @@ fn who_may_not_wait_is_told_of_data_that_must_go_before() {
     let file = world.make(ROOT, "f", FILE);
     let volume = &world.volume;
     let rename = |may_wait| {
-        let how = How {
-            may_wait,
-            holders: None,
-        };
-        volume.rename_with((ROOT, b"f"), (ROOT, b"g"), RenameMode::Replace, how)
+        let mode = RenameMode::Replace;
+        volume.rename_with((ROOT, b"f"), (ROOT, b"g"), mode, may_wait)
     };
     let write = |bytes: &[u8]| {
         let plain = WriteFlags::default();
