@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use razorfs::disk::Media;
 use razorfs::disk::dir::{OpenDir, StoreDir, create_store, open_store};
@@ -10,6 +11,7 @@ use razorfs::fs::{FileSystem, Options};
 use razorfs::server::Server;
 
 use crate::driver::Driver;
+use crate::growth::own_time;
 use crate::workloads::{ALL, Scene, Workload};
 use crate::{Error, timed, work_dir};
 
@@ -55,16 +57,33 @@ pub fn workload(name: &str) -> Result<&'static Workload, Error> {
     Ok(workload.ok_or_else(|| format!("no workload '{name}'"))?)
 }
 
-/// Carries a workload out for callgrind.
-pub fn counted(name: &str, dir: &Path) -> Result<(), Error> {
+/// Carries a workload out for callgrind or perf.
+pub fn counted(name: &str, rounds: u32, dir: &Path) -> Result<(), Error> {
     let workload = workload(name)?;
     let dir = work_dir(dir)?;
     make(dir.path(), LOG_BYTES)?;
     let volume = open(dir.path(), OpenOptions::default(), |media| media)?;
     let mut scene = Scene::new(drive(&volume)?, false);
-    let work = (workload.prepare)(&mut scene, workload.count)?;
-    timed(&mut scene.driver, &work.timed)?;
-    println!("operations={}", workload.count);
+    // Valgrind has no clock of processor time: rustix takes the vDSO's, which is not there.
+    let clock = if rounds > 1 {
+        own_time
+    } else {
+        Duration::default
+    };
+    let mut took = Duration::ZERO;
+    for _ in 0..rounds {
+        let work = (workload.prepare)(&mut scene, workload.count)?;
+        let began = clock();
+        timed(&mut scene.driver, &work.timed)?;
+        took += clock().saturating_sub(began);
+    }
+    let operations = workload.count * u64::from(rounds);
+    println!("operations={operations}");
+    if rounds > 1 {
+        #[allow(clippy::cast_precision_loss)] // Far below 2^52.
+        let each = took.as_secs_f64() * 1e6 / operations as f64;
+        println!("us={each:.2}");
+    }
     drop(scene);
     volume.close()?;
     Ok(())

@@ -65,10 +65,14 @@ enum Command {
         document: Option<PathBuf>,
     },
     /// Carries a workload out on a store in this process, for `valgrind --tool=callgrind
-    /// --toggle-collect='*timed*'`, and prints how many operations there were.
+    /// --toggle-collect='*timed*'` or `perf record`, and prints how many operations there were, and
+    /// of several rounds the processor time of each.
     Here {
         /// A workload's whole name.
         workload: String,
+        /// How often it is carried out.
+        #[arg(long, default_value_t = 1)]
+        rounds: u32,
         /// Where the store goes.
         #[arg(long, default_value = "/var/tmp")]
         dir: PathBuf,
@@ -118,7 +122,11 @@ fn main() -> ExitCode {
             plots,
             document,
         } => report_on(&files, plots.as_deref(), document.as_deref()),
-        Command::Here { workload, dir } => here::counted(&workload, &dir),
+        Command::Here {
+            workload,
+            rounds,
+            dir,
+        } => here::counted(&workload, rounds, &dir),
         Command::Floor { socket_path } => floor::run(&socket_path),
     };
     match done {

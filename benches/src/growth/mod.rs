@@ -173,7 +173,7 @@ fn each(count: u64, mut work: impl FnMut() -> Result<Duration, Error>) -> Result
 
 /// Processor time of this thread, which carries out all that a driver of a [`Store`] asks for:
 /// unlike the time that passes, it does not grow with what else the machine does.
-fn own_time() -> Duration {
+pub fn own_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
