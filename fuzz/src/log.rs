@@ -181,7 +181,7 @@ impl AnyValue {
                     Codec::Zstd
                 },
                 hash: [*codec; 32],
-                crcs: vec![0; (len % (128 << 10)).div_ceil(4096) as usize],
+                crcs: vec![0; (len % (128 << 10)).div_ceil(4096) as usize].into(),
             }
             .encode(),
             AnyValue::Pending(len, generation) => PendingFree {

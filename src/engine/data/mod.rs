@@ -10,6 +10,7 @@ mod copy;
 mod dirty;
 mod extents;
 mod fallocate;
+mod kept;
 mod ranges;
 mod read;
 mod resize;
@@ -67,7 +68,7 @@ pub(super) struct DataState {
     /// The number of the next chunk. Never used twice.
     next_chunk: AtomicU64,
     /// Chunk content read before.
-    cache: chunks::Cache,
+    cache: kept::Cache,
 }
 
 impl DataState {
@@ -82,7 +83,7 @@ impl DataState {
             promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
             next_chunk: AtomicU64::new(1),
-            cache: chunks::Cache::new(cache_bytes),
+            cache: kept::Cache::new(cache_bytes),
         }
     }
 }

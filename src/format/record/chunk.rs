@@ -1,5 +1,6 @@
 //! File content: extents, the chunks they are slices of, and freed ranges of chunks.dat.
 
+use smallvec::SmallVec;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -102,6 +103,8 @@ pub const CHUNK_MAX: u32 = 128 * 1024;
 /// Bytes that one checksum of a chunk covers.
 pub const CHUNK_BLOCK_BYTES: u32 = 4096;
 
+const BLOCKS_MAX: usize = (CHUNK_MAX / CHUNK_BLOCK_BYTES) as usize;
+
 /// File content, written once and never changed, shared by all extents that refer to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkRecord {
@@ -118,7 +121,7 @@ pub struct ChunkRecord {
     /// BLAKE3 of the content.
     pub hash: [u8; 32],
     /// CRC32 of each [`CHUNK_BLOCK_BYTES`] of the stored bytes, the last one of what is left.
-    pub crcs: Vec<u32>,
+    pub crcs: SmallVec<[u32; BLOCKS_MAX]>,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
