@@ -258,9 +258,14 @@ impl Page {
     }
 
     fn compact(&mut self) {
+        *self = self.packed();
+    }
+
+    /// A copy without garbage.
+    fn packed(&self) -> Page {
         let mut packed = Page::new(self.level);
         packed.append_from(self, 0..self.len());
-        *self = packed;
+        packed
     }
 
     /// Appends cells of another page; they fit and sort after those here.
@@ -287,8 +292,7 @@ impl Page {
     /// that was removed from it.
     #[must_use]
     pub fn encode(&self, ptr: PagePtr) -> Box<[u8; PAGE_BYTES]> {
-        let mut packed = self.clone();
-        packed.compact();
+        let packed = self.packed();
         let mut bytes = packed.bytes;
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         bytes[8..16].copy_from_slice(&ptr.page.0.to_le_bytes());

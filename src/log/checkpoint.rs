@@ -64,9 +64,12 @@ impl Journal {
     fn settle(&self) {
         // No transaction commits meanwhile.
         let _writer = self.writer.lock();
-        let mut roots = Roots::clone(&self.published());
-        roots.settle();
-        self.publish(roots);
+        // Bit by bit, since who wants a view waits. Little is freed here: the checkpoint itself holds
+        // the nodes that it has written.
+        let mut child = 0;
+        while Arc::make_mut(&mut self.published.write()).settle_below(child) {
+            child += 1;
+        }
     }
 
     /// Gives pages to be written again that no view can read any more. A view may read pages freed

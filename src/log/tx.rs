@@ -1,11 +1,11 @@
 //! Transactions: changes of the trees that are made and logged as one.
 //!
-//! Until its commit a transaction only collects what it will change. Most are a few changes of
-//! nodes that are in memory: their commit enters them in the published trees, where they are,
-//! unless a view shares the nodes, which are then copied. Before, it makes sure that nothing about
-//! this can fail: what is in the log must be in the trees. A transaction of many changes, one that
-//! needs nodes from the disk, or one that reads ranges that it has changed, works on a copy of the
-//! roots instead, which its commit publishes.
+//! Until its commit a transaction only collects what it will change. Most are a few changes: their
+//! commit enters them in the published trees, where they are, unless a view shares the nodes, which
+//! are then copied. Before, it loads what is only on disk, and makes sure that nothing about this
+//! can fail: what is in the log must be in the trees. A transaction of many changes, one that
+//! empties a leaf, or one that reads ranges that it has changed, works on a copy of the roots
+//! instead, which its commit publishes.
 //!
 //! So a transaction that is dropped never was, and a view never changes: only who alone refers to a
 //! node can change it.
@@ -23,7 +23,7 @@ use crate::format::key::{Key, TreeId};
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
-use crate::store::tree::{Effects, Source};
+use crate::store::tree::{Effects, Loaded, Source};
 use crate::store::{Read, StoreError};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
@@ -119,17 +119,24 @@ impl Pending {
             .any(|(in_tree, key, _)| in_tree == tree && keys.contains(&key))
     }
 
-    /// Whether entering them in these trees needs nothing from the disk.
-    fn are_ready(&self, roots: &Roots) -> bool {
-        let is_ready = |(tree, key, value): (TreeId, &[u8], Option<&[u8]>)| {
-            roots.is_ready(tree, key, value.is_none(), self.removals)
-        };
-        self.iter().all(is_ready) && !self.may_split_before_removal(roots)
+    /// Loads what entering them in these trees needs from the disk; whether it cannot fail then.
+    fn make_ready(
+        &self,
+        roots: &Roots,
+        storage: &Storage,
+        loaded: &mut Loaded,
+    ) -> Result<bool, StoreError> {
+        for change in self.iter() {
+            if !roots.make_ready(storage, loaded, change, self.removals)? {
+                return Ok(false);
+            }
+        }
+        Ok(!self.may_split_before_removal(roots, loaded))
     }
 
     /// Whether a leaf may be split before keys of its tree are removed: each half has fewer left
     /// to lose than the leaf had.
-    fn may_split_before_removal(&self, roots: &Roots) -> bool {
+    fn may_split_before_removal(&self, roots: &Roots, loaded: &Loaded) -> bool {
         let is_removal = |step: &Step| step.value.is_none();
         let Some(last) = self.steps.iter().rposition(is_removal) else {
             return false;
@@ -140,7 +147,8 @@ impl Pending {
                 .any(|step| is_removal(step) && step.tree == tree)
         };
         self.iter().take(last).any(|(tree, key, value)| {
-            value.is_some_and(|value| loses(tree) && !roots.has_room(tree, key, value.len()))
+            value
+                .is_some_and(|value| loses(tree) && !roots.has_room(loaded, tree, key, value.len()))
         })
     }
 }
@@ -344,13 +352,17 @@ impl<'a> Tx<'a> {
             return Ok(wal.next_lsn());
         }
         // What is in the log must be in the trees: from there on nothing fails.
-        if self.copy.get().is_none() && !self.writer.pending.are_ready(&self.before) {
-            self.copied()?;
+        let mut loaded = Loaded::default();
+        if self.copy.get().is_none() {
+            let (storage, pending) = (&self.journal.storage, &self.writer.pending);
+            if !pending.make_ready(&self.before, storage, &mut loaded)? {
+                self.copied()?;
+            }
         }
         let end = self.append(wal)?;
         match self.copy.take() {
             Some(copy) => self.publish(*copy),
-            None => self.enter()?,
+            None => self.enter(&loaded)?,
         }
         Ok(end)
     }
@@ -377,7 +389,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Enters the pending changes in the published trees.
-    fn enter(mut self) -> Result<(), StoreError> {
+    fn enter(mut self, loaded: &Loaded) -> Result<(), StoreError> {
         let Writer {
             pending, effects, ..
         } = &mut *self.writer;
@@ -388,9 +400,9 @@ impl<'a> Tx<'a> {
         roots.strings_end = self.strings_end;
         for change in pending.iter() {
             let storage = &self.journal.storage;
-            let done = roots.change(storage, Source::Nowhere, change, effects);
+            let done = roots.change(storage, Source::Loaded(loaded), change, effects);
             debug_assert!(done.is_ok(), "{change:?}: {done:?}");
-            // The trees are no longer what the log says they are: never, as `are_ready` has said so.
+            // The trees are no longer what the log says they are: never, as `make_ready` has said so.
             self.journal.latching(done)?;
         }
         drop(published);

@@ -122,15 +122,14 @@ impl PageStore {
             let Some(place) = node.place() else {
                 return Err(StoreError::Corrupt("a tree page without a place".into()));
             };
-            let page = node.finished_page();
-            let bytes = page.encode(place);
+            let finished = node.finished();
+            let bytes = finished.page().encode(place);
             self.disk
                 .write_at(offset_of(place.page)?, bytes.as_slice())
                 .map_err(|source| {
                     StoreError::io(format!("nodes.dat, writing page {}", place.page), source)
                 })?;
-            self.cache
-                .insert(place, Arc::new(Node::from_disk(page, place)));
+            self.cache.insert(place, finished);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::pages::PageStore;
 use super::read::Visit;
 use super::strings::Strings;
-use super::tree::{self, Effects, Link, Source};
+use super::tree::{self, Effects, Link, Loaded, Source};
 use super::{Read, StoreError};
 use crate::format::id::{DatasetId, NameId};
 use crate::format::key::{self, Key, SYSTEM_TREES, TreeId};
@@ -150,20 +150,31 @@ impl Roots {
 
     /// See [`tree::has_room`].
     #[must_use]
-    pub fn has_room(&self, tree: TreeId, key: &[u8], len: usize) -> bool {
+    pub fn has_room(&self, loaded: &Loaded, tree: TreeId, key: &[u8], len: usize) -> bool {
         self.held(tree)
-            .is_some_and(|link| tree::has_room(link, key, len))
+            .is_some_and(|link| tree::has_room(link, loaded, key, len))
     }
 
-    /// See [`tree::is_ready`].
-    #[must_use]
-    pub fn is_ready(&self, tree: TreeId, key: &[u8], remove: bool, removals: usize) -> bool {
-        self.held(tree)
-            .is_some_and(|link| tree::is_ready(link, key, remove, removals))
+    /// See [`tree::make_ready`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn make_ready(
+        &self,
+        storage: &Storage,
+        loaded: &mut Loaded,
+        (tree, key, value): (TreeId, &[u8], Option<&[u8]>),
+        removals: usize,
+    ) -> Result<bool, StoreError> {
+        let change = (key, value.is_none());
+        match self.held(tree) {
+            Some(link) => tree::make_ready(link, &storage.pages, loaded, change, removals),
+            None => Ok(false),
+        }
     }
 
     /// Changes a tree as a transaction did: puts a value, or removes a key that is there. From
-    /// [`Source::Nowhere`] only where [`Roots::is_ready`] was true.
+    /// [`Source::Loaded`] only where [`Roots::make_ready`] was true.
     ///
     /// # Errors
     /// As [`Roots::put`]; and when the key to remove is not there.
@@ -324,10 +335,21 @@ impl Roots {
 
     /// Lets go of nodes that are on disk now.
     pub fn settle(&mut self) {
-        self.system.iter_mut().for_each(tree::settle);
-        self.datasets
-            .iter_mut()
-            .for_each(|(_, link)| tree::settle(link));
+        let mut child = 0;
+        while self.settle_below(child) {
+            child += 1;
+        }
+    }
+
+    /// The same below one child of each root; whether there are further children.
+    pub fn settle_below(&mut self, child: usize) -> bool {
+        let datasets = self.datasets.iter_mut().map(|(_, link)| link);
+        let all = self.system.iter_mut().chain(datasets);
+        let mut more = false;
+        for link in all {
+            more |= tree::settle(link, child);
+        }
+        more
     }
 }
 

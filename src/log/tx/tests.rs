@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -170,6 +171,30 @@ fn full() -> SimMedia {
     tx.commit().unwrap();
     journal.checkpoint(true, &|_| Ok(())).unwrap();
     sim.killed()
+}
+
+#[test]
+fn what_is_only_on_disk_is_changed_in_the_published_trees() {
+    let sim = full();
+    let journal = journal(&sim);
+    let mut model = contents(&journal.view());
+    // A copy of the roots would be elsewhere, and have everything on its way copied once more.
+    let published = || Arc::as_ptr(&journal.published());
+    let before = published();
+    for first in [0, 70, 20] {
+        let mut tx = journal.begin().unwrap();
+        assert!(tx.delete(TREES[0], key(first + 15)).unwrap());
+        model.remove(&(TREES[0], key(first + 15)));
+        for number in [first, first + 30] {
+            tx.put(TREES[0], key(number), b"new").unwrap();
+            model.insert((TREES[0], key(number)), b"new".to_vec());
+        }
+        tx.put(TREES[1], key(first), b"").unwrap();
+        model.insert((TREES[1], key(first)), Vec::new());
+        tx.commit().unwrap();
+        assert_eq!(published(), before, "from {first}");
+        assert_eq!(contents(&journal.view()), model, "from {first}");
+    }
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn give_way(root: &mut Link, source: Source<'_>, effects: &mut Effects) -> Resul
                 Some(shown) => shown,
                 None => return Ok(()),
             },
-            (Link::Disk(_), Source::Nowhere) => return Ok(()),
+            (Link::Disk(_), Source::Loaded(_)) => return Ok(()),
         };
         if shown.page.is_empty() {
             drop(shown);
@@ -291,7 +291,7 @@ fn merge(
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
     let left = if index == 0 { 0 } else { index - 1 };
-    if matches!(source, Source::Nowhere) && !(node.holds(left) && node.holds(left + 1)) {
+    if matches!(source, Source::Loaded(_)) && !(node.holds(left) && node.holds(left + 1)) {
         // It stays as it is until it is changed again with its neighbours at hand.
         return Ok(());
     }

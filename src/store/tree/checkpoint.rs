@@ -1,5 +1,6 @@
 //! Giving changed nodes their places, and letting go of them once they are written.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::node::{Link, Node};
@@ -38,31 +39,37 @@ fn freeze_node<E>(
     Ok(ptr)
 }
 
-/// Replaces written nodes by links to their pages, so that memory follows what is not yet written.
-/// To be called when every node with a place is on disk.
-pub fn settle(root: &mut Link) {
-    match root {
-        Link::Disk(_) => {}
-        Link::Memory(node) => match node.place() {
-            Some(place) => *root = Link::Disk(place),
-            None => settle_node(Arc::make_mut(node)),
-        },
+/// Replaces written nodes by links to their pages, so that memory follows what is not yet written:
+/// the root, or what is below one of its children. Whether there are further children. To be called
+/// when every node with a place is on disk. Nodes that others refer to are copied where they change.
+pub fn settle(root: &mut Link, child: usize) -> bool {
+    let Link::Memory(node) = root else {
+        return false;
+    };
+    if let Some(place) = node.place() {
+        *root = Link::Disk(place);
+        return false;
     }
+    settle_node(node, child..child + 1);
+    child + 1 < node.children.len()
 }
 
-fn settle_node(node: &mut Node) {
-    for index in 0..node.children.len() {
-        let Some(child) = node.children.get_mut(index).and_then(Option::as_mut) else {
+fn settle_node(node: &mut Arc<Node>, children: Range<usize>) {
+    if node.children.is_empty() {
+        return;
+    }
+    let node = Arc::make_mut(node);
+    for index in children {
+        let Some(slot) = node.children.get_mut(index) else {
             continue;
         };
-        match child.place() {
-            Some(place) => {
+        match slot.as_mut().map(|child| (child.place(), child)) {
+            Some((Some(place), _)) => {
+                *slot = None;
                 node.page.overwrite(index, &place.encode());
-                if let Some(slot) = node.children.get_mut(index) {
-                    *slot = None;
-                }
             }
-            None => settle_node(Arc::make_mut(child)),
+            Some((None, child)) => settle_node(child, 0..child.children.len()),
+            None => {}
         }
     }
     if node.children.iter().all(Option::is_none) {

@@ -20,6 +20,6 @@ mod tests;
 
 pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
-pub use node::{Link, Node, Source};
-pub use query::{floor_with, get_with, has_room, is_ready, scan};
+pub use node::{Link, Loaded, Node, Source};
+pub use query::{floor_with, get_with, has_room, make_ready, scan};
 pub use verify::verify;

@@ -3,6 +3,8 @@
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
+use smallvec::SmallVec;
+
 use crate::format::page::Page;
 use crate::format::record::PagePtr;
 use crate::store::StoreError;
@@ -136,16 +138,19 @@ impl Node {
         }
     }
 
-    /// Its page with the places of all children filled in, as it is written. All children have
-    /// places then.
-    pub fn finished_page(&self) -> Page {
+    /// The node with the places of all children filled in, as it is written. It and all children
+    /// have places then.
+    pub fn finished(self: &Arc<Node>) -> Arc<Node> {
+        let Some(place) = self.place().filter(|_| !self.children.is_empty()) else {
+            return Arc::clone(self);
+        };
         let mut page = self.page.clone();
         for (index, child) in self.children.iter().enumerate() {
             if let Some(place) = child.as_ref().and_then(|child| child.place()) {
                 page.overwrite(index, &place.encode());
             }
         }
-        page
+        Arc::new(Node::from_disk(page, place))
     }
 }
 
@@ -154,19 +159,35 @@ impl Node {
 pub enum Source<'a> {
     /// In the cache, or on the disk.
     Pages(&'a PageStore),
-    /// Nowhere: [`super::is_ready`] has said that the change needs none.
-    Nowhere,
+    /// Among these: [`super::make_ready`] has seen to it that the change needs no other.
+    Loaded(&'a Loaded),
+}
+
+/// Nodes as they lie on disk, at hand for changes that are about to be made.
+#[derive(Default)]
+pub struct Loaded(SmallVec<[(PagePtr, Arc<Node>); 4]>);
+
+impl Loaded {
+    pub(super) fn find(&self, place: PagePtr) -> Option<&Arc<Node>> {
+        let found = self.0.iter().find(|(each, _)| *each == place);
+        found.map(|(_, node)| node)
+    }
+
+    pub(super) fn load(&mut self, place: PagePtr, pages: &PageStore) -> Result<(), StoreError> {
+        self.0.push((place, pages.load(place)?));
+        Ok(())
+    }
 }
 
 impl Source<'_> {
     fn load(self, place: PagePtr) -> Result<Arc<Node>, StoreError> {
         match self {
             Source::Pages(pages) => pages.load(place),
-            Source::Nowhere => {
+            Source::Loaded(loaded) => loaded.find(place).cloned().ok_or_else(|| {
                 let page = place.page;
                 let reason = "a change in memory needs it, and it is not there".into();
-                Err(StoreError::Page { page, reason })
-            }
+                StoreError::Page { page, reason }
+            }),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use super::node::{Link, Node, Shown};
+use super::node::{Link, Loaded, Node, Shown};
+use crate::format::page::Page;
 use crate::format::record::PagePtr;
 use crate::store::StoreError;
 use crate::store::pages::PageStore;
@@ -44,10 +45,17 @@ fn get_below<T>(
 
 /// Child `index`, one level below its parent.
 fn child<'a>(node: &'a Node, index: usize, pages: &PageStore) -> Result<Shown<'a>, StoreError> {
-    let child = node
-        .child(index, pages)?
-        .ok_or_else(|| StoreError::Corrupt("an internal tree page points nowhere".into()))?;
-    // Levels that fall by one bound every descent, whatever a damaged page says.
+    let child = node.child(index, pages)?.ok_or_else(points_nowhere)?;
+    check_level(node, &child)?;
+    Ok(child)
+}
+
+fn points_nowhere() -> StoreError {
+    StoreError::Corrupt("an internal tree page points nowhere".into())
+}
+
+/// Levels that fall by one bound every descent, whatever a damaged page says.
+fn check_level(node: &Node, child: &Node) -> Result<(), StoreError> {
     if child.page.level() + 1 != node.page.level() {
         return Err(StoreError::Corrupt(format!(
             "a tree page of level {} below one of level {}",
@@ -55,46 +63,89 @@ fn child<'a>(node: &'a Node, index: usize, pages: &PageStore) -> Result<Shown<'a
             node.page.level()
         )));
     }
-    Ok(child)
+    Ok(())
 }
 
-/// Whether changes find all nodes they need in memory, and the keys they remove, and so cannot
-/// fail: a change of `key`, and others for which this is true, of which `removals` at most remove a
-/// key.
-#[must_use]
-pub fn is_ready(root: &Link, key: &[u8], remove: bool, removals: usize) -> bool {
-    let root = match root {
-        Link::Memory(node) => node,
-        Link::Disk(place) => return *place == PagePtr::EMPTY && !remove,
-    };
-    let is_root_leaf = root.page.level() == 0;
-    let Some(node) = held_leaf(root, key) else {
-        return false;
+/// Loads the nodes that a change needs and that are not part of the tree in memory. Whether it, and
+/// others for which this is true, of which `removals` at most remove a key, cannot fail then: the
+/// keys they remove are there, and no leaf becomes empty.
+///
+/// # Errors
+/// As [`get_with`].
+pub fn make_ready(
+    root: &Link,
+    pages: &PageStore,
+    loaded: &mut Loaded,
+    (key, remove): (&[u8], bool),
+    removals: usize,
+) -> Result<bool, StoreError> {
+    let leaf = loop {
+        match leaf_at_hand(root, key, loaded)? {
+            AtHand::Leaf(leaf) => break leaf,
+            AtHand::Missing(PagePtr::EMPTY) => return Ok(!remove),
+            AtHand::Missing(place) => loaded.load(place, pages)?,
+        }
     };
     // A leaf that became empty would leave its keys to a neighbour, which may be on disk.
-    (is_root_leaf || node.page.len() > removals) && (!remove || node.page.search(key).is_ok())
+    let keeps_some = leaf.is_root || leaf.page.len() > removals;
+    Ok(keeps_some && (!remove || leaf.page.search(key).is_ok()))
 }
 
-/// The leaf for `key`, if all nodes on the way to it are in memory.
-fn held_leaf<'a>(root: &'a Node, key: &[u8]) -> Option<&'a Node> {
-    let mut node = root;
+/// Where the way to a leaf leads.
+enum AtHand<'a> {
+    Leaf(Leaf<'a>),
+    /// To a node that is neither part of the tree in memory nor loaded; [`PagePtr::EMPTY`] in an
+    /// empty tree.
+    Missing(PagePtr),
+}
+
+struct Leaf<'a> {
+    page: &'a Page,
+    is_root: bool,
+}
+
+/// The leaf for `key`, if all nodes on the way to it are at hand.
+fn leaf_at_hand<'a>(
+    root: &'a Link,
+    key: &[u8],
+    loaded: &'a Loaded,
+) -> Result<AtHand<'a>, StoreError> {
+    let mut node: &Node = match root {
+        Link::Memory(node) => node,
+        Link::Disk(place) => match loaded.find(*place) {
+            Some(node) => node,
+            None => return Ok(AtHand::Missing(*place)),
+        },
+    };
+    let is_root = node.page.level() == 0;
     while node.page.level() > 0 {
-        node = node.children.get(node.page.child_index(key))?.as_deref()?;
+        let index = node.page.child_index(key);
+        let child = match node.children.get(index) {
+            Some(Some(child)) => child,
+            _ => match node.page.child(index) {
+                PagePtr::EMPTY => return Err(points_nowhere()),
+                place => match loaded.find(place) {
+                    Some(child) => child,
+                    None => return Ok(AtHand::Missing(place)),
+                },
+            },
+        };
+        check_level(node, child)?;
+        node = child;
     }
-    Some(node)
+    let page = &node.page;
+    Ok(AtHand::Leaf(Leaf { page, is_root }))
 }
 
-/// Whether a value of `len` bytes takes the place of one as long, in memory: putting it splits
-/// nothing.
+/// Whether a value of `len` bytes takes the place of one as long, in a leaf that is at hand:
+/// putting it splits nothing.
 #[must_use]
-pub fn has_room(root: &Link, key: &[u8], len: usize) -> bool {
-    let Link::Memory(root) = root else {
+pub fn has_room(root: &Link, loaded: &Loaded, key: &[u8], len: usize) -> bool {
+    let Ok(AtHand::Leaf(leaf)) = leaf_at_hand(root, key, loaded) else {
         return false;
     };
-    held_leaf(root, key).is_some_and(|leaf| {
-        let index = leaf.page.search(key);
-        index.is_ok_and(|index| leaf.page.value(index).len() == len)
-    })
+    let index = leaf.page.search(key);
+    index.is_ok_and(|index| leaf.page.value(index).len() == len)
 }
 
 /// What `read` makes of the last entry whose key is at most `key`.

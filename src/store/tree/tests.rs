@@ -132,7 +132,10 @@ impl Bench {
         let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
         let root = freeze(&self.root, &mut place, &mut written).unwrap();
         pages.write(&written).unwrap();
-        settle(&mut self.root);
+        let mut child = 0;
+        while settle(&mut self.root, child) {
+            child += 1;
+        }
         let freed = std::mem::take(&mut self.effects.freed);
         pages.retire(&freed);
         pages.release(&freed).unwrap();
