@@ -15,6 +15,11 @@ use parking_lot::RwLock;
 
 use crate::fault::{Access, Guard};
 
+/// Bytes that are mapped beyond the end of the file, at least: what the system has learned of where
+/// pages lie is lost with a mapping, and a large file would have to be faulted in anew each time it
+/// grows.
+const AHEAD_BYTES: usize = 1 << 30;
+
 /// A mapping of a file that grows.
 #[derive(Default)]
 pub struct Mapping {
@@ -67,10 +72,16 @@ impl Mapping {
             return Ok(None);
         };
         let mut slot = self.region.write();
-        // SAFETY: the mapping is only ever copied out of through raw pointers, so that a file that
-        // changes below breaks no reference; faults are handled.
-        let map = unsafe { MmapOptions::new().len(length).map(file) };
-        let Ok(map) = map else { return Ok(None) };
+        let map = |length| {
+            // SAFETY: the mapping is only ever copied out of through raw pointers, so that a file
+            // that changes below breaks no reference; faults are handled.
+            unsafe { MmapOptions::new().len(length).map(file) }
+        };
+        // What lies beyond the end is not accessed before the file has grown.
+        let ahead = length.saturating_add(length.max(AHEAD_BYTES));
+        let Ok(map) = map(ahead).or_else(|_| map(length)) else {
+            return Ok(None);
+        };
         let guard = Guard::new(map.as_ptr(), map.len(), Access::Read)?;
         let region = Arc::new(Region { _guard: guard, map });
         *slot = Some(Arc::clone(&region));

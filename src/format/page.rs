@@ -388,21 +388,24 @@ impl Page {
         }
         let mut sum = 0;
         let mut previous: Option<&[u8]> = None;
-        for index in 0..self.len() {
-            let at = self.get_u16(HEADER_BYTES + index * SLOT);
-            if at < start || at + CELL_HEAD > PAGE_BYTES {
+        let slots = self.bytes[HEADER_BYTES..slots_end].as_chunks::<SLOT>().0;
+        for (index, slot) in slots.iter().enumerate() {
+            let at = usize::from(u16::from_le_bytes(*slot));
+            let cell = self.bytes.get(at..).and_then(<[u8]>::split_first_chunk);
+            let Some(([k, key_high, v, value_high], cell)) = cell.filter(|_| at >= start) else {
                 return Err(field("cell offset", at));
-            }
-            let (key, value) = (self.get_u16(at), self.get_u16(at + 2));
+            };
+            let key = usize::from(u16::from_le_bytes([*k, *key_high]));
+            let value = usize::from(u16::from_le_bytes([*v, *value_high]));
             let size = CELL_HEAD + key + value;
-            if at + size > PAGE_BYTES || key > KEY_MAX || value > super::key::VALUE_MAX {
+            if key + value > cell.len() || key > KEY_MAX || value > super::key::VALUE_MAX {
                 return Err(field("cell length", size));
             }
             if self.level > 0 && value != PagePtr::BYTES {
                 return Err(field("child pointer length", value));
             }
-            let key = self.key(index);
-            if previous.is_some_and(|previous| previous >= key) {
+            let key = &cell[..key];
+            if previous.is_some_and(|previous| compare(previous, key).is_ge()) {
                 return Err(field("key order at cell", index));
             }
             previous = Some(key);
