@@ -14,8 +14,8 @@
 //! Imports point down only. `format` (bytes and checksums, no I/O) may be used by the engine and
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
 //! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
-//! `transport`, `sandbox` (confinement of the process) for programs; `sync` (locks and threads) is for
-//! all who share something between threads.
+//! `transport`, `memory` (giving it back) for the engine, `sandbox` (confinement of the process) for
+//! programs; `sync` (locks and threads) is for all who share something between threads.
 
 pub mod config;
 pub mod disk;
@@ -25,6 +25,7 @@ pub mod format;
 pub mod fs;
 pub mod fsck;
 pub mod log;
+mod memory;
 pub mod sandbox;
 pub mod server;
 pub mod store;

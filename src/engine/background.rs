@@ -237,12 +237,21 @@ fn sleep(shared: &Shared, deadline: Instant) -> bool {
     false
 }
 
-/// Bounds what a crash can take of what was not synced.
+/// Bounds what a crash can take of what was not synced; and once nothing changes any more, gives
+/// back the memory that changes and their checkpoint took.
 fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
+    let (mut before, mut given_back) = (None, None);
     while sleep(shared, Instant::now() + interval) {
         let Some(volume) = volume.upgrade() else {
             return;
         };
+        let journal = &volume.journal;
+        let now = Some((journal.end_lsn(), journal.durable_generation()));
+        if now == before && now != given_back {
+            crate::memory::give_back();
+            given_back = now;
+        }
+        before = now;
         if let Err(error) = volume.commit_tick()
             && volume.is_writable()
         {
