@@ -122,14 +122,13 @@ impl PageStore {
             let Some(place) = node.place() else {
                 return Err(StoreError::Corrupt("a tree page without a place".into()));
             };
-            let finished = node.finished();
-            let bytes = finished.page().encode(place);
+            let bytes = node.page().encode(place);
             self.disk
                 .write_at(offset_of(place.page)?, bytes.as_slice())
                 .map_err(|source| {
                     StoreError::io(format!("nodes.dat, writing page {}", place.page), source)
                 })?;
-            self.cache.insert(place, finished);
+            self.cache.insert(place, Arc::clone(node));
         }
         Ok(())
     }

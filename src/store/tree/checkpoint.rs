@@ -7,7 +7,7 @@ use super::node::{Link, Node};
 use crate::format::record::PagePtr;
 
 /// Gives every node of the tree that has no place one from `place`, children before parents, and
-/// adds it to `out`. Returns the root's place. The nodes do not change any more from here on.
+/// adds what is to be written there to `out`. Returns the root's place.
 ///
 /// # Errors
 /// What `place` fails with; some nodes then have places and the tree must be dropped.
@@ -35,7 +35,7 @@ fn freeze_node<E>(
     }
     let ptr = place()?;
     node.set_place(ptr);
-    out.push(Arc::clone(node));
+    out.push(node.finished());
     Ok(ptr)
 }
 

@@ -16,7 +16,7 @@ pub struct Node {
     /// For an internal node one entry a cell, `None` where the cell's pointer counts; or none at all
     /// where all pointers count, as in a leaf.
     pub(super) children: Vec<Option<Arc<Node>>>,
-    /// Where it lies, once a checkpoint has given it a place. Then it never changes again.
+    /// Where it lies, once a checkpoint has given it a place. Who changes it takes that away.
     place: OnceLock<PagePtr>,
 }
 
@@ -250,22 +250,30 @@ impl Link {
         }
     }
 
-    /// The node for changing: copied unless nobody else can see it and it has no place. The place
-    /// a copy leaves behind is added to `freed`.
+    /// The node for changing: copied unless nobody else can see it. The place that it leaves behind
+    /// is added to `freed`.
     pub(super) fn node_mut<'a>(
         &'a mut self,
         source: Source<'_>,
         change: &mut super::change::Effects,
     ) -> Result<Option<&'a mut Node>, StoreError> {
-        let placed = match self {
+        let left = match self {
             Link::Disk(PagePtr::EMPTY) => return Ok(None),
-            Link::Disk(place) => Some((source.load(*place)?, *place)),
-            Link::Memory(node) => node.place().map(|place| (Arc::clone(node), place)),
+            Link::Disk(place) => {
+                let (place, copy) = (*place, Node::clone(&*source.load(*place)?));
+                *self = Link::Memory(Arc::new(copy));
+                Some(place)
+            }
+            // A checkpoint holds what it writes, but of internal nodes, whose children would all
+            // have to be counted once more for a copy, only their pages.
+            Link::Memory(node) => node.place().inspect(|_| match Arc::get_mut(node) {
+                Some(node) => node.place = OnceLock::new(),
+                None => *node = Arc::new(Node::clone(node)),
+            }),
         };
-        if let Some((node, place)) = placed {
+        if let Some(place) = left {
             change.freed.push(place);
             change.dirtied += 1;
-            *self = Link::Memory(Arc::new(Node::clone(&node)));
         }
         match self {
             Link::Memory(node) => Ok(Some(Arc::make_mut(node))),

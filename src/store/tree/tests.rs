@@ -124,6 +124,11 @@ impl Bench {
     }
 
     fn checkpoint(&mut self) -> PagePtr {
+        self.checkpoint_beside(0)
+    }
+
+    /// A checkpoint, and changes between fixing what it holds and writing that.
+    fn checkpoint_beside(&mut self, changes: usize) -> PagePtr {
         let mut written = Vec::new();
         let (pages, generation) = (&self.pages, Generation(self.generation));
         pages
@@ -131,15 +136,17 @@ impl Bench {
             .unwrap();
         let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
         let root = freeze(&self.root, &mut place, &mut written).unwrap();
-        pages.write(&written).unwrap();
+        let freed = std::mem::take(&mut self.effects.freed);
+        self.generation += 1;
+        (0..changes).for_each(|_| self.change());
+        self.pages.write(&written).unwrap();
+        drop(written);
         let mut child = 0;
         while settle(&mut self.root, child) {
             child += 1;
         }
-        let freed = std::mem::take(&mut self.effects.freed);
-        pages.retire(&freed);
-        pages.release(&freed).unwrap();
-        self.generation += 1;
+        self.pages.retire(&freed);
+        self.pages.release(&freed).unwrap();
         root
     }
 }
@@ -225,6 +232,50 @@ fn children_are_listed_only_while_one_is_in_memory() {
         assert_eq!(listed, cells, "round {round}");
         assert_eq!(contents(&bench.root, &bench.pages), bench.model);
     }
+}
+
+#[test]
+fn what_changes_beside_a_checkpoint_is_not_in_it() {
+    let mut bench = Bench::new(11);
+    for _ in 0..2_000 {
+        bench.change();
+    }
+    for round in 0..30 {
+        let model = bench.model.clone();
+        let root = bench.checkpoint_beside(round * 5);
+        let (end, used) = bench.pages.extent();
+        let pages = PageStore::new(bench.disk.clone(), end, used, 1 << 18);
+        assert_eq!(contents(&Link::Disk(root), &pages), model, "round {round}");
+        assert_eq!(contents(&bench.root, &bench.pages), bench.model);
+    }
+}
+
+#[test]
+fn an_internal_node_that_a_checkpoint_writes_is_changed_in_place() {
+    let mut bench = Bench::new(12);
+    for _ in 0..2_000 {
+        bench.change();
+    }
+    bench.checkpoint();
+    for _ in 0..50 {
+        bench.change();
+    }
+    let mut written = Vec::new();
+    let (pages, generation) = (&bench.pages, Generation(bench.generation));
+    let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
+    let root = freeze(&bench.root, &mut place, &mut written).unwrap();
+    let at = |link: &Link| match link {
+        Link::Memory(node) => Arc::as_ptr(node),
+        Link::Disk(_) => panic!("the root is not in memory"),
+    };
+    let before = at(&bench.root);
+    bench.effects.freed.clear();
+    // Removing what is not there changes nothing.
+    while bench.effects.freed.is_empty() {
+        bench.change();
+    }
+    assert_eq!(at(&bench.root), before);
+    assert!(bench.effects.freed.contains(&root), "its page is not freed");
 }
 
 #[test]
