@@ -132,6 +132,7 @@ impl Volume {
         clock: Clock,
         lock: Option<StoreLock>,
     ) -> Result<Arc<Volume>, EngineError> {
+        crate::memory::keep_large_apart();
         let opened = recovery::open(
             media,
             recovery::Options {
