@@ -8,6 +8,8 @@
 mod args;
 mod values;
 
+pub use values::parse_size;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 

@@ -141,7 +141,7 @@ pub(super) fn span(
 }
 
 pub(super) fn bytes(option: &str, given: &str) -> Result<u64, ConfigError> {
-    parse_bytes(given)
+    size_of(given)
         .filter(|bytes| *bytes >= SIZE_MIN_BYTES)
         .ok_or_else(|| {
             value(
@@ -151,8 +151,18 @@ pub(super) fn bytes(option: &str, given: &str) -> Result<u64, ConfigError> {
         })
 }
 
-/// A number with an optional fraction and unit, without the rounding of floating point.
-pub(super) fn parse_bytes(given: &str) -> Option<u64> {
+/// A number of bytes with an optional fraction and suffix for a power of 1024 (4096, 64M, 1.5GiB),
+/// without the rounding of floating point.
+///
+/// # Errors
+/// What is wrong with it, for the user.
+pub fn parse_size(given: &str) -> Result<u64, String> {
+    size_of(given).ok_or_else(|| {
+        format!("'{given}' is not a number of bytes below 2^64, like 4096, 64M or 1.5T")
+    })
+}
+
+fn size_of(given: &str) -> Option<u64> {
     let number = given.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match given.get(number.len()..)?.to_ascii_uppercase().as_str() {
         "" | "B" => 0,
@@ -160,6 +170,7 @@ pub(super) fn parse_bytes(given: &str) -> Option<u64> {
         "M" | "MIB" => 20,
         "G" | "GIB" => 30,
         "T" | "TIB" => 40,
+        "P" | "PIB" => 50,
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -168,4 +179,34 @@ pub(super) fn parse_bytes(given: &str) -> Option<u64> {
     let whole = u128::from(whole.parse::<u64>().ok()?).checked_mul(unit)?;
     let part = u128::from(fraction.parse::<u64>().ok()?).checked_mul(unit)? / scale;
     u64::try_from(whole.checked_add(part)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_fractions_and_suffixes_and_are_checked() {
+        for (given, bytes) in [
+            ("4096", 4096),
+            ("64M", 64 << 20),
+            ("2TiB", 2 << 40),
+            ("1g", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("3P", 3 << 50),
+        ] {
+            assert_eq!(parse_size(given), Ok(bytes));
+        }
+        for wrong in [
+            "",
+            "M",
+            "12X",
+            "-1",
+            "1.G",
+            "99999999999P",
+            "20000000000000000000",
+        ] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 }

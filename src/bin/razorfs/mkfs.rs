@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use razorfs::config::parse_size;
 use razorfs::disk::dir::{create_store, remove_store_files};
 use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
 use uuid::Uuid;
@@ -47,27 +48,6 @@ pub struct MkfsArgs {
 struct Owner {
     uid: u32,
     gid: u32,
-}
-
-/// A number of bytes with an optional suffix for a power of 1024.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let suffix = text.get(digits.len()..).unwrap_or_default();
-    let shift = match suffix.to_ascii_uppercase().trim_end_matches("IB") {
-        "" | "B" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        "P" => 50,
-        _ => return Err(format!("'{suffix}' is none of K, M, G, T, P")),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("'{text}' is not a number of bytes, like 4096, 64M or 2T"))?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| format!("'{text}' is more than 2^64 bytes"))
 }
 
 fn parse_owner(text: &str) -> Result<Owner, String> {
@@ -135,25 +115,6 @@ fn clean_up(store: &Path, existed: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_take_suffixes_and_are_checked() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64M"), Ok(64 << 20));
-        assert_eq!(parse_size("2TiB"), Ok(2 << 40));
-        assert_eq!(parse_size("1g"), Ok(1 << 30));
-        for wrong in [
-            "",
-            "M",
-            "12X",
-            "-1",
-            "1.5G",
-            "99999999999P",
-            "20000000000000000000",
-        ] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn owners_and_modes_are_checked() {

@@ -28,7 +28,7 @@ pub struct ScrubArgs {
     /// The store's directory.
     store: PathBuf,
     /// Bytes to read in a second, at most (K, M, G for powers of 1024).
-    #[arg(long, value_name = "BYTES", value_parser = crate::mkfs::parse_size)]
+    #[arg(long, value_name = "BYTES", value_parser = razorfs::config::parse_size)]
     rate: Option<u64>,
     /// Begin anew, wherever an earlier one stopped.
     #[arg(long)]
