@@ -25,7 +25,7 @@ pub const VALUE_MAX: usize = 704;
 /// Which tree of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TreeId {
-    /// Datasets and snapshots: [`dataset`] keys.
+    /// Datasets and snapshots: [`super::record::dataset_key`].
     Datasets,
     /// Chunk records by [`ChunkId`]: [`chunk`] keys.
     Chunks,

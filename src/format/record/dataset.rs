@@ -173,7 +173,7 @@ pub struct DatasetCounters {
     pub next_ino: u64,
     /// Inodes in use.
     pub inodes: u64,
-    /// Sum of [`InodeRecord::allocated`].
+    /// Sum of [`super::InodeRecord::allocated`].
     pub allocated_bytes: u64,
     /// The part of `allocated_bytes` in reserved extents.
     pub reserved_bytes: u64,
