@@ -64,16 +64,21 @@ impl<S> Lead<S> {
         None
     }
 
-    /// Whether [`Lead::step_aside`] may succeed.
-    pub(super) fn may_step_aside(&self) -> bool {
-        self.0.lock().may_step_aside()
+    /// Whether the other thread is there to lead.
+    pub(super) fn has_other(&self) -> bool {
+        self.0.lock().present > 1
+    }
+
+    /// Forgets what word there is, by the leader, who is about to look at the ring again.
+    pub(super) fn hear(&self) {
+        self.0.lock().word = false;
     }
 
     /// Gives the seat up, by who saw nothing more, after asking for kicks, and is about to wait.
     /// It stays with him when nobody could take it, or when there is word.
     pub(super) fn step_aside(&self, seat: S) -> Result<(), S> {
         let mut state = self.0.lock();
-        if !state.may_step_aside() {
+        if state.present <= 1 || state.word {
             return Err(seat);
         }
         state.seat = Some(seat);
@@ -87,11 +92,5 @@ impl<S> Lead<S> {
         state.present = state.present.saturating_add(1);
         // No word is left: he has taken no kick since.
         state.seat.take()
-    }
-}
-
-impl<S> State<S> {
-    fn may_step_aside(&self) -> bool {
-        self.present > 1 && !self.word
     }
 }

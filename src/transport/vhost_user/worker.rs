@@ -198,7 +198,7 @@ impl Worker {
         loop {
             let next = match self.drain(&mut poller, &mut pooled) {
                 None => self.lead.leave(poller),
-                Some(chain) => match self.lead.step_aside(poller) {
+                Some(chain) => match self.step_aside(poller) {
                     Ok(()) => self.answer_aside(&chain),
                     Err(poller) => {
                         pooled = true;
@@ -240,7 +240,7 @@ impl Worker {
                 };
                 let shape = parts.shape();
                 let Some(written) = work.answer_now(parts) else {
-                    if self.lead.may_step_aside() && ring.asks_one() {
+                    if self.may_step_aside() {
                         if untold > 0 {
                             ring.notify();
                         }
@@ -277,6 +277,27 @@ impl Worker {
             if !ring.want_kicks(true) {
                 return None;
             }
+        }
+    }
+
+    /// Whether the request that was taken last is the only one, and the other thread is there to
+    /// lead; if so, kicks are asked for.
+    fn may_step_aside(&self) -> bool {
+        if !self.lead.has_other() {
+            return false;
+        }
+        self.lead.hear();
+        self.ring.asks_one()
+    }
+
+    /// Gives the seat up; it stays when more came since [`Worker::may_step_aside`].
+    fn step_aside(&self, mut poller: Poller) -> Result<(), Poller> {
+        loop {
+            poller = match self.lead.step_aside(poller) {
+                // Whoever left word may have come for what was taken already.
+                Err(still) if self.may_step_aside() => still,
+                done => return done,
+            };
         }
     }
 

@@ -143,7 +143,7 @@ impl Worker {
             sync::thread::yield_now();
             let seat = match last {
                 None => self.lead.leave(()),
-                Some(request) => match self.lead.step_aside(()) {
+                Some(request) => match self.step_aside() {
                     Ok(()) => {
                         self.ring.aside.fetch_or(1 << request, Ordering::Relaxed);
                         self.ring.wait_for_the_disk();
@@ -172,7 +172,7 @@ impl Worker {
             while let Some(request) = self.ring.next() {
                 if !self.ring.blocks(request) {
                     self.ring.give_back(request);
-                } else if self.lead.may_step_aside() && self.ring.asks_one() {
+                } else if self.may_step_aside() {
                     return Some(request);
                 } else {
                     self.hand_over(request);
@@ -180,6 +180,23 @@ impl Worker {
             }
             if !self.ring.want_kicks(true) {
                 return None;
+            }
+        }
+    }
+
+    fn may_step_aside(&self) -> bool {
+        if !self.lead.has_other() {
+            return false;
+        }
+        self.lead.hear();
+        self.ring.asks_one()
+    }
+
+    fn step_aside(&self) -> Result<(), ()> {
+        loop {
+            match self.lead.step_aside(()) {
+                Err(()) if self.may_step_aside() => {}
+                done => return done,
             }
         }
     }

@@ -11,17 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use rustix::event::{EventfdFlags, eventfd};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::tests::{AVAILABLE, HEADER_BYTES, HEADERS, NEVER, USED, opcode_of};
 use super::*;
-use crate::server::Input as _;
 use crate::transport::vhost_user::{Readable, Writable};
 
 const SIZE: u16 = 64;
-const AVAILABLE: u64 = 0x1000;
-const USED: u64 = 0x2000;
-const HEADERS: u64 = 0x3000;
-const HEADER_BYTES: u64 = 40;
-/// What takes so long does not happen.
-const NEVER: Duration = Duration::from_secs(10);
 
 /// FSYNC waits while the disk is closed; who answers one is noted.
 #[derive(Default)]
@@ -48,11 +42,8 @@ impl Disk {
 }
 
 impl Answer for Disk {
-    fn handle(&self, mut request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
-        let mut header = [0; 8];
-        request.read_exact(&mut header).map_err(Error::Request)?;
-        let [_, _, _, _, opcode @ ..] = header;
-        if u32::from_le_bytes(opcode) == opcode::FSYNC {
+    fn handle(&self, request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        if opcode_of(request)? == opcode::FSYNC {
             let mut state = self.state.lock();
             let name = std::thread::current().name().unwrap_or("").to_owned();
             state.1.push(name);
@@ -129,7 +120,7 @@ impl Guest {
         guest.wait(0);
         assert_eq!(guest.disk.asked(1), ["razorfs-pool"], "there is one thread");
         let since = Instant::now();
-        while !guest.worker.lead.may_step_aside() {
+        while !guest.worker.lead.has_other() {
             assert!(since.elapsed() < NEVER, "no second thread");
             std::thread::yield_now();
         }
@@ -303,7 +294,7 @@ fn without_a_pool_there_is_no_second_thread() {
         guest.wait(0);
         assert_ne!(guest.disk.asked(1), ["razorfs-pool"]);
     }
-    assert!(!guest.worker.lead.may_step_aside());
+    assert!(!guest.worker.lead.has_other());
     guest.end();
 }
 
