@@ -121,7 +121,7 @@ pub(super) fn days(given: &str) -> Result<Duration, ConfigError> {
 }
 
 /// A number of units of time, of so many seconds each.
-pub(super) fn span(
+fn span(
     option: &str,
     given: &str,
     range: RangeInclusive<f64>,

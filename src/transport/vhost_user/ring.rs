@@ -312,8 +312,13 @@ impl Ring {
 
     /// Asks for kicks, or not. True when requests came meanwhile.
     pub(super) fn want_kicks(&self, on: bool) -> bool {
+        self.set_kicks(&mut self.state.lock(), on)
+    }
+
+    /// As [`Ring::want_kicks`].
+    fn set_kicks(&self, state: &mut State, on: bool) -> bool {
         let mut came = false;
-        self.with_queue(&mut self.state.lock(), |vring, memory| {
+        self.with_queue(state, |vring, memory| {
             let queue = vring.get_queue_mut();
             if !queue.ready() {
                 return Ok(());
@@ -333,15 +338,10 @@ impl Ring {
         if state.in_flight != 1 {
             return false;
         }
-        let mut came = false;
-        self.with_queue(&mut state, |vring, memory| {
-            let queue = vring.get_queue_mut();
-            came = queue.ready() && queue.enable_notification(memory)?;
-            if came {
-                queue.disable_notification(memory)?;
-            }
-            Ok(())
-        });
+        let came = self.set_kicks(&mut state, true);
+        if came {
+            self.set_kicks(&mut state, false);
+        }
         !came
     }
 

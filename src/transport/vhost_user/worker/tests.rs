@@ -7,12 +7,20 @@ use super::*;
 use crate::server::{Error, Input as _};
 use crate::transport::vhost_user::{Readable, Writable};
 
-const AVAILABLE: u64 = 0x1000;
-const USED: u64 = 0x2000;
-const HEADERS: u64 = 0x3000;
-const HEADER_BYTES: u64 = 40;
+pub(super) const AVAILABLE: u64 = 0x1000;
+pub(super) const USED: u64 = 0x2000;
+pub(super) const HEADERS: u64 = 0x3000;
+pub(super) const HEADER_BYTES: u64 = 40;
 /// Who has waited so long was let go on by nobody.
-const NEVER: Duration = Duration::from_secs(10);
+pub(super) const NEVER: Duration = Duration::from_secs(10);
+
+/// What a request asks for.
+pub(super) fn opcode_of(mut request: Readable<'_>) -> Result<u32, Error> {
+    let mut header = [0; 8];
+    request.read_exact(&mut header).map_err(Error::Request)?;
+    let [_, _, _, _, opcode @ ..] = header;
+    Ok(u32::from_le_bytes(opcode))
+}
 
 /// Writes, and reads but the first, wait until attributes have been asked for.
 #[derive(Default)]
@@ -37,11 +45,8 @@ impl Disk {
 }
 
 impl Answer for Disk {
-    fn handle(&self, mut request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
-        let mut header = [0; 8];
-        request.read_exact(&mut header).map_err(Error::Request)?;
-        let [_, _, _, _, opcode @ ..] = header;
-        match u32::from_le_bytes(opcode) {
+    fn handle(&self, request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        match opcode_of(request)? {
             opcode::READ => {
                 let mut state = self.state.lock();
                 state.0 += 1;
