@@ -139,7 +139,7 @@ impl Store {
             .unwrap();
         volume.sync_all().unwrap();
         if !killed {
-            volume.close().unwrap();
+            volume.store().close().unwrap();
         }
     }
 

@@ -148,8 +148,8 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
         }
         20 => volume.removexattr(file, b"user.1")?,
         21 => volume.fsync(file, false)?,
-        22 => volume.commit_tick()?,
-        _ => volume.checkpoint()?,
+        22 => volume.store().commit_tick()?,
+        _ => volume.store().checkpoint()?,
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ fn go_on(volume: &Volume, steps: usize, what: &str, rng: &mut ChaCha8Rng) {
             panic!("{what}, going on: {error}");
         }
     }
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
 }
 
 /// Cuts the power at events behind `made`: what is left is a sound store, and recovers.
@@ -226,7 +226,7 @@ fn check_recovery(crashed: &SimMedia, what: &str, rng: &mut ChaCha8Rng) {
     assert_eq!(errors(&twice), [""; 0], "{what}");
     let volume = Volume::open_media(twice.media(), options(), clock()).unwrap();
     go_on(&volume, 10, &what, rng);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     assert_eq!(errors(&twice), [""; 0], "{what}, recovered and closed");
 }
 
@@ -275,7 +275,7 @@ fn run_threads(seed: u64) {
     });
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     assert_eq!(errors(&sim.killed()), [""; 0], "seed {seed}: killed");
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     assert_eq!(errors(&sim), [""; 0], "seed {seed}: closed");
     cut_power(&sim, made, &format!("threads of seed {seed}"), &mut rng);
 }

@@ -51,7 +51,7 @@ fn a_store_that_is_left_alone_gives_back_memory() {
             .unwrap();
     }
     let most = resident_kib();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     println!(
         "{most} KiB at most, {} after the checkpoint",
         resident_kib()
@@ -63,5 +63,5 @@ fn a_store_that_is_left_alone_gives_back_memory() {
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("{} KiB left", resident_kib());
-    volume.close().unwrap();
+    volume.store().close().unwrap();
 }

@@ -170,5 +170,5 @@ fn two_that_let_go_at_once_free_it_once() {
             assert!(a.volume().getattr(attr.ino).is_err(), "round {round}");
         }
     });
-    a.volume().close().unwrap();
+    a.volume().store().close().unwrap();
 }

@@ -85,6 +85,6 @@ pub fn counted(name: &str, rounds: u32, dir: &Path) -> Result<(), Error> {
         println!("us={each:.2}");
     }
     drop(scene);
-    volume.close()?;
+    volume.store().close()?;
     Ok(())
 }

@@ -109,7 +109,7 @@ fn checkpoints(volume: &Volume, shared: &Shared, every: u64) -> Result<(), Strin
             continue;
         }
         shared.running.store(true, Ordering::Release);
-        let made = volume.checkpoint();
+        let made = volume.store().checkpoint();
         shared.running.store(false, Ordering::Release);
         made.map_err(|error| error.to_string())?;
         shared.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -171,9 +171,9 @@ fn measure(run: &Tails, volume: &Arc<Volume>, shared: &Shared) -> Result<Vec<Tai
     creates.round(run.creates)?;
     creates.alone.clear();
     for _ in 0..run.rounds {
-        volume.checkpoint()?;
+        volume.store().checkpoint()?;
         creates.round(run.creates)?;
-        volume.checkpoint()?;
+        volume.store().checkpoint()?;
         shared.wanted.store(true, Ordering::Release);
         // Those between two checkpoints are neither.
         let alone = creates.alone.len();

@@ -72,7 +72,7 @@ pub fn run(data: &[u8]) {
     });
     if checked % CHECKED == 0 {
         server.reset();
-        server.fs().volume().close().unwrap();
+        server.fs().volume().store().close().unwrap();
         drop(server);
         check(&sim);
     }

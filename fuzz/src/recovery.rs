@@ -130,7 +130,7 @@ fn use_it(volume: &Volume) {
         };
         let _ = volume.setattr(ino, &cut);
     }
-    let _ = volume.checkpoint();
+    let _ = volume.store().checkpoint();
     for (index, entry) in names.iter().enumerate() {
         let root = Ino::ROOT;
         let _ = match index % 3 {
@@ -164,7 +164,7 @@ pub fn run(data: &[u8]) {
     };
     if let Ok(volume) = Volume::open_media(sim.media(), options, store::clock()) {
         use_it(&volume);
-        let _ = volume.close();
+        let _ = volume.store().close();
     }
     let options = fsck::Options {
         data: how & 0x40 != 0,

@@ -81,11 +81,11 @@ fn make(closed: bool) -> SimMedia {
                 .unwrap();
         }
         if index == 8 {
-            volume.checkpoint().unwrap();
+            volume.store().checkpoint().unwrap();
         }
     }
     if closed {
-        volume.close().unwrap();
+        volume.store().close().unwrap();
     } else {
         volume.sync_all().unwrap();
     }

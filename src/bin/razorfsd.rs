@@ -93,7 +93,7 @@ fn run(config: &Config) -> Result<(), Error> {
     report_recovery(config, &volume);
     let served = serve_volume(config, &volume, sockets, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
-    let closed = volume.close();
+    let closed = volume.store().close();
     if let (Err(error), Err(_)) = (&closed, &served) {
         log::error!("closing {}: {error}", config.store.display());
     }
@@ -106,7 +106,7 @@ fn run(config: &Config) -> Result<(), Error> {
 /// Says what opening found, when the store had not been closed.
 fn report_recovery(config: &Config, volume: &Volume) {
     let store = config.store.display();
-    let report = volume.recovery_report();
+    let report = volume.store().recovery_report();
     for (copy, reason) in &report.superblock_damage {
         log::warn!("{store}: copy {copy} of the superblock is damaged: {reason}");
     }
@@ -123,7 +123,7 @@ fn report_recovery(config: &Config, volume: &Volume) {
             report.applied,
             report.dropped,
             report.torn_bytes,
-            volume.orphans_freed(),
+            volume.store().orphans_freed(),
             report.took
         );
     }

@@ -105,7 +105,7 @@ impl Volume {
     /// # Errors
     /// [`EngineError::Stale`] when it is not there.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, EngineError> {
-        let record = self.load_inode(&self.journal.view(), ino)?;
+        let record = self.load_inode(&self.store.journal.view(), ino)?;
         Ok(self.attr_of(ino, &record))
     }
 
@@ -211,7 +211,7 @@ impl Volume {
 
     /// Whether an access at `now` moves atime.
     pub(super) fn is_access_due(&self, record: &InodeRecord, now: Time) -> bool {
-        !self.options.read_only
+        !self.store.options.read_only
             && record.flags & FLAG_NOATIME == 0
             && (record.atime <= record.mtime.max(record.ctime)
                 || now.sec.saturating_sub(record.atime.sec) >= ATIME_AGE_SECONDS)
@@ -223,12 +223,12 @@ impl Volume {
     pub fn note_access(&self, ino: Ino) {
         let now = self.now();
         let due = |record: &InodeRecord| self.is_access_due(record, now);
-        let record = self.load_inode(&self.journal.view(), ino);
+        let record = self.load_inode(&self.store.journal.view(), ino);
         if !record.is_ok_and(|record| due(&record)) {
             return;
         }
         let update = || -> Result<(), EngineError> {
-            let mut tx = self.begin_tx(Need::Space)?;
+            let mut tx = self.store.begin_tx(Need::Space)?;
             let mut record = self.load_inode(&tx, ino)?;
             if due(&record) {
                 record.atime = now;
@@ -247,7 +247,7 @@ impl Volume {
     /// # Errors
     /// When the store cannot be read.
     pub fn statfs(&self) -> Result<StatFs, EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let dataset = self.dataset_record(&view)?;
         let counters = self.load_counters(&view)?;
         let used = counters.allocated_bytes;

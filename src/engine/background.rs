@@ -1,15 +1,15 @@
-//! The threads of a volume: the commit timer, the checkpointer, what writes behind streams, and
+//! The threads of a store: the commit timer, the checkpointer, what writes behind streams, and
 //! those who help who writes out.
 //!
-//! They hold the volume weakly: it can be dropped while they sleep, and they end then.
+//! They hold the store weakly: it can be dropped while they sleep, and they end then.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{ScrubOptions, Volume};
-use crate::format::id::Ino;
+use super::{ScrubOptions, Store};
+use crate::format::id::{DatasetId, Ino};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
 use crate::sync::mpsc;
@@ -73,7 +73,7 @@ struct State {
     /// Whether there is a thread that makes checkpoints.
     checkpointing: bool,
     /// Files that are written in order, each once.
-    streams: VecDeque<Ino>,
+    streams: VecDeque<(DatasetId, Ino)>,
     /// What helpers are to do: first what somebody waits for.
     work: VecDeque<Work>,
     /// Threads that do it.
@@ -91,15 +91,15 @@ impl Drop for Checkpointing<'_> {
 }
 
 impl Background {
-    /// Starts the threads of `volume`.
+    /// Starts the threads of `store`.
     ///
     /// # Errors
     /// When the system has no more threads.
-    pub(super) fn start(volume: &Arc<Volume>) -> Result<(), StoreError> {
-        let shared = &volume.background.shared;
-        let weak = Arc::downgrade(volume);
-        let interval = volume.options.commit_interval.max(Duration::from_millis(1));
-        let mut threads = volume.background.threads.lock();
+    pub(super) fn start(store: &Arc<Store>) -> Result<(), StoreError> {
+        let shared = &store.background.shared;
+        let weak = Arc::downgrade(store);
+        let interval = store.options.commit_interval.max(Duration::from_millis(1));
+        let mut threads = store.background.threads.lock();
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("commit", move || commit_loop(&shared, &weak, interval))?
@@ -108,7 +108,7 @@ impl Background {
             let weak = weak.clone();
             spawn("pages", move || find_free_pages(&weak))?
         });
-        if let Some(interval) = volume.options.scrub_interval {
+        if let Some(interval) = store.options.scrub_interval {
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             threads.push(spawn("scrub", move || {
                 scrub_loop(&shared, &weak, interval)
@@ -142,10 +142,11 @@ impl Background {
 
     /// Has what was written to a file in order become chunks while its writer goes on, if there are
     /// threads.
-    pub(super) fn write_behind(&self, ino: Ino) {
+    pub(super) fn write_behind(&self, dataset: DatasetId, ino: Ino) {
         let mut state = self.shared.state.lock();
-        if state.checkpointing && !state.streams.contains(&ino) {
-            state.streams.push_back(ino);
+        let file = (dataset, ino);
+        if state.checkpointing && !state.streams.contains(&file) {
+            state.streams.push_back(file);
             self.shared.stream.notify_one();
         }
     }
@@ -179,7 +180,7 @@ impl Background {
     }
 
     /// Asks for a checkpoint and waits until one has ended; false when no thread makes any (while
-    /// the volume is opened or closed, or when it has none). One that is under way counts.
+    /// the store is opened or closed, or when it has none). One that is under way counts.
     pub(super) fn wait_for_checkpoint(&self) -> bool {
         let state = self.shared.state.lock();
         let one = state.ended + 1;
@@ -213,7 +214,7 @@ impl Background {
         let threads = std::mem::take(&mut *self.threads.lock());
         for handle in threads {
             if handle.thread().id() != thread::current().id() && handle.join().is_err() {
-                ::log::error!("a background thread of the volume panicked");
+                ::log::error!("a background thread of the store panicked");
             }
         }
     }
@@ -226,7 +227,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .map_err(|source| StoreError::io(format!("starting the {name} thread"), source))
 }
 
-/// Sleeps until `deadline`; false when the volume is being closed.
+/// Sleeps until `deadline`; false when the store is being closed.
 fn sleep(shared: &Shared, deadline: Instant) -> bool {
     let mut state = shared.state.lock();
     while !state.stopping {
@@ -239,21 +240,21 @@ fn sleep(shared: &Shared, deadline: Instant) -> bool {
 
 /// Bounds what a crash can take of what was not synced; and once nothing changes any more, gives
 /// back the memory that changes and their checkpoint took.
-fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
+fn commit_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
     let (mut before, mut given_back) = (None, None);
     while sleep(shared, Instant::now() + interval) {
-        let Some(volume) = volume.upgrade() else {
+        let Some(store) = store.upgrade() else {
             return;
         };
-        let journal = &volume.journal;
+        let journal = &store.journal;
         let now = Some((journal.end_lsn(), journal.durable_generation()));
         if now == before && now != given_back {
             crate::memory::give_back();
             given_back = now;
         }
         before = now;
-        if let Err(error) = volume.commit_tick()
-            && volume.is_writable()
+        if let Err(error) = store.commit_tick()
+            && store.is_writable()
         {
             ::log::error!("periodic commit: {error}");
         }
@@ -261,10 +262,13 @@ fn commit_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
 }
 
 /// Writes behind those who write much in order.
-fn stream_loop(shared: &Shared, volume: &Weak<Volume>) {
-    while let Some(ino) = next_stream(shared) {
-        let Some(volume) = volume.upgrade() else {
+fn stream_loop(shared: &Shared, store: &Weak<Store>) {
+    while let Some((dataset, ino)) = next_stream(shared) {
+        let Some(store) = store.upgrade() else {
             return;
+        };
+        let Some(volume) = store.volume_of(dataset) else {
+            continue;
         };
         // The bytes stay where they are, and an fsync says what is wrong.
         if let Err(error) = volume.write_behind(ino) {
@@ -273,12 +277,12 @@ fn stream_loop(shared: &Shared, volume: &Weak<Volume>) {
     }
 }
 
-/// Waits for a file to write behind; `None` when the volume is being closed.
-fn next_stream(shared: &Shared) -> Option<Ino> {
+/// Waits for a file to write behind; `None` when the store is being closed.
+fn next_stream(shared: &Shared) -> Option<(DatasetId, Ino)> {
     let mut state = shared.state.lock();
     while !state.stopping {
-        if let Some(ino) = state.streams.pop_front() {
-            return Some(ino);
+        if let Some(file) = state.streams.pop_front() {
+            return Some(file);
         }
         shared.stream.wait(&mut state);
     }
@@ -300,12 +304,12 @@ fn help(shared: &Shared) {
 }
 
 /// Scrubs when it is time; goes on at once with one that was interrupted.
-fn scrub_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
+fn scrub_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
     while sleep(shared, Instant::now() + LOOK_INTERVAL) {
-        let Some(volume) = volume.upgrade() else {
+        let Some(store) = store.upgrade() else {
             return;
         };
-        match volume.scrub_is_due(interval) {
+        match store.scrub_is_due(interval) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
@@ -314,10 +318,10 @@ fn scrub_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
             }
         }
         let options = ScrubOptions {
-            bytes_per_sec: volume.options.scrub_bytes_per_sec,
+            bytes_per_sec: store.options.scrub_bytes_per_sec,
             restart: false,
         };
-        let result = volume.scrub(options, &mut |_| match shared.state.lock().stopping {
+        let result = store.scrub(options, &mut |_| match shared.state.lock().stopping {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         });
@@ -338,22 +342,22 @@ fn scrub_loop(shared: &Shared, volume: &Weak<Volume>, interval: Duration) {
 }
 
 /// In a thread of its own: on a slow disk it takes its time, and checkpoints must go on.
-fn find_free_pages(volume: &Weak<Volume>) {
-    if let Some(volume) = volume.upgrade()
-        && let Err(error) = volume.journal.find_free_pages()
+fn find_free_pages(store: &Weak<Store>) {
+    if let Some(store) = store.upgrade()
+        && let Err(error) = store.journal.find_free_pages()
     {
         ::log::error!("nodes.dat will only grow until it is repaired: {error}");
     }
 }
 
-fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
+fn checkpoint_loop(shared: &Shared, store: &Weak<Store>) {
     let _running = Checkpointing(shared);
     let mut last = Instant::now();
     while wait_for_request(shared) {
-        let Some(volume) = volume.upgrade() else {
+        let Some(store) = store.upgrade() else {
             return;
         };
-        let due = volume.journal.pressure() > Pressure::None
+        let due = store.journal.pressure() > Pressure::None
             || last.elapsed() >= CHECKPOINT_INTERVAL
             || shared.state.lock().requested;
         if due {
@@ -362,8 +366,8 @@ fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
                 state.requested = false;
                 state.begun += 1;
             }
-            if let Err(error) = volume.checkpoint()
-                && volume.is_writable()
+            if let Err(error) = store.checkpoint()
+                && store.is_writable()
             {
                 ::log::error!("checkpoint: {error}");
             }
@@ -374,7 +378,7 @@ fn checkpoint_loop(shared: &Shared, volume: &Weak<Volume>) {
     }
 }
 
-/// Waits for a request or a while; false when the volume is being closed.
+/// Waits for a request or a while; false when the store is being closed.
 fn wait_for_request(shared: &Shared) -> bool {
     let mut state = shared.state.lock();
     let deadline = Instant::now() + LOOK_INTERVAL;

@@ -84,7 +84,7 @@ impl Volume {
         dir: Ino,
         name: &[u8],
     ) -> Result<Slot, EngineError> {
-        let cookies = key::name_cookies(&self.journal.hash_seed(), name);
+        let cookies = key::name_cookies(&self.store.journal.hash_seed(), name);
         let mut free = cookies.start;
         let mut outcome = Ok(None);
         read.scan(
@@ -195,7 +195,7 @@ impl Volume {
         after: u64,
         visit: &mut dyn FnMut(DirEntry) -> bool,
     ) -> Result<(), EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         self.list(&view, dir, after, &mut |entry| Ok(visit(entry)))
     }
 
@@ -209,7 +209,7 @@ impl Volume {
         after: u64,
         visit: &mut dyn FnMut(DirEntry, Attr) -> bool,
     ) -> Result<(), EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         self.list(&view, dir, after, &mut |entry| {
             let record = self.load_named(&view, dir, entry.ino)?;
             let attr = self.attr_of(entry.ino, &record);

@@ -90,7 +90,7 @@ impl Volume {
     /// # Errors
     /// [`EngineError::Stale`] when the inode is not there.
     pub fn get_flags(&self, ino: Ino) -> Result<u32, EngineError> {
-        Ok(self.load_inode(&self.journal.view(), ino)?.flags)
+        Ok(self.load_inode(&self.store.journal.view(), ino)?.flags)
     }
 
     /// Sets the `FS_IOC_SETFLAGS` bits. Whether the caller may is checked by the guest's kernel.
@@ -106,7 +106,7 @@ impl Volume {
     /// # Errors
     /// [`EngineError::Stale`] when the inode is not there.
     pub fn get_fsxattr(&self, ino: Ino) -> Result<FsXattr, EngineError> {
-        let record = self.load_inode(&self.journal.view(), ino)?;
+        let record = self.load_inode(&self.store.journal.view(), ino)?;
         let has_xattrs = if record.xattrs == 0 { 0 } else { XFLAG_HASATTR };
         let xflags = XFLAGS
             .iter()

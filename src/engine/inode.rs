@@ -109,12 +109,12 @@ impl InodeExt for InodeRecord {
 impl Volume {
     /// The dataset's tree.
     pub(super) fn tree(&self) -> TreeId {
-        TreeId::Fs(self.dataset)
+        TreeId::Fs(self.dataset.id)
     }
 
     /// The volume's clock.
     pub(super) fn now(&self) -> Time {
-        (self.clock)()
+        (self.store.clock)()
     }
 
     /// An inode's record; [`EngineError::Stale`] when it is not there.
@@ -163,16 +163,16 @@ impl Volume {
         read: &impl Read,
         decode: impl FnOnce(&[u8]) -> Result<T, FormatError>,
     ) -> Result<T, EngineError> {
-        let what = || format!("dataset {}", self.dataset);
-        read.get_with(TreeId::Datasets, &dataset_key(self.dataset), decode)?
+        let what = || format!("dataset {}", self.dataset.id);
+        read.get_with(TreeId::Datasets, &dataset_key(self.dataset.id), decode)?
             .ok_or_else(|| StoreError::Corrupt(format!("{} has no record", what())))?
             .map_err(|e| StoreError::format(what(), e).into())
     }
 
     /// The dataset's counters.
     pub(super) fn load_counters(&self, read: &impl Read) -> Result<DatasetCounters, EngineError> {
-        let what = || format!("counters of dataset {}", self.dataset);
-        let key = counters_key(self.dataset);
+        let what = || format!("counters of dataset {}", self.dataset.id);
+        let key = counters_key(self.dataset.id);
         read.get_with(TreeId::Datasets, &key, DatasetCounters::decode)?
             .ok_or_else(|| StoreError::Corrupt(format!("{} are missing", what())))?
             .map_err(|e| StoreError::format(what(), e).into())
@@ -186,7 +186,7 @@ impl Volume {
     ) -> Result<(), EngineError> {
         Ok(tx.put(
             TreeId::Datasets,
-            counters_key(self.dataset),
+            counters_key(self.dataset.id),
             counters.encode(),
         )?)
     }

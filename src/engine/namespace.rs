@@ -84,7 +84,7 @@ impl Volume {
     /// [`EngineError::Stale`] when `dir` is not there.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, EngineError> {
         check_name(name)?;
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         if is_dots(name) {
             let record = self.load_dir(&view, dir)?;
             let ino = if name.len() == 1 {
@@ -400,7 +400,7 @@ impl Volume {
     /// # Errors
     /// [`EngineError::Invalid`] when it is no symlink.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let record = self.load_inode(&view, ino)?;
         if !record.is_symlink() {
             return Err(EngineError::Invalid("not a symlink"));

@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 
 use super::inode::{FLAG_DIRSYNC, FLAG_SYNC, InodeExt};
-use super::volume::Room;
+use super::store::Room;
 use super::{Durability, EngineError, Time, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::format::key;
@@ -33,21 +33,21 @@ pub(super) struct Op<'a> {
 impl Volume {
     /// Begins a mutation that may take space. No lock is held.
     pub(super) fn begin(&self) -> Result<Op<'_>, EngineError> {
-        Ok(Op::new(self, self.begin_tx(Need::Space)?))
+        Ok(Op::new(self, self.store.begin_tx(Need::Space)?))
     }
 
     /// Begins a mutation that gives space back in the end: it works on a full disk too.
     pub(super) fn begin_removal(&self) -> Result<Op<'_>, EngineError> {
-        Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
+        Ok(Op::new(self, self.store.begin_tx(Need::Reclaim)?))
     }
 
-    /// As [`Volume::begin_removal`], for who holds a lock; `None` when [`Volume::make_room`] should
+    /// As [`Volume::begin_removal`], for who holds a lock; `None` when [`super::Store::make_room`] should
     /// be called first.
     pub(super) fn begin_removal_step(
         &self,
         room: &mut Room,
     ) -> Result<Option<Op<'_>>, EngineError> {
-        let tx = self.try_begin(Need::Reclaim, room)?;
+        let tx = self.store.try_begin(Need::Reclaim, room)?;
         Ok(tx.map(|tx| Op::new(self, tx)))
     }
 }
@@ -138,11 +138,11 @@ impl<'a> Op<'a> {
             }
         };
         for ino in &self.touched {
-            volume.inodes.touch(*ino, lsn);
+            volume.dataset.inodes.touch(*ino, lsn);
         }
-        let wait = self.sync && volume.options.durability != Durability::Relaxed;
-        if wait || volume.options.durability == Durability::Strict {
-            volume.journal.sync(lsn)?;
+        let wait = self.sync && volume.store.options.durability != Durability::Relaxed;
+        if wait || volume.store.options.durability == Durability::Strict {
+            volume.store.journal.sync(lsn)?;
         }
         Ok(lsn)
     }

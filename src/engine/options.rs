@@ -31,7 +31,7 @@ pub struct OpenOptions {
     /// Accept a store on a file system that does not survive a power cut.
     pub allow_volatile: bool,
     /// Run the commit timer and checkpoints in threads of their own; without, the caller drives
-    /// them ([`super::Volume::commit_tick`], [`super::Volume::checkpoint`]), as deterministic tests must.
+    /// them ([`super::Store::commit_tick`], [`super::Store::checkpoint`]), as deterministic tests must.
     pub background: bool,
     /// How long after a scrub the next one begins; `None` for never.
     pub scrub_interval: Option<Duration>,

@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 
 use super::inode::InodeExt;
-use super::volume::Room;
+use super::store::Room;
 use super::{EngineError, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, Key, Kind};
@@ -35,7 +35,7 @@ impl Volume {
     /// Whether the inode has no name left, or is about to lose it. Answered from memory.
     #[must_use]
     pub fn is_orphan(&self, ino: Ino) -> bool {
-        self.orphans.read().contains(&ino)
+        self.dataset.orphans.read().contains(&ino)
     }
 
     /// Whether the inode has no name left for anyone to find.
@@ -46,6 +46,7 @@ impl Volume {
         // The set knows before the transaction is visible that takes the name.
         Ok(self.is_orphan(ino)
             && self
+                .store
                 .journal
                 .view()
                 .get_with(self.tree(), &key::orphan(ino), |_| ())?
@@ -57,7 +58,7 @@ impl Volume {
         if added.is_none() && removed.is_none() {
             return;
         }
-        let mut orphans = self.orphans.write();
+        let mut orphans = self.dataset.orphans.write();
         orphans.extend(added);
         if let Some(removed) = removed {
             orphans.remove(&removed);
@@ -73,7 +74,7 @@ impl Volume {
         if !self.is_orphan(ino) {
             return Ok(());
         }
-        let record = match self.load_inode(&self.journal.view(), ino) {
+        let record = match self.load_inode(&self.store.journal.view(), ino) {
             Ok(record) => record,
             // Somebody else was faster.
             Err(EngineError::Stale) => return Ok(()),
@@ -85,7 +86,7 @@ impl Volume {
         }
         let mut room = Room::default();
         loop {
-            self.make_room(&mut room)?;
+            self.store.make_room(&mut room)?;
             match self.with_unwritten(ino, |any| self.reclaim_step(ino, any, &mut room))? {
                 Step::More => {}
                 // A guest can write to a file that it has let go of.
@@ -135,7 +136,7 @@ impl Volume {
         let counters = op.counters()?;
         counters.inodes = counters.inodes.saturating_sub(1);
         op.commit()?;
-        self.inodes.forget(ino);
+        self.dataset.inodes.forget(ino);
         Ok(Step::Freed)
     }
 
@@ -191,7 +192,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::reclaim`].
     pub fn reclaim_all_orphans(&self) -> Result<u64, EngineError> {
-        let all: Vec<Ino> = self.orphans.read().iter().copied().collect();
+        let all: Vec<Ino> = self.dataset.orphans.read().iter().copied().collect();
         for ino in &all {
             self.reclaim(*ino)?;
         }

@@ -9,7 +9,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::{EngineError, Volume};
+use super::{EngineError, Store};
 use crate::format::id::{ChunkId, NameId};
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::page::PAGE_BYTES;
@@ -65,13 +65,13 @@ type Record = (Key, Vec<u8>);
 
 /// A scrub under way.
 struct Scrub<'a> {
-    volume: &'a Volume,
+    store: &'a Store,
     record: ScrubRecord,
     trees: Vec<TreeId>,
     event: &'a mut dyn FnMut(&ScrubEvent) -> ControlFlow<()>,
 }
 
-impl Volume {
+impl Store {
     /// Reads everything, and tells what is damaged. `event` may stop it: the next one goes on there.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Volume {
         };
         drop(view);
         let mut scrub = Scrub {
-            volume: self,
+            store: self,
             record,
             trees,
             event,
@@ -124,7 +124,7 @@ impl Scrub<'_> {
     fn run(&mut self, bytes_per_sec: u64) -> Result<ScrubProgress, EngineError> {
         let mut saved = Instant::now();
         if self.record.stage == 0 && self.record.cursor.is_empty() {
-            for what in self.volume.journal.check_copies() {
+            for what in self.store.journal.check_copies() {
                 self.damaged(what);
             }
         }
@@ -156,7 +156,7 @@ impl Scrub<'_> {
         let done = self.record.stage > self.stage_of(2);
         if done {
             self.record.stage = ScrubRecord::DONE;
-            self.record.at_sec = self.volume.now().sec.try_into().unwrap_or(0);
+            self.record.at_sec = self.store.now().sec.try_into().unwrap_or(0);
         }
         done
     }
@@ -167,10 +167,10 @@ impl Scrub<'_> {
     }
 
     fn progress(&self) -> Result<ScrubProgress, EngineError> {
-        let volume = self.volume;
-        let units = super::data::units_used(&volume.journal.view())?;
+        let store = self.store;
+        let units = super::data::units_used(&store.journal.view())?;
         let record = &self.record;
-        let stored = volume.journal.metadata_bytes();
+        let stored = store.journal.metadata_bytes();
         Ok(ScrubProgress {
             items: record.items,
             bytes: record.bytes,
@@ -188,10 +188,10 @@ impl Scrub<'_> {
     }
 
     fn save(&self) -> Result<(), EngineError> {
-        if !self.volume.is_writable() {
+        if !self.store.is_writable() {
             return Ok(());
         }
-        let mut tx = self.volume.begin_tx(Need::Reclaim)?;
+        let mut tx = self.store.begin_tx(Need::Reclaim)?;
         tx.put(TreeId::Datasets, SCRUB_KEY, self.record.encode())?;
         tx.commit()?;
         Ok(())
@@ -217,7 +217,7 @@ impl Scrub<'_> {
 
     /// Reads a little; where to go on in this stage.
     fn step(&mut self) -> Result<Option<Key>, EngineError> {
-        let view = self.volume.journal.view();
+        let view = self.store.journal.view();
         let stage = usize::try_from(self.record.stage).unwrap_or(usize::MAX);
         match self.trees.get(stage).copied() {
             Some(tree) => self.step_pages(&view, tree),
@@ -276,11 +276,11 @@ impl Scrub<'_> {
                 continue;
             };
             self.count(1, record.stored_len.into());
-            let Err(error) = self.volume.verify_chunk(id, &record) else {
+            let Err(error) = self.store.verify_chunk(id, &record) else {
                 continue;
             };
             // Freed meanwhile, its place may hold something else.
-            let now = self.volume.journal.view().get(TreeId::Chunks, &key)?;
+            let now = self.store.journal.view().get(TreeId::Chunks, &key)?;
             if now.is_some_and(|now| {
                 ChunkRecord::decode(&now).is_ok_and(|now| now.start_unit == record.start_unit)
             }) {

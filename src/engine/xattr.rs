@@ -150,7 +150,7 @@ impl Volume {
     /// [`EngineError::NoAttribute`], [`EngineError::NotSupported`].
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, EngineError> {
         check_name(name)?;
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let record = self.load_inode(&view, ino)?;
         self.read_xattr(&view, ino, &record, name)?
             .ok_or(EngineError::NoAttribute)
@@ -240,7 +240,7 @@ impl Volume {
     /// # Errors
     /// [`EngineError::Stale`].
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>, EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let record = self.load_inode(&view, ino)?;
         let mut names = Vec::new();
         if record.xattrs == 0 {

@@ -75,7 +75,7 @@ fn run(sound: &Sound, seed: u64) {
             "seed {seed}: does not open ({error}), and the checker found nothing"
         ),
         Ok(volume) => {
-            cut_off = Some(volume.recovery_report().batches);
+            cut_off = Some(volume.store().recovery_report().batches);
             let (found, whole) = contents(&volume);
             assert!(
                 errors > 0 || whole,
@@ -90,7 +90,7 @@ fn run(sound: &Sound, seed: u64) {
     }
     // To open it for writing must not panic either, and what it writes is its own affair.
     if let Ok(volume) = open(&sim.killed(), false) {
-        drop(volume.close());
+        drop(volume.store().close());
     }
     if errors > 0 {
         check_repair(sound, &sim, &before, seed);
@@ -143,7 +143,7 @@ fn check_repair(sound: &Sound, sim: &SimMedia, before: &Contents, seed: u64) {
         let what = format!("seed {seed} repaired: {fixes:#?}");
         assert_right(sound, &after, &older, &what);
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     assert_eq!(errors(sim, seed), 0, "seed {seed}: after it was used");
 }
 
@@ -153,7 +153,7 @@ impl Sound {
         let volume = open(&sim, true).unwrap();
         let (right, whole) = contents(&volume);
         assert!(whole && right.len() > 300, "{}", right.len());
-        let batches = volume.recovery_report().batches;
+        let batches = volume.store().recovery_report().batches;
         Sound {
             sim,
             right,

@@ -61,7 +61,7 @@ fn fresh() -> SimMedia {
 
 fn finish(sim: &SimMedia, volume: &Volume, closed: bool) -> SimMedia {
     if closed {
-        volume.close().unwrap();
+        volume.store().close().unwrap();
     } else {
         volume.sync_all().unwrap();
     }
@@ -92,7 +92,7 @@ pub fn plain(closed: bool) -> SimMedia {
             .setxattr(file, b"user.x", &value, SetXattr::Any, false)
             .unwrap();
         if index == 200 {
-            volume.checkpoint().unwrap();
+            volume.store().checkpoint().unwrap();
         }
     }
     finish(&sim, &volume, closed)
@@ -161,7 +161,7 @@ pub fn lived_in(closed: bool) -> SimMedia {
             }
         }
         if step % 40 == 39 {
-            volume.checkpoint().unwrap();
+            volume.store().checkpoint().unwrap();
         }
     }
     fragment(&volume, &mut rng);
@@ -242,7 +242,7 @@ fn fragment(volume: &Volume, rng: &mut ChaCha8Rng) {
         }
         // More than fits the log goes to chunks.
         volume.fsync(ino, false).unwrap();
-        volume.checkpoint().unwrap();
+        volume.store().checkpoint().unwrap();
     }
 }
 

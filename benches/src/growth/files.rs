@@ -183,7 +183,7 @@ fn opening(
     curves.add("after a clean end", at, took);
     let store = open(fill_log(run, store.close()?, made)?)?;
     let took = store.opened.as_secs_f64() * 1e3;
-    let report = store.volume.recovery_report();
+    let report = store.volume.store().recovery_report();
     eprintln!(
         "{} transactions applied in {:?}, before the rest of opening",
         report.applied, report.took
@@ -207,7 +207,7 @@ pub fn run(run: &Growth) -> Result<Vec<Series>, Error> {
     let mut files = FILES_PER_DIR;
     while files <= run.files {
         made.fill(&mut store, files)?;
-        store.volume.checkpoint()?;
+        store.volume.store().checkpoint()?;
         costs(&mut cost, &mut store, &mut made, files)?;
         let now = resident_mib(std::process::id());
         memory.add("resident, its own", files, now.0 - base.0);

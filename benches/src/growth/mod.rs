@@ -159,7 +159,7 @@ impl Store {
     }
 
     fn close(self) -> Result<TempDir, Error> {
-        self.volume.close()?;
+        self.volume.store().close()?;
         Ok(self.dir)
     }
 }

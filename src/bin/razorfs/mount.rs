@@ -201,6 +201,6 @@ pub fn run(args: &MountArgs) -> Result<(), Error> {
     });
     is_over.recv()?;
     server.reset();
-    volume.close()?;
+    volume.store().close()?;
     Ok(())
 }

@@ -39,8 +39,8 @@ pub fn run(args: &RecoverArgs) -> Result<(), Error> {
         ..OpenOptions::default()
     };
     let volume = Volume::open(&args.store, options)?;
-    let report = volume.recovery_report().clone();
-    let orphans = volume.orphans_freed();
+    let report = volume.store().recovery_report().clone();
+    let orphans = volume.store().orphans_freed();
     if args.json {
         crate::tell(&format!(
             "{}
@@ -68,7 +68,7 @@ pub fn run(args: &RecoverArgs) -> Result<(), Error> {
         )
         .into());
     }
-    volume.close()?;
+    volume.store().close()?;
     Ok(())
 }
 

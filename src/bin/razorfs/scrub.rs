@@ -62,7 +62,7 @@ pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
     let mut told = Instant::now();
     let show = std::io::stderr().is_terminal() && !args.json;
     let mut damaged = Vec::new();
-    let result = volume.scrub(options, &mut |event| {
+    let result = volume.store().scrub(options, &mut |event| {
         match event {
             ScrubEvent::Damaged(what) => damaged.push(what.clone()),
             ScrubEvent::Progress(progress) if show && told.elapsed() > TELL_INTERVAL => {
@@ -77,7 +77,7 @@ pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
             false => ControlFlow::Continue(()),
         }
     })?;
-    volume.close()?;
+    volume.store().close()?;
     if show {
         let _ = writeln!(std::io::stderr(), "\r{}", line(&result));
     }

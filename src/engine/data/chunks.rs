@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::kept::{Cache, Part};
 use crate::disk::Disk;
-use crate::engine::{EngineError, Sink, Volume};
+use crate::engine::{EngineError, Sink, Store};
 use crate::format::id::ChunkId;
 use crate::format::record::{CHUNK_BLOCK_BYTES, ChunkRecord, Codec};
 use crate::format::superblock::UNIT_BYTES;
@@ -218,7 +218,7 @@ fn load(
     Ok(())
 }
 
-impl Volume {
+impl Store {
     /// Reads all of a chunk from the disk and checks it, whatever is in memory.
     pub(in crate::engine) fn verify_chunk(
         &self,

@@ -7,7 +7,7 @@ use super::table::InodeState;
 use super::write::SIZE_MAX;
 use super::{EXTENTS_MAX, check_file};
 use crate::engine::inode::InodeExt;
-use crate::engine::volume::Room;
+use crate::engine::store::Room;
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::log::Tx;
@@ -78,7 +78,7 @@ impl Volume {
     ) -> Result<u64, EngineError> {
         let mut room = Room::default();
         loop {
-            self.make_room(&mut room)?;
+            self.store.make_room(&mut room)?;
             self.write_out_locked(range.source, from)?;
             // The range can make three units of one of the target's unwritten bytes.
             let promise = self.try_reserve(2, 0).ok();
@@ -101,7 +101,7 @@ impl Volume {
             if unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
-            let Some(tx) = self.try_begin(Need::Space, &mut room)? else {
+            let Some(tx) = self.store.try_begin(Need::Space, &mut room)? else {
                 continue;
             };
             let (lsn, copied) = self.share(tx, range, &mut target_data)?;
@@ -110,8 +110,8 @@ impl Volume {
             from.touch(lsn);
             drop(target_data);
             drop(source_data);
-            if self.options.durability == Durability::Strict {
-                self.journal.sync(lsn)?;
+            if self.store.options.durability == Durability::Strict {
+                self.store.journal.sync(lsn)?;
             }
             return Ok(copied);
         }
@@ -197,7 +197,7 @@ impl Volume {
         record.ctime = now;
         record.kill_suidgid();
         if target_data.is_logged(range.target_offset, target_end) {
-            tx.data_clear(self.dataset, range.target, range.target_offset, len);
+            tx.data_clear(self.dataset.id, range.target, range.target_offset, len);
         }
         self.store_inode(&mut tx, range.target, &record)?;
         self.store_counters(&mut tx, &counters)?;

@@ -54,8 +54,8 @@ impl Volume {
             (from, lsn) = self.fallocate_step(range, from, &state)?;
         }
         drop(promise);
-        if self.options.durability == Durability::Strict {
-            self.journal.sync(lsn)?;
+        if self.store.options.durability == Durability::Strict {
+            self.store.journal.sync(lsn)?;
         }
         drop(io);
         self.relieve_log(ino)
@@ -108,7 +108,7 @@ impl Volume {
             record.size = record.size.max(until);
         }
         if how.replaces() && data.is_logged(from, until) {
-            tx.data_clear(self.dataset, ino, from, until - from);
+            tx.data_clear(self.dataset.id, ino, from, until - from);
         }
         self.store_inode(&mut tx, ino, &record)?;
         self.store_counters(&mut tx, &counters)?;

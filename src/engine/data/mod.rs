@@ -25,7 +25,7 @@ mod writeout;
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 
-use super::{EngineError, Volume};
+use super::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::format::superblock::UNIT_BYTES;
@@ -114,10 +114,10 @@ impl Volume {
         let result = change(map);
         let after = map.weight();
         let sums = [
-            (&self.data.dirty_bytes, before.bytes, after.bytes),
-            (&self.data.dirty_memory, before.memory, after.memory),
-            (&self.data.dirty_units, before.units, after.units),
-            (&self.data.log_bytes, before.log, after.log),
+            (&self.store.data.dirty_bytes, before.bytes, after.bytes),
+            (&self.store.data.dirty_memory, before.memory, after.memory),
+            (&self.store.data.dirty_units, before.units, after.units),
+            (&self.store.data.log_bytes, before.log, after.log),
         ];
         for (sum, before, after) in sums {
             sum.fetch_add(after, Ordering::Relaxed);
@@ -135,10 +135,10 @@ impl Volume {
         }
         // Bytes over reserved extents and in write-out are counted twice until they are written.
         // What keeps a file from it is not this one's trouble.
-        let _ = self.write_out_all();
-        self.journal.writable()?;
-        if space::has_freed(&self.journal.view())? {
-            self.checkpoint()?;
+        let _ = self.store.write_out_all();
+        self.store.journal.writable()?;
+        if space::has_freed(&self.store.journal.view())? {
+            self.store.checkpoint()?;
         }
         self.try_reserve(units, SPARE_UNITS)
     }
@@ -153,7 +153,8 @@ impl Volume {
             other => return other,
         }
         let end = offset.saturating_add(len);
-        let reserved = extents::is_reserved(&self.journal.view(), self.tree(), ino, offset, end)?;
+        let reserved =
+            extents::is_reserved(&self.store.journal.view(), self.tree(), ino, offset, end)?;
         let edges = units - len / UNIT;
         if reserved && let Ok(promise) = self.try_reserve_within(edges, 0, SPARE_UNITS) {
             return Ok(promise);
@@ -178,21 +179,81 @@ impl Volume {
         spare: u64,
         slack: u64,
     ) -> Result<Promise<'_>, EngineError> {
-        let promise = Promise::new(&self.data.promised_units, units);
+        let promise = Promise::new(&self.store.data.promised_units, units);
         // In the order in which a unit moves from one to the next, so that none is missed.
-        let promised = self.data.promised_units.load(Ordering::SeqCst);
-        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
-        let view = self.journal.view();
+        let promised = self.store.data.promised_units.load(Ordering::SeqCst);
+        let dirty = self.store.data.dirty_units.load(Ordering::SeqCst);
+        let view = self.store.journal.view();
         let wanted = space::units_used(&view)?
             .saturating_add(self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT))
             .saturating_add(dirty)
             .saturating_add(promised);
-        let capacity = self.journal.capacity_bytes();
+        let capacity = self.store.journal.capacity_bytes();
         if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
             return Err(StoreError::NoSpace("the store's size is used up").into());
         }
-        self.grow_to(wanted.saturating_add(spare))?;
+        self.store.grow_to(wanted.saturating_add(spare))?;
         Ok(promise)
+    }
+
+    /// Bytes of file content that can still be written to the store.
+    pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
+        let view = self.store.journal.view();
+        let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
+        let promised = self
+            .load_counters(&view)?
+            .reserved_bytes
+            .div_ceil(UNIT)
+            .saturating_add(self.store.data.dirty_units.load(Ordering::Relaxed))
+            .saturating_add(self.store.data.promised_units.load(Ordering::Relaxed));
+        let capacity = self.store.journal.capacity_bytes();
+        let chunks = self.store.journal.chunks();
+        let on_disk = chunks
+            .available_bytes()
+            .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
+            .saturating_sub(kept_for_trees(chunks.len_bytes()))
+            .saturating_add(chunks.len_bytes().saturating_sub(used_bytes));
+        let total = if capacity == 0 {
+            on_disk
+        } else {
+            on_disk.min(capacity.saturating_sub(used_bytes))
+        };
+        Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
+    }
+
+    /// Bytes of a file that will take space and have none yet: part of its `blocks`.
+    pub(super) fn unwritten_bytes(&self, ino: Ino) -> u64 {
+        self.dataset
+            .inodes
+            .find(ino)
+            .map_or(0, |state| state.data.read().bytes())
+    }
+}
+
+impl Volume {
+    /// Refuses what would take the dataset over its quota.
+    fn check_quota(&self, read: &impl Read, more: u64) -> Result<(), EngineError> {
+        let quota = self.quota(read)?.bytes;
+        if quota == 0 {
+            return Ok(());
+        }
+        let unwritten = self.store.data.dirty_bytes.load(Ordering::Relaxed);
+        let used = self
+            .load_counters(read)?
+            .allocated_bytes
+            .saturating_add(unwritten);
+        if used.saturating_add(more) > quota {
+            return Err(EngineError::Quota);
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Bytes of all files that are in memory, or in the log, and in no chunk yet.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.data.dirty_bytes.load(Ordering::Relaxed)
     }
 
     /// Makes sure that chunks.dat has `units` units: a full disk is found before anything is
@@ -230,63 +291,6 @@ impl Volume {
             .allocate(length, step)
             .or_else(|_| chunks.allocate(length, exact));
         Ok(grown.map_err(|source| StoreError::io("chunks.dat, growing", source))?)
-    }
-
-    /// Bytes of file content that can still be written to the store.
-    pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
-        let view = self.journal.view();
-        let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
-        let promised = self
-            .load_counters(&view)?
-            .reserved_bytes
-            .div_ceil(UNIT)
-            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
-            .saturating_add(self.data.promised_units.load(Ordering::Relaxed));
-        let capacity = self.journal.capacity_bytes();
-        let chunks = self.journal.chunks();
-        let on_disk = chunks
-            .available_bytes()
-            .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
-            .saturating_sub(kept_for_trees(chunks.len_bytes()))
-            .saturating_add(chunks.len_bytes().saturating_sub(used_bytes));
-        let total = if capacity == 0 {
-            on_disk
-        } else {
-            on_disk.min(capacity.saturating_sub(used_bytes))
-        };
-        Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
-    }
-
-    /// Bytes of all files that are in memory, or in the log, and in no chunk yet.
-    #[must_use]
-    pub fn dirty_bytes(&self) -> u64 {
-        self.data.dirty_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of a file that will take space and have none yet: part of its `blocks`.
-    pub(super) fn unwritten_bytes(&self, ino: Ino) -> u64 {
-        self.inodes
-            .find(ino)
-            .map_or(0, |state| state.data.read().bytes())
-    }
-}
-
-impl Volume {
-    /// Refuses what would take the dataset over its quota.
-    fn check_quota(&self, read: &impl Read, more: u64) -> Result<(), EngineError> {
-        let quota = self.quota(read)?.bytes;
-        if quota == 0 {
-            return Ok(());
-        }
-        let unwritten = self.data.dirty_bytes.load(Ordering::Relaxed);
-        let used = self
-            .load_counters(read)?
-            .allocated_bytes
-            .saturating_add(unwritten);
-        if used.saturating_add(more) > quota {
-            return Err(EngineError::Quota);
-        }
-        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ impl Volume {
             return self.live_state(ino).map(Some);
         }
         // Nobody changes anything any more, and nobody would sweep the table.
-        Ok(self.inodes.find(ino))
+        Ok(self.dataset.inodes.find(ino))
     }
 
     /// Reads at most `len` bytes at `offset` into `sink`; how many there were before the end of the
@@ -66,7 +66,7 @@ impl Volume {
     ) -> Result<(usize, InodeRecord), EngineError> {
         let state = self.reading_state(ino)?;
         let guard = state.as_ref().map(|state| state.data.read());
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let record = self.load_inode(&view, ino)?;
         check_file(&record)?;
         let end = offset.saturating_add(len as u64).min(record.size);
@@ -117,8 +117,8 @@ impl Volume {
                     let len = usize::try_from(part.record.len)
                         .map_err(|_| EngineError::Invalid("length"))?;
                     let chunk = chunks::Reader {
-                        disk: self.journal.chunks(),
-                        cache: &self.data.cache,
+                        disk: self.store.journal.chunks(),
+                        cache: &self.store.data.cache,
                         id: part.record.chunk,
                     };
                     let find = || extents::chunk(view, chunk.id);
@@ -145,7 +145,7 @@ impl Volume {
     pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, EngineError> {
         let state = self.reading_state(ino)?;
         let guard = state.as_ref().map(|state| state.data.read());
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         let record = self.load_inode(&view, ino)?;
         check_file(&record)?;
         if offset >= record.size {

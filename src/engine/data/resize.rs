@@ -45,7 +45,7 @@ impl Volume {
             record.size = rest.map_or(size, |rest| rest.clamp(size, record.size.max(size)));
             let end = record.size;
             if data.is_logged(end, u64::MAX) {
-                tx.data_clear(self.dataset, ino, end, u64::MAX);
+                tx.data_clear(self.dataset.id, ino, end, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
             let lsn = tx.commit()?;
@@ -53,8 +53,8 @@ impl Volume {
             self.change_dirty(&mut data, |map| map.remove(end, u64::MAX));
             if rest.is_none() {
                 drop(data);
-                if self.options.durability == Durability::Strict {
-                    self.journal.sync(lsn)?;
+                if self.store.options.durability == Durability::Strict {
+                    self.store.journal.sync(lsn)?;
                 }
                 return Ok(record);
             }
@@ -90,7 +90,7 @@ impl Volume {
         ino: Ino,
         act: impl FnOnce(bool) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let state = self.inodes.state(ino);
+        let state = self.dataset.inodes.state(ino);
         let data = state.data.write();
         act(!data.is_empty())
     }
@@ -98,7 +98,7 @@ impl Volume {
     /// Frees all content of an orphan, in bounded transactions, and its unwritten data. The record
     /// stays, with `allocated` 0.
     pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
-        let state = self.inodes.state(ino);
+        let state = self.dataset.inodes.state(ino);
         loop {
             let _io = state.io.lock();
             let (mut data, mut tx) = self.begin_with(&state, Need::Reclaim)?;
@@ -114,7 +114,7 @@ impl Volume {
                 return Err(StoreError::Corrupt(what).into());
             }
             if data.is_logged(0, u64::MAX) {
-                tx.data_clear(self.dataset, ino, 0, u64::MAX);
+                tx.data_clear(self.dataset.id, ino, 0, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
             tx.commit()?;

@@ -13,8 +13,8 @@ use super::dirty::{DirtyMap, cut};
 use super::space;
 use super::table::InodeState;
 use crate::disk::buffer::forget_spare;
-use crate::engine::{Durability, EngineError, Volume};
-use crate::format::id::{Generation, Ino, Lsn};
+use crate::engine::{Durability, EngineError, Store, Volume};
+use crate::format::id::{DatasetId, Generation, Ino, Lsn};
 use crate::log::journal::Pressure;
 use crate::log::{Change, Tx};
 use crate::store::StoreError;
@@ -34,15 +34,15 @@ impl Volume {
     /// When the disk refuses; the volume is read-only from then on. What of the file is durable is
     /// then known only after reopening.
     pub fn fsync(&self, ino: Ino, _datasync: bool) -> Result<(), EngineError> {
-        let Some(state) = self.inodes.find(ino) else {
+        let Some(state) = self.dataset.inodes.find(ino) else {
             return Ok(());
         };
-        if self.options.durability == Durability::Relaxed {
+        if self.store.options.durability == Durability::Relaxed {
             return Ok(());
         }
-        self.throttle()?;
+        self.store.throttle()?;
         self.log_or_write_out(ino, &state)?;
-        Ok(self.journal.sync(state.last_lsn())?)
+        Ok(self.store.journal.sync(state.last_lsn())?)
     }
 
     /// Makes all entries made, renamed or removed in a directory durable.
@@ -50,9 +50,9 @@ impl Volume {
     /// # Errors
     /// As [`Volume::fsync`].
     pub fn fsync_dir(&self, dir: Ino) -> Result<(), EngineError> {
-        match self.inodes.find(dir) {
-            Some(state) if self.options.durability != Durability::Relaxed => {
-                Ok(self.journal.sync(state.last_lsn())?)
+        match self.dataset.inodes.find(dir) {
+            Some(state) if self.store.options.durability != Durability::Relaxed => {
+                Ok(self.store.journal.sync(state.last_lsn())?)
             }
             _ => Ok(()),
         }
@@ -63,43 +63,25 @@ impl Volume {
     /// # Errors
     /// As [`Volume::fsync`].
     pub fn sync_all(&self) -> Result<(), EngineError> {
-        if self.options.durability == Durability::Relaxed {
+        if self.store.options.durability == Durability::Relaxed {
             return Ok(());
         }
         self.move_unlogged()?;
-        Ok(self.journal.sync(self.journal.end_lsn())?)
+        Ok(self.store.journal.sync(self.store.journal.end_lsn())?)
     }
 
-    /// Bounds what a crash can take: data goes to the log or to chunks, and the log to the disk.
-    ///
-    /// # Errors
-    /// When the disk refuses; the volume is read-only from then on.
-    pub fn commit_tick(&self) -> Result<(), EngineError> {
-        if !self.is_writable() {
-            return Ok(());
-        }
-        // First what is in the log already: moving data may take long.
-        self.journal.sync(self.journal.end_lsn())?;
-        let moved = self.move_unlogged();
-        self.journal.sync(self.journal.end_lsn())?;
-        let settled = self.settle_logged();
-        self.inodes.sweep(self.journal.durable_lsn());
-        forget_spare();
-        moved.and(settled)
-    }
-
-    fn move_unlogged(&self) -> Result<(), EngineError> {
-        let unlogged = self.inodes.filter(DirtyMap::has_unlogged);
+    pub(in crate::engine) fn move_unlogged(&self) -> Result<(), EngineError> {
+        let unlogged = self.dataset.inodes.filter(DirtyMap::has_unlogged);
         self.for_each_file(unlogged, |ino, state| {
-            self.throttle()?;
+            self.store.throttle()?;
             self.log_or_write_out(ino, state)
         })
     }
 
-    /// Makes chunks of what the log has held for long, or of all that it holds when that is much.
-    fn settle_logged(&self) -> Result<(), EngineError> {
-        let much = self.data.log_bytes.load(Ordering::Relaxed) > self.journal.data_log_bytes() / 2;
+    /// Makes chunks of what the log has held for long, or of all that it holds when that is `much`.
+    fn settle_logged(&self, much: bool) -> Result<(), EngineError> {
         let logged = self
+            .dataset
             .inodes
             .filter(|data| data.was_carried() || (much && data.has_logged()));
         self.for_each_file(logged, |ino, _| self.write_out(ino))
@@ -116,7 +98,7 @@ impl Volume {
         for (ino, state) in files {
             if let Err(error) = act(ino, &state) {
                 // A latched volume fails for all of them, and has said so.
-                self.journal.writable()?;
+                self.store.journal.writable()?;
                 ::log::error!("the unwritten bytes of inode {ino} stay in memory: {error}");
                 first = first.and(Err(error));
             }
@@ -151,9 +133,9 @@ impl Volume {
         if pieces.is_empty() {
             return Ok(true);
         }
-        let mut tx = self.journal.begin_for(Need::Log)?;
+        let mut tx = self.store.journal.begin_for(Need::Log)?;
         for (offset, bytes) in pieces {
-            tx.data(self.dataset, ino, offset, bytes);
+            tx.data(self.dataset.id, ino, offset, bytes);
         }
         let lsn = tx.commit()?;
         state.touch(lsn);
@@ -164,13 +146,13 @@ impl Volume {
     /// Promises a share of the log to file bytes, if there is one: a checkpoint must find room to
     /// carry all of them over.
     fn promise_log(&self, bytes: u64) -> Option<Promise<'_>> {
-        if self.journal.pressure() != Pressure::None {
+        if self.store.journal.pressure() != Pressure::None {
             return None;
         }
-        let promise = Promise::new(&self.data.promised_log_bytes, bytes);
-        let promised = self.data.promised_log_bytes.load(Ordering::Relaxed);
-        let held = self.data.log_bytes.load(Ordering::Relaxed);
-        (held.saturating_add(promised) <= self.journal.data_log_bytes()).then_some(promise)
+        let promise = Promise::new(&self.store.data.promised_log_bytes, bytes);
+        let promised = self.store.data.promised_log_bytes.load(Ordering::Relaxed);
+        let held = self.store.data.log_bytes.load(Ordering::Relaxed);
+        (held.saturating_add(promised) <= self.store.journal.data_log_bytes()).then_some(promise)
     }
 
     /// Whether a file has bytes that neither the log nor a chunk holds, or somebody is just writing
@@ -180,53 +162,136 @@ impl Volume {
             let data = state.data.try_read();
             data.is_some_and(|data| !data.has_unlogged())
         };
-        !self.inodes.find(ino).is_none_or(nothing)
+        !self.dataset.inodes.find(ino).is_none_or(nothing)
     }
 
     /// Makes a file's unwritten data precede a rename in the log.
     pub(in crate::engine) fn write_out_for_rename(&self, ino: Ino) -> Result<(), EngineError> {
-        match self.inodes.find(ino) {
+        match self.dataset.inodes.find(ino) {
             Some(state) => self.log_or_write_out(ino, &state),
             None => Ok(()),
         }
     }
 
-    /// Writes out all unwritten data. Not durable by itself.
-    pub(in crate::engine) fn write_out_all(&self) -> Result<(), EngineError> {
-        let unwritten = self.inodes.filter(|data| !data.is_empty());
+    /// Writes out all unwritten data of the dataset. Not durable by itself.
+    fn write_out_files(&self) -> Result<(), EngineError> {
+        let unwritten = self.dataset.inodes.filter(|data| !data.is_empty());
         self.for_each_file(unwritten, |ino, _| self.write_out(ino))
     }
 
     /// Writes out a file of which the log holds too much: holes cut what it holds into more ranges
     /// than were promised room.
     pub(super) fn relieve_log(&self, ino: Ino) -> Result<(), EngineError> {
-        if self.data.log_bytes.load(Ordering::Relaxed) > self.journal.data_log_bytes() {
+        if self.store.data.log_bytes.load(Ordering::Relaxed) > self.store.journal.data_log_bytes() {
             self.write_out(ino)?;
         }
         Ok(())
     }
 
+    /// Takes over file bytes of this dataset that recovery found in the log ([`Change::Data`]), or
+    /// drops those that a later entry made void ([`Change::DataClear`]).
+    pub(in crate::engine) fn replay_data(&self, change: Change) {
+        match change {
+            Change::Data {
+                ino, offset, bytes, ..
+            } => {
+                let state = self.dataset.inodes.state(ino);
+                let mut data = state.data.write();
+                self.change_dirty(&mut data, |map| {
+                    for (at, part) in cut(offset, &bytes) {
+                        map.insert_logged(at, part);
+                    }
+                });
+            }
+            Change::DataClear {
+                ino, offset, len, ..
+            } => {
+                if let Some(state) = self.dataset.inodes.find(ino) {
+                    let mut data = state.data.write();
+                    let end = offset.saturating_add(len);
+                    self.change_dirty(&mut data, |map| map.remove(offset, end));
+                }
+            }
+            Change::Put { .. } | Change::Delete { .. } | Change::Intern { .. } => {}
+        }
+    }
+}
+
+impl Store {
+    /// Bounds what a crash can take: data goes to the log or to chunks, and the log to the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses; the store is read-only from then on.
+    pub fn commit_tick(self: &Arc<Self>) -> Result<(), EngineError> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        // First what is in the log already: moving data may take long.
+        self.journal.sync(self.journal.end_lsn())?;
+        let moved = self.for_each_volume(Volume::move_unlogged);
+        self.journal.sync(self.journal.end_lsn())?;
+        let much = self.data.log_bytes.load(Ordering::Relaxed) > self.journal.data_log_bytes() / 2;
+        let settled = self.for_each_volume(|volume| volume.settle_logged(much));
+        for dataset in self.datasets() {
+            dataset.inodes.sweep(self.journal.durable_lsn());
+        }
+        forget_spare();
+        moved.and(settled)
+    }
+
+    /// Does the same for all datasets in use, and returns the first error.
+    fn for_each_volume(
+        self: &Arc<Self>,
+        act: impl Fn(&Volume) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut first = Ok(());
+        for volume in self.volumes() {
+            first = first.and(act(&volume));
+            self.journal.writable()?;
+        }
+        first
+    }
+
+    /// Writes out all unwritten data. Not durable by itself.
+    pub(in crate::engine) fn write_out_all(self: &Arc<Self>) -> Result<(), EngineError> {
+        self.for_each_volume(Volume::write_out_files)
+    }
+
     /// Puts all file bytes that the log holds from before `end`, and no chunk, into the log again.
     pub(in crate::engine) fn carry_over(&self, end: Lsn) -> Result<(), StoreError> {
-        for (ino, state) in self.inodes.filter(|data| data.is_logged_before(end)) {
-            let mut data = state.data.write();
-            // Written out meanwhile.
-            if !data.is_logged_before(end) {
-                continue;
+        for dataset in self.datasets() {
+            let files = dataset.inodes.filter(|data| data.is_logged_before(end));
+            for (ino, state) in files {
+                self.carry_file_over(dataset.id, ino, &state, end)?;
             }
-            let mut last = Lsn(0);
-            let mut pieces = data.logged().into_iter().peekable();
-            while pieces.peek().is_some() {
-                let mut tx = self.journal.begin_carry()?;
-                let mut step = 0;
-                while let Some((offset, bytes)) = pieces.next_if(|_| step < CARRY_STEP_BYTES) {
-                    step += bytes.len();
-                    tx.data(self.dataset, ino, offset, bytes);
-                }
-                last = tx.commit()?;
-            }
-            data.set_carried(last);
         }
+        Ok(())
+    }
+
+    fn carry_file_over(
+        &self,
+        dataset: DatasetId,
+        ino: Ino,
+        state: &InodeState,
+        end: Lsn,
+    ) -> Result<(), StoreError> {
+        let mut data = state.data.write();
+        // Written out meanwhile.
+        if !data.is_logged_before(end) {
+            return Ok(());
+        }
+        let mut last = Lsn(0);
+        let mut pieces = data.logged().into_iter().peekable();
+        while pieces.peek().is_some() {
+            let mut tx = self.journal.begin_carry()?;
+            let mut step = 0;
+            while let Some((offset, bytes)) = pieces.next_if(|_| step < CARRY_STEP_BYTES) {
+                step += bytes.len();
+                tx.data(dataset, ino, offset, bytes);
+            }
+            last = tx.commit()?;
+        }
+        data.set_carried(last);
         Ok(())
     }
 
@@ -263,41 +328,6 @@ impl Volume {
                 tx.commit()?;
             }
             from = next;
-        }
-        Ok(())
-    }
-
-    /// Takes over file bytes that recovery found in the log ([`Change::Data`]), or drops those that
-    /// a later entry made void ([`Change::DataClear`]).
-    pub(in crate::engine) fn replay_data(&self, change: Change) -> Result<(), EngineError> {
-        match change {
-            Change::Data {
-                dataset,
-                ino,
-                offset,
-                bytes,
-            } if dataset == self.dataset => {
-                let state = self.inodes.state(ino);
-                let mut data = state.data.write();
-                self.change_dirty(&mut data, |map| {
-                    for (at, part) in cut(offset, &bytes) {
-                        map.insert_logged(at, part);
-                    }
-                });
-            }
-            Change::DataClear {
-                dataset,
-                ino,
-                offset,
-                len,
-            } if dataset == self.dataset => {
-                if let Some(state) = self.inodes.find(ino) {
-                    let mut data = state.data.write();
-                    let end = offset.saturating_add(len);
-                    self.change_dirty(&mut data, |map| map.remove(offset, end));
-                }
-            }
-            _ => {}
         }
         Ok(())
     }

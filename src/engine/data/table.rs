@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::dirty::DirtyMap;
-use crate::engine::volume::Room;
+use crate::engine::store::Room;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::{Ino, InoHashes, Lsn};
 use crate::log::Tx;
@@ -50,11 +50,11 @@ impl Volume {
     /// # Errors
     /// `Stale` when there is no such inode.
     pub(super) fn live_state(&self, ino: Ino) -> Result<Arc<InodeState>, EngineError> {
-        match self.inodes.find(ino) {
+        match self.dataset.inodes.find(ino) {
             Some(state) => Ok(state),
             None => {
-                self.load_inode(&self.journal.view(), ino)?;
-                Ok(self.inodes.state(ino))
+                self.load_inode(&self.store.journal.view(), ino)?;
+                Ok(self.dataset.inodes.state(ino))
             }
         }
     }
@@ -63,7 +63,7 @@ impl Volume {
     /// called with no lock held but the inode's `io`.
     ///
     /// # Errors
-    /// As [`Volume::begin_tx`].
+    /// As [`crate::engine::Store::begin_tx`].
     pub(super) fn begin_with<'a>(
         &'a self,
         state: &'a InodeState,
@@ -71,9 +71,9 @@ impl Volume {
     ) -> Result<(RwLockWriteGuard<'a, DirtyMap>, Tx<'a>), EngineError> {
         let mut room = Room::default();
         loop {
-            self.make_room(&mut room)?;
+            self.store.make_room(&mut room)?;
             let data = state.data.write();
-            if let Some(tx) = self.try_begin(need, &mut room)? {
+            if let Some(tx) = self.store.try_begin(need, &mut room)? {
                 return Ok((data, tx));
             }
         }

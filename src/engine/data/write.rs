@@ -93,10 +93,10 @@ impl Volume {
         drop(data);
         drop(state);
         let sync = flags.sync || record.flags & FLAG_SYNC != 0;
-        if sync || self.options.durability == Durability::Strict {
+        if sync || self.store.options.durability == Durability::Strict {
             self.fsync(ino, false)?;
         } else if is_stream {
-            self.background.write_behind(ino);
+            self.store.background.write_behind(self.dataset.id, ino);
         }
         Ok(len)
     }
@@ -105,23 +105,23 @@ impl Volume {
     /// is written out.
     #[must_use]
     pub fn writes_may_wait(&self) -> bool {
-        let limit = self.options.dirty_limit_bytes;
+        let limit = self.store.options.dirty_limit_bytes;
         // A sixteenth below it, so that those who write at the same time do not pass it together.
-        self.data.dirty_memory.load(Ordering::Relaxed) > limit - limit / 16
+        self.store.data.dirty_memory.load(Ordering::Relaxed) > limit - limit / 16
     }
 
     /// Writes out when memory holds more than its limit. A file that cannot be written out takes no
     /// more bytes then; others do.
     fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
-        let limit = self.options.dirty_limit_bytes;
-        let over = || self.data.dirty_memory.load(Ordering::Relaxed) > limit;
+        let limit = self.store.options.dirty_limit_bytes;
+        let over = || self.store.data.dirty_memory.load(Ordering::Relaxed) > limit;
         if over() {
             self.write_out(ino)?;
         }
         if over() {
             // Each has said what keeps it from it.
-            let _ = self.write_out_all();
-            self.journal.writable()?;
+            let _ = self.store.write_out_all();
+            self.store.journal.writable()?;
         }
         Ok(())
     }

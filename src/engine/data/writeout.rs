@@ -20,7 +20,7 @@ use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
 use super::{EXTENTS_MAX, space};
 use crate::engine::background::Started;
-use crate::engine::{EngineError, Volume};
+use crate::engine::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId, trailing_u64};
 use crate::format::record::ExtentRecord;
@@ -49,7 +49,7 @@ impl Volume {
     /// # Errors
     /// When the disk refuses; what was not written stays in memory.
     pub(super) fn write_out(&self, ino: Ino) -> Result<(), EngineError> {
-        let Some(state) = self.inodes.find(ino) else {
+        let Some(state) = self.dataset.inodes.find(ino) else {
             return Ok(());
         };
         self.write_out_runs(ino, &state, |_| true)?;
@@ -66,7 +66,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::write_out`].
     pub(in crate::engine) fn write_behind(&self, ino: Ino) -> Result<(), EngineError> {
-        match self.inodes.find(ino) {
+        match self.dataset.inodes.find(ino) {
             Some(state) => self.write_out_runs(ino, &state, is_full),
             None => Ok(()),
         }
@@ -86,7 +86,7 @@ impl Volume {
         };
         for run in captured.iter().skip(GROUP) {
             let run = run.clone();
-            self.background.soon(move || {
+            self.store.background.soon(move || {
                 run.describe();
             });
         }
@@ -101,7 +101,7 @@ impl Volume {
             };
             // What one batch suffers from does not keep the others from it.
             if let Err(error) = self.write_out_batch(ino, state, current) {
-                self.journal.writable()?;
+                self.store.journal.writable()?;
                 first = first.and(Err(error));
             }
         }
@@ -159,11 +159,11 @@ impl Volume {
             .inspect_err(|_| self.give_up(&pieces))?;
         self.describe(&mut pieces);
         let write = |write: pieces::Write| {
-            let chunks = Arc::clone(self.journal.chunks());
+            let chunks = Arc::clone(self.store.journal.chunks());
             let write = move || write.carry_out(&chunks);
             match is_last {
                 true => Started::Done(write()),
-                false => self.background.hand_over(write),
+                false => self.store.background.hand_over(write),
             }
         };
         let writes = pieces::writes(&pieces).into_iter().map(write).collect();
@@ -178,7 +178,7 @@ impl Volume {
             let stopped = || Err(StoreError::Corrupt("a thread that writes has ended".into()));
             written = written.and(write.wait().unwrap_or_else(stopped));
         }
-        let done = match self.journal.latching(written) {
+        let done = match self.store.journal.latching(written) {
             Ok(()) => self.publish(ino, state, &mut pieces),
             Err(error) => Err(error.into()),
         };
@@ -188,7 +188,7 @@ impl Volume {
     /// Reads what will be replaced: what cannot be entered in the trees is not written at all, or
     /// each attempt would take space until the next checkpoint.
     fn check_readable(&self, ino: Ino, group: &[Captured]) -> Result<(), EngineError> {
-        let view = self.journal.view();
+        let view = self.store.journal.view();
         self.load_inode(&view, ino)?;
         for Captured { start, data, .. } in group {
             let end = start.saturating_add(data.len() as u64);
@@ -266,7 +266,7 @@ impl Volume {
             enter_part(&mut editor, content, until)?;
             if data.is_logged(content.entered, until) {
                 let len = until - content.entered;
-                tx.data_clear(self.dataset, ino, content.entered, len);
+                tx.data_clear(self.dataset.id, ino, content.entered, len);
             }
             steps.push(Step { piece, part, until });
         }
@@ -274,7 +274,9 @@ impl Volume {
         self.store_counters(tx, &counters)?;
         Ok(steps)
     }
+}
 
+impl Store {
     /// Finds the number of the next chunk, which no chunk ever had: a number that came back would
     /// stand for another content in the cache, and in extents that a repair finds on old pages.
     /// Every opening begins a band of its own, and a log has no room for so many chunks that they

@@ -279,12 +279,12 @@ fn flags_and_projects_are_kept_and_inherited() {
 fn quota_of_inodes_is_obeyed() {
     let world = World::new();
     let volume = &world.volume;
-    let mut record = volume.dataset_record(&volume.journal.view()).unwrap();
+    let mut record = volume.dataset_record(&volume.store.journal.view()).unwrap();
     record.quota_inodes = world.inodes() + 1;
-    let mut tx = volume.journal.begin().unwrap();
+    let mut tx = volume.store.journal.begin().unwrap();
     tx.put(
         TreeId::Datasets,
-        dataset_key(volume.dataset),
+        dataset_key(volume.dataset.id),
         record.encode(),
     )
     .unwrap();
@@ -329,7 +329,7 @@ fn accesses_are_noted_as_relatime_does() {
 #[test]
 fn large_transactions_of_many_threads_fit_the_smallest_log() {
     let world = World::new();
-    world.volume.close().unwrap();
+    world.volume.store().close().unwrap();
     let options = OpenOptions {
         background: true,
         ..OpenOptions::default()
@@ -355,7 +355,7 @@ fn large_transactions_of_many_threads_fit_the_smallest_log() {
             });
         }
     });
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     assert_eq!(errors(&world.sim), [""; 0]);
 }
 

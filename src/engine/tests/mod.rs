@@ -56,7 +56,7 @@ impl World {
     }
 
     fn reopen(&mut self) {
-        self.volume.close().unwrap();
+        self.volume.store().close().unwrap();
         self.volume = open(&self.sim, clock(&self.seconds));
     }
 
@@ -64,7 +64,7 @@ impl World {
     fn finish(self) {
         let inodes = self.volume.statfs().unwrap();
         assert!(inodes.files > inodes.files_free);
-        self.volume.close().unwrap();
+        self.volume.store().close().unwrap();
         assert_eq!(errors(&self.sim), [""; 0]);
     }
 

@@ -347,7 +347,7 @@ fn writing_to_a_file_that_is_being_freed_leaves_nothing_behind() {
             volume.reclaim(file).unwrap();
         });
         assert_eq!(error(volume.getattr(file)), "Stale", "round {round}");
-        assert_eq!(volume.dirty_bytes(), 0, "round {round}");
+        assert_eq!(volume.store().dirty_bytes(), 0, "round {round}");
     }
     assert_eq!(world.inodes(), before);
     world.finish();
@@ -391,7 +391,7 @@ fn an_orphan_that_cannot_be_freed_is_an_error() {
             .unwrap()
             .ino;
         let (tree, key) = (volume.tree(), key::inode(ino));
-        let mut tx = volume.journal.begin().unwrap();
+        let mut tx = volume.store.journal.begin().unwrap();
         let mut record = InodeRecord::decode(&tx.get(tree, &key).unwrap().unwrap()).unwrap();
         spoil(&mut record);
         tx.put(tree, key, record.encode()).unwrap();

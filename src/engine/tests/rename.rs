@@ -289,7 +289,7 @@ fn the_moved_data_is_there_when_the_name_is() {
         .unwrap();
     world.volume.reclaim(removed.ino).unwrap();
     // Only the log is flushed, never the file.
-    world.volume.commit_tick().unwrap();
+    world.volume.store().commit_tick().unwrap();
     let survived = world.sim.killed();
     let volume = open(&survived, clock(&world.seconds));
     let mut content = Vec::new();

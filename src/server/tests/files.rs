@@ -639,10 +639,10 @@ fn a_write_that_would_pass_the_limit_is_told_before() {
     let (file, _) = kernel.create("file", 0o644, 0).unwrap();
     let bytes = vec![7; 1 << 15];
     for step in 0..64 {
-        let (told, before) = (volume.writes_may_wait(), volume.dirty_bytes());
+        let (told, before) = (volume.writes_may_wait(), volume.store().dirty_bytes());
         let offset = step * bytes.len() as u64;
         kernel.write(file.nodeid, offset, &bytes, 0).unwrap();
-        if volume.dirty_bytes() < before {
+        if volume.store().dirty_bytes() < before {
             assert!(told, "it had to wait until something was written out");
             return;
         }

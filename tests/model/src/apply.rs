@@ -437,11 +437,11 @@ impl World {
                 self.synced_all();
             }
             Op::Tick => {
-                volume.commit_tick().map_err(say)?;
+                volume.store().commit_tick().map_err(say)?;
                 self.synced_all();
             }
             Op::Checkpoint => {
-                volume.checkpoint().map_err(say)?;
+                volume.store().checkpoint().map_err(say)?;
                 self.checkpointed();
             }
             Op::Reclaim { which } => {

@@ -89,7 +89,7 @@ fn prepare(on_files: bool) -> Outcome<World> {
             world.apply(&op)?;
         }
         world.reopen()?;
-        let closed = world.volume.close();
+        let closed = world.volume.store().close();
         closed.map_err(|error| format!("closing: {error}"))?;
         Ok(world)
     })
@@ -205,7 +205,7 @@ fn check_failed(world: &mut World, failing: Failing) -> Outcome {
     }
     // Closing would write once more what was lost behind the engine's back.
     if failing.after % 2 == 1 && failing.files != Some(Way::LostLater) {
-        let closed = world.volume.close();
+        let closed = world.volume.store().close();
         closed.map_err(|error| format!("closing: {error}"))?;
     }
     judge(world, &world.disks, failing)

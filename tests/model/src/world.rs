@@ -263,7 +263,7 @@ impl World {
 
     /// Closes and opens again.
     pub fn reopen(&mut self) -> Outcome {
-        self.volume.close().map_err(failed("closing"))?;
+        self.volume.store().close().map_err(failed("closing"))?;
         self.disks = self.disks.killed()?;
         self.volume = self.open(self.disks.media())?;
         self.model.nodes.retain(|_, node| node.nlink > 0);

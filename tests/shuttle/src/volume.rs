@@ -58,7 +58,7 @@ fn store(fill: impl Fn(&Volume) + Send + Sync + 'static) -> Store {
         mkfs(sim.media(), &how, &clock()).unwrap();
         let volume = open(sim, options());
         fill(&volume);
-        volume.close().unwrap();
+        volume.store().close().unwrap();
     })
 }
 
@@ -70,7 +70,7 @@ fn crashed(sim: &SimMedia, at: usize) -> Arc<Volume> {
         ..options()
     };
     let volume = open(&left, read_only);
-    assert!(volume.recovery_report().damage.is_none());
+    assert!(volume.store().recovery_report().damage.is_none());
     volume
 }
 
@@ -124,8 +124,8 @@ impl File {
                 let events = self.sim.events();
                 self.synced.lock().unwrap().push((events, done, begun()));
             }
-            Op::Tick => volume.commit_tick().unwrap(),
-            Op::Checkpoint => volume.checkpoint().unwrap(),
+            Op::Tick => volume.store().commit_tick().unwrap(),
+            Op::Checkpoint => volume.store().checkpoint().unwrap(),
             Op::Beside => {
                 let name = [b'0' + u8::try_from(done[thread]).unwrap()];
                 volume
@@ -200,7 +200,7 @@ fn same_inode(name: &'static str, cost: usize, programs: Vec<Vec<Op>>) {
         let last = content(&file.volume, ino);
         let allowed = contents(&programs, &all, &all);
         assert!(allowed.contains(&last), "{last:?}, not of {allowed:?}");
-        file.volume.close().unwrap();
+        file.volume.store().close().unwrap();
         file.check_synced();
         assert_eq!(content(&crashed(&file.sim, file.sim.events()), ino), last);
         assert_eq!(errors(&file.sim), Vec::<String>::new());
@@ -274,12 +274,12 @@ fn a_file_is_freed_while_others_write_to_it() {
                 };
                 let cut = shared.setattr(ino, &set);
                 assert!(matches!(cut, Ok(_) | Err(EngineError::Stale)), "{cut:?}");
-                shared.checkpoint().unwrap();
+                shared.store().checkpoint().unwrap();
             }
         });
         assert!(matches!(volume.getattr(ino), Err(EngineError::Stale)));
-        assert_eq!(volume.dirty_bytes(), 0);
-        volume.close().unwrap();
+        assert_eq!(volume.store().dirty_bytes(), 0);
+        volume.store().close().unwrap();
         assert_eq!(errors(&sim), Vec::<String>::new());
     });
 }
@@ -328,7 +328,7 @@ fn who_waits_for_room_in_the_log_gets_it() {
                 }
             }
         });
-        volume.close().unwrap();
+        volume.store().close().unwrap();
         assert_eq!(errors(&sim), Vec::<String>::new());
     });
 }
@@ -346,7 +346,7 @@ fn a_volume_is_closed_while_threads_commit() {
         let (disks, shared, told) = (Arc::clone(&sim), Arc::clone(&volume), Arc::clone(&synced));
         together(3, move |thread| {
             if thread == 0 {
-                shared.close().unwrap();
+                shared.store().close().unwrap();
                 return;
             }
             for step in 0..2u8 {

@@ -20,17 +20,17 @@ fn small_runs_never_fill_the_log_for_good() {
                 .write(ino, index * 8192 + round, 1, &mut [1].as_slice(), flags)
                 .unwrap();
         }
-        volume.commit_tick().unwrap();
-        volume.checkpoint().unwrap();
+        volume.store().commit_tick().unwrap();
+        volume.store().checkpoint().unwrap();
     }
     // And what shrinks in many transactions, and space given back, do not need more either.
     volume.resize(FILE, 1, &mut |_, _| Ok(())).unwrap();
     delete(&volume, OTHER);
-    volume.checkpoint().unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     check_space(&volume, "after many small runs");
     assert_eq!(
-        crate::engine::data::space::units_used(&volume.journal.view()).unwrap(),
+        crate::engine::data::space::units_used(&volume.store.journal.view()).unwrap(),
         1
     );
 }
@@ -46,10 +46,10 @@ fn a_timer_does_not_log_more_than_a_checkpoint_can_carry_over() {
             .write(FILE, index * 8192, 1, &mut [1].as_slice(), flags)
             .unwrap();
     }
-    volume.commit_tick().unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().commit_tick().unwrap();
+    volume.store().checkpoint().unwrap();
     volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn copying_over_many_extents_takes_bounded_transactions() {
             .unwrap();
     }
     volume.write_out(OTHER).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     let len = extents * 2;
     volume
         .write(FILE, len, 1, &mut [2u8].as_slice(), WriteFlags::default())
@@ -104,7 +104,7 @@ fn fragment(volume: &Volume, ino: Ino, count: u64) {
         volume.write(ino, index * 2, 1, &mut byte, flags).unwrap();
     }
     volume.write_out(ino).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
 }
 
 /// One run over more extents than a transaction takes, or the log has room for: written out by an
@@ -121,7 +121,7 @@ fn overwriting_very_many_extents_takes_bounded_transactions() {
         .write(FILE, 0, whole.len(), &mut whole.as_slice(), flags)
         .unwrap();
     volume.fsync(FILE, false).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     assert!(content(&volume, FILE) == whole);
     check_space(&volume, "after an fsync over many extents");
 
@@ -132,12 +132,12 @@ fn overwriting_very_many_extents_takes_bounded_transactions() {
         .unwrap();
     volume.fsync(OTHER, false).unwrap();
     for _ in 0..3 {
-        volume.checkpoint().unwrap();
+        volume.store().checkpoint().unwrap();
     }
     let volume = open(&sim.killed());
     assert!(content(&volume, OTHER)[..logged.len()] == logged);
     assert_eq!(content(&volume, OTHER).len(), 2 * COUNT - 1);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim.killed());
     assert!(content(&volume, FILE) == whole);
 }
@@ -160,20 +160,29 @@ fn a_checkpoint_needs_no_more_log_than_is_kept_for_it() {
         volume.fsync(FILE, false).unwrap();
     }
     // Fill the rest of what transactions may use.
-    while volume.journal.pressure() != crate::log::journal::Pressure::Urgent {
-        let mut tx = volume.journal.begin().unwrap();
+    while volume.store.journal.pressure() != crate::log::journal::Pressure::Urgent {
+        let mut tx = volume.store.journal.begin().unwrap();
         let record = volume.load_inode(&tx, OTHER).unwrap();
         volume.store_inode(&mut tx, OTHER, &record).unwrap();
-        tx.data(volume.dataset, Ino(99), 0, &[0; 60_000]);
-        tx.data_clear(volume.dataset, Ino(99), 0, 60_000);
+        tx.data(volume.dataset.id, Ino(99), 0, &[0; 60_000]);
+        tx.data_clear(volume.dataset.id, Ino(99), 0, 60_000);
         tx.commit().unwrap();
     }
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     assert_eq!(
-        volume.journal.pressure(),
+        volume.store.journal.pressure(),
         crate::log::journal::Pressure::None
     );
-    assert!(volume.inodes.find(FILE).unwrap().data.read().has_logged());
+    assert!(
+        volume
+            .dataset
+            .inodes
+            .find(FILE)
+            .unwrap()
+            .data
+            .read()
+            .has_logged()
+    );
     let volume = open(&sim.killed());
     for window in 0..3usize {
         let at = window * (64 << 10);
@@ -202,11 +211,12 @@ fn holes_in_logged_bytes_do_not_outgrow_the_log() {
         }
     }
     let held = volume
+        .store
         .data
         .log_bytes
         .load(std::sync::atomic::Ordering::Relaxed);
-    assert!(held <= volume.journal.data_log_bytes());
-    volume.checkpoint().unwrap();
+    assert!(held <= volume.store.journal.data_log_bytes());
+    volume.store().checkpoint().unwrap();
     check_space(&volume, "after many holes");
 }
 
@@ -224,18 +234,18 @@ fn a_file_that_cannot_be_written_out_stops_no_other() {
             .unwrap();
         volume.fsync(ino, false).unwrap();
     }
-    let mut tx = volume.journal.begin().unwrap();
+    let mut tx = volume.store.journal.begin().unwrap();
     let key = crate::format::key::inode(FILE);
     assert!(tx.delete(volume.tree(), key).unwrap());
     tx.commit().unwrap();
-    volume.checkpoint().unwrap();
-    assert!(volume.commit_tick().is_err());
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
+    assert!(volume.store().commit_tick().is_err());
+    volume.store().checkpoint().unwrap();
     assert_eq!(volume.unwritten_bytes(OTHER), 0);
     assert_eq!(volume.unwritten_bytes(FILE), 10_000);
-    assert!(volume.close().is_err());
+    assert!(volume.store().close().is_err());
     let volume = open(&sim.killed());
-    assert!(!volume.recovery_report().was_clean());
+    assert!(!volume.store().recovery_report().was_clean());
     assert_eq!(content(&volume, OTHER), [5u8; 10_000]);
 }
 
@@ -248,7 +258,7 @@ fn a_file_that_cannot_be_written_out_does_not_take_all_memory() {
     for index in 0..20_000 {
         write(&volume, FILE, index * 2, &[1]);
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let sim = made.killed();
     let limit = 1 << 20;
     let options = OpenOptions {
@@ -261,7 +271,7 @@ fn a_file_that_cannot_be_written_out_does_not_take_all_memory() {
     volume.getattr(FILE).unwrap();
     write(&volume, OTHER, 0, &[1]);
     volume.write_out(OTHER).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     sim.set_fault(Some(Fault {
         call: Call::Read,
         after: 0,
@@ -274,16 +284,16 @@ fn a_file_that_cannot_be_written_out_does_not_take_all_memory() {
         .filter(|index| try_write(&volume, FILE, index * (256 << 10), &bytes).is_ok())
         .count();
     assert!(accepted <= 9, "{accepted}");
-    assert!(volume.dirty_bytes() <= 2 * limit);
+    assert!(volume.store().dirty_bytes() <= 2 * limit);
     assert!(sim.disk_len(3) <= before + (32 << 20));
     // Others go on, though memory is full of what cannot go.
     sim.set_fault(None);
-    let mut tx = volume.journal.begin().unwrap();
+    let mut tx = volume.store.journal.begin().unwrap();
     let key = crate::format::key::inode(FILE);
     assert!(tx.delete(volume.tree(), key).unwrap());
     tx.commit().unwrap();
     for index in 0..100 {
         write(&volume, OTHER, index * (128 << 10), &bytes);
     }
-    assert!(volume.dirty_bytes() <= 3 * limit);
+    assert!(volume.store().dirty_bytes() <= 3 * limit);
 }

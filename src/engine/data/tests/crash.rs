@@ -78,7 +78,7 @@ fn a_power_cut_between_two_parts_of_a_write_out_loses_nothing() {
         let mut byte = [1u8].as_slice();
         volume.write(FILE, index * 2, 1, &mut byte, flags).unwrap();
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let sim = made.killed();
     let volume = open(&sim);
     let whole = vec![2u8; 20_000];
@@ -92,11 +92,15 @@ fn a_power_cut_between_two_parts_of_a_write_out_loses_nothing() {
         // Makes what is there durable all the time, so that there is much to lose.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                volume.journal.sync(volume.journal.end_lsn()).unwrap();
+                volume
+                    .store
+                    .journal
+                    .sync(volume.store.journal.end_lsn())
+                    .unwrap();
             }
         });
         volume.write_out(FILE).unwrap();
-        volume.checkpoint().unwrap();
+        volume.store().checkpoint().unwrap();
         done.store(true, Ordering::Relaxed);
     });
     let mut recording = sim.recording();
@@ -133,7 +137,7 @@ fn a_power_cut_in_a_checkpoint_keeps_what_the_log_holds() {
         volume
             .write(ino, 50_000 + round, 1, &mut [1u8].as_slice(), flags)
             .unwrap();
-        volume.checkpoint().unwrap();
+        volume.store().checkpoint().unwrap();
     }
     let mut recording = sim.recording();
     for point in synced..=recording.len() {
@@ -153,12 +157,12 @@ fn a_write_to_a_file_marked_synchronous_is_durable() {
     for marked in [true, false] {
         let sim = make();
         let volume = open(&sim);
-        let mut tx = volume.journal.begin().unwrap();
+        let mut tx = volume.store.journal.begin().unwrap();
         let mut record = volume.load_inode(&tx, FILE).unwrap();
         record.flags = if marked { FLAG_SYNC } else { 0 };
         volume.store_inode(&mut tx, FILE, &record).unwrap();
         let lsn = tx.commit().unwrap();
-        volume.journal.sync(lsn).unwrap();
+        volume.store.journal.sync(lsn).unwrap();
         let flags = WriteFlags::default();
         volume
             .write(FILE, 0, 4, &mut b"sync".as_slice(), flags)
@@ -182,7 +186,7 @@ fn a_truncation_cut_off_keeps_what_it_has_not_reached() {
     for index in 0..10_000 {
         write(&volume, FILE, index * 2, &[1]);
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let sim = made.killed();
     let volume = open(&sim);
     write(&volume, FILE, 0, &[2; 20_000]);
@@ -192,13 +196,21 @@ fn a_truncation_cut_off_keeps_what_it_has_not_reached() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                volume.journal.sync(volume.journal.end_lsn()).unwrap();
+                volume
+                    .store
+                    .journal
+                    .sync(volume.store.journal.end_lsn())
+                    .unwrap();
             }
         });
         volume.resize(FILE, 10, &mut |_, _| Ok(())).unwrap();
         done.store(true, Ordering::Relaxed);
     });
-    volume.journal.sync(volume.journal.end_lsn()).unwrap();
+    volume
+        .store
+        .journal
+        .sync(volume.store.journal.end_lsn())
+        .unwrap();
     let mut recording = sim.recording();
     let events = recording.len();
     let step = ((events - synced) / 100).max(1);
@@ -224,14 +236,18 @@ fn recovery_cut_off_many_times_still_succeeds() {
         write(&volume, FILE, index * (56 << 10), &[3; 56 << 10]);
         volume.fsync(FILE, false).unwrap();
     }
-    while volume.journal.pressure() < Pressure::Urgent {
-        let mut tx = volume.journal.begin().unwrap();
+    while volume.store.journal.pressure() < Pressure::Urgent {
+        let mut tx = volume.store.journal.begin().unwrap();
         let key = crate::format::key::inode(FILE);
         let record = tx.get(volume.tree(), &key).unwrap().unwrap();
-        tx.put(TreeId::Fs(volume.dataset), key, record).unwrap();
+        tx.put(TreeId::Fs(volume.dataset.id), key, record).unwrap();
         tx.commit().unwrap();
     }
-    volume.journal.sync(volume.journal.end_lsn()).unwrap();
+    volume
+        .store
+        .journal
+        .sync(volume.store.journal.end_lsn())
+        .unwrap();
     let mut sim = sim.killed();
     let mut batches = None;
     for attempt in 0..12 {
@@ -245,7 +261,7 @@ fn recovery_cut_off_many_times_still_succeeds() {
         sim = sim.killed();
         let volume = open(&sim.killed());
         assert_eq!(content(&volume, FILE), vec![3; 8 * (56 << 10)]);
-        let found = volume.recovery_report().batches;
+        let found = volume.store().recovery_report().batches;
         assert_eq!(*batches.get_or_insert(found), found, "attempt {attempt}");
     }
 }

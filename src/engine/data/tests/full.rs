@@ -34,8 +34,8 @@ fn delete_many(logged: bool) {
     for name in &names {
         create(&volume, name);
     }
-    volume.checkpoint().unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     if logged {
         write(&volume, FILE, 0, b"sync");
         volume.fsync(FILE, false).unwrap();
@@ -46,7 +46,7 @@ fn delete_many(logged: bool) {
         let removed = volume.unlink(Ino::ROOT, name.as_bytes()).unwrap();
         volume.reclaim(removed.ino).unwrap();
     }
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     drop(volume);
     let full = sim.killed();
     full.set_capacity(Some(full.allocated()));
@@ -60,7 +60,7 @@ fn copies_over_unwritten_bytes_leave_them_their_room() {
     let volume = open(&sim);
     write(&volume, OTHER, 0, &[9]);
     volume.write_out(OTHER).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     let nodes = sim.media().nodes;
     nodes.allocate(nodes.len_bytes(), 32 << 20).unwrap();
     sim.set_capacity(Some(sim.allocated() + (6 << 20)));
@@ -72,7 +72,7 @@ fn copies_over_unwritten_bytes_leave_them_their_room() {
     // All was written out when space ran short: free some, and take it with unwritten bytes.
     written -= 4 << 20;
     volume.resize(FILE, written, &mut |_, _| Ok(())).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     let first = written;
     for _ in 0..62 {
         write(&volume, FILE, written, &bytes);
@@ -95,7 +95,7 @@ fn no_room_for_another_name_stops_nothing_else() {
     let name = |number: u32| format!("{number:0>250}").into_bytes();
     let mode = RenameMode::Replace;
     create(&volume, &String::from_utf8(name(0)).unwrap());
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     let nodes = sim.media().nodes;
     nodes.allocate(nodes.len_bytes(), 32 << 20).unwrap();
     write(&volume, FILE, 0, b"sync");
@@ -110,7 +110,7 @@ fn no_room_for_another_name_stops_nothing_else() {
     volume.sync_all().unwrap();
     volume.unlink(Ino::ROOT, b"victim").unwrap();
     volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     drop(volume);
     let full = sim.killed();
     full.set_capacity(Some(full.allocated()));

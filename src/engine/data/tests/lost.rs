@@ -16,7 +16,7 @@ fn make_lost() -> SimMedia {
     let sim = make();
     let volume = open(&sim);
     write(&volume, FILE, 0, &[7; 20_000]);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     sim.corrupt(3, 5000, &[6]);
     let options = Options {
         data: true,
@@ -37,7 +37,7 @@ fn lost_content_is_an_error_until_it_is_written_again() {
     assert_eq!(read(&volume, 5000, 1000).unwrap(), [1; 1000]);
     assert!(read(&volume, 4999, 1).is_err() && read(&volume, 6000, 1).is_err());
     write(&volume, FILE, 4096, &[2; 4096]);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn lost_content_can_be_cut_off_punched_and_removed() {
     volume.resize(FILE, 8000, &mut |_, _| Ok(())).unwrap();
     assert_eq!(read(&volume, 6000, 2000).unwrap(), [0; 2000]);
     delete(&volume, FILE);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
 }
 
 #[test]
@@ -73,12 +73,16 @@ fn the_number_of_a_chunk_never_comes_back() {
         let volume = open(&sim);
         write(&volume, FILE, 0, &[round; 9]);
         volume.write_out(FILE).unwrap();
-        let last = volume.journal.view().floor(TreeId::Chunks, &[0xff; 9]);
+        let last = volume
+            .store
+            .journal
+            .view()
+            .floor(TreeId::Chunks, &[0xff; 9]);
         let (key, _) = last.unwrap().unwrap();
         let number = trailing_u64(&key).unwrap();
         assert!(numbers.insert(number), "{number} came back");
         assert!(ChunkId(number) != ChunkId::LOST);
         volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
-        volume.close().unwrap();
+        volume.store().close().unwrap();
     }
 }

@@ -68,7 +68,7 @@ fn make() -> SimMedia {
     let sim = make_empty(0);
     let volume = open(&sim);
     for ino in [FILE, OTHER] {
-        let mut tx = volume.journal.begin().unwrap();
+        let mut tx = volume.store.journal.begin().unwrap();
         let zero = Time::default();
         let record = InodeRecord {
             mode: libc::S_IFREG | 0o644,
@@ -91,7 +91,7 @@ fn make() -> SimMedia {
         volume.store_inode(&mut tx, ino, &record).unwrap();
         tx.commit().unwrap();
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     sim
 }
 
@@ -109,7 +109,7 @@ fn open(sim: &SimMedia) -> Arc<Volume> {
 
 /// Frees the content of a file whose last name goes.
 fn delete(volume: &Volume, ino: Ino) {
-    let mut tx = volume.journal.begin().unwrap();
+    let mut tx = volume.store.journal.begin().unwrap();
     let mut record = volume.load_inode(&tx, ino).unwrap();
     record.nlink = 0;
     volume.store_inode(&mut tx, ino, &record).unwrap();
@@ -219,8 +219,8 @@ fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
             }
         }
         11 => volume.fsync(FILE, false).unwrap(),
-        12 => volume.commit_tick().unwrap(),
-        13 => volume.checkpoint().unwrap(),
+        12 => volume.store().commit_tick().unwrap(),
+        13 => volume.store().checkpoint().unwrap(),
         _ => volume.write_out(FILE).unwrap(),
     }
 }
@@ -239,7 +239,7 @@ fn agrees_with_a_vector_over_reopening() {
             let differs = found.iter().zip(&model).position(|(a, b)| a != b);
             assert_eq!(differs, None, "seed {seed} step {index}");
             if rng.random_bool(0.08) {
-                volume.close().unwrap();
+                volume.store().close().unwrap();
                 volume = open(&sim);
             }
         }
@@ -275,8 +275,8 @@ fn check_space(volume: &Volume, context: &str) {
     use crate::format::record::{ChunkRecord, PendingFree};
     use crate::format::superblock::UNITS_END;
 
-    volume.checkpoint().unwrap();
-    let view = volume.journal.view();
+    volume.store().checkpoint().unwrap();
+    let view = volume.store.journal.view();
     let mut ranges = Vec::new();
     let end = [0xff; 9];
     view.scan(TreeId::FreeByStart, &[], &end, &mut |key, value| {

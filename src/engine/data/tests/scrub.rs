@@ -16,7 +16,7 @@ fn filled() -> SimMedia {
         let file = create(&volume, &format!("file number {index}"));
         write(&volume, file, 0, &[index; 5000]);
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     sim
 }
 
@@ -26,7 +26,7 @@ fn scrub(volume: &Volume, restart: bool) -> (ScrubProgress, Vec<String>) {
         bytes_per_sec: 0,
         restart,
     };
-    let progress = volume.scrub(options, &mut |event| {
+    let progress = volume.store().scrub(options, &mut |event| {
         if let ScrubEvent::Damaged(what) = event {
             damaged.push(what.clone());
         }
@@ -47,11 +47,17 @@ fn a_sound_store_is_read_whole() {
     );
     assert!(
         !volume
+            .store()
             .scrub_is_due(std::time::Duration::from_secs(60))
             .unwrap()
     );
-    assert!(volume.scrub_is_due(std::time::Duration::ZERO).unwrap());
-    volume.close().unwrap();
+    assert!(
+        volume
+            .store()
+            .scrub_is_due(std::time::Duration::ZERO)
+            .unwrap()
+    );
+    volume.store().close().unwrap();
 }
 
 #[test]
@@ -105,7 +111,7 @@ fn an_interrupted_scrub_goes_on_where_it_stopped() {
     while !last.done {
         let volume = open(&sim);
         let mut steps = 0;
-        let next = volume.scrub(ScrubOptions::default(), &mut |event| {
+        let next = volume.store().scrub(ScrubOptions::default(), &mut |event| {
             steps += usize::from(matches!(event, ScrubEvent::Progress(_)));
             match steps {
                 4.. => ControlFlow::Break(()),
@@ -116,7 +122,7 @@ fn an_interrupted_scrub_goes_on_where_it_stopped() {
         assert!(next.items >= last.items, "{next:?} after {last:?}");
         last = next;
         parts += 1;
-        volume.close().unwrap();
+        volume.store().close().unwrap();
         assert!(parts < 1000);
     }
     assert!(parts > 3, "{parts}");
@@ -141,7 +147,7 @@ fn what_changes_meanwhile_is_not_damaged() {
                     write(&volume, file, 0, &[round; 5000]);
                     volume.write_out(file).unwrap();
                 }
-                volume.checkpoint().unwrap();
+                volume.store().checkpoint().unwrap();
             }
         });
         for _ in 0..20 {
@@ -150,5 +156,5 @@ fn what_changes_meanwhile_is_not_damaged() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    volume.close().unwrap();
+    volume.store().close().unwrap();
 }

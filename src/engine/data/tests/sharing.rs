@@ -20,13 +20,13 @@ fn a_flipped_bit_in_a_chunk_is_an_error_and_never_data() {
             WriteFlags::default(),
         )
         .unwrap();
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     assert_eq!(content(&volume, FILE), bytes);
     sim.corrupt(3, 5000, &[6]);
     // What was read and checked before is still good.
     assert_eq!(content(&volume, FILE), bytes);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     let mut sink = Vec::new();
     assert!(volume.read(FILE, 4096, 4096, &mut sink).is_err());
@@ -44,7 +44,7 @@ fn a_chunk_is_never_taken_for_one_that_is_gone() {
     volume
         .write(FILE, 0, 9, &mut b"old bytes".as_slice(), flags)
         .unwrap();
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     assert_eq!(content(&volume, FILE), b"old bytes");
     volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
@@ -93,7 +93,7 @@ fn threads_agree_about_shared_files() {
                         .unwrap();
                     match rng.random_range(0..40) {
                         0 => volume.fsync(ino, false).unwrap(),
-                        1 => volume.checkpoint().unwrap(),
+                        1 => volume.store().checkpoint().unwrap(),
                         2 => volume.write_out(ino).unwrap(),
                         3 => {
                             let far = at(BLOCK) * BLOCKS * (2 + writer);
@@ -151,7 +151,7 @@ fn threads_agree_about_shared_files() {
         stop.store(true, Ordering::Relaxed);
     });
     let contents = (content(&volume, FILE), content(&volume, OTHER));
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     assert!(contents == (content(&volume, FILE), content(&volume, OTHER)));
     check_space(&volume, "after many threads");
@@ -174,9 +174,9 @@ fn extents_that_overlap_or_never_end_are_an_error() {
         volume
             .write(FILE, 0, content.len(), &mut content.as_slice(), flags)
             .unwrap();
-        volume.close().unwrap();
+        volume.store().close().unwrap();
         let volume = open(&sim);
-        let mut tx = volume.journal.begin().unwrap();
+        let mut tx = volume.store.journal.begin().unwrap();
         for (start, len) in planted {
             let (key, record) = (key::extent(FILE, start), extent(len));
             tx.put(volume.tree(), key, record.encode()).unwrap();

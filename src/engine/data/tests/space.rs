@@ -17,15 +17,15 @@ fn deleting_content_gives_all_space_back() {
     assert_eq!(content(&volume, OTHER)[100..], content(&volume, FILE));
     delete(&volume, FILE);
     delete(&volume, OTHER);
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     check_space(&volume, "after deleting");
     assert_eq!(
-        crate::engine::data::space::units_used(&volume.journal.view()).unwrap(),
+        crate::engine::data::space::units_used(&volume.store.journal.view()).unwrap(),
         0
     );
     assert_eq!(
         volume
-            .load_counters(&volume.journal.view())
+            .load_counters(&volume.store.journal.view())
             .unwrap()
             .allocated_bytes,
         0
@@ -42,7 +42,7 @@ fn a_sparse_tebibyte_takes_a_few_blocks() {
             .write(FILE, offset, 5, &mut b"hello".as_slice(), flags)
             .unwrap();
     }
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     let mut bytes = Vec::new();
     assert_eq!(
@@ -52,7 +52,7 @@ fn a_sparse_tebibyte_takes_a_few_blocks() {
     assert_eq!(bytes, b"\0\0hello");
     assert_eq!(volume.seek(FILE, 5, Seek::Data).unwrap(), (1 << 40) - 5);
     assert_eq!(
-        crate::engine::data::space::units_used(&volume.journal.view()).unwrap(),
+        crate::engine::data::space::units_used(&volume.store.journal.view()).unwrap(),
         2
     );
     let beyond = volume.write(
@@ -91,7 +91,7 @@ fn a_full_disk_refuses_the_write_and_keeps_what_was_acknowledged() {
     volume.fsync(FILE, false).unwrap();
     assert_eq!(at(content(&volume, FILE).len()), written);
     volume.resize(FILE, 0, &mut |_, _| Ok(())).unwrap();
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     volume
         .write(
             FILE,
@@ -153,9 +153,9 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
         volume.write_out(FILE).unwrap();
         volume.write_out(OTHER).unwrap();
     }
-    volume.checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
     sim.set_capacity(Some(sim.allocated()));
-    let room = volume.journal.chunks().len_bytes() / 4096 - 2 * count;
+    let room = volume.store.journal.chunks().len_bytes() / 4096 - 2 * count;
     volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
     let mut written = 0;
     let bytes = vec![5; 128 << 10];
@@ -168,7 +168,7 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
     }
     assert!(written / 4096 > room, "space between chunks was not used");
     volume.fsync(OTHER, false).unwrap();
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     let volume = open(&sim);
     assert!(content(&volume, OTHER) == vec![5; usize::try_from(written).unwrap()]);
     assert!(content(&volume, FILE) == vec![3; 4096 * usize::try_from(count).unwrap()]);

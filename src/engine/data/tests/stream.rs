@@ -42,9 +42,9 @@ fn who_writes_in_order_is_written_behind() {
         write(&volume, FILE, at(model.len()), &bytes);
         model.extend_from_slice(&bytes);
     }
-    assert!(comes_true(&volume, |volume| volume.dirty_bytes() < 4 << 20));
+    assert!(comes_true(&volume, |volume| volume.store().dirty_bytes() < 4 << 20));
     assert!(content(&volume, FILE) == model);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     drop(volume);
     let volume = open(&sim);
     assert!(content(&volume, FILE) == model);
@@ -61,10 +61,10 @@ fn who_writes_anywhere_is_left_alone() {
         write(&volume, FILE, window << 20, &[1; 64 << 10]);
         write(&volume, FILE, (window << 20) + (64 << 10), &[1; 64 << 10]);
     }
-    assert!(volume.dirty_bytes() > 8 << 20);
-    let before = volume.dirty_bytes();
+    assert!(volume.store().dirty_bytes() > 8 << 20);
+    let before = volume.store().dirty_bytes();
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(volume.dirty_bytes(), before);
+    assert_eq!(volume.store().dirty_bytes(), before);
 }
 
 /// Counts the calls that write, and the bytes that are read.
@@ -192,7 +192,7 @@ fn two_writes_are_on_their_way_at_a_time() {
     volume.fsync(FILE, false).unwrap();
     assert_eq!(counts.under_way.lock().1, 2);
     assert!(content(&volume, FILE) == model);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     drop(volume);
     let volume = open(&sim);
     assert!(content(&volume, FILE) == model);
@@ -229,7 +229,7 @@ fn who_reads_here_and_there_has_no_more_read_than_that() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let model: Vec<u8> = (0..4 << 20).map(|_| rng.random()).collect();
     write(&volume, FILE, 0, &model);
-    volume.close().unwrap();
+    volume.store().close().unwrap();
     drop(volume);
     let (volume, counts) = counted(&sim, false);
     let read_bytes = || counts.read_bytes.swap(0, Ordering::Relaxed);

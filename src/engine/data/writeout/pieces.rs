@@ -151,7 +151,7 @@ impl Volume {
             .map(|(index, piece)| (index, piece.run.start, piece.run.data.len()))
             .collect();
         while !rest.is_empty() {
-            let mut tx = self.begin_tx(Need::Reclaim)?;
+            let mut tx = self.store.begin_tx(Need::Reclaim)?;
             let mut claimed = Vec::new();
             while claimed.len() < CLAIMS_MAX
                 && let Some((index, start, len)) = rest.pop_front()
@@ -179,7 +179,7 @@ impl Volume {
         loop {
             let units = chunks::units(size);
             let found = space::best_fit(tx, units)?;
-            match self.grow_to(found.start.saturating_add(units)) {
+            match self.store.grow_to(found.start.saturating_add(units)) {
                 Ok(()) => {
                     space::claim(tx, found, units)?;
                     return Ok(Part {
@@ -220,12 +220,16 @@ impl Volume {
             .map(|part| (part.unit, chunks::units(part.len)))
             .collect();
         for some in claims.chunks(CLAIMS_MAX) {
-            let freed = self.journal.begin_for(Need::Reclaim).and_then(|mut tx| {
-                for (unit, units) in some {
-                    space::free(&mut tx, *unit, *units)?;
-                }
-                tx.commit()
-            });
+            let freed = self
+                .store
+                .journal
+                .begin_for(Need::Reclaim)
+                .and_then(|mut tx| {
+                    for (unit, units) in some {
+                        space::free(&mut tx, *unit, *units)?;
+                    }
+                    tx.commit()
+                });
             if let Err(error) = freed {
                 ::log::debug!("space of a failed write-out stays claimed: {error}");
                 return;
@@ -235,6 +239,6 @@ impl Volume {
 
     /// A number for a new chunk.
     fn new_chunk_id(&self) -> ChunkId {
-        ChunkId(self.data.next_chunk.fetch_add(1, Ordering::Relaxed))
+        ChunkId(self.store.data.next_chunk.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -1,0 +1,406 @@
+//! An open store: opening, closing, checkpoints, and room for what wants to change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::background::Background;
+use super::data::DataState;
+use super::volume::Dataset;
+use super::{Clock, EngineError, OpenOptions, Time, Volume};
+use crate::disk::Media;
+use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
+use crate::format::id::DatasetId;
+use crate::log::journal::Pressure;
+use crate::log::recovery::{self, Report};
+use crate::log::{Change, Journal, Tx};
+use crate::store::StoreError;
+use crate::store::pages::Need;
+use crate::sync::{Mutex, RwLock};
+
+/// An open store: what its datasets share.
+pub struct Store {
+    pub(super) journal: Journal,
+    pub(super) options: OpenOptions,
+    pub(super) clock: Clock,
+    pub(super) data: DataState,
+    /// The datasets in use.
+    datasets: RwLock<BTreeMap<DatasetId, Arc<Dataset>>>,
+    /// What opening found and did.
+    recovery: Report,
+    orphans_freed: AtomicU64,
+    /// One checkpoint at a time: held until the space that it freed is released.
+    checkpointing: Mutex<()>,
+    pub(super) background: Background,
+    /// The store's lock, when it is a directory: held as long as the store is open.
+    _lock: Option<StoreLock>,
+}
+
+/// What an operation waited for on its way to a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Pages have run out.
+    wanted: bool,
+    /// A checkpoint was made because of that.
+    freed: bool,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its files cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is in them cannot be used.
+    #[error("{store}: {source}")]
+    Store {
+        /// The store.
+        store: PathBuf,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+}
+
+/// The system's clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let sec = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+        Time {
+            sec,
+            nsec: since.subsec_nanos(),
+        }
+    })
+}
+
+impl Store {
+    /// Opens the store in directory `store`, which stays locked until all that refers to the store
+    /// is dropped.
+    ///
+    /// # Errors
+    /// When the directory is not a store or is in use; and as [`Store::open_media`].
+    pub fn open(store: &Path, options: OpenOptions) -> Result<Arc<Store>, OpenError> {
+        let how = OpenDir {
+            read_only: options.read_only,
+            allow_volatile: options.allow_volatile,
+        };
+        Self::open_files(store, open_store(store, how)?, options)
+    }
+
+    /// Opens the store whose files are open.
+    ///
+    /// # Errors
+    /// As [`Store::open_media`].
+    pub fn open_files(
+        store: &Path,
+        files: StoreDir,
+        options: OpenOptions,
+    ) -> Result<Arc<Store>, OpenError> {
+        let StoreDir { media, lock } = files;
+        Self::open_locked(media, options, system_clock(), Some(lock)).map_err(|source| {
+            OpenError::Store {
+                store: store.to_owned(),
+                source,
+            }
+        })
+    }
+
+    /// Opens the store on `media`, recovering it first. Durable on return is what recovery brought
+    /// back.
+    ///
+    /// # Errors
+    /// When it is not a store, is newer than this program, or is damaged beyond trust.
+    pub fn open_media(
+        media: Media,
+        options: OpenOptions,
+        clock: Clock,
+    ) -> Result<Arc<Store>, EngineError> {
+        Self::open_locked(media, options, clock, None)
+    }
+
+    fn open_locked(
+        media: Media,
+        options: OpenOptions,
+        clock: Clock,
+        lock: Option<StoreLock>,
+    ) -> Result<Arc<Store>, EngineError> {
+        crate::memory::keep_large_apart();
+        let opened = recovery::open(
+            media,
+            recovery::Options {
+                read_only: options.read_only,
+                discard_damaged_log: options.discard_damaged_log,
+                cache_bytes: options.cache_bytes / 2,
+            },
+        )?;
+        if let Some(damage) = &opened.report.damage {
+            ::log::error!("{damage}");
+        }
+        for (copy, reason) in &opened.report.superblock_damage {
+            ::log::warn!("superblock copy {copy} cannot be used: {reason}; the other one is whole");
+        }
+        let store = Arc::new(Store {
+            journal: opened.journal,
+            // The other half is for tree pages.
+            data: DataState::new(options.cache_bytes / 2),
+            options,
+            clock,
+            datasets: RwLock::default(),
+            recovery: opened.report,
+            orphans_freed: AtomicU64::new(0),
+            checkpointing: Mutex::new(()),
+            background: Background::default(),
+            _lock: lock,
+        });
+        store.recover(opened.data)?;
+        if store.options.background && store.is_writable() {
+            Background::start(&store)?;
+        }
+        Ok(store)
+    }
+
+    /// What is left of recovery once the trees are whole: file bytes that only the log holds, and
+    /// orphans.
+    fn recover(self: &Arc<Self>, data: Vec<Change>) -> Result<(), EngineError> {
+        self.attach(DatasetId::MAIN)?;
+        for change in data {
+            if let Change::Data { dataset, .. } | Change::DataClear { dataset, .. } = &change {
+                let volume = self.attach(*dataset)?;
+                volume.replay_data(change);
+            }
+        }
+        self.load_next_chunk()?;
+        if self.is_writable() {
+            self.finish_recovery()?;
+        }
+        Ok(())
+    }
+
+    /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
+    /// the trees, file bytes included, so that nothing needs to be carried over.
+    fn finish_recovery(self: &Arc<Self>) -> Result<(), EngineError> {
+        let finish = || {
+            // What keeps a file's bytes from it leaves them in the log.
+            let _ = self.write_out_all();
+            let mut freed = 0;
+            for volume in self.volumes() {
+                freed += volume.reclaim_all_orphans()?;
+            }
+            Ok::<u64, EngineError>(freed)
+        };
+        // The numbers of checkpoints need a log that says whether one was begun: see
+        // `recovery::next_generation`.
+        let freed = if self.recovery.was_clean() {
+            finish()?
+        } else {
+            self.journal.unlogged(finish)?
+        };
+        self.orphans_freed.store(freed, Ordering::Relaxed);
+        // Also after a clean close: what the orphans held may be written to only once they are gone
+        // on disk too.
+        if !self.recovery.was_clean() || freed > 0 {
+            self.checkpoint()?;
+        }
+        self.recover_space()?;
+        if !self.options.background {
+            self.journal.find_free_pages()?;
+        }
+        Ok(())
+    }
+
+    /// A dataset, in use from now on.
+    ///
+    /// # Errors
+    /// When its orphans cannot be read.
+    fn attach(self: &Arc<Self>, id: DatasetId) -> Result<Volume, EngineError> {
+        let mut datasets = self.datasets.write();
+        let dataset = match datasets.get(&id) {
+            Some(dataset) => Arc::clone(dataset),
+            None => {
+                let dataset = Arc::new(Dataset::load(id, &self.journal.view())?);
+                datasets.insert(id, Arc::clone(&dataset));
+                dataset
+            }
+        };
+        drop(datasets);
+        Ok(Volume::new(Arc::clone(self), dataset))
+    }
+
+    /// The datasets in use.
+    pub(super) fn datasets(&self) -> Vec<Arc<Dataset>> {
+        self.datasets.read().values().cloned().collect()
+    }
+
+    /// The datasets in use.
+    pub(super) fn volumes(self: &Arc<Self>) -> Vec<Volume> {
+        let volume = |dataset| Volume::new(Arc::clone(self), dataset);
+        self.datasets().into_iter().map(volume).collect()
+    }
+
+    /// The dataset in use that has this number.
+    pub(super) fn volume_of(self: &Arc<Self>, id: DatasetId) -> Option<Volume> {
+        let dataset = self.datasets.read().get(&id).cloned()?;
+        Some(Volume::new(Arc::clone(self), dataset))
+    }
+
+    /// The dataset `main`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn main(self: &Arc<Self>) -> Result<Volume, EngineError> {
+        self.attach(DatasetId::MAIN)
+    }
+
+    /// The store's clock.
+    pub(super) fn now(&self) -> Time {
+        (self.clock)()
+    }
+
+    /// What opening found and did.
+    #[must_use]
+    pub fn recovery_report(&self) -> &Report {
+        &self.recovery
+    }
+
+    /// Orphans that opening freed.
+    #[must_use]
+    pub fn orphans_freed(&self) -> u64 {
+        self.orphans_freed.load(Ordering::Relaxed)
+    }
+
+    /// Whether changes are possible: not opened read-only, and no write has failed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.journal.writable().is_ok()
+    }
+
+    /// Moves everything committed into the trees on disk and frees the log. Durable on return is
+    /// all metadata and all data that was fsynced.
+    ///
+    /// # Errors
+    /// When the disk refuses; the volume is read-only from then on.
+    pub fn checkpoint(&self) -> Result<(), EngineError> {
+        let _one = self.checkpointing.lock();
+        self.journal
+            .checkpoint(false, &|end| self.carry_over(end))?;
+        for dataset in self.datasets() {
+            dataset.inodes.sweep(self.journal.durable_lsn());
+        }
+        match self.release_freed() {
+            // It stays pending until after the next checkpoint.
+            Err(EngineError::Store(StoreError::NoSpace(_))) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Waits for a checkpoint when the log or memory is nearly full. To be called where an
+    /// operation begins, or between two transactions of a long one, with no lock held that the
+    /// checkpoint needs: it takes the unwritten data of inodes, but not their `io`.
+    ///
+    /// # Errors
+    /// When the checkpoint fails.
+    pub(super) fn throttle(&self) -> Result<(), EngineError> {
+        match self.journal.pressure() {
+            Pressure::None => Ok(()),
+            Pressure::Due if self.options.background => {
+                self.background.request_checkpoint();
+                Ok(())
+            }
+            Pressure::Urgent if self.background.wait_for_checkpoint() => Ok(()),
+            Pressure::Due | Pressure::Urgent => self.checkpoint(),
+        }
+    }
+
+    /// Starts a transaction that finds room in the log. Waits as [`Store::throttle`] does.
+    ///
+    /// # Errors
+    /// As [`Store::throttle`]; when the volume is read-only or the disk full.
+    pub(super) fn begin_tx(&self, need: Need) -> Result<Tx<'_>, EngineError> {
+        let mut room = Room::default();
+        loop {
+            self.make_room(&mut room)?;
+            // Others may have come first since.
+            if let Some(tx) = self.try_begin(need, &mut room)? {
+                return Ok(tx);
+            }
+        }
+    }
+
+    /// Starts a transaction, unless something must make room for it: `None` then, and
+    /// [`Store::make_room`] is to be called without locks.
+    ///
+    /// # Errors
+    /// When the volume is read-only or the disk full.
+    pub(super) fn try_begin(
+        &self,
+        need: Need,
+        room: &mut Room,
+    ) -> Result<Option<Tx<'_>>, EngineError> {
+        match self.journal.begin_with_room(need) {
+            Err(StoreError::NoSpace(_)) if !room.freed && self.may_find_pages() => {
+                room.wanted = true;
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Whether there may be pages to write to that are not known yet.
+    fn may_find_pages(&self) -> bool {
+        !self.journal.knows_free_pages() || self.journal.has_dirty_pages()
+    }
+
+    /// Waits as [`Store::throttle`] does; and for a checkpoint when pages have run out, once, since
+    /// pages that are no longer used can be written again only after one.
+    ///
+    /// # Errors
+    /// As [`Store::throttle`].
+    pub(super) fn make_room(&self, room: &mut Room) -> Result<(), EngineError> {
+        if !std::mem::take(&mut room.wanted) {
+            return self.throttle();
+        }
+        if !self.journal.knows_free_pages() {
+            return Ok(self.journal.find_free_pages()?);
+        }
+        room.freed = true;
+        // One under way may have begun before pages came free that this needs.
+        if self.background.wait_for_new_checkpoint() {
+            return Ok(());
+        }
+        self.checkpoint()
+    }
+
+    /// Makes everything durable and marks the store as closed. Operations after it fail or are not
+    /// durable; closing again does nothing.
+    ///
+    /// # Errors
+    /// When the disk refuses; the next opening recovers what was durable.
+    pub fn close(self: &Arc<Self>) -> Result<(), EngineError> {
+        self.background.stop();
+        if !self.is_writable() {
+            return Ok(());
+        }
+        let written = self.write_out_all();
+        self.checkpoint()?;
+        let _one = self.checkpointing.lock();
+        // Bytes that could not be written out stay in the log.
+        let clean = written.is_ok();
+        self.journal
+            .checkpoint(clean, &|end| self.carry_over(end))?;
+        written
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Without a close this is a power cut, as far as the store is concerned; the threads must
+        // end all the same.
+        self.background.stop();
+    }
+}
