@@ -228,7 +228,7 @@ impl Volume {
             return;
         }
         let update = || -> Result<(), EngineError> {
-            let mut tx = self.store.begin_tx(Need::Space)?;
+            let mut tx = self.begin_tx(Need::Space)?;
             let mut record = self.load_inode(&tx, ino)?;
             if due(&record) {
                 record.atime = now;

@@ -42,6 +42,8 @@ struct Shared {
     stream: Condvar,
     /// Something for a helper to do, or the end.
     work: Condvar,
+    /// Something was deleted, or the end.
+    reap: Condvar,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -72,6 +74,8 @@ struct State {
     ended: u64,
     /// Whether there is a thread that makes checkpoints.
     checkpointing: bool,
+    /// There may be deleted datasets.
+    doomed: bool,
     /// Files that are written in order, each once.
     streams: VecDeque<(DatasetId, Ino)>,
     /// What helpers are to do: first what somebody waits for.
@@ -118,6 +122,11 @@ impl Background {
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("stream", move || stream_loop(&shared, &weak))?
         });
+        shared.state.lock().doomed = true;
+        threads.push({
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            spawn("reap", move || reap_loop(&shared, &weak))?
+        });
         for _ in 0..HELPERS {
             let helper = Arc::clone(shared);
             threads.push(spawn("helper", move || help(&helper))?);
@@ -149,6 +158,12 @@ impl Background {
             state.streams.push_back(file);
             self.shared.stream.notify_one();
         }
+    }
+
+    /// Has deleted datasets' trees taken away, if there are threads.
+    pub(super) fn reap(&self) {
+        self.shared.state.lock().doomed = true;
+        self.shared.reap.notify_all();
     }
 
     /// Has something done that somebody will need, and would do then if nobody had.
@@ -211,6 +226,7 @@ impl Background {
         self.shared.done.notify_all();
         self.shared.stream.notify_all();
         self.shared.work.notify_all();
+        self.shared.reap.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
         for handle in threads {
             if handle.thread().id() != thread::current().id() && handle.join().is_err() {
@@ -287,6 +303,30 @@ fn next_stream(shared: &Shared) -> Option<(DatasetId, Ino)> {
         shared.stream.wait(&mut state);
     }
     None
+}
+
+/// Takes deleted datasets' trees away.
+fn reap_loop(shared: &Shared, store: &Weak<Store>) {
+    while wait_for_doomed(shared) {
+        let Some(store) = store.upgrade() else {
+            return;
+        };
+        if let Err(error) = store.reap(&|| shared.state.lock().stopping)
+            && store.is_writable()
+        {
+            ::log::error!("deleted datasets still take space: {error}");
+        }
+    }
+}
+
+/// Waits until something was deleted; false when the store is being closed.
+fn wait_for_doomed(shared: &Shared) -> bool {
+    let mut state = shared.state.lock();
+    while !state.stopping && !state.doomed {
+        shared.reap.wait(&mut state);
+    }
+    state.doomed = false;
+    !state.stopping
 }
 
 /// Does what there is to do, to the end: somebody may wait for it.

@@ -96,24 +96,8 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
         ..Default::default()
     };
     tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
-    let root = InodeRecord {
-        mode: libc::S_IFDIR | (options.root_mode & 0o7777),
-        nlink: 2,
-        uid: options.root_uid,
-        gid: options.root_gid,
-        rdev: 0,
-        flags: 0,
-        projid: 0,
-        xattrs: 0,
-        size: 0,
-        allocated: 0,
-        entries: 0,
-        parent: Ino::ROOT,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-    };
+    let mode = options.root_mode;
+    let root = InodeRecord::new_root(options.root_uid, options.root_gid, mode, now);
     tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
     tx.put(
         TreeId::FreeByStart,

@@ -33,12 +33,12 @@ pub(super) struct Op<'a> {
 impl Volume {
     /// Begins a mutation that may take space. No lock is held.
     pub(super) fn begin(&self) -> Result<Op<'_>, EngineError> {
-        Ok(Op::new(self, self.store.begin_tx(Need::Space)?))
+        Ok(Op::new(self, self.begin_tx(Need::Space)?))
     }
 
     /// Begins a mutation that gives space back in the end: it works on a full disk too.
     pub(super) fn begin_removal(&self) -> Result<Op<'_>, EngineError> {
-        Ok(Op::new(self, self.store.begin_tx(Need::Reclaim)?))
+        Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
     }
 
     /// As [`Volume::begin_removal`], for who holds a lock; `None` when [`super::Store::make_room`] should
@@ -47,7 +47,7 @@ impl Volume {
         &self,
         room: &mut Room,
     ) -> Result<Option<Op<'_>>, EngineError> {
-        let tx = self.store.try_begin(Need::Reclaim, room)?;
+        let tx = self.try_begin(Need::Reclaim, room)?;
         Ok(tx.map(|tx| Op::new(self, tx)))
     }
 }

@@ -26,8 +26,8 @@ pub struct Store {
     pub(super) options: OpenOptions,
     pub(super) clock: Clock,
     pub(super) data: DataState,
-    /// The datasets in use.
-    datasets: RwLock<BTreeMap<DatasetId, Arc<Dataset>>>,
+    /// The datasets in use; held for writing by who begins to use one or deletes one.
+    pub(super) datasets: RwLock<InUse>,
     /// What opening found and did.
     recovery: Report,
     orphans_freed: AtomicU64,
@@ -37,6 +37,9 @@ pub struct Store {
     /// The store's lock, when it is a directory: held as long as the store is open.
     _lock: Option<StoreLock>,
 }
+
+/// Datasets in use.
+pub(super) type InUse = BTreeMap<DatasetId, Arc<Dataset>>;
 
 /// What an operation waited for on its way to a transaction.
 #[derive(Debug, Default)]
@@ -171,8 +174,10 @@ impl Store {
         self.attach(DatasetId::MAIN)?;
         for change in data {
             if let Change::Data { dataset, .. } | Change::DataClear { dataset, .. } = &change {
-                let volume = self.attach(*dataset)?;
-                volume.replay_data(change);
+                // Of one that is deleted nothing is wanted any more.
+                if super::datasets::is_there(&self.journal.view(), *dataset)? {
+                    self.attach(*dataset)?.replay_data(change);
+                }
             }
         }
         self.load_next_chunk()?;
@@ -219,7 +224,15 @@ impl Store {
     /// # Errors
     /// When its orphans cannot be read.
     fn attach(self: &Arc<Self>, id: DatasetId) -> Result<Volume, EngineError> {
-        let mut datasets = self.datasets.write();
+        self.attach_in(&mut self.datasets.write(), id)
+    }
+
+    /// As [`Store::attach`].
+    pub(super) fn attach_in(
+        self: &Arc<Self>,
+        datasets: &mut InUse,
+        id: DatasetId,
+    ) -> Result<Volume, EngineError> {
         let dataset = match datasets.get(&id) {
             Some(dataset) => Arc::clone(dataset),
             None => {
@@ -228,7 +241,6 @@ impl Store {
                 dataset
             }
         };
-        drop(datasets);
         Ok(Volume::new(Arc::clone(self), dataset))
     }
 

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::data::InodeTable;
-use super::store::{OpenError, Store};
+use super::store::{OpenError, Room, Store};
 use super::{Clock, EngineError, OpenOptions};
 use crate::disk::Media;
 use crate::disk::dir::StoreDir;
 use crate::format::id::{DatasetId, Ino, InoHashes};
 use crate::format::key::{self, Kind, TreeId, trailing_u64};
+use crate::format::record::DATASET_READ_ONLY;
+use crate::log::Tx;
+use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::RwLock;
 
@@ -21,6 +24,11 @@ pub(super) struct Dataset {
     pub(super) inodes: InodeTable,
     /// Inodes without a name: the orphan list as it is in the tree.
     pub(super) orphans: RwLock<HashSet<Ino, InoHashes>>,
+    /// Held for reading by who puts bytes in memory that the trees do not have, for writing by who
+    /// needs a moment without any.
+    pub(super) gate: RwLock<()>,
+    /// Nothing of it is ever changed.
+    read_only: bool,
 }
 
 impl Dataset {
@@ -44,8 +52,15 @@ impl Dataset {
             id,
             inodes: InodeTable::default(),
             orphans: RwLock::new(orphans),
+            gate: RwLock::new(()),
+            read_only: is_read_only(id, read)?,
         })
     }
+}
+
+fn is_read_only(id: DatasetId, read: &impl Read) -> Result<bool, StoreError> {
+    let record = super::datasets::record_of(read, id)?;
+    Ok(record.flags & DATASET_READ_ONLY != 0)
 }
 
 /// A dataset of an open store, which stays open as long as anyone refers to it.
@@ -106,9 +121,38 @@ impl Volume {
         &self.store
     }
 
-    /// Whether changes are possible: not opened read-only, and no write has failed.
+    /// Whether changes are possible: not opened read-only, no snapshot, and no write has failed.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.store.is_writable()
+        !self.dataset.read_only && self.store.is_writable()
+    }
+
+    /// Starts a transaction that changes the dataset: see [`Store::begin_tx`].
+    ///
+    /// # Errors
+    /// As there; when it is read-only.
+    pub(super) fn begin_tx(&self, need: Need) -> Result<Tx<'_>, EngineError> {
+        self.check_writable()?;
+        self.store.begin_tx(need)
+    }
+
+    /// The same, for who holds a lock: see [`Store::try_begin`].
+    ///
+    /// # Errors
+    /// As there; when it is read-only.
+    pub(super) fn try_begin(
+        &self,
+        need: Need,
+        room: &mut Room,
+    ) -> Result<Option<Tx<'_>>, EngineError> {
+        self.check_writable()?;
+        self.store.try_begin(need, room)
+    }
+
+    fn check_writable(&self) -> Result<(), EngineError> {
+        if self.dataset.read_only {
+            return Err(StoreError::ReadOnly("the dataset is read-only".into()).into());
+        }
+        Ok(())
     }
 }

@@ -106,6 +106,12 @@ fn with_u64(ino: Ino, kind: Kind, rest: u64) -> Key {
     Key::from_slice(&bytes)
 }
 
+/// Whether a key of a dataset's tree is of a kind.
+#[must_use]
+pub fn is_of_kind(key: &[u8], kind: Kind) -> bool {
+    key.get(8) == Some(&(kind as u8))
+}
+
 /// A key of two big-endian u64.
 #[must_use]
 pub fn pair(first: u64, second: u64) -> Key {

@@ -19,7 +19,9 @@ pub const MAGIC: u32 = 0x7261_7A72;
 /// The version this program writes, and the newest it reads.
 pub const VERSION: u32 = 1;
 /// Features without which a program must not open the store.
-pub const INCOMPAT_KNOWN: u64 = 0;
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SNAPSHOTS;
+/// Trees of datasets share pages and chunks, and have lineages.
+pub const INCOMPAT_SNAPSHOTS: u64 = 1;
 /// Features without which a program must not write to the store.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Bytes of one unit of chunks.dat.

@@ -7,7 +7,8 @@ use super::{Bytes, Context, Issue, Issues, walk_all};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY,
+    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LINEAGE_KIND, LineageRecord,
+    NEXT_DATASET_KEY, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY, UNREACHED_KEY,
 };
 
 /// A dataset and what its counters say.
@@ -15,12 +16,12 @@ pub(super) struct Dataset {
     pub(super) id: DatasetId,
     pub(super) record: DatasetRecord,
     pub(super) counters: Option<DatasetCounters>,
+    pub(super) lineage: LineageRecord,
 }
 
 /// All datasets.
 pub(super) struct Datasets {
     pub(super) found: Vec<Dataset>,
-    pub(super) has_snapshots: bool,
     /// Units of chunks.dat that are not free, as recorded.
     pub(super) units_used: u64,
     pub(super) complete: bool,
@@ -33,27 +34,28 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     let mut found: BTreeMap<DatasetId, Dataset> = BTreeMap::new();
     let mut names: Vec<(Vec<u8>, DatasetId)> = Vec::new();
     let mut units_used = 0;
+    let mut next = DatasetId::MAIN.0 + 1;
     let complete = walk_all(context, TREE, issues, &mut |issues, key, value| {
         let unknown = || Issue::UnknownKey {
             tree: TREE,
             key: Bytes(key.to_vec()),
         };
         let id = match key {
-            [1 | 2, id @ ..] => id.try_into().ok().map(u64::from_be_bytes).map(DatasetId),
+            [1 | 2 | LINEAGE_KIND, id @ ..] => {
+                id.try_into().ok().map(u64::from_be_bytes).map(DatasetId)
+            }
             _ => None,
         };
         match (key, id) {
             ([1, ..], Some(id)) => match DatasetRecord::decode(value) {
                 Ok(record) => {
-                    let counters = None;
-                    found.insert(
+                    let dataset = Dataset {
                         id,
-                        Dataset {
-                            id,
-                            record,
-                            counters,
-                        },
-                    );
+                        record,
+                        counters: None,
+                        lineage: LineageRecord::default(),
+                    };
+                    found.insert(id, dataset);
                 }
                 Err(error) => issues.bad_record(TREE, format!("dataset {id}"), &error),
             },
@@ -68,6 +70,16 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                 Ok(id) => names.push((name.to_vec(), DatasetId(id))),
                 Err(_) => issues.add(unknown()),
             },
+            ([LINEAGE_KIND, ..], Some(id)) => {
+                match (LineageRecord::decode(value), found.get_mut(&id)) {
+                    (Ok(lineage), Some(dataset)) => dataset.lineage = lineage,
+                    (Ok(_), None) => issues.add(Issue::LineageStray(id)),
+                    (Err(error), _) => {
+                        issues.bad_record(TREE, format!("lineage of dataset {id}"), &error);
+                    }
+                }
+            }
+            _ if key == UNREACHED_KEY && value.is_empty() => {}
             _ if key == SCRUB_KEY => {
                 if let Err(error) = ScrubRecord::decode(value) {
                     issues.bad_record(TREE, "the scrub's position", &error);
@@ -75,21 +87,56 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
             }
             _ => match value.try_into().map(u64::from_le_bytes) {
                 Ok(units) if key == UNITS_USED_KEY => units_used = units,
+                Ok(number) if key == NEXT_DATASET_KEY => next = number,
                 _ => issues.add(unknown()),
             },
         }
     });
     if complete {
         check_names(&found, &names, issues);
+        check_lineages(&found, next, issues);
     }
     issues.summary.datasets = found.len() as u64;
     Datasets {
-        has_snapshots: found
-            .values()
-            .any(|dataset| dataset.record.snapshot_of.0 != 0 || dataset.record.origin.0 != 0),
         found: found.into_values().collect(),
         units_used,
         complete,
+    }
+}
+
+impl Datasets {
+    /// The newest checkpoint in which an extent may have been born.
+    pub(super) fn newest_birth(&self, context: &Context<'_>) -> u64 {
+        let births = self.found.iter().map(|dataset| dataset.record.birth.0);
+        // Each snapshot begins a new one.
+        let newest = births.max().unwrap_or(0).saturating_add(1);
+        newest.max(context.newest_generation())
+    }
+}
+
+/// What trees share is known by their lineages alone.
+fn check_lineages(found: &BTreeMap<DatasetId, Dataset>, next: u64, issues: &mut Issues<'_>) {
+    for dataset in found.values() {
+        let (id, lineage) = (dataset.id, &dataset.lineage);
+        let prev = found.get(&lineage.prev);
+        let is_part_gone = dataset.record.flags & DATASET_DOOMED != 0;
+        let reason = if id.0 >= next && id != DatasetId::MAIN {
+            "its number would be given to another"
+        } else if lineage.prev.0 != 0 && prev.is_none() {
+            "the snapshot it goes on from is not there"
+        } else if prev.is_some_and(|prev| prev.record.flags & DATASET_READ_ONLY == 0) {
+            "what it goes on from is no snapshot"
+        } else if prev.is_some_and(|prev| prev.record.birth != lineage.prev_birth) {
+            "the snapshot it goes on from was taken at another time"
+        } else if lineage.below == LineageRecord::PENDING && !is_part_gone {
+            "a part of it is gone, and it was not deleted"
+        } else {
+            continue;
+        };
+        issues.add(Issue::Lineage {
+            dataset: id,
+            reason,
+        });
     }
 }
 
@@ -117,7 +164,8 @@ fn check_names(
         let listed = names
             .iter()
             .any(|(each, to)| each == name.as_bytes() && *to == id);
-        if !listed {
+        let is_doomed = dataset.record.flags & DATASET_DOOMED != 0;
+        if listed == (is_doomed && name.is_empty()) {
             issues.add(Issue::DatasetName {
                 dataset: id,
                 name: name.clone(),

@@ -1,12 +1,13 @@
 //! One inode: its record, and the records that lie behind it in the tree.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::chunks::Table as Chunks;
 use super::{Bytes, Issue, Issues, split_u64};
 use crate::format::id::Ino;
-use crate::format::key::{Kind, TreeId, VALUE_MAX};
-use crate::format::record::{ExtentRecord, InodeRecord};
+use crate::format::key::{self, Kind, TreeId, VALUE_MAX};
+use crate::format::record::{ExtentRecord, InodeRecord, LineageRecord};
 use crate::format::xattr::{HEAD_BYTES, SYMLINK_MAX, decode_head, more_count};
 
 /// The largest file.
@@ -50,7 +51,15 @@ pub(super) struct Group {
     allocated: u64,
     /// Bytes in reserved extents.
     pub(super) reserved: u64,
-    newest_generation: u64,
+    within: Within,
+}
+
+/// What an extent is held against.
+#[derive(Clone)]
+pub(super) struct Within {
+    pub(super) newest_generation: u64,
+    /// Of the dataset.
+    pub(super) lineage: Rc<LineageRecord>,
 }
 
 impl Group {
@@ -59,7 +68,7 @@ impl Group {
         tree: TreeId,
         ino: Ino,
         record: InodeRecord,
-        newest_generation: u64,
+        within: Within,
         issues: &mut Issues<'_>,
     ) -> Group {
         let kind = file_type(&record);
@@ -77,7 +86,7 @@ impl Group {
             extents_end: 0,
             allocated: 0,
             reserved: 0,
-            newest_generation,
+            within,
         };
         if kind.is_some() {
             group.check_fields(issues);
@@ -258,7 +267,7 @@ impl Group {
         self.extents_end = self.extents_end.max(end);
         self.allocated = self.allocated.saturating_add(len);
         issues.summary.extents += 1;
-        if extent.birth.0 > self.newest_generation {
+        if extent.birth.0 > self.within.newest_generation {
             let birth = extent.birth;
             issues.add(Issue::ExtentBirth { ino, offset, birth });
         }
@@ -267,7 +276,13 @@ impl Group {
         } else if extent.is_lost() {
             issues.add(Issue::ContentLost { ino, offset, end });
         } else {
-            check_slice(ino, offset, &extent, chunks, issues);
+            let key = key::extent(ino, offset);
+            let boundary = self.within.lineage.boundary(&key);
+            // Below the place to which the tree is deleted, its chunks may be gone.
+            if boundary != LineageRecord::PENDING {
+                let counts = extent.birth > boundary;
+                check_slice(ino, offset, &extent, counts, chunks, issues);
+            }
         }
         true
     }
@@ -312,11 +327,13 @@ impl Group {
     }
 }
 
-/// Checks that an extent's bytes are in its chunk, and counts the reference.
+/// Checks that an extent's bytes are in its chunk, and counts the reference if it `counts`: of an
+/// extent that snapshots share only one does.
 fn check_slice(
     ino: Ino,
     offset: u64,
     extent: &ExtentRecord,
+    counts: bool,
     chunks: &mut Chunks,
     issues: &mut Issues<'_>,
 ) {
@@ -328,7 +345,7 @@ fn check_slice(
         }
         return;
     };
-    chunk.found += 1;
+    chunk.found += u64::from(counts);
     let start = u64::from(extent.chunk_offset);
     let end = start.saturating_add(extent.len);
     if end > u64::from(chunk.raw_len) {

@@ -2,11 +2,13 @@
 //! together.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use super::chunks::Table as Chunks;
-use super::inode::{Group, file_type};
+use super::datasets::Dataset;
+use super::inode::{Group, Within, file_type};
 use super::{Bytes, Context, Issue, Issues, split_u64, walk_all};
-use crate::format::id::{DatasetId, Ino};
+use crate::format::id::Ino;
 use crate::format::key::{Kind, TreeId};
 use crate::format::record::InodeRecord;
 
@@ -46,7 +48,7 @@ impl Table {
 
 struct Pass<'a> {
     tree: TreeId,
-    newest_generation: u64,
+    within: Within,
     chunks: &'a mut Chunks,
     table: Table,
     orphans: BTreeSet<Ino>,
@@ -58,14 +60,18 @@ struct Pass<'a> {
 /// Checks a dataset's inodes, each with what belongs to it.
 pub(super) fn check(
     context: &Context<'_>,
-    dataset: DatasetId,
+    dataset: &Dataset,
+    newest_generation: u64,
     chunks: &mut Chunks,
     issues: &mut Issues<'_>,
 ) -> Table {
-    let tree = TreeId::Fs(dataset);
+    let tree = TreeId::Fs(dataset.id);
     let mut pass = Pass {
         tree,
-        newest_generation: context.newest_generation(),
+        within: Within {
+            newest_generation,
+            lineage: Rc::new(dataset.lineage.clone()),
+        },
         chunks,
         table: Table {
             inodes: Vec::new(),
@@ -155,8 +161,8 @@ impl Pass<'_> {
                 entry.parent = record.parent;
                 entry.nlink = record.nlink;
                 entry.file_type = file_type(&record).unwrap_or(0);
-                let generation = self.newest_generation;
-                self.group = Some(Group::new(self.tree, ino, record, generation, issues));
+                let within = self.within.clone();
+                self.group = Some(Group::new(self.tree, ino, record, within, issues));
             }
             Err(error) => issues.bad_record(self.tree, format!("inode {ino}"), &error),
         }

@@ -115,6 +115,13 @@ pub enum Issue {
         "the dataset name {name} leads to dataset {id}, which has another name or is not there"
     )]
     DatasetNameStray { name: Bytes, id: DatasetId },
+    #[error("lineage without a dataset {0}")]
+    LineageStray(DatasetId),
+    #[error("lineage of dataset {dataset}: {reason}")]
+    Lineage {
+        dataset: DatasetId,
+        reason: &'static str,
+    },
     #[error("dataset {0} has no counters")]
     CountersMissing(DatasetId),
     #[error("counters without a dataset {0}")]

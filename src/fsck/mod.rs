@@ -193,15 +193,15 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     let mut chunks = chunks::load(context, issues);
     let mut complete = datasets.complete && chunks.complete;
     for dataset in &datasets.found {
-        let table = inodes::check(context, dataset.id, &mut chunks, issues);
+        let newest = datasets.newest_birth(context);
+        let table = inodes::check(context, dataset, newest, &mut chunks, issues);
         complete &= table.complete;
         if table.complete {
             datasets::check_counters(dataset, &table, issues);
             namespace::check(context, dataset.id, table, issues);
         }
     }
-    // What snapshots share counts once: only what they do not share can be counted here.
-    if complete && !datasets.has_snapshots {
+    if complete {
         chunks::check_references(&chunks, issues);
     }
     let units_used = datasets.complete.then_some(datasets.units_used);

@@ -10,7 +10,7 @@ use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, PageNo};
 use crate::format::key::{TreeId, trailing_u64};
 use crate::format::page::Page;
-use crate::format::record::{DatasetRecord, PagePtr};
+use crate::format::record::{DatasetRecord, PagePtr, UNREACHED_KEY};
 use crate::format::superblock::Superblock;
 use crate::store::pages::PageStore;
 
@@ -20,9 +20,11 @@ const DATASET_RECORD: u8 = 1;
 /// Checks all pages.
 pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<'_>) {
     let mut datasets = Vec::new();
+    let mut may_be_unreached = false;
     let mut leaf = |tree: TreeId, page: &Page, _: &Range| {
         if tree == TreeId::Datasets {
             collect_datasets(page, &mut datasets);
+            may_be_unreached |= page.search(UNREACHED_KEY).is_ok();
         }
     };
     let mut walker = Walker::new(media, superblock);
@@ -30,14 +32,17 @@ pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<
         walker.walk(*tree, root, issues, &mut leaf);
     }
     // Snapshots and clones share pages with what they are of.
-    walker.shared = datasets
-        .iter()
-        .any(|(_, record): &(_, DatasetRecord)| record.snapshot_of.0 != 0 || record.origin.0 != 0);
+    walker.shared = may_be_unreached;
     for (id, record) in datasets {
         walker.walk(TreeId::Fs(id), record.root, issues, &mut |_, _, _| {});
     }
     issues.summary.pages = walker.pages;
-    if walker.lost.is_empty() && walker.sound && walker.pages != superblock.nodes_used {
+    // What deleted trees had is counted until it is found.
+    let counted = match superblock.nodes_used.checked_sub(walker.pages) {
+        Some(more) => more == 0 || may_be_unreached,
+        None => false,
+    };
+    if walker.lost.is_empty() && walker.sound && !counted {
         issues.add(Issue::PageCount {
             found: walker.pages,
             recorded: superblock.nodes_used,

@@ -1,7 +1,7 @@
 //! What a transaction did, as the log carries it.
 
 use crate::format::FormatError;
-use crate::format::id::{DatasetId, Ino, NameId};
+use crate::format::id::{DatasetId, Generation, Ino, NameId};
 use crate::format::key::{Key, TreeId};
 use crate::format::name::NAME_MAX;
 use crate::format::wal::{Decoder, Encoder};
@@ -55,6 +55,15 @@ pub enum Change {
         /// Length of the range; `u64::MAX` reaches to the end of any file.
         len: u64,
     },
+    /// The tree of a dataset becomes that of a new one too.
+    CopyTree {
+        /// Whose tree.
+        from: DatasetId,
+        /// The new dataset, whose record was put before.
+        to: DatasetId,
+        /// What was born so far was born in this checkpoint or before; what comes behind, later.
+        birth: Generation,
+    },
 }
 
 /// File bytes in one change, at most: what one small fsync carries.
@@ -65,6 +74,7 @@ const DELETE: u8 = 2;
 const INTERN: u8 = 3;
 const DATA: u8 = 4;
 const DATA_CLEAR: u8 = 5;
+const COPY_TREE: u8 = 6;
 
 /// Bytes of a change's kind and tree, at most.
 const HEAD_MAX_BYTES: usize = 1 + 9;
@@ -154,6 +164,14 @@ impl Changes {
         to.u64(len);
     }
 
+    /// Adds a [`Change::CopyTree`].
+    pub fn copy_tree(&mut self, from: DatasetId, to: DatasetId, birth: Generation) {
+        let mut to_log = self.begin(COPY_TREE, 24);
+        to_log.u64(from.0);
+        to_log.u64(to.0);
+        to_log.u64(birth.0);
+    }
+
     /// Adds a change.
     pub fn push(&mut self, change: &Change) {
         match change {
@@ -172,6 +190,7 @@ impl Changes {
                 offset,
                 len,
             } => self.data_clear(*dataset, *ino, *offset, *len),
+            Change::CopyTree { from, to, birth } => self.copy_tree(*from, *to, *birth),
         }
     }
 }
@@ -224,6 +243,11 @@ impl Change {
                 ino: Ino(from.u64()?),
                 offset: from.u64()?,
                 len: from.u64()?,
+            },
+            COPY_TREE => Change::CopyTree {
+                from: DatasetId(from.u64()?),
+                to: DatasetId(from.u64()?),
+                birth: Generation(from.u64()?),
             },
             other => {
                 let (what, field) = ("log change", "kind");

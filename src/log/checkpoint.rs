@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::journal::{Journal, Retired};
 use crate::format::id::{Generation, Lsn};
 use crate::format::record::PagePtr;
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{INCOMPAT_SNAPSHOTS, Superblock};
 use crate::store::roots::Roots;
 use crate::store::tree::{Effects, Node};
 use crate::store::{StoreError, superblock};
@@ -93,6 +93,7 @@ impl Journal {
             && newest.clean == clean
             && newest.generation != Generation(0)
             && writer.effects.dirtied == 0
+            && writer.effects.freed.is_empty()
         {
             return Ok(None);
         }
@@ -103,7 +104,17 @@ impl Journal {
         let mut effects = Effects::default();
         // Readers go on with the trees as they are.
         let mut changed = Roots::clone(&self.published());
-        let roots = changed.freeze(&self.storage, &mut place, &mut nodes, &mut effects)?;
+        let features = match changed.has_copies() {
+            true => newest.incompat | INCOMPAT_SNAPSHOTS,
+            false => newest.incompat,
+        };
+        let roots = changed.freeze(
+            &self.storage,
+            generation,
+            &mut place,
+            &mut nodes,
+            &mut effects,
+        )?;
         let epoch = std::mem::take(&mut changed.epoch);
         // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
         freed.append(&mut effects.freed);
@@ -121,6 +132,7 @@ impl Journal {
             nodes_used: in_use.saturating_sub(freed.len() as u64),
             clean,
             roots,
+            incompat: features,
             ..newest.clone()
         };
         Ok(Some(Frozen {

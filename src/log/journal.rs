@@ -415,16 +415,57 @@ impl Journal {
     /// # Errors
     /// When a page cannot be believed; no page is reused then.
     pub fn find_free_pages(&self) -> Result<(), StoreError> {
-        let mut roots: Vec<PagePtr> = self.opened.roots.to_vec();
-        let opened = Roots::on_disk(&self.opened.roots, self.opened.strings_end);
+        let end = PageNo(self.opened.nodes_end.0.max(1));
+        let roots = || self.roots_of(&self.opened);
+        self.storage.pages.find_free(roots, end)
+    }
+}
+
+impl Journal {
+    /// Frees pages that no tree reaches though nobody freed them: those of trees that were deleted,
+    /// or that other trees had when they were replaced. In a transaction that `end` may add to, and
+    /// that counts with the next checkpoint. How many there were. To be called when free pages are
+    /// known.
+    ///
+    /// # Errors
+    /// When a page cannot be believed; nothing is freed then.
+    pub fn free_unreached(
+        &self,
+        end: &dyn Fn(&mut Tx<'_>) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        let (superblock, search) = {
+            let newest = self.checkpoint.lock();
+            let retired = self.retired.lock();
+            let retired: Vec<PagePtr> = retired
+                .iter()
+                .flat_map(|each| &each.pages)
+                .copied()
+                .collect();
+            (newest.clone(), self.storage.pages.search(&retired))
+        };
+        let Some(search) = search else {
+            return Ok(0);
+        };
+        let found = search.find(&self.roots_of(&superblock)?)?;
+        let mut tx = self.begin_for(Need::Reclaim)?;
+        let generation = Generation(0);
+        let found = found.into_iter().map(|page| PagePtr { page, generation });
+        let count = tx.free_pages(found.collect());
+        end(&mut tx)?;
+        tx.commit()?;
+        Ok(count as u64)
+    }
+
+    /// The roots of all trees of a checkpoint.
+    fn roots_of(&self, superblock: &Superblock) -> Result<Vec<PagePtr>, StoreError> {
+        let mut roots = superblock.roots.to_vec();
+        let at = Roots::on_disk(&superblock.roots, superblock.strings_end);
         let datasets = super::recovery::datasets(&Reading {
-            roots: &opened,
+            roots: &at,
             storage: &self.storage,
         })?;
         roots.extend(datasets.into_iter().map(|(_, record)| record.root));
-        self.storage
-            .pages
-            .find_free(&roots, PageNo(self.opened.nodes_end.0.max(1)))
+        Ok(roots)
     }
 }
 

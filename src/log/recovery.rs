@@ -110,12 +110,18 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let mut effects = Effects::default();
     let mut data = Vec::new();
     let mut applied = 0;
+    let mut youngest = Generation(0);
     let scan = wal::scan(
         &*media.wal,
         superblock.log_key(),
         superblock.checkpoint_lsn,
         superblock.next_tx,
         &mut |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
+            for change in &changes {
+                if let Change::CopyTree { birth, .. } = change {
+                    youngest = youngest.max(*birth);
+                }
+            }
             redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
             applied += 1;
             Ok::<(), StoreError>(())
@@ -141,7 +147,9 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let (wal_disk, key) = (Arc::clone(&media.wal), superblock.log_key());
     let head = superblock.checkpoint_lsn;
     let parts = Parts {
-        next_generation: next_generation(&superblock, scan.batches),
+        // What the log made behind a snapshot is one younger.
+        next_generation: next_generation(&superblock, scan.batches)
+            .max(Generation(youngest.0.saturating_add(2))),
         media,
         storage,
         superblock,

@@ -11,6 +11,7 @@
 //! node can change it.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,10 +21,11 @@ use super::journal::{Journal, Writer};
 use super::wal::{Wal, WalError};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
 use crate::format::key::{Key, TreeId};
+use crate::format::record::PagePtr;
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
-use crate::store::tree::{Effects, Loaded, Source};
+use crate::store::tree::{Differs, Effects, Loaded, Source};
 use crate::store::{Read, StoreError};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
@@ -48,6 +50,10 @@ pub struct Tx<'a> {
     keep_bytes: u64,
     /// A change failed half-way: only dropping is left.
     broken: bool,
+    /// A tree was copied: what is made from here on is younger than what the copy has.
+    copied_tree: bool,
+    /// Pages that were found to be in no tree.
+    unreached: Vec<PagePtr>,
 }
 
 /// A copy of the roots with a transaction's changes.
@@ -178,6 +184,7 @@ pub(super) fn apply(
             .map(|()| true),
         Change::Delete { tree, key } => roots.delete(storage, *tree, key, effects),
         Change::Intern { id, name } => roots.intern(storage, *id, name, effects).map(|()| true),
+        Change::CopyTree { from, to, .. } => roots.copy_tree(storage, *from, *to).map(|()| true),
         Change::Data { .. } | Change::DataClear { .. } => Ok(true),
     }
 }
@@ -200,6 +207,8 @@ impl<'a> Tx<'a> {
             need,
             keep_bytes,
             broken: false,
+            copied_tree: false,
+            unreached: Vec::new(),
         }
     }
 
@@ -313,6 +322,40 @@ impl<'a> Tx<'a> {
         self.writer.changes.data_clear(dataset, ino, offset, len);
     }
 
+    /// Makes the tree of a dataset that of a new one too, whose record this transaction has put.
+    /// What other transactions make is of a later [`Tx::generation`].
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn copy_tree(&mut self, from: DatasetId, to: DatasetId) -> Result<(), StoreError> {
+        self.copied()?;
+        let storage = &self.journal.storage;
+        let done = match self.copy.get_mut() {
+            Some(copy) => copy.roots.copy_tree(storage, from, to),
+            None => Err(StoreError::Corrupt("a transaction without its copy".into())),
+        };
+        self.broken |= done.is_err();
+        self.copied_tree = true;
+        let birth = self.generation();
+        self.writer.changes.copy_tree(from, to, birth);
+        done
+    }
+
+    /// Frees pages that are in no tree with the checkpoint that will hold this transaction, unless
+    /// it does already. The log says nothing of it. How many these are.
+    pub(super) fn free_pages(&mut self, mut pages: Vec<PagePtr>) -> usize {
+        let freed: HashSet<_> = self
+            .writer
+            .effects
+            .freed
+            .iter()
+            .map(|place| place.page)
+            .collect();
+        pages.retain(|place| !freed.contains(&place.page));
+        self.unreached = pages;
+        self.unreached.len()
+    }
+
     /// Repeats a [`Change::Data`] or [`Change::DataClear`] of the log.
     pub(super) fn carry(&mut self, change: &Change) {
         debug_assert!(matches!(
@@ -326,6 +369,20 @@ impl<'a> Tx<'a> {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.writer.generation
+    }
+
+    /// In what trees differ, as they were before this transaction: see [`Roots::diff`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn diff(
+        &self,
+        trees: (TreeId, Option<TreeId>),
+        from: &[u8],
+        differs: &mut Differs<'_>,
+    ) -> Result<(), StoreError> {
+        let storage = &self.journal.storage;
+        self.before.diff(storage, trees, from, differs)
     }
 
     /// The largest key of a tree.
@@ -349,6 +406,7 @@ impl<'a> Tx<'a> {
         }
         let wal = self.journal.wal()?;
         if self.writer.changes.is_empty() {
+            self.writer.effects.freed.append(&mut self.unreached);
             return Ok(wal.next_lsn());
         }
         // What is in the log must be in the trees: from there on nothing fails.
@@ -360,6 +418,10 @@ impl<'a> Tx<'a> {
             }
         }
         let end = self.append(wal)?;
+        if self.copied_tree {
+            self.writer.generation.0 = self.writer.generation.0.saturating_add(1);
+        }
+        self.writer.effects.freed.append(&mut self.unreached);
         match self.copy.take() {
             Some(copy) => self.publish(*copy),
             None => self.enter(&loaded)?,

@@ -6,6 +6,7 @@
 //! twice.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
@@ -16,7 +17,7 @@ use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
 use crate::format::page::{PAGE_BYTES, Page};
 use crate::format::record::PagePtr;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// nodes.dat grows by at least this many pages at a time, and by a sixteenth of its size.
 const GROWTH_MIN_PAGES: u64 = 256;
@@ -53,10 +54,14 @@ struct Space {
     end: u64,
     /// Pages in use by the trees.
     used: u64,
+    /// The same when the store was opened.
+    opened_used: u64,
     /// Freed and durable, but not to be reused while the search for free pages may read them.
     held: Vec<PageNo>,
     /// Whether `find_free` is done.
     known: bool,
+    /// Whether there is a [`Search`].
+    searching: bool,
 }
 
 impl PageStore {
@@ -74,8 +79,10 @@ impl PageStore {
                 // Page 0 stands for 'none'.
                 end: end.0.max(1),
                 used,
+                opened_used: used,
                 held: Vec::new(),
                 known: false,
+                searching: false,
             }),
             search: Mutex::new(()),
         }
@@ -217,7 +224,7 @@ impl PageStore {
     pub fn release(&self, retired: &[PagePtr]) -> Result<(), StoreError> {
         let mut space = self.space.lock();
         for place in retired {
-            if space.known {
+            if space.known && !space.searching {
                 space.add(place.page.0, 1)?;
             } else {
                 space.held.push(place.page);
@@ -232,16 +239,57 @@ impl PageStore {
     ///
     /// # Errors
     /// When a page cannot be read or believed; pages then go on coming from the end.
-    pub fn find_free(&self, roots: &[PagePtr], opened_end: PageNo) -> Result<(), StoreError> {
+    pub fn find_free(
+        &self,
+        roots: impl FnOnce() -> Result<Vec<PagePtr>, StoreError>,
+        opened_end: PageNo,
+    ) -> Result<(), StoreError> {
         let _one = self.search.lock();
         if self.space.lock().known {
             return Ok(());
         }
-        let end = usize::try_from(opened_end.0).unwrap_or(usize::MAX);
-        let mut reached = vec![0u64; end.div_ceil(64)];
+        let mut reached = Marks::new(opened_end);
+        self.reach(&roots()?, &mut reached)?;
+        let mut space = self.space.lock();
+        for run in reached.others() {
+            space.add(run.start, run.end - run.start)?;
+        }
+        // What the trees of deleted datasets had was counted, if nobody found it since.
+        let unreached = space.opened_used.saturating_sub(reached.count());
+        space.used = space.used.saturating_sub(unreached);
+        space.known = true;
+        space.give_held()
+    }
+
+    /// Begins to look for pages of which nobody knows that they are free. `retired`: those that are
+    /// still to be released. To be called while no checkpoint is under way; what is released from
+    /// here on is not reused before [`Search::find`] is done. `None` while free pages are not known.
+    #[must_use]
+    pub fn search(&self, retired: &[PagePtr]) -> Option<Search<'_>> {
+        let one = self.search.lock();
+        let mut space = self.space.lock();
+        if !space.known {
+            return None;
+        }
+        space.searching = true;
+        let mut known = Marks::new(PageNo(space.end));
+        let free = space.free.iter();
+        let free = free.flat_map(|(start, len)| *start..start.saturating_add(*len));
+        for page in free.chain(retired.iter().map(|place| place.page.0)) {
+            known.mark(page);
+        }
+        Some(Search {
+            pages: self,
+            known,
+            _one: one,
+        })
+    }
+
+    /// Marks the pages of trees, which it finds by reading the internal ones.
+    fn reach(&self, roots: &[PagePtr], reached: &mut Marks) -> Result<(), StoreError> {
         let mut pending: Vec<(PagePtr, Option<u8>)> = roots.iter().map(|r| (*r, None)).collect();
         while let Some((place, level)) = pending.pop() {
-            if place == PagePtr::EMPTY || !mark(&mut reached, place.page.0) {
+            if place == PagePtr::EMPTY || !reached.mark(place.page.0) {
                 continue;
             }
             if level == Some(0) {
@@ -252,23 +300,6 @@ impl PageStore {
                 let below = Some(page.level() - 1);
                 pending.extend((0..page.len()).map(|index| (page.child(index), below)));
             }
-        }
-        let mut space = self.space.lock();
-        let mut run: Option<u64> = None;
-        for page in 1..=opened_end.0 {
-            let free = page < opened_end.0 && !is_marked(&reached, page);
-            match (free, run) {
-                (true, None) => run = Some(page),
-                (false, Some(start)) => {
-                    space.add(start, page - start)?;
-                    run = None;
-                }
-                _ => {}
-            }
-        }
-        space.known = true;
-        for page in std::mem::take(&mut space.held) {
-            space.add(page.0, 1)?;
         }
         Ok(())
     }
@@ -288,6 +319,14 @@ impl PageStore {
 }
 
 impl Space {
+    /// Gives pages to be written again that a search kept from it.
+    fn give_held(&mut self) -> Result<(), StoreError> {
+        for page in std::mem::take(&mut self.held) {
+            self.add(page.0, 1)?;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, mut start: u64, mut len: u64) -> Result<(), StoreError> {
         let (page, end) = (PageNo(start), start.saturating_add(len));
         if let Some((&before, &before_len)) = self.free.range(..end).next_back()
@@ -321,25 +360,91 @@ fn offset_of(page: PageNo) -> Result<u64, StoreError> {
         })
 }
 
-/// Marks a page; false when it was marked before or lies outside.
-fn mark(reached: &mut [u64], page: u64) -> bool {
-    let Some(word) = usize::try_from(page / 64)
-        .ok()
-        .and_then(|word| reached.get_mut(word))
-    else {
-        return false;
-    };
-    let bit = 1 << (page % 64);
-    let new = *word & bit == 0;
-    *word |= bit;
-    new
+/// A bit for each page.
+struct Marks {
+    bits: Vec<u64>,
+    end: u64,
 }
 
-fn is_marked(reached: &[u64], page: u64) -> bool {
-    usize::try_from(page / 64)
-        .ok()
-        .and_then(|word| reached.get(word))
-        .is_some_and(|word| word & (1 << (page % 64)) != 0)
+impl Marks {
+    /// None of the pages before `end` is marked.
+    fn new(end: PageNo) -> Self {
+        let words = usize::try_from(end.0.div_ceil(64)).unwrap_or(usize::MAX);
+        Marks {
+            bits: vec![0; words],
+            end: end.0,
+        }
+    }
+
+    /// Marks a page; false when it was marked before or lies outside.
+    fn mark(&mut self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok();
+        let Some(word) = word.and_then(|word| self.bits.get_mut(word)) else {
+            return false;
+        };
+        let bit = 1 << (page % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    /// How many are marked.
+    fn count(&self) -> u64 {
+        self.bits
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+
+    fn has(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok();
+        word.and_then(|word| self.bits.get(word))
+            .is_some_and(|word| word & (1 << (page % 64)) != 0)
+    }
+
+    /// Runs of pages that are not marked.
+    fn others(&self) -> impl Iterator<Item = Range<u64>> {
+        let mut at = 1;
+        std::iter::from_fn(move || {
+            let start = (at..self.end).find(|page| !self.has(*page))?;
+            at = (start..self.end)
+                .find(|page| self.has(*page))
+                .unwrap_or(self.end);
+            Some(start..at)
+        })
+    }
+}
+
+/// Looks for pages that no tree reaches and that are not known to be free: those of trees that were
+/// deleted.
+pub struct Search<'a> {
+    pages: &'a PageStore,
+    /// Free, or about to be.
+    known: Marks,
+    _one: MutexGuard<'a, ()>,
+}
+
+impl Search<'_> {
+    /// The pages that are not reached from the roots, those of the checkpoint before which
+    /// [`PageStore::search`] was called. They may be freed with a checkpoint to come.
+    ///
+    /// # Errors
+    /// When a page cannot be read or believed.
+    pub fn find(mut self, roots: &[PagePtr]) -> Result<Vec<PageNo>, StoreError> {
+        self.pages.reach(roots, &mut self.known)?;
+        Ok(self.known.others().flatten().map(PageNo).collect())
+    }
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        let mut space = self.pages.space.lock();
+        space.searching = false;
+        if let Err(error) = space.give_held() {
+            // They stay unused until the next opening.
+            ::log::error!("nodes.dat: {error}");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -354,7 +459,7 @@ mod tests {
             generation: Generation(1),
         };
         let pages = PageStore::new(SimMedia::new().media().nodes, PageNo(20), 10, 0);
-        pages.find_free(&[], PageNo(1)).unwrap();
+        pages.find_free(|| Ok(Vec::new()), PageNo(1)).unwrap();
         pages.release(&[place(5), place(6), place(9)]).unwrap();
         for page in [5, 6, 9] {
             assert!(pages.release(&[place(page)]).is_err(), "page {page}");

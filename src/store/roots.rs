@@ -11,11 +11,13 @@ use smallvec::SmallVec;
 use super::pages::PageStore;
 use super::read::Visit;
 use super::strings::Strings;
-use super::tree::{self, Effects, Link, Loaded, Source};
+use super::tree::{self, Differs, Effects, Link, Loaded, Source};
 use super::{Read, StoreError};
-use crate::format::id::{DatasetId, NameId};
+use crate::format::id::{DatasetId, Generation, NameId};
 use crate::format::key::{self, Key, SYSTEM_TREES, TreeId};
-use crate::format::record::{DatasetRecord, PagePtr, dataset_key};
+use crate::format::record::{
+    DATASET_KIND, DatasetRecord, LINEAGE_KIND, LineageRecord, PagePtr, dataset_key, lineage_key,
+};
 
 /// Where pages and names are read from.
 pub struct Storage {
@@ -31,13 +33,22 @@ pub struct Storage {
 #[derive(Clone)]
 pub struct Roots {
     system: [Link; SYSTEM_TREES],
-    /// Datasets in use, or changed since the last checkpoint; of others the record tells the root.
-    datasets: SmallVec<[(DatasetId, Link); 1]>,
+    /// Datasets that were changed or copied, by id; of others the record tells the root.
+    datasets: SmallVec<[Held; 1]>,
     /// Where the next name goes.
     pub strings_end: u64,
     /// Shared by all roots since the last checkpoint began: while anyone holds it, pages that were
     /// freed since may still be read.
     pub epoch: Arc<()>,
+}
+
+/// The tree of a dataset.
+#[derive(Clone)]
+struct Held {
+    id: DatasetId,
+    link: Link,
+    /// [`LineageRecord::shared`].
+    shared: Generation,
 }
 
 impl Roots {
@@ -59,10 +70,15 @@ impl Roots {
     /// The tree, when its root stands here.
     fn held(&self, tree: TreeId) -> Option<&Link> {
         if let TreeId::Fs(id) = tree {
-            let mut datasets = self.datasets.iter();
-            return datasets.find(|(each, _)| *each == id).map(|(_, link)| link);
+            let index = self.find(id).ok()?;
+            return self.datasets.get(index).map(|held| &held.link);
         }
         Self::system_index(tree).and_then(|index| self.system.get(index))
+    }
+
+    /// Where a dataset stands among those that are held, or would.
+    fn find(&self, id: DatasetId) -> Result<usize, usize> {
+        self.datasets.binary_search_by_key(&id, |held| held.id)
     }
 
     fn link(&self, storage: &Storage, tree: TreeId) -> Result<Cow<'_, Link>, StoreError> {
@@ -76,25 +92,106 @@ impl Roots {
         }
     }
 
-    fn link_mut(&mut self, storage: &Storage, tree: TreeId) -> Result<&mut Link, StoreError> {
-        let none = || StoreError::Corrupt(format!("{tree:?} is no tree"));
-        let TreeId::Fs(id) = tree else {
-            return Self::system_index(tree)
-                .and_then(|index| self.system.get_mut(index))
-                .ok_or_else(none);
-        };
-        let index = match self.datasets.iter().position(|(each, _)| *each == id) {
-            Some(index) => index,
-            None => {
-                let root = self.dataset(storage, id)?.root;
-                self.datasets.push((id, Link::Disk(root)));
-                self.datasets.len() - 1
+    /// The tree, to be changed, and which of its pages other trees may have.
+    fn link_mut(
+        &mut self,
+        storage: &Storage,
+        tree: TreeId,
+    ) -> Result<(&mut Link, Generation), StoreError> {
+        if let TreeId::Fs(id) = tree {
+            let held = self.hold(storage, id)?;
+            return Ok((&mut held.link, held.shared));
+        }
+        Self::system_index(tree)
+            .and_then(|index| self.system.get_mut(index))
+            .map(|link| (link, Generation(0)))
+            .ok_or_else(|| StoreError::Corrupt(format!("{tree:?} is no tree")))
+    }
+
+    /// Holds the tree of a dataset.
+    fn hold(&mut self, storage: &Storage, id: DatasetId) -> Result<&mut Held, StoreError> {
+        let index = match self.find(id) {
+            Ok(index) => index,
+            Err(index) => {
+                let link = Link::Disk(self.dataset(storage, id)?.root);
+                let shared = self.lineage(storage, id)?.shared;
+                self.datasets.insert(index, Held { id, link, shared });
+                index
             }
         };
         self.datasets
             .get_mut(index)
-            .map(|(_, link)| link)
-            .ok_or_else(none)
+            .ok_or_else(|| StoreError::Corrupt(format!("there is no dataset {id}")))
+    }
+
+    /// A dataset's lineage.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn lineage(&self, storage: &Storage, id: DatasetId) -> Result<LineageRecord, StoreError> {
+        let key = lineage_key(id);
+        let found = self.get_with(storage, TreeId::Datasets, &key, LineageRecord::decode)?;
+        found
+            .unwrap_or_else(|| Ok(LineageRecord::default()))
+            .map_err(|source| StoreError::format(format!("lineage of dataset {id}"), source))
+    }
+
+    /// Makes the tree of a new dataset a copy of another's, by sharing it. That nothing of what they
+    /// share is freed is up to their lineages.
+    ///
+    /// # Errors
+    /// When there is no such dataset.
+    pub fn copy_tree(
+        &mut self,
+        storage: &Storage,
+        from: DatasetId,
+        to: DatasetId,
+    ) -> Result<(), StoreError> {
+        let link = self.link(storage, TreeId::Fs(from))?.into_owned();
+        self.hold(storage, to)?.link = link;
+        Ok(())
+    }
+
+    /// What is held of a dataset follows its records.
+    fn follow(
+        &mut self,
+        storage: &Storage,
+        tree: TreeId,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let (TreeId::Datasets, Some((&kind, id))) = (tree, key.split_first()) else {
+            return Ok(());
+        };
+        let Ok(id) = id.try_into().map(u64::from_be_bytes).map(DatasetId) else {
+            return Ok(());
+        };
+        match (kind, value) {
+            (DATASET_KIND, None) => {
+                if let Ok(index) = self.find(id) {
+                    self.datasets.remove(index);
+                }
+            }
+            (LINEAGE_KIND, value) => {
+                let record =
+                    value.map_or_else(|| Ok(LineageRecord::default()), LineageRecord::decode);
+                let shared = record
+                    .map_err(|source| {
+                        StoreError::format(format!("lineage of dataset {id}"), source)
+                    })?
+                    .shared;
+                if shared == LineageRecord::PENDING {
+                    // The next checkpoint must find it.
+                    self.hold(storage, id)?.shared = shared;
+                } else if let Ok(index) = self.find(id)
+                    && let Some(held) = self.datasets.get_mut(index)
+                {
+                    held.shared = shared;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// A dataset's record.
@@ -124,13 +221,8 @@ impl Roots {
         value: &[u8],
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
-        tree::put(
-            self.link_mut(storage, tree)?,
-            Source::Pages(&storage.pages),
-            key,
-            value,
-            effects,
-        )
+        let source = Source::Pages(&storage.pages);
+        self.change(storage, source, (tree, key, Some(value)), effects)
     }
 
     /// Removes; whether it was there.
@@ -144,8 +236,11 @@ impl Roots {
         key: &[u8],
         effects: &mut Effects,
     ) -> Result<bool, StoreError> {
-        let source = Source::Pages(&storage.pages);
-        tree::delete(self.link_mut(storage, tree)?, source, key, effects)
+        let (link, shared) = self.link_mut(storage, tree)?;
+        effects.shared = shared;
+        let there = tree::delete(link, Source::Pages(&storage.pages), key, effects)?;
+        self.follow(storage, tree, key, None)?;
+        Ok(there)
     }
 
     /// See [`tree::has_room`].
@@ -185,14 +280,18 @@ impl Roots {
         (tree, key, value): (TreeId, &[u8], Option<&[u8]>),
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
-        let link = self.link_mut(storage, tree)?;
+        let (link, shared) = self.link_mut(storage, tree)?;
+        effects.shared = shared;
         match value {
-            Some(value) => tree::put(link, source, key, value, effects),
-            None if tree::delete(link, source, key, effects)? => Ok(()),
-            None => Err(StoreError::Corrupt(format!(
-                "{tree:?}: a key that was there is not found again"
-            ))),
+            Some(value) => tree::put(link, source, key, value, effects)?,
+            None if tree::delete(link, source, key, effects)? => {}
+            None => {
+                return Err(StoreError::Corrupt(format!(
+                    "{tree:?}: a key that was there is not found again"
+                )));
+            }
         }
+        self.follow(storage, tree, key, value)
     }
 
     /// Enters a new name under its id.
@@ -281,6 +380,26 @@ impl Roots {
         )
     }
 
+    /// The keys from `from` on in which the tree `new` differs from `old`, or from no tree: see
+    /// [`tree::diff`].
+    ///
+    /// # Errors
+    /// As there; and when there is no such tree.
+    pub fn diff(
+        &self,
+        storage: &Storage,
+        (old, new): (TreeId, Option<TreeId>),
+        from: &[u8],
+        differs: &mut Differs<'_>,
+    ) -> Result<(), StoreError> {
+        let old = self.link(storage, old)?;
+        let new = match new {
+            Some(new) => self.link(storage, new)?,
+            None => Cow::Owned(Link::EMPTY),
+        };
+        tree::diff((&*old, &*new), &storage.pages, from, differs)
+    }
+
     /// See [`tree::verify`].
     ///
     /// # Errors
@@ -297,22 +416,37 @@ impl Roots {
         Ok(tree::verify(&link, &storage.pages, from, max, found))
     }
 
+    /// Whether a tree was copied since the last checkpoint.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        let mut held = self.datasets.iter();
+        held.any(|held| held.shared == LineageRecord::PENDING)
+    }
+
     /// Gives every changed node a place from `place`, and enters the datasets' new roots in their
-    /// records. Returns the system trees' places; the nodes to write are added to `out`.
+    /// records. Returns the system trees' places; the nodes to write are added to `out`. What was
+    /// copied since the last checkpoint shares the pages of this one, `generation`, too.
     ///
     /// # Errors
     /// When a page of the dataset tree cannot be read.
     pub fn freeze(
         &mut self,
         storage: &Storage,
+        generation: Generation,
         place: &mut impl FnMut() -> Result<PagePtr, StoreError>,
         out: &mut Vec<std::sync::Arc<tree::Node>>,
         effects: &mut Effects,
     ) -> Result<[PagePtr; SYSTEM_TREES], StoreError> {
         for index in 0..self.datasets.len() {
-            let Some((id, link)) = self.datasets.get(index).cloned() else {
+            let Some(Held { id, link, shared }) = self.datasets.get(index).cloned() else {
                 continue;
             };
+            if shared == LineageRecord::PENDING {
+                let mut lineage = self.lineage(storage, id)?;
+                lineage.shared = generation;
+                let key = lineage_key(id);
+                self.put(storage, TreeId::Datasets, &key, &lineage.encode(), effects)?;
+            }
             let key = dataset_key(id);
             let mut record = self
                 .get_with(storage, TreeId::Datasets, &key, DatasetRecord::decode)?
@@ -343,7 +477,7 @@ impl Roots {
 
     /// The same below one child of each root; whether there are further children.
     pub fn settle_below(&mut self, child: usize) -> bool {
-        let datasets = self.datasets.iter_mut().map(|(_, link)| link);
+        let datasets = self.datasets.iter_mut().map(|held| &mut held.link);
         let all = self.system.iter_mut().chain(datasets);
         let mut more = false;
         for link in all {

@@ -101,7 +101,7 @@ impl Volume {
             if unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
-            let Some(tx) = self.store.try_begin(Need::Space, &mut room)? else {
+            let Some(tx) = self.try_begin(Need::Space, &mut room)? else {
                 continue;
             };
             let (lsn, copied) = self.share(tx, range, &mut target_data)?;

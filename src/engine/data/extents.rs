@@ -1,7 +1,8 @@
 //! Extents: which chunk, or reservation, each byte of a file stands in.
 //!
 //! Invariant: a file's extents are disjoint and lie below its size or (reserved ones) behind it; a
-//! chunk's reference count is the number of extents that refer to it.
+//! chunk's reference count is the number of extents that refer to it, of which those that snapshots
+//! share count once.
 
 use std::ops::ControlFlow;
 
@@ -9,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::space;
 use crate::engine::EngineError;
+use crate::engine::datasets::lineage;
 use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, Kind, TreeId, trailing_u64};
 use crate::format::record::{ChunkRecord, DatasetCounters, ExtentRecord, InodeRecord};
@@ -263,10 +265,11 @@ impl Editor<'_, '_> {
 
     fn cut(&mut self, extent: Extent, start: u64, end: u64) -> Result<(), EngineError> {
         self.subtract_sums(&extent.record);
+        let had = u64::from(self.owns(&extent)?);
         let mut kept = 0;
         if extent.start < start {
             let left = extent.clipped(extent.start, start);
-            self.insert(left.start, left.record)?;
+            self.insert_part(left)?;
             kept += 1;
         } else {
             self.tx
@@ -274,17 +277,44 @@ impl Editor<'_, '_> {
         }
         if extent.end() > end {
             let right = extent.clipped(end, extent.end());
-            self.insert(right.start, right.record)?;
+            self.insert_part(right)?;
             kept += 1;
         }
-        if extent.record.has_chunk() {
-            match kept {
-                0 => drop_reference(self.tx, extent.record.chunk)?,
-                1 => {}
-                _ => add_references(self.tx, extent.record.chunk, 1)?,
-            }
+        let chunk = extent.record.chunk;
+        if extent.record.has_chunk() && kept > had {
+            add_references(self.tx, chunk, kept - had)?;
+        } else if extent.record.has_chunk() && kept < had {
+            drop_reference(self.tx, chunk)?;
         }
         Ok(())
+    }
+
+    /// Enters what is left of an extent, as one that is new.
+    fn insert_part(&mut self, part: Extent) -> Result<(), StoreError> {
+        let birth = self.tx.generation();
+        self.insert(
+            part.start,
+            ExtentRecord {
+                birth,
+                ..part.record
+            },
+        )
+    }
+
+    /// Whether an extent's reference goes with it: it does not while a snapshot has the extent too.
+    pub(super) fn owns(&self, extent: &Extent) -> Result<bool, StoreError> {
+        let TreeId::Fs(dataset) = self.tree else {
+            return Ok(true);
+        };
+        let lineage = lineage(self.tx, dataset)?;
+        let key = key::extent(self.ino, extent.start);
+        Ok(extent.record.birth > lineage.boundary(&key))
+    }
+
+    /// The extent that begins at an offset.
+    pub(super) fn at(&self, offset: u64) -> Result<Option<Extent>, StoreError> {
+        let last = last_before(self.tx, self.tree, self.ino, offset)?;
+        Ok(last.filter(|extent| extent.start == offset))
     }
 }
 
@@ -298,7 +328,7 @@ pub(super) fn add_references(tx: &mut Tx<'_>, id: ChunkId, count: u64) -> Result
 }
 
 /// Counts an extent of a chunk less; the last one frees it.
-fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
+pub(in crate::engine) fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
     let mut record = chunk(tx, id)?;
     record.refcount = record.refcount.checked_sub(1).ok_or_else(|| {
         StoreError::Corrupt(format!(

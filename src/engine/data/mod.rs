@@ -33,6 +33,7 @@ use crate::store::{Read, StoreError};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
+pub(super) use extents::drop_reference;
 
 const UNIT: u64 = UNIT_BYTES as u64;
 /// Extents that one transaction changes, at most: each may touch a leaf of three trees, and all of
@@ -108,22 +109,9 @@ impl Drop for Promise<'_> {
 }
 
 impl Volume {
-    /// Changes a dirty map and keeps the sums over all of them.
+    /// See [`Store::change_dirty`].
     fn change_dirty<T>(&self, map: &mut DirtyMap, change: impl FnOnce(&mut DirtyMap) -> T) -> T {
-        let before = map.weight();
-        let result = change(map);
-        let after = map.weight();
-        let sums = [
-            (&self.store.data.dirty_bytes, before.bytes, after.bytes),
-            (&self.store.data.dirty_memory, before.memory, after.memory),
-            (&self.store.data.dirty_units, before.units, after.units),
-            (&self.store.data.log_bytes, before.log, after.log),
-        ];
-        for (sum, before, after) in sums {
-            sum.fetch_add(after, Ordering::Relaxed);
-            sum.fetch_sub(before, Ordering::Relaxed);
-        }
-        result
+        self.store.change_dirty(map, change)
     }
 
     /// Makes sure that `units` more can be written out later, besides what is promised already.
@@ -250,6 +238,28 @@ impl Volume {
 }
 
 impl Store {
+    /// Changes a dirty map and keeps the sums over all of them.
+    pub(super) fn change_dirty<T>(
+        &self,
+        map: &mut DirtyMap,
+        change: impl FnOnce(&mut DirtyMap) -> T,
+    ) -> T {
+        let before = map.weight();
+        let result = change(map);
+        let after = map.weight();
+        let sums = [
+            (&self.data.dirty_bytes, before.bytes, after.bytes),
+            (&self.data.dirty_memory, before.memory, after.memory),
+            (&self.data.dirty_units, before.units, after.units),
+            (&self.data.log_bytes, before.log, after.log),
+        ];
+        for (sum, before, after) in sums {
+            sum.fetch_add(after, Ordering::Relaxed);
+            sum.fetch_sub(before, Ordering::Relaxed);
+        }
+        result
+    }
+
     /// Bytes of all files that are in memory, or in the log, and in no chunk yet.
     #[must_use]
     pub fn dirty_bytes(&self) -> u64 {

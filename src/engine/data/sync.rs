@@ -13,6 +13,7 @@ use super::dirty::{DirtyMap, cut};
 use super::space;
 use super::table::InodeState;
 use crate::disk::buffer::forget_spare;
+use crate::engine::volume::Dataset;
 use crate::engine::{Durability, EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn};
 use crate::log::journal::Pressure;
@@ -174,7 +175,7 @@ impl Volume {
     }
 
     /// Writes out all unwritten data of the dataset. Not durable by itself.
-    fn write_out_files(&self) -> Result<(), EngineError> {
+    pub(in crate::engine) fn write_out_files(&self) -> Result<(), EngineError> {
         let unwritten = self.dataset.inodes.filter(|data| !data.is_empty());
         self.for_each_file(unwritten, |ino, _| self.write_out(ino))
     }
@@ -212,7 +213,10 @@ impl Volume {
                     self.change_dirty(&mut data, |map| map.remove(offset, end));
                 }
             }
-            Change::Put { .. } | Change::Delete { .. } | Change::Intern { .. } => {}
+            Change::Put { .. }
+            | Change::Delete { .. }
+            | Change::Intern { .. }
+            | Change::CopyTree { .. } => {}
         }
     }
 }
@@ -255,6 +259,14 @@ impl Store {
     /// Writes out all unwritten data. Not durable by itself.
     pub(in crate::engine) fn write_out_all(self: &Arc<Self>) -> Result<(), EngineError> {
         self.for_each_volume(Volume::write_out_files)
+    }
+
+    /// Lets go of what a deleted dataset has in memory.
+    pub(in crate::engine) fn forget_unwritten(&self, dataset: &Dataset) {
+        for (_, state) in dataset.inodes.filter(|data| !data.is_empty()) {
+            let mut data = state.data.write();
+            self.change_dirty(&mut data, |map| map.remove(0, u64::MAX));
+        }
     }
 
     /// Puts all file bytes that the log holds from before `end`, and no chunk, into the log again.

@@ -73,7 +73,7 @@ impl Volume {
         loop {
             self.store.make_room(&mut room)?;
             let data = state.data.write();
-            if let Some(tx) = self.store.try_begin(need, &mut room)? {
+            if let Some(tx) = self.try_begin(need, &mut room)? {
                 return Ok((data, tx));
             }
         }

@@ -55,6 +55,7 @@ impl Volume {
             self.reserve_write(ino, offset, len as u64)?
         };
         let state = self.live_state(ino)?;
+        let gate = self.dataset.gate.read();
         let (mut data, mut tx) = self.begin_with(&state, Need::Space)?;
         let mut record = self.load_inode(&tx, ino)?;
         check_file(&record)?;
@@ -91,6 +92,7 @@ impl Volume {
         });
         drop(promise);
         drop(data);
+        drop(gate);
         drop(state);
         let sync = flags.sync || record.flags & FLAG_SYNC != 0;
         if sync || self.store.options.durability == Durability::Strict {

@@ -319,6 +319,13 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
         editor.tx.put(TreeId::Chunks, key, chunk.encode())?;
     } else {
         editor.subtract_sums(&old);
+        // A snapshot that was taken since the last step has the shorter one.
+        let shorter = editor.at(part.start)?;
+        if let Some(shorter) = shorter
+            && !editor.owns(&shorter)?
+        {
+            extents::add_references(editor.tx, *id, 1)?;
+        }
     }
     Ok(editor.insert(part.start, new)?)
 }

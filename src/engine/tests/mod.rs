@@ -1,5 +1,6 @@
 //! The namespace and metadata, on a simulated disk, each store checked in the end.
 
+mod datasets;
 mod metadata;
 mod names;
 mod rename;

@@ -24,7 +24,7 @@ pub struct DatasetRecord {
     pub origin: DatasetId,
     /// Of a snapshot, the dataset it is of; 0 for a dataset.
     pub snapshot_of: DatasetId,
-    /// The checkpoint in which it was made.
+    /// The checkpoint in which it was made; of a snapshot, the newest of whose extents it may have.
     pub birth: Generation,
     /// When it was made.
     pub created: Time,
@@ -34,7 +34,7 @@ pub struct DatasetRecord {
     pub codec: u8,
     /// Compression level, 0 for the codec's default.
     pub codec_level: u8,
-    /// Its name: 1 to 255 bytes of UTF-8.
+    /// Its name: 1 to 255 bytes of UTF-8; none once it is deleted.
     pub name: String,
 }
 
@@ -42,6 +42,9 @@ pub struct DatasetRecord {
 pub const DATASET_READ_ONLY: u32 = 1;
 /// The dataset deduplicates what is written to it.
 pub const DATASET_DEDUP: u32 = 2;
+/// The dataset or snapshot is deleted: it has no name any more, and goes once at most one other tree
+/// follows it.
+pub const DATASET_DOOMED: u32 = 4;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -209,7 +212,7 @@ impl DatasetCounters {
 /// The key of a dataset's record in the dataset tree.
 #[must_use]
 pub fn dataset_key(id: DatasetId) -> Key {
-    numbered(1, id)
+    numbered(DATASET_KIND, id)
 }
 
 /// The key of a dataset's counters in the dataset tree.
@@ -217,6 +220,24 @@ pub fn dataset_key(id: DatasetId) -> Key {
 pub fn counters_key(id: DatasetId) -> Key {
     numbered(2, id)
 }
+
+/// The first byte of what [`dataset_key`] makes.
+pub const DATASET_KIND: u8 = 1;
+/// The first byte of what [`lineage_key`] makes.
+pub const LINEAGE_KIND: u8 = 6;
+
+/// The key of a dataset's [`super::LineageRecord`] in the dataset tree.
+#[must_use]
+pub fn lineage_key(id: DatasetId) -> Key {
+    numbered(LINEAGE_KIND, id)
+}
+
+/// The key in the dataset tree of the mark (no value) that pages may be in no tree any more and not
+/// be free yet: there are snapshots or clones, or were.
+pub const UNREACHED_KEY: &[u8] = &[7];
+
+/// The key in the dataset tree of the number of the next dataset (u64 LE); without it that is 2.
+pub const NEXT_DATASET_KEY: &[u8] = &[8];
 
 fn numbered(kind: u8, id: DatasetId) -> Key {
     let mut key = Key::new();

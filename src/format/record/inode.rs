@@ -67,6 +67,29 @@ struct InodeWire {
 const _: () = assert!(size_of::<InodeWire>() == 112);
 
 impl InodeRecord {
+    /// That of an empty root directory.
+    #[must_use]
+    pub fn new_root(uid: u32, gid: u32, mode: u32, now: Time) -> Self {
+        InodeRecord {
+            mode: libc::S_IFDIR | (mode & 0o7777),
+            nlink: 2,
+            uid,
+            gid,
+            rdev: 0,
+            flags: 0,
+            projid: 0,
+            xattrs: 0,
+            size: 0,
+            allocated: 0,
+            entries: 0,
+            parent: Ino::ROOT,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+        }
+    }
+
     /// The bytes of the record.
     #[must_use]
     pub fn encode(&self) -> [u8; size_of::<InodeWire>()] {

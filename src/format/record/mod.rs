@@ -5,6 +5,7 @@
 mod chunk;
 mod dataset;
 mod inode;
+mod lineage;
 
 use zerocopy::byteorder::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,6 +16,7 @@ use super::id::{Generation, PageNo};
 pub use chunk::*;
 pub use dataset::*;
 pub use inode::*;
+pub use lineage::*;
 
 /// Reads `T` from exactly `bytes`.
 fn exact<T: FromBytes + KnownLayout + Immutable + Unaligned>(

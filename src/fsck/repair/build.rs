@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::disk::Media;
-use crate::format::id::{Generation, NameId};
+use crate::format::id::{DatasetId, Generation, NameId};
 use crate::format::key::{Key, SYSTEM_TREES, TreeId};
 use crate::format::record::PagePtr;
 use crate::format::superblock::Superblock;
@@ -103,6 +103,11 @@ impl Builder {
             .delete(&self.storage, tree, key, &mut self.effects)
     }
 
+    /// Makes the tree of a dataset that of another too.
+    pub(super) fn copy_tree(&mut self, from: DatasetId, to: DatasetId) -> Result<(), StoreError> {
+        self.roots.copy_tree(&self.storage, from, to)
+    }
+
     /// Enters a name of the log; false when it does not fit behind those there are.
     pub(super) fn intern(&mut self, id: NameId, name: &[u8]) -> Result<bool, StoreError> {
         if id.0 != self.roots.strings_end {
@@ -131,8 +136,13 @@ impl Builder {
         let (pages, generation) = (&self.storage.pages, self.generation);
         let mut nodes = Vec::new();
         let mut place = || Ok(pages.allocate(generation));
-        self.roots
-            .freeze(&self.storage, &mut place, &mut nodes, &mut self.effects)?;
+        self.roots.freeze(
+            &self.storage,
+            generation,
+            &mut place,
+            &mut nodes,
+            &mut self.effects,
+        )?;
         pages.write(&nodes)?;
         // They are not written again: a page lost by the disk could not be told from its successor.
         pages.retire(&self.effects.freed);

@@ -231,6 +231,11 @@ impl Loaded {
                         });
                     }
                 }
+                Change::CopyTree { from, to, .. } => {
+                    if self.is_kept(TreeId::Fs(from))? && self.is_kept(TreeId::Fs(to))? {
+                        self.builder.copy_tree(from, to)?;
+                    }
+                }
                 Change::Data { .. } | Change::DataClear { .. } => self.data.push(change),
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::node::{Link, Node, Shown, Source};
+use crate::format::id::Generation;
 use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::page::Page;
 use crate::format::record::PagePtr;
@@ -20,6 +21,18 @@ pub struct Effects {
     pub freed: Vec<PagePtr>,
     /// Nodes that came to wait for the next checkpoint.
     pub dirtied: u64,
+    /// Of the tree that is being changed: pages of this checkpoint and of those before may be part
+    /// of other trees too. Which of them nothing reaches any more is found by a walk.
+    pub shared: Generation,
+}
+
+impl Effects {
+    /// A page is no longer part of the tree that is being changed.
+    pub(super) fn free(&mut self, place: PagePtr) {
+        if place.generation > self.shared {
+            self.freed.push(place);
+        }
+    }
 }
 
 /// The right half of a node that was split.
@@ -247,7 +260,9 @@ fn give_way(root: &mut Link, source: Source<'_>, effects: &mut Effects) -> Resul
             return Ok(());
         }
         let child = shown.link(0);
-        effects.freed.extend(shown.place());
+        if let Some(place) = shown.place() {
+            effects.free(place);
+        }
         drop(shown);
         *root = child;
     }
@@ -306,7 +321,7 @@ fn merge(
     }
     drop(left_node);
     if let Some(place) = right_node.place() {
-        effects.freed.push(place);
+        effects.free(place);
     }
     with_child(node, left, source, effects, |target, _| {
         if target.page.level() == 0 {

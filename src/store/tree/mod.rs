@@ -11,15 +11,19 @@
 
 mod change;
 mod checkpoint;
+mod diff;
 mod node;
 mod query;
 mod verify;
 
 #[cfg(test)]
+mod diff_tests;
+#[cfg(test)]
 mod tests;
 
 pub use change::{Effects, delete, put};
 pub use checkpoint::{freeze, settle};
+pub use diff::{Differs, diff};
 pub use node::{Link, Loaded, Node, Source};
 pub use query::{floor_with, get_with, has_room, make_ready, scan};
 pub use verify::verify;

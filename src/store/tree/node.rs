@@ -251,7 +251,7 @@ impl Link {
     }
 
     /// The node for changing: copied unless nobody else can see it. The place that it leaves behind
-    /// is added to `freed`.
+    /// is free, unless other trees may have it.
     pub(super) fn node_mut<'a>(
         &'a mut self,
         source: Source<'_>,
@@ -272,7 +272,7 @@ impl Link {
             }),
         };
         if let Some(place) = left {
-            change.freed.push(place);
+            change.free(place);
             change.dirtied += 1;
         }
         match self {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng};
@@ -19,10 +20,18 @@ use crate::format::record::PagePtr;
 use crate::store::pages::PageStore;
 
 #[derive(Default)]
-struct Memory(Mutex<Vec<u8>>);
+pub(super) struct Memory(Mutex<Vec<u8>>, AtomicU64);
+
+impl Memory {
+    /// How often it was read from.
+    pub(super) fn reads(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
+    }
+}
 
 impl Disk for Memory {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         let start = usize::try_from(offset).unwrap();
         let bytes = self.0.lock();
         let source = bytes
@@ -63,23 +72,23 @@ impl Disk for Memory {
     }
 }
 
-struct Bench {
-    disk: Arc<Memory>,
-    pages: PageStore,
-    root: Link,
-    model: BTreeMap<Vec<u8>, Vec<u8>>,
-    effects: Effects,
+pub(super) struct Bench {
+    pub(super) disk: Arc<Memory>,
+    pub(super) pages: PageStore,
+    pub(super) root: Link,
+    pub(super) model: Model,
+    pub(super) effects: Effects,
     generation: u64,
     rng: ChaCha8Rng,
 }
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Bench {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let disk = Arc::new(Memory::default());
         let pages = PageStore::new(disk.clone(), PageNo(1), 0, 1 << 20);
-        pages.find_free(&[], PageNo(1)).unwrap();
+        pages.find_free(|| Ok(Vec::new()), PageNo(1)).unwrap();
         Bench {
             disk,
             pages,
@@ -91,14 +100,14 @@ impl Bench {
         }
     }
 
-    fn key(&mut self) -> Vec<u8> {
+    pub(super) fn key(&mut self) -> Vec<u8> {
         let number = self.rng.random_range(0..3_000u64);
         let mut key = number.to_be_bytes().to_vec();
         key.resize(8 + usize::try_from(number % 7).unwrap() * 40, b'k');
         key
     }
 
-    fn change(&mut self) {
+    pub(super) fn change(&mut self) {
         let key = self.key();
         if self.rng.random_bool(0.55) {
             let value = vec![self.rng.random(); self.rng.random_range(0..=700)];
@@ -123,7 +132,7 @@ impl Bench {
         }
     }
 
-    fn checkpoint(&mut self) -> PagePtr {
+    pub(super) fn checkpoint(&mut self) -> PagePtr {
         self.checkpoint_beside(0)
     }
 
@@ -174,7 +183,7 @@ fn agrees_with_a_model_over_changes_checkpoints_and_reopening() {
                     let (end, used) = bench.pages.extent();
                     bench.pages = PageStore::new(bench.disk.clone(), end, used, 1 << 18);
                     bench.root = Link::Disk(root);
-                    bench.pages.find_free(&[root], end).unwrap();
+                    bench.pages.find_free(|| Ok(vec![root]), end).unwrap();
                 }
             }
             if step % 7 == 0 {
