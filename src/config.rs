@@ -6,6 +6,7 @@
 //! that is not done are refused by name.
 
 mod args;
+mod exports;
 mod values;
 
 pub use values::parse_size;
@@ -20,31 +21,39 @@ use crate::fs::Options;
 use crate::sandbox::Action;
 use crate::transport::vhost_user::DeviceOptions;
 
-/// Where front-ends connect.
+/// Where a front-end connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// Sockets to be made, one for each guest at a time.
-    Paths {
-        /// Their paths, at least one, no two the same.
-        paths: Vec<PathBuf>,
-        /// A group, by name or number, whose members may connect too.
-        group: Option<String>,
-    },
+pub enum Endpoint {
+    /// A socket to be made.
+    Path(PathBuf),
     /// A listening socket this process was started with.
     Fd(i32),
+}
+
+/// A dataset for one guest at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportConfig {
+    /// The name of the dataset or snapshot.
+    pub dataset: String,
+    /// Where the front-end connects; no two the same.
+    pub endpoint: Endpoint,
+    /// The tag to offer, if not that of [`DeviceOptions`].
+    pub tag: Option<String>,
+    /// How to export it.
+    pub options: Options,
 }
 
 /// All that razorfsd needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where front-ends connect.
-    pub listen: Listen,
+    /// What is exported where: one or more.
+    pub exports: Vec<ExportConfig>,
+    /// A group, by name or number, whose members may connect too.
+    pub group: Option<String>,
     /// The store's directory.
     pub store: PathBuf,
     /// How to open it.
     pub open: OpenOptions,
-    /// How to export it.
-    pub export: Options,
     /// What the device is like.
     pub device: DeviceOptions,
     /// What to log.
@@ -164,10 +173,10 @@ mod tests {
             "-d",
         ])
         .unwrap();
-        assert_eq!(config.listen, Listen::Fd(14));
+        assert_eq!(config.exports[0].endpoint, Endpoint::Fd(14));
         assert_eq!(config.store, PathBuf::from("/srv/store"));
-        assert_eq!(config.export.cache, CacheMode::Always);
-        assert!(config.export.xattr);
+        assert_eq!(config.exports[0].options.cache, CacheMode::Always);
+        assert!(config.exports[0].options.xattr);
         assert_eq!(config.log_level, LevelFilter::Debug);
         assert!(config.device.exit_on_disconnect, "as libvirt expects");
     }
@@ -191,7 +200,7 @@ mod tests {
             "debug",
         ])
         .unwrap();
-        assert_eq!(config.export.cache, CacheMode::Never);
+        assert_eq!(config.exports[0].options.cache, CacheMode::Never);
         assert_eq!(config.device.pool_threads_max, 8);
         assert_eq!(config.descriptors_max, Some(4096));
         assert!(config.notes.iter().any(|n| n.contains("--uid-map")));
@@ -241,15 +250,36 @@ mod tests {
     #[test]
     fn each_guest_has_a_socket_of_its_own() {
         let config = parse(&with(&["--socket-path=/run/b"])).unwrap();
-        let paths = ["/run/s", "/run/b"].map(PathBuf::from).to_vec();
-        assert_eq!(config.listen, Listen::Paths { paths, group: None });
+        let paths = ["/run/s", "/run/b"].map(|path| Endpoint::Path(path.into()));
+        let found: Vec<_> = config.exports.iter().map(|each| &each.endpoint).collect();
+        assert_eq!(found, [&paths[0], &paths[1]]);
+        assert!(config.exports.iter().all(|each| each.dataset == "main"));
         assert!(error(&with(&["--socket-path", "/run/s"])).contains("/run/s"));
         assert!(config.notes.is_empty() && config.warnings.is_empty());
     }
 
     #[test]
+    fn datasets_are_exported_each_to_its_own_guest() {
+        let args = [
+            "--store=/s",
+            "--export=a:/run/a:files",
+            "--export=b@x:/run/b:ro",
+        ];
+        let config = parse(&args).unwrap();
+        let [a, b] = config.exports.as_slice() else {
+            panic!("{:?}", config.exports);
+        };
+        assert_eq!((a.dataset.as_str(), a.tag.as_deref()), ("a", Some("files")));
+        assert!(b.options.read_only && !a.options.read_only && !config.open.read_only);
+        assert!(error(&["--store=/s", "--export=a"]).contains("DATASET:SOCKET"));
+        assert!(error(&with(&["--export=a:/run/s"])).contains("/run/s"));
+        let both = parse(&with(&["--export=main:/run/b"])).unwrap();
+        assert!(both.exports.iter().all(|export| export.options.shared));
+    }
+
+    #[test]
     fn a_kernel_that_has_the_store_for_itself_keeps_everything() {
-        let export = |args: &[&str]| parse(&with(args)).unwrap().export;
+        let export = |args: &[&str]| parse(&with(args)).unwrap().exports[0].options;
         assert_eq!(export(&[]).cache, CacheMode::Always);
         assert!(!export(&[]).no_open() && export(&[]).no_opendir());
         assert!(export(&["--cache=always"]).no_open());
@@ -282,7 +312,7 @@ mod tests {
             assert!(warnings(&["--socket-path=/run/b", "--readonly"]).is_empty());
         }
         let mapped = parse(&with(&["--socket-path=/run/b", "--allow-mmap"])).unwrap();
-        assert!(mapped.export.allow_mmap && mapped.warnings.is_empty());
+        assert!(mapped.exports[0].options.allow_mmap && mapped.warnings.is_empty());
     }
 
     #[test]
@@ -354,10 +384,10 @@ mod tests {
             "--readonly",
         ]))
         .unwrap();
-        assert!(!config.export.readdirplus && config.export.writeback);
-        assert!(!config.export.xattr && !config.export.posix_acl);
-        assert!(config.export.read_only && config.open.read_only);
+        assert!(!config.exports[0].options.readdirplus && config.exports[0].options.writeback);
+        assert!(!config.exports[0].options.xattr && !config.exports[0].options.posix_acl);
+        assert!(config.exports[0].options.read_only && config.open.read_only);
         let config = parse(&with(&["--posix-acl=never"])).unwrap();
-        assert!(config.export.xattr && !config.export.posix_acl);
+        assert!(config.exports[0].options.xattr && !config.exports[0].options.posix_acl);
     }
 }

@@ -23,8 +23,9 @@ fn two_kernels() -> (FileSystem, FileSystem) {
     };
     mkfs(sim.media(), &format, &clock()).unwrap();
     let volume = Volume::open_media(sim.media(), OpenOptions::default(), clock()).unwrap();
-    let export = Export::new(volume, razorfs::fs::Options::default());
-    (export.kernel(), export.kernel())
+    let export = Export::new(volume);
+    let options = razorfs::fs::Options::default();
+    (export.kernel(options), export.kernel(options))
 }
 
 fn new() -> NewInode<'static> {

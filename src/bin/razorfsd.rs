@@ -3,16 +3,17 @@
 //! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line.
 #![allow(unsafe_code)] // setrlimit(2) has no safe form in std.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
-use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Listen};
+use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Endpoint, ExportConfig};
 use razorfs::disk::dir::{OpenDir, open_store};
-use razorfs::engine::{Durability, Volume};
-use razorfs::fs::Export;
+use razorfs::engine::{Durability, Store};
+use razorfs::fs::{Export, Options};
 use razorfs::sandbox;
 use razorfs::server::Server;
 use razorfs::transport::vhost_user::{Answer, Socket, Stop, serve};
@@ -72,28 +73,29 @@ fn run(config: &Config) -> Result<(), Error> {
         allow_volatile: config.open.allow_volatile,
     };
     let files = open_store(&config.store, how)?;
-    let (sockets, paths) = match &config.listen {
-        Listen::Paths { paths, group } => {
-            let bound = paths
-                .iter()
-                .map(|path| Socket::bind(path, group.as_deref()))
-                .collect::<Result<Vec<_>, _>>()?;
-            (bound, paths.as_slice())
-        }
-        Listen::Fd(fd) => (vec![Socket::inherit(*fd)?], Default::default()),
-    };
+    let mut paths = Vec::new();
+    let mut sockets = Vec::new();
+    for export in &config.exports {
+        sockets.push(match &export.endpoint {
+            Endpoint::Path(path) => {
+                paths.push(path.clone());
+                Socket::bind(path, config.group.as_deref())?
+            }
+            Endpoint::Fd(fd) => Socket::inherit(*fd)?,
+        });
+    }
     // Before there is a second thread, and before anything in the store is believed.
     match config.sandbox {
-        Some(action) => sandbox::confine(&config.store, paths, action)?,
+        Some(action) => sandbox::confine(&config.store, &paths, action)?,
         None => log::warn!("the daemon is not confined (--sandbox none)"),
     }
     let stop = Arc::new(Stop::new()?);
     stop_on_signals(&stop)?;
-    let volume = Volume::open_files(&config.store, files, config.open.clone())?;
-    report_recovery(config, &volume);
-    let served = serve_volume(config, &volume, sockets, &stop);
+    let store = Store::open_files(&config.store, files, config.open.clone())?;
+    report_recovery(config, &store);
+    let served = serve_store(config, &store, sockets, &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
-    let closed = volume.store().close();
+    let closed = store.close();
     if let (Err(error), Err(_)) = (&closed, &served) {
         log::error!("closing {}: {error}", config.store.display());
     }
@@ -104,9 +106,9 @@ fn run(config: &Config) -> Result<(), Error> {
 }
 
 /// Says what opening found, when the store had not been closed.
-fn report_recovery(config: &Config, volume: &Volume) {
+fn report_recovery(config: &Config, opened: &Store) {
     let store = config.store.display();
-    let report = volume.store().recovery_report();
+    let report = opened.recovery_report();
     for (copy, reason) in &report.superblock_damage {
         log::warn!("{store}: copy {copy} of the superblock is damaged: {reason}");
     }
@@ -123,19 +125,43 @@ fn report_recovery(config: &Config, volume: &Volume) {
             report.applied,
             report.dropped,
             report.torn_bytes,
-            volume.store().orphans_freed(),
+            opened.orphans_freed(),
             report.took
         );
     }
 }
 
-fn serve_volume(
+/// What answers the guests of each export. Those of one dataset know of each other.
+fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Arc<dyn Answer>>, Error> {
+    let mut exports: BTreeMap<&str, Export> = BTreeMap::new();
+    let mut servers: Vec<Arc<dyn Answer>> = Vec::new();
+    for ExportConfig {
+        dataset, options, ..
+    } in &config.exports
+    {
+        let volume = Arc::new(store.volume(dataset)?);
+        let is_writable = volume.is_writable();
+        if !options.read_only && !is_writable {
+            log::warn!("dataset '{dataset}' cannot be changed: it is served read-only");
+        }
+        let export = exports
+            .entry(dataset)
+            .or_insert_with(|| Export::new(volume));
+        let options = Options {
+            read_only: options.read_only || !is_writable,
+            ..*options
+        };
+        servers.push(Arc::new(Server::new(export.kernel(options))));
+    }
+    Ok(servers)
+}
+
+fn serve_store(
     config: &Config,
-    volume: &Arc<Volume>,
+    store: &Arc<Store>,
     sockets: Vec<Socket>,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let store = config.store.display();
     match config.open.durability {
         Durability::Relaxed => log::warn!(
             "DURABILITY IS RELAXED: fsync and sync return before anything is on the disk. A power \
@@ -143,17 +169,16 @@ fn serve_volume(
         ),
         Durability::Strict | Durability::Fsync => {}
     }
-    if !config.open.read_only && !volume.is_writable() {
-        log::warn!("{store} cannot be changed: it is served read-only");
-    }
-    let export = Export::new(volume.clone(), config.export);
+    let servers = servers(config, store)?;
+    let path = config.store.display();
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
-        for socket in sockets {
-            log::info!("serving {store} on {socket}");
-            let server: Arc<dyn Answer> = Arc::new(Server::new(export.kernel()));
+        for ((export, server), socket) in config.exports.iter().zip(servers).zip(sockets) {
+            log::info!("serving '{}' of {path} on {socket}", export.dataset);
+            let mut device = config.device.clone();
+            device.tag = export.tag.clone().or(device.tag);
             let serve = move || {
-                let served = serve(&server, socket, &config.device, stop);
+                let served = serve(&server, socket, &device, stop);
                 if served.is_err() {
                     // All or none: who started the daemon finds out, and starts it anew.
                     stop.trigger()?;

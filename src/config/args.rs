@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +7,11 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use log::LevelFilter;
 
+use super::exports::{Asked, exports, staleness};
 use super::values::{
     at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, tag, value,
 };
-use super::{Command, Config, ConfigError, Listen};
+use super::{Command, Config, ConfigError, Endpoint};
 use crate::engine::{Durability, OpenOptions};
 use crate::fs::{CacheMode, Options};
 use crate::transport::vhost_user::{Cpus, DeviceOptions, REQUEST_QUEUES_MAX};
@@ -33,6 +33,10 @@ struct Args {
     /// virtual machine that is to use the store at the same time.
     #[arg(long, value_name = "PATH")]
     socket_path: Vec<PathBuf>,
+    /// Serve this dataset or snapshot of the store on a socket of its own; `ro` refuses every change.
+    /// Once for each virtual machine. (--socket-path PATH is --export main:PATH.)
+    #[arg(long, value_name = "DATASET:SOCKET[:TAG][:ro]")]
+    export: Vec<String>,
     /// Let members of this group connect to the sockets.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
@@ -235,7 +239,8 @@ struct Said {
 
 impl Args {
     fn config(self) -> Result<Config, ConfigError> {
-        let listen = self.listen()?;
+        let asked = self.asked()?;
+        let has_fd = self.fd.is_some();
         let mut said = Said {
             store: self.store.clone(),
             cache: self.cache.map(CacheMode::from),
@@ -265,14 +270,9 @@ impl Args {
         if self.debug {
             said.log_level = Some(LevelFilter::Debug);
         }
-        said.export.shared = self.socket_path.len() > 1 && !said.export.read_only;
-        said.export.without_open = said.cache == Some(CacheMode::Always);
-        said.export.cache = said.cache.unwrap_or(match said.export.shared {
-            true => CacheMode::Auto,
-            false => CacheMode::Always,
-        });
         said.export.posix_acl &= said.export.xattr;
-        said.warn_of_staleness();
+        let exports = exports(asked, said.export, said.cache)?;
+        said.warnings.extend(staleness(&exports));
         let sandbox = sandbox(&said.sandbox, &self.seccomp)?;
         let durability = match self.durability {
             DurabilityArg::Strict => Durability::Strict,
@@ -294,7 +294,8 @@ impl Args {
                 scrub_bytes_per_sec: bytes("--scrub-rate", &self.scrub_rate)?,
                 ..OpenOptions::default()
             },
-            export: said.export,
+            exports,
+            group: self.socket_group,
             device: DeviceOptions {
                 request_queues: at_most("--num-queues", self.num_queues, 1, REQUEST_QUEUES_MAX)?,
                 pool_threads_max: at_most(
@@ -304,14 +305,13 @@ impl Args {
                     THREADS_MAX,
                 )?,
                 tag: self.tag.map(tag).transpose()?,
-                exit_on_disconnect: self.exit_on_disconnect || matches!(listen, Listen::Fd(_)),
+                exit_on_disconnect: self.exit_on_disconnect || has_fd,
                 strict: durability == Durability::Strict,
                 poll_max: Duration::from_micros(
                     at_most("--poll-us", self.poll_us, 0, POLL_MAX_US)? as u64,
                 ),
                 cpus: Cpus::new(self.cpu_affinity.as_deref().map_or(Ok(Vec::new()), cpus)?),
             },
-            listen,
             log_level: said.log_level.unwrap_or(LevelFilter::Info),
             syslog: self.syslog,
             sandbox,
@@ -321,31 +321,41 @@ impl Args {
         })
     }
 
-    fn listen(&self) -> Result<Listen, ConfigError> {
-        let paths = self.socket_path.as_slice();
-        match (paths, self.fd) {
-            ([_, ..], None) => {
-                let mut seen = HashSet::new();
-                if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {
-                    let reason = format!("{} is given twice", twice.display());
-                    return Err(value("--socket-path", reason));
-                }
-                Ok(Listen::Paths {
-                    paths: paths.to_vec(),
-                    group: self.socket_group.clone(),
-                })
+    /// What is to be exported where.
+    fn asked(&self) -> Result<Vec<Asked>, ConfigError> {
+        let main = |endpoint| Asked {
+            dataset: "main".into(),
+            endpoint,
+            tag: None,
+            read_only: false,
+        };
+        let paths = self.socket_path.iter().cloned().map(Endpoint::Path);
+        let mut asked: Vec<Asked> = paths.map(main).collect();
+        for text in &self.export {
+            asked.push(Asked::parse(text)?);
+        }
+        let Some(fd) = self.fd else {
+            if asked.is_empty() {
+                return Err(ConfigError::Missing(
+                    "--socket-path PATH, --export DATASET:PATH or --fd FD is needed: where the \
+                     virtual machine connects",
+                ));
             }
-            ([], Some(_)) if self.socket_group.is_some() => Err(value(
+            return Ok(asked);
+        };
+        if !asked.is_empty() {
+            return Err(value("--fd", "a socket's path is given too".into()));
+        }
+        if self.socket_group.is_some() {
+            return Err(value(
                 "--socket-group",
                 "the socket of --fd belongs to whoever made it".into(),
-            )),
-            ([], Some(fd)) if fd >= 0 => Ok(Listen::Fd(fd)),
-            ([], Some(fd)) => Err(value("--fd", format!("{fd} is not a descriptor"))),
-            ([_, ..], Some(_)) => Err(value("--fd", "--socket-path is given too".into())),
-            ([], None) => Err(ConfigError::Missing(
-                "--socket-path PATH or --fd FD is needed: where the virtual machine connects",
-            )),
+            ));
         }
+        if fd < 0 {
+            return Err(value("--fd", format!("{fd} is not a descriptor")));
+        }
+        Ok(vec![main(Endpoint::Fd(fd))])
     }
 }
 
@@ -411,29 +421,6 @@ impl ForeignArgs {
 impl Said {
     fn note(&mut self, option: &str, why: &str) {
         self.notes.push(format!("{option} has no effect: {why}"));
-    }
-
-    /// Guests that change a store together must not believe for long what they remember of it.
-    fn warn_of_staleness(&mut self) {
-        if !self.export.shared {
-            return;
-        }
-        let cache = match self.export.cache {
-            CacheMode::Always => Some("--cache=always"),
-            CacheMode::Metadata => Some("--cache=metadata"),
-            CacheMode::Auto | CacheMode::Never => None,
-        };
-        let uncached = matches!(self.export.cache, CacheMode::Metadata | CacheMode::Never);
-        let flags = [
-            cache,
-            self.export.writeback.then_some("--writeback"),
-            (self.export.allow_mmap && uncached).then_some("--allow-mmap"),
-        ];
-        for flag in flags.into_iter().flatten() {
-            self.warnings.push(format!(
-                "{flag} with several sockets: virtual machines do not see each other's changes"
-            ));
-        }
     }
 
     fn no_effect(&mut self, option: &str, name: &str) {

@@ -110,7 +110,7 @@ fn split_name(name: &str) -> Result<(&str, Option<&str>), DatasetError> {
         None => (name, None),
     };
     for part in [Some(dataset), snapshot].into_iter().flatten() {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "._:+-".contains(c);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
         if part.is_empty() {
             return wrong("a part of it is empty");
         }
@@ -118,7 +118,7 @@ fn split_name(name: &str) -> Result<(&str, Option<&str>), DatasetError> {
             return wrong("it begins with '.' or '-'");
         }
         if !part.chars().all(allowed) {
-            return wrong("it may have letters, digits and . _ : + -, and one @ for a snapshot");
+            return wrong("it may have letters, digits and . _ + -, and one @ for a snapshot");
         }
     }
     Ok((dataset, snapshot))

@@ -122,29 +122,27 @@ pub struct FileSystem {
 /// A volume for several kernels at once: what one has open, the others can remove but not free.
 pub struct Export {
     volume: Arc<Volume>,
-    options: Options,
     everyone: Arc<Everyone>,
 }
 
 impl Export {
     /// A volume that no kernel has yet.
     #[must_use]
-    pub fn new(volume: Arc<Volume>, options: Options) -> Self {
+    pub fn new(volume: Arc<Volume>) -> Self {
         Export {
             volume,
-            options,
             everyone: Arc::default(),
         }
     }
 
     /// The volume as one more kernel sees it.
     #[must_use]
-    pub fn kernel(&self) -> FileSystem {
+    pub fn kernel(&self, options: Options) -> FileSystem {
         let lookups = Arc::<Lookups>::default();
         self.everyone.lookups.write().push(lookups.clone());
         FileSystem {
             volume: self.volume.clone(),
-            options: self.options,
+            options,
             lookups,
             everyone: self.everyone.clone(),
         }
@@ -164,7 +162,7 @@ impl FileSystem {
     /// A file system over a volume that no other kernel has; for several see [`Export`].
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
-        Export::new(volume, options).kernel()
+        Export::new(volume).kernel(options)
     }
 
     /// How it behaves.

@@ -1,5 +1,6 @@
 //! `razorfs`: administration of stores.
 
+mod datasets;
 mod info;
 mod mkfs;
 mod mount;
@@ -26,6 +27,12 @@ enum Command {
     Mount(mount::MountArgs),
     Recover(recover::RecoverArgs),
     Scrub(scrub::ScrubArgs),
+    List(datasets::ListArgs),
+    Create(datasets::CreateArgs),
+    Snapshot(datasets::SnapshotArgs),
+    Clone(datasets::CloneArgs),
+    Rename(datasets::RenameArgs),
+    Delete(datasets::DeleteArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -41,6 +48,12 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Recover(args) => recover::run(args),
+        Command::List(args) => datasets::list(args),
+        Command::Create(args) => datasets::create(args),
+        Command::Snapshot(args) => datasets::snapshot(args),
+        Command::Clone(args) => datasets::clone(args),
+        Command::Rename(args) => datasets::rename(args),
+        Command::Delete(args) => datasets::delete(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use razorfs::engine::{Durability, OpenOptions, Volume};
+use razorfs::engine::{Durability, OpenOptions, Store};
 use razorfs::fs::{CacheMode, FileSystem, Options};
 use razorfs::server::Server;
 use razorfs::transport::fusedev::{Mount, MountOptions};
@@ -27,6 +27,9 @@ pub struct MountArgs {
     store: PathBuf,
     /// Where to mount it.
     dir: PathBuf,
+    /// The dataset or snapshot.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    dataset: String,
     /// Mount options as mount(8) has them: ro, rw, allow_other, suid, dev, noexec, and others that
     /// change nothing here.
     #[arg(short = 'o', value_delimiter = ',')]
@@ -151,8 +154,10 @@ impl MountArgs {
 /// When the store cannot be opened or closed, or the directory cannot be mounted on.
 pub fn run(args: &MountArgs) -> Result<(), Error> {
     let flags = args.flags()?;
-    let volume = Volume::open(&args.store, args.open_options(flags.read_only)?)?;
-    let fs = FileSystem::new(Arc::clone(&volume), args.fs_options(flags.read_only));
+    let store = Store::open(&args.store, args.open_options(flags.read_only)?)?;
+    let volume = store.volume(&args.dataset)?;
+    let read_only = flags.read_only || !volume.is_writable();
+    let fs = FileSystem::new(Arc::new(volume), args.fs_options(read_only));
     let server = Arc::new(Server::new(fs));
     // Before mounting: from then on a signal must unmount.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
@@ -201,6 +206,6 @@ pub fn run(args: &MountArgs) -> Result<(), Error> {
     });
     is_over.recv()?;
     server.reset();
-    volume.store().close()?;
+    store.close()?;
     Ok(())
 }
