@@ -1,7 +1,10 @@
 //! Files of a store: what an operation costs, what memory is resident, and how long opening takes,
-//! after a clean end and after a power cut with a log as full as it gets before a checkpoint.
+//! after a clean end, with the store's files in the page cache and without, and after a power cut
+//! with a log as full as it gets before a checkpoint.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -169,6 +172,17 @@ fn fill_log(run: &Growth, dir: TempDir, made: &mut Made) -> Result<TempDir, Erro
     Ok(store.cut())
 }
 
+/// Has the system forget what it keeps of a store's files, as after it was started anew.
+fn forget(store: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(store)? {
+        let file = File::open(entry?.path())?;
+        // What is not on the disk yet would stay.
+        file.sync_all()?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
 /// How long opening takes; the store is open afterwards.
 fn opening(
     run: &Growth,
@@ -181,6 +195,11 @@ fn opening(
     let store = open(store.close()?)?;
     let took = store.opened.as_secs_f64() * 1e3;
     curves.add("after a clean end", at, took);
+    let dir = store.close()?;
+    forget(dir.path())?;
+    let store = open(dir)?;
+    let took = store.opened.as_secs_f64() * 1e3;
+    curves.add("after a clean end, nothing cached", at, took);
     let store = open(fill_log(run, store.close()?, made)?)?;
     let took = store.opened.as_secs_f64() * 1e3;
     let report = store.volume.store().recovery_report();
