@@ -8,7 +8,7 @@ use razorfs::engine::{
 };
 use razorfs::format::id::{Generation, Ino, Lsn, PageNo, TxId};
 use razorfs::format::key::SYSTEM_TREES;
-use razorfs::format::superblock::SUPERBLOCK_BYTES;
+use razorfs::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use razorfs::format::wal::RING_START;
 use razorfs::fsck;
 use razorfs::log::Change;
@@ -28,7 +28,10 @@ const ENTRIES_MAX: usize = 40;
 /// Puts arbitrary batches into the log: instead of what is there, or behind it.
 fn spoil(sim: &SimMedia, u: &mut Unstructured<'_>, behind: bool) {
     let media = sim.media();
-    let superblock = superblock::read(&*media.superblock).unwrap().superblock;
+    let mut superblock = superblock::read(&*media.superblock).unwrap().superblock;
+    // The log of a store that was closed is not read.
+    superblock.clean = false;
+    write_superblock(sim, &superblock);
     let (mut from, mut tx) = (superblock.checkpoint_lsn, superblock.next_tx);
     let mut end = superblock.strings_end;
     if behind {
@@ -52,6 +55,12 @@ fn spoil(sim: &SimMedia, u: &mut Unstructured<'_>, behind: bool) {
         if at + bytes.len() as u64 <= ring {
             sim.corrupt(WAL, RING_START + at, &bytes);
         }
+    }
+}
+
+fn write_superblock(sim: &SimMedia, superblock: &Superblock) {
+    for copy in 0..2 {
+        sim.corrupt(0, copy * SUPERBLOCK_BYTES as u64, &superblock.encode());
     }
 }
 
@@ -84,9 +93,7 @@ fn spoil_superblock(sim: &SimMedia, u: &mut Unstructured<'_>) {
         13 => superblock.ro_compat = number.0,
         _ => {}
     }
-    for copy in 0..2 {
-        sim.corrupt(0, copy * SUPERBLOCK_BYTES as u64, &superblock.encode());
-    }
+    write_superblock(sim, &superblock);
 }
 
 /// Does a little of everything.

@@ -199,13 +199,7 @@ impl Store {
             }
             Ok::<u64, EngineError>(freed)
         };
-        // The numbers of checkpoints need a log that says whether one was begun: see
-        // `recovery::next_generation`.
-        let freed = if self.recovery.was_clean() {
-            finish()?
-        } else {
-            self.journal.unlogged(finish)?
-        };
+        let freed = self.journal.unlogged(finish)?;
         self.orphans_freed.store(freed, Ordering::Relaxed);
         // Also after a clean close: what the orphans held may be written to only once they are gone
         // on disk too.

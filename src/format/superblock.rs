@@ -23,7 +23,9 @@ pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SNAPSHOTS;
 /// Trees of datasets share pages and chunks, and have lineages.
 pub const INCOMPAT_SNAPSHOTS: u64 = 1;
 /// Features without which a program must not write to the store.
-pub const RO_COMPAT_KNOWN: u64 = 0;
+pub const RO_COMPAT_KNOWN: u64 = RO_COMPAT_UNMARKED;
+/// Whoever writes to the store first takes the mark from it that it was closed, from both copies.
+pub const RO_COMPAT_UNMARKED: u64 = 1;
 /// Bytes of one unit of chunks.dat.
 pub const UNIT_BYTES: u32 = 4096;
 /// The unit at which chunks.dat ends for good: a store's free ranges and chunks together make up
@@ -34,7 +36,8 @@ pub const UNITS_END: u64 = 1 << 52;
 /// store lives for, and so far below 2^64 that adding to a number that was believed is safe.
 pub const COUNT_MAX: u64 = 1 << 62;
 
-/// The store closed after its last checkpoint; the log holds nothing.
+/// The store was closed after its last checkpoint; with [`RO_COMPAT_UNMARKED`] that says that
+/// nothing was written to it since.
 const FLAG_CLEAN: u32 = 1;
 
 /// What a store is, and where its newest checkpoint lies.
@@ -68,7 +71,7 @@ pub struct Superblock {
     pub strings_end: u64,
     /// Pages the trees use, for statfs before the free pages are known.
     pub nodes_used: u64,
-    /// Whether the store was closed after this checkpoint.
+    /// Whether the store was closed after this checkpoint: see [`Superblock::is_closed`].
     pub clean: bool,
     /// The system trees, in the order of [`super::key::TreeId::SYSTEM`].
     pub roots: [PagePtr; SYSTEM_TREES],
@@ -118,6 +121,23 @@ impl Superblock {
         LogKey {
             uuid: self.uuid,
             hash_seed: self.hash_seed,
+        }
+    }
+
+    /// Whether the store was closed and not written to since: the log holds nothing. One that was
+    /// made before there was [`RO_COMPAT_UNMARKED`] may have been written to, whatever it says.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.clean && self.ro_compat & RO_COMPAT_UNMARKED != 0
+    }
+
+    /// The same checkpoint, of a store that is written to.
+    #[must_use]
+    pub fn in_use(&self) -> Self {
+        Superblock {
+            clean: false,
+            ro_compat: self.ro_compat | RO_COMPAT_UNMARKED,
+            ..self.clone()
         }
     }
 

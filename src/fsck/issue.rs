@@ -51,6 +51,8 @@ pub enum Issue {
          done after {at} is lost ('razorfs recover --discard-damaged-log' goes on without it)"
     )]
     LogDamaged { at: Lsn, durable: Lsn },
+    #[error("the store says that it was closed, but {reason}")]
+    LogOfClosed { reason: String },
     #[error("the store cannot be opened: {reason}")]
     Unopenable { reason: String },
 

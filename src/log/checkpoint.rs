@@ -30,8 +30,9 @@ struct Frozen {
 
 impl Journal {
     /// Makes a checkpoint: durable on return is everything committed before. `clean` says that
-    /// nothing will follow. `carry_over` puts the file bytes that only the log before the given
-    /// place holds into the log again, with [`Journal::begin_carry`]: what lies before goes.
+    /// nothing follows, and sees to it: transactions are refused from then on. `carry_over` puts the
+    /// file bytes that only the log before the given place holds into the log again, with
+    /// [`Journal::begin_carry`]: what lies before goes.
     ///
     /// # Errors
     /// When the disk refuses; the volume is read-only from then on.
@@ -40,11 +41,14 @@ impl Journal {
         let mut newest = self.checkpoint.lock();
         // One that failed while this waited: pages that it gave places to may not be on disk.
         self.writable()?;
-        let Some(frozen) = self.latching(self.freeze(&newest, clean))? else {
+        let Some(mut frozen) = self.latching(self.freeze(&newest, clean))? else {
             return Ok(());
         };
         let lsn = frozen.superblock.checkpoint_lsn;
         self.latching(self.carry(lsn, carry_over))?;
+        // What was carried over must be found by the next opening, which does not look for it in a
+        // store that says it was closed.
+        frozen.superblock.clean &= self.wal()?.next_lsn() == lsn;
         self.latching(self.write(&newest, &frozen))?;
         self.durable_generation
             .store(frozen.superblock.generation.0, Ordering::Release);
@@ -88,6 +92,8 @@ impl Journal {
     fn freeze(&self, newest: &Superblock, clean: bool) -> Result<Option<Frozen>, StoreError> {
         let wal = self.wal()?;
         let mut writer = self.writer.lock();
+        // No transaction that the superblock denies gets as far as the log.
+        self.closed.fetch_or(clean, Ordering::Release);
         let (checkpoint_lsn, next_tx) = wal.seal();
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
@@ -146,8 +152,7 @@ impl Journal {
     fn carry(&self, lsn: Lsn, carry_over: CarryOver<'_>) -> Result<(), StoreError> {
         carry_over(lsn)?;
         // Without it the new superblock could start recovery behind the only bytes a power cut
-        // left; and pages of a checkpoint that the power cut off could be there with no log to tell
-        // of it.
+        // left.
         self.wal()?.flush().map_err(StoreError::from)
     }
 

@@ -64,6 +64,8 @@ pub struct Journal {
     pub(super) dirty_pages: AtomicU64,
     /// Whether transactions go to the log.
     pub(super) logging: AtomicBool,
+    /// Whether the last checkpoint has begun, behind which no transaction comes.
+    pub(super) closed: AtomicBool,
     chunks: Arc<dyn Disk>,
     latch: RwLock<Option<StoreError>>,
 }
@@ -143,6 +145,7 @@ impl Journal {
             published: RwLock::new(Arc::new(roots)),
             dirty_pages: AtomicU64::new(effects.dirtied),
             logging: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
             writer: Mutex::new(Writer {
                 effects,
                 generation: next_generation,
@@ -193,7 +196,10 @@ impl Journal {
     /// # Errors
     /// As [`Journal::begin`].
     pub fn begin_for(&self, need: Need) -> Result<Tx<'_>, StoreError> {
-        self.start(need, self.share_of_log(KEPT_SHARE))
+        let tx = self.start(need, self.share_of_log(KEPT_SHARE))?;
+        // The transaction has the writer: whoever had it before is in the last checkpoint.
+        self.open()?;
+        Ok(tx)
     }
 
     /// Starts a transaction, unless a checkpoint should come first: `None` then. There is one
@@ -216,10 +222,10 @@ impl Journal {
     }
 
     fn start(&self, need: Need, keep_bytes: u64) -> Result<Tx<'_>, StoreError> {
-        self.writable()?;
+        self.intact()?;
         let mut writer = self.writer.lock();
         // A latch that closed while this waited.
-        self.writable()?;
+        self.intact()?;
         let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
         self.storage.pages.reserve(dirty, need)?;
         let roots = self.published();
@@ -257,8 +263,21 @@ impl Journal {
     /// Whether changes are possible.
     ///
     /// # Errors
-    /// Why they are not: opened read-only, or latched.
+    /// Why they are not: opened read-only, latched, or closed.
     pub fn writable(&self) -> Result<(), StoreError> {
+        self.intact()?;
+        self.open()
+    }
+
+    fn open(&self) -> Result<(), StoreError> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(StoreError::ReadOnly("closed".into())),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was committed can become durable.
+    fn intact(&self) -> Result<(), StoreError> {
         if let Some(error) = &*self.latch.read() {
             return Err(StoreError::ReadOnly(format!(
                 "an earlier write failed: {error}"
@@ -303,7 +322,7 @@ impl Journal {
         if wal.durable_lsn() >= lsn {
             return Ok(());
         }
-        self.writable()?;
+        self.intact()?;
         self.latching(wal.sync(lsn).map_err(StoreError::from))
     }
 

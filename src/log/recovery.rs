@@ -4,8 +4,11 @@
 //! applies every committed transaction to the trees in memory, in order, with the code that run
 //! time uses. Undo has nothing to take back on disk: what did not commit was never in the trees,
 //! and is dropped; the engine frees the orphans. Before the checkpoint that ends recovery nothing
-//! is written but a superblock copy that is behind, so a crash in recovery is just another crash,
-//! and a read-only opening writes nothing.
+//! is written but the superblock's two copies, to make them the same and to say that the store is
+//! in use: so a crash in recovery is just another crash, and a read-only opening writes nothing.
+//!
+//! Where the superblock says that the store was closed, there is no log to read: who writes takes
+//! that mark away before anything else is written, and it comes back with the last checkpoint.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, Lsn, TxId};
 use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{DatasetRecord, dataset_key};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{RO_COMPAT_KNOWN, RO_COMPAT_UNMARKED, Superblock};
 use crate::store::pages::PageStore;
 use crate::store::roots::{Roots, Storage};
 use crate::store::strings::Strings;
@@ -47,6 +50,8 @@ pub struct Report {
     pub superblock: Superblock,
     /// Copies of the superblock that cannot be used, and why.
     pub superblock_damage: Vec<(u8, String)>,
+    /// Whether the log was read: not of a store that says it was closed.
+    pub log_read: bool,
     /// Where the log ended.
     pub log_end: Lsn,
     /// Batches of the log that were read.
@@ -93,7 +98,7 @@ pub struct Opened {
 pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let started = Instant::now();
     let found = superblock::read(&*media.superblock)?;
-    let superblock = found.superblock.clone();
+    let mut superblock = found.superblock.clone();
     check_files(&media, &superblock)?;
     check_log(&media, &superblock)?;
     let storage = Arc::new(Storage {
@@ -111,25 +116,26 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let mut data = Vec::new();
     let mut applied = 0;
     let mut youngest = Generation(0);
-    let scan = wal::scan(
-        &*media.wal,
-        superblock.log_key(),
-        superblock.checkpoint_lsn,
-        superblock.next_tx,
-        &mut |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
-            for change in &changes {
-                if let Change::CopyTree { birth, .. } = change {
-                    youngest = youngest.max(*birth);
-                }
+    let closed = found.is_closed();
+    let (head, next_tx) = (superblock.checkpoint_lsn, superblock.next_tx);
+    let mut apply = |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
+        for change in &changes {
+            if let Change::CopyTree { birth, .. } = change {
+                youngest = youngest.max(*birth);
             }
-            redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
-            applied += 1;
-            Ok::<(), StoreError>(())
-        },
-    )?;
+        }
+        redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
+        applied += 1;
+        Ok::<(), StoreError>(())
+    };
+    let scan = match closed {
+        true => wal::ScanReport::starting(head, next_tx),
+        false => wal::scan(&*media.wal, superblock.log_key(), head, next_tx, &mut apply)?,
+    };
     let report = Report {
         superblock: superblock.clone(),
         superblock_damage: found.damaged.clone(),
+        log_read: !closed,
         log_end: scan.end,
         batches: scan.batches,
         applied,
@@ -139,16 +145,15 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
         took: started.elapsed(),
     };
     let damaged = scan.damage.is_some() && !options.discard_damaged_log;
-    let newer = superblock.ro_compat & !crate::format::superblock::RO_COMPAT_KNOWN != 0;
+    let newer = superblock.ro_compat & !RO_COMPAT_KNOWN != 0;
     let read_only = options.read_only || damaged || newer;
     if !read_only {
-        superblock::mend(&*media.superblock, &found)?;
+        superblock = superblock::begin_use(&*media.superblock, &found)?;
     }
     let (wal_disk, key) = (Arc::clone(&media.wal), superblock.log_key());
-    let head = superblock.checkpoint_lsn;
     let parts = Parts {
         // What the log made behind a snapshot is one younger.
-        next_generation: next_generation(&superblock, scan.batches)
+        next_generation: next_generation(superblock.generation, closed)
             .max(Generation(youngest.0.saturating_add(2))),
         media,
         storage,
@@ -171,16 +176,16 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
 
 /// The number of the first checkpoint. The one after the newest may have been under way when the
 /// power went, as may others in recoveries since: a page that it left must not pass for one of
-/// ours, should our write to the same place get lost. Every checkpoint flushes the log first, so
-/// that a log without batches says there was none.
+/// ours, should our write to the same place get lost. Only where the store was closed was there
+/// none.
 #[must_use]
-pub fn next_generation(newest: &Superblock, batches: u64) -> Generation {
-    let skipped = if newest.clean && batches == 0 {
+pub fn next_generation(newest: Generation, closed: bool) -> Generation {
+    let skipped = if closed {
         0
     } else {
         1 + u64::from(rand::random::<u16>())
     };
-    Generation(newest.generation.0.saturating_add(1 + skipped))
+    Generation(newest.0.saturating_add(1 + skipped))
 }
 
 /// Applies one transaction of the log.
@@ -291,7 +296,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
     Wal::format(&*media.wal, format.uuid, format.log_bytes)?;
     let superblock = Superblock {
         compat: 0,
-        ro_compat: 0,
+        ro_compat: RO_COMPAT_UNMARKED,
         incompat: 0,
         uuid: format.uuid,
         hash_seed: format.hash_seed,
@@ -332,7 +337,7 @@ pub fn create(media: Media, format: Format, cache_bytes: u64) -> Result<Journal,
             wal_disk,
             key,
             Lsn(0),
-            &wal::ScanReport::empty(),
+            &wal::ScanReport::starting(Lsn(0), TxId(1)),
             barrier,
         )?))
     })

@@ -45,13 +45,9 @@ pub struct ScanReport {
 }
 
 impl ScanReport {
-    /// What analysis finds in a new log.
+    /// What analysis finds where the log ends.
     #[must_use]
-    pub fn empty() -> Self {
-        Self::starting(Lsn(0), TxId(1))
-    }
-
-    fn starting(end: Lsn, next_tx: TxId) -> Self {
+    pub fn starting(end: Lsn, next_tx: TxId) -> Self {
         ScanReport {
             end,
             next_tx,

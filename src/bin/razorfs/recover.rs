@@ -77,6 +77,7 @@ fn as_json(report: &Report, orphans: u64) -> Value {
         "was_clean": report.was_clean(),
         "generation": report.superblock.generation.0,
         "checkpoint_lsn": report.superblock.checkpoint_lsn.0,
+        "log_read": report.log_read,
         "log_end_lsn": report.log_end.0,
         "batches": report.batches,
         "transactions_applied": report.applied,

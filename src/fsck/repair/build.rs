@@ -36,14 +36,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Empty trees, for the checkpoint after `superblock`'s. `batches` tells of the log what
-    /// [`recovery::next_generation`] wants to know.
-    pub(super) fn new(
-        media: &Media,
-        superblock: &Superblock,
-        batches: u64,
-        cache_bytes: u64,
-    ) -> Self {
+    /// Empty trees, for a checkpoint after `superblock`'s.
+    pub(super) fn new(media: &Media, superblock: &Superblock, cache_bytes: u64) -> Self {
         let storage = Arc::new(Storage {
             pages: PageStore::new(
                 Arc::clone(&media.nodes),
@@ -60,7 +54,7 @@ impl Builder {
             storage,
             roots: Roots::on_disk(&[PagePtr::EMPTY; SYSTEM_TREES], superblock.strings_end),
             effects: Effects::default(),
-            generation: recovery::next_generation(superblock, batches),
+            generation: recovery::next_generation(superblock.generation, false),
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn load(
         fixes.add(Fix::LogCut { at: damage.at });
     }
     let mut loaded = Loaded {
-        builder: Builder::new(media, superblock, log.batches, cache_bytes),
+        builder: Builder::new(media, superblock, cache_bytes),
         walker: Walker::new(media, superblock),
         log,
         data: Vec::new(),

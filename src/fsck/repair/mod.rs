@@ -124,7 +124,8 @@ pub fn repair(
         let error = StoreError::ReadOnly("the store has features that are not known here".into());
         return Err(RepairError::Unknown(error));
     }
-    superblock::mend(&*media.superblock, &found)?;
+    // The log is read whatever it says: a store that needs this may not be what it says.
+    let superblock = superblock::begin_use(&*media.superblock, &found)?;
     let mut fixes = Fixes {
         report,
         count: 0,
@@ -133,7 +134,7 @@ pub fn repair(
         old_inodes: BTreeSet::new(),
     };
     let fixes = &mut fixes;
-    let mut loaded = load::load(media, &found.superblock, options.cache_bytes, fixes)?;
+    let mut loaded = load::load(media, &superblock, options.cache_bytes, fixes)?;
     stray::salvage(&mut loaded, fixes)?;
     let Loaded {
         mut builder,

@@ -248,16 +248,21 @@ fn issues_of(sim: &SimMedia) -> Vec<Issue> {
     found
 }
 
-/// What is found in the sound store after a transaction that breaks it, in the log alone and after
-/// a checkpoint.
-fn planted(defect: impl Fn(&mut Tx<'_>)) -> Vec<Issue> {
-    let sim = sound();
+/// Opens for writing.
+fn open(sim: &SimMedia) -> Journal {
     let options = recovery::Options {
         read_only: false,
         discard_damaged_log: false,
         cache_bytes: 1 << 20,
     };
-    let journal = recovery::open(sim.media(), options).unwrap().journal;
+    recovery::open(sim.media(), options).unwrap().journal
+}
+
+/// What is found in the sound store after a transaction that breaks it, in the log alone and after
+/// a checkpoint.
+fn planted(defect: impl Fn(&mut Tx<'_>)) -> Vec<Issue> {
+    let sim = sound();
+    let journal = open(&sim);
     let mut tx = journal.begin().unwrap();
     defect(&mut tx);
     let lsn = tx.commit().unwrap();

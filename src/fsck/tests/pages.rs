@@ -219,6 +219,25 @@ fn log_header_copies() {
 }
 
 #[test]
+fn log_of_closed() {
+    let sim = sound();
+    let closed = superblock(&sim);
+    let journal = open(&sim);
+    let mut tx = journal.begin().unwrap();
+    tx.intern(b"new").unwrap();
+    let end = tx.commit().unwrap();
+    journal.sync(end).unwrap();
+    drop(journal);
+    write_superblock(&sim, &closed);
+    let found = issues_of(&sim);
+    assert!(
+        matches!(found[..], [Issue::LogOfClosed { .. }]),
+        "{found:?}"
+    );
+    repaired(&sim, &found);
+}
+
+#[test]
 fn a_newer_store_is_not_judged() {
     let sim = sound();
     let mut block = superblock(&sim);

@@ -24,6 +24,8 @@ const SAMPLES: usize = 6;
 const TORN: usize = 2;
 /// One in so many states is recovered twice: power is cut in the first recovery.
 const TWICE: u64 = 8;
+/// In one of so many workloads power is cut in the opening before it, too.
+const OPENINGS: u64 = 16;
 
 /// A moment of power loss, and what survived of what was not flushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,13 +83,13 @@ pub fn run(workload: &Workload) -> Outcome<World> {
     Ok(world)
 }
 
-/// All cuts to try.
-fn cuts(world: &World, seed: u64) -> Vec<Cut> {
+/// All cuts to try from an event on.
+fn cuts(world: &World, first: usize, seed: u64) -> Vec<Cut> {
     let mut recording = world.sim().recording();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut cuts = Vec::new();
     let mut before = 0;
-    for event in 0..=recording.len() {
+    for event in first..=recording.len() {
         let waiting = recording.unflushed(event);
         // A subset without the newest write was tried before it.
         let newest = match waiting {
@@ -150,7 +152,12 @@ pub fn explore(
     let world = quietly(|| run(workload)).map_err(|why| failure(None, why))?;
     let mut recording = world.sim().recording();
     explored.workloads += 1;
-    for cut in cuts(&world, seed) {
+    // The opening is the same for all.
+    let first = match explored.workloads % OPENINGS {
+        1 => 0,
+        _ => world.opened(),
+    };
+    for cut in cuts(&world, first, seed) {
         explored.states += 1 + u64::from(cut.again.is_some());
         explored.recoveries += u64::from(cut.again.is_some());
         judge(&world, &mut recording, cut).map_err(|why| failure(Some(cut), why))?;

@@ -301,6 +301,12 @@ impl World {
         self.marks.clear();
     }
 
+    /// Events of the disks when opening was done, which is the same for all that begin alike.
+    pub fn opened(&self) -> usize {
+        let first = self.marks.first();
+        first.map_or(self.disks.events(), |mark| mark.events)
+    }
+
     /// The simulated disks: only they can lose power.
     pub fn sim(&self) -> &SimMedia {
         match &self.disks {
@@ -354,9 +360,10 @@ impl World {
         let under_way = (self.marks.iter().rev())
             .find(|mark| mark.events <= events)
             .filter(|_| events < self.disks.events());
-        let (durable, newest) = match under_way {
-            Some(mark) => (&mark.durable, mark.step),
-            None => (&self.durable, self.model.step),
+        let (durable, newest) = match (under_way, self.marks.first()) {
+            (Some(mark), _) => (&mark.durable, mark.step),
+            (None, Some(first)) if events < first.events => (&first.durable, first.step - 1),
+            (None, _) => (&self.durable, self.model.step),
         };
         let volume = self.open(crashed.clone())?;
         let found = dump(&volume)?;

@@ -363,7 +363,7 @@ fn a_volume_is_closed_while_threads_commit() {
                 sync::thread::yield_now();
             }
         });
-        // Closing does not undo what comes after it, nor does it fail.
+        // What comes too late to be closed over fails; what returned is not undone.
         drop(volume);
         for (at, name) in synced.lock().unwrap().iter() {
             for at in [*at, sim.events()] {
