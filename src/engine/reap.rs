@@ -23,10 +23,10 @@ use crate::log::{Tx, recovery};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 
-/// References dropped in one transaction, at most.
-const DROPS: usize = 64;
+/// References dropped in one transaction, at most. Few in tests, so that deletions take several.
+const DROPS: usize = if cfg!(test) { 3 } else { 64 };
 /// Differences looked at in one transaction, at most: it holds everybody else up.
-const LOOKS: usize = 4096;
+const LOOKS: usize = if cfg!(test) { 16 } else { 4096 };
 
 /// A part of a deletion.
 struct Part {
@@ -70,7 +70,8 @@ impl Store {
             if record.flags & DATASET_DOOMED == 0 || followers(id) > 1 {
                 continue;
             }
-            if !lineage(&view, id)?.cursor.is_empty() {
+            // Not one that only follows a tree of which a part is gone.
+            if lineage(&view, id)?.below == LineageRecord::PENDING {
                 return Ok(Some(id));
             }
             first = first.or(Some(id));
@@ -166,7 +167,7 @@ fn go_on(
     }
     let lineage = LineageRecord {
         cursor,
-        below: Generation(u64::MAX),
+        below: LineageRecord::PENDING,
         ..own
     };
     put_lineage(tx, id, &lineage)
