@@ -32,7 +32,9 @@ pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<
         walker.walk(*tree, root, issues, &mut leaf);
     }
     // Snapshots and clones share pages with what they are of.
-    walker.shared = may_be_unreached;
+    if may_be_unreached {
+        walker.again = Again::PassBy;
+    }
     for (id, record) in datasets {
         walker.walk(TreeId::Fs(id), record.root, issues, &mut |_, _, _| {});
     }
@@ -102,12 +104,21 @@ pub(super) struct Walker {
     newest: Generation,
     /// A bit for each page.
     reached: Vec<u64>,
-    shared: bool,
+    again: Again,
     pages: u64,
     /// Nothing was reported.
     sound: bool,
     /// What could not be read.
     pub(super) lost: Vec<Lost>,
+}
+
+/// What is done about a page that was reached before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// No two trees share pages.
+    Wrong,
+    PassBy,
+    Read,
 }
 
 /// A page to look at, and what is known of it.
@@ -139,7 +150,7 @@ impl Walker {
             end: superblock.nodes_end,
             newest: superblock.generation,
             reached: vec![0; words.min(limit)],
-            shared: false,
+            again: Again::Wrong,
             pages: 0,
             sound: true,
             lost: Vec::new(),
@@ -207,7 +218,13 @@ impl Walker {
 
     /// Passes by pages that are part of a tree already: old pages may point to them too.
     pub(super) fn pass_by_known(&mut self) {
-        self.shared = true;
+        self.again = Again::PassBy;
+    }
+
+    /// Reads pages that several trees share for each of them. Levels go down, so it ends all the
+    /// same.
+    pub(super) fn read_shared(&mut self) {
+        self.again = Again::Read;
     }
 
     /// Whether a page is part of a tree, as far as they could be walked.
@@ -234,14 +251,15 @@ impl Walker {
                 newest: next.newest,
             });
         }
-        if !self.mark(page) {
-            if self.shared {
-                return Found::Shared;
+        match (self.mark(page), self.again) {
+            (true, _) => self.pages += 1,
+            (false, Again::Read) => {}
+            (false, Again::PassBy) => return Found::Shared,
+            (false, Again::Wrong) => {
+                issues.add(Issue::PageTwice { tree, page });
+                return Found::Bad;
             }
-            issues.add(Issue::PageTwice { tree, page });
-            return Found::Bad;
         }
-        self.pages += 1;
         match self.store.read(next.place) {
             Ok(read) => Found::Page(read),
             Err(error) => {

@@ -223,6 +223,7 @@ impl Bench {
             1..3 => self.store.checkpoint().unwrap(),
             3 => drop(self.store.reap(&|| true).unwrap()),
             4..6 => drop(self.store.reap(&|| false).unwrap()),
+            6 if self.rng.random_bool(0.3) => self.repair(),
             6 => self.reopen(),
             _ => self.cut_power(),
         }
@@ -230,6 +231,17 @@ impl Bench {
 
     fn reopen(&mut self) {
         self.store.close().unwrap();
+        assert_eq!(errors(&self.sim), [""; 0]);
+        self.store = open_store(&self.sim, &self.clock);
+        self.check();
+    }
+
+    /// A repair of what is not damaged changes nothing that anyone can see.
+    fn repair(&mut self) {
+        self.store.close().unwrap();
+        let options = fsck::Options::default();
+        let fixes = fsck::repair(&self.sim.media(), options, &mut |fix| panic!("{fix:?}"));
+        assert_eq!(fixes.unwrap(), 0);
         assert_eq!(errors(&self.sim), [""; 0]);
         self.store = open_store(&self.sim, &self.clock);
         self.check();

@@ -6,8 +6,8 @@ use super::inodes::Inodes;
 use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, SCRUB_KEY, UNITS_USED_KEY, counters_key, dataset_key,
-    dataset_name_key,
+    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, SCRUB_KEY, UNITS_USED_KEY,
+    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -22,6 +22,7 @@ pub(super) fn check(
     let mut found = Vec::new();
     let mut known = vec![Key::from_slice(UNITS_USED_KEY)];
     let mut others = Vec::new();
+    let mut next = 0;
     view.scan_all(TREE, &mut |key, value| {
         let id = trailing_u64(key).map(DatasetId).ok();
         match (
@@ -36,8 +37,14 @@ pub(super) fn check(
                 ]);
                 found.push((id, dataset_name_key(&record.name)));
             }
-            // What is repaired is to be read again from the beginning.
-            _ if key == SCRUB_KEY => drop(builder.delete(TREE, key)?),
+            // What is repaired is to be read again from the beginning. And each tree has pages and
+            // references of its own now.
+            _ if key == SCRUB_KEY || key == UNREACHED_KEY || is_lineage(key) => {
+                builder.delete(TREE, key)?;
+            }
+            _ if key == NEXT_DATASET_KEY => {
+                next = <[u8; 8]>::try_from(value).map_or(0, u64::from_le_bytes);
+            }
             _ => others.push(Key::from_slice(key)),
         }
         Ok(())
@@ -50,7 +57,16 @@ pub(super) fn check(
     for (id, name) in &found {
         builder.put(TREE, name, &id.0.to_le_bytes())?;
     }
+    let last = found.iter().map(|(id, _)| id.0).max().unwrap_or(0);
+    if last >= next.max(DatasetId::MAIN.0 + 1) {
+        let next = last.saturating_add(1);
+        builder.put(TREE, NEXT_DATASET_KEY, &next.to_le_bytes())?;
+    }
     Ok(found.into_iter().map(|(id, _)| id).collect())
+}
+
+fn is_lineage(key: &[u8]) -> bool {
+    key.first() == Some(&LINEAGE_KIND) && key.len() == 9
 }
 
 /// The next inode number of a dataset, as recorded.

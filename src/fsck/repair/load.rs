@@ -12,7 +12,10 @@ use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, Lsn, TxId};
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::page::Page;
-use crate::format::record::{DatasetRecord, PagePtr, Time, dataset_key, dataset_name_key};
+use crate::format::record::{
+    DATASET_DOOMED, DatasetRecord, PagePtr, Time, UNREACHED_KEY, counters_key, dataset_key,
+    dataset_name_key,
+};
 use crate::format::superblock::Superblock;
 use crate::fsck::pages::{Lost, Range, Walker};
 use crate::fsck::{Issues, Summary};
@@ -127,6 +130,11 @@ fn new_dataset(superblock: &Superblock) -> DatasetRecord {
     }
 }
 
+/// Whether a value is the record of a dataset that is deleted.
+fn is_doomed(value: &[u8]) -> bool {
+    DatasetRecord::decode(value).is_ok_and(|record| record.flags & DATASET_DOOMED != 0)
+}
+
 /// The dataset that a key of the dataset tree is the record of.
 fn dataset_of(key: &[u8]) -> Option<DatasetId> {
     let id = DatasetId(trailing_u64(key).ok()?);
@@ -153,9 +161,20 @@ impl Loaded {
             records.push((key.to_vec(), value.to_vec()));
             Ok(())
         })?;
+        if records.iter().any(|(key, _)| key == UNREACHED_KEY) {
+            self.walker.read_shared();
+        }
         let mut roots = Vec::new();
+        let doomed: Vec<Key> = records
+            .iter()
+            .filter(|(_, value)| is_doomed(value))
+            .filter_map(|(key, _)| dataset_of(key).map(counters_key))
+            .collect();
         for (key, value) in records {
             match (dataset_of(&key), DatasetRecord::decode(&value)) {
+                // Of one that was deleted nothing is wanted any more, and content may be gone.
+                (Some(_), Ok(_)) if is_doomed(&value) => {}
+                (None, _) if doomed.iter().any(|counters| **counters == *key) => {}
                 (Some(id), Ok(record)) => {
                     roots.push((id, record.root));
                     self.put_dataset(id, record)?;
@@ -256,6 +275,10 @@ impl Loaded {
         match dataset_of(key).filter(|_| tree == TreeId::Datasets) {
             None => self.builder.put(tree, key, value),
             Some(id) => match DatasetRecord::decode(value) {
+                Ok(_) if is_doomed(value) => {
+                    self.builder.delete(tree, &counters_key(id))?;
+                    self.builder.delete(tree, key).map(|_| ())
+                }
                 Ok(record) => self.put_dataset(id, record),
                 Err(error) => {
                     fixes.add(Fix::RecordDropped {
