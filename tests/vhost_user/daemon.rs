@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use vm_tests::frontend::fuse::request;
@@ -51,6 +51,34 @@ fn launch(dir: &Path, flags: &[String]) -> Child {
     child
 }
 
+fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_razorfs"))
+        .args(["mkfs", "--allow-volatile", "--log-size", "8M"])
+        .args(mkfs)
+        .arg(dir.path().join("store"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    dir
+}
+
+/// Runs commands of razorfs: each a verb, and what follows the store.
+fn run(dir: &Path, commands: &[&[&str]]) {
+    for command in commands {
+        let [verb, rest @ ..] = command else {
+            continue;
+        };
+        let done = Command::new(env!("CARGO_BIN_EXE_razorfs"))
+            .args([verb, "--allow-volatile"])
+            .arg(dir.join("store"))
+            .args(rest)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+}
+
 impl Daemon {
     /// Makes a store and starts a daemon on it.
     pub fn start(flags: &[&str]) -> Daemon {
@@ -62,18 +90,46 @@ impl Daemon {
         Daemon::start_with(&["--size", size], flags)
     }
 
+    /// The same on a store on which commands of razorfs were run: each a verb and what follows the
+    /// store.
+    pub fn start_prepared(commands: &[&[&str]], flags: &[&str]) -> Daemon {
+        let dir = make_store(&[]);
+        run(dir.path(), commands);
+        Daemon::start_in(dir, flags)
+    }
+
     fn start_with(mkfs: &[&str], flags: &[&str]) -> Daemon {
-        let dir = tempfile::tempdir().unwrap();
-        let made = Command::new(env!("CARGO_BIN_EXE_razorfs"))
-            .args(["mkfs", "--allow-volatile", "--log-size", "8M"])
-            .args(mkfs)
-            .arg(dir.path().join("store"))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        Daemon::start_in(make_store(mkfs), flags)
+    }
+
+    fn start_in(dir: tempfile::TempDir, flags: &[&str]) -> Daemon {
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let child = launch(dir.path(), &flags);
         Daemon { child, dir, flags }
+    }
+
+    /// Ends it, has commands of razorfs run, and starts it with other flags.
+    pub fn restart_after(mut self, commands: &[&[&str]], flags: &[&str]) -> Daemon {
+        self.signal();
+        assert!(self.wait().success(), "{}", self.log());
+        run(self.dir.path(), commands);
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.child = launch(self.dir.path(), &self.flags);
+        self
+    }
+
+    /// What a daemon says that does not start, on a store of its own.
+    pub fn refused(flags: &[&str]) -> String {
+        let dir = make_store(&[]);
+        let ended = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+            .args(["--allow-volatile", "--store"])
+            .arg(dir.path().join("store"))
+            .args(flags)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(!ended.status.success());
+        String::from_utf8(ended.stderr).unwrap()
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -184,14 +240,7 @@ impl Daemon {
 
     /// Waits for the end, which must be a good one, and checks the store.
     pub fn ends_well(mut self) {
-        let since = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(since.elapsed() < WAIT, "it does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        };
+        let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         assert!(!self.log().contains("panicked"), "{}", self.log());
         assert!(!self.socket().exists(), "the socket is removed");
@@ -200,9 +249,24 @@ impl Daemon {
 
     /// SIGTERM, and [`Daemon::ends_well`].
     pub fn terminate(self) {
+        self.signal();
+        self.ends_well();
+    }
+
+    fn signal(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.ends_well();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(since.elapsed() < WAIT, "it does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

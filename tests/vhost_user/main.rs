@@ -8,6 +8,7 @@
 )]
 
 mod daemon;
+mod exports;
 mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;
