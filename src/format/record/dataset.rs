@@ -4,6 +4,7 @@ use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{FormatError, PagePtr, Time, TimeWire, exact};
+use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Generation, PageNo};
 use crate::format::key::Key;
 
@@ -30,7 +31,7 @@ pub struct DatasetRecord {
     pub created: Time,
     /// Its UUID.
     pub uuid: [u8; 16],
-    /// Compression of new chunks.
+    /// Compression of new chunks: see [`Compression::of_record`].
     pub codec: u8,
     /// Compression level, 0 for the codec's default.
     pub codec_level: u8,
@@ -93,6 +94,12 @@ pub struct Quota {
     pub inodes: u64,
 }
 
+/// How a dataset's new chunks are stored: the part of its record that write-out needs.
+pub fn storing(bytes: &[u8]) -> Result<Compression, FormatError> {
+    let (wire, _) = parts(bytes)?;
+    Compression::of_record(wire.codec, wire.codec_level)
+}
+
 impl Quota {
     /// Reads it from the bytes of a [`DatasetRecord`].
     ///
@@ -136,7 +143,7 @@ impl DatasetRecord {
     /// Reads the record.
     ///
     /// # Errors
-    /// When lengths do not fit together or the name is not UTF-8.
+    /// When lengths do not fit together, the name is not UTF-8, or there is no such compression.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let (wire, name) = parts(bytes)?;
         let name = std::str::from_utf8(name).map_err(|_| FormatError::Field {
@@ -144,6 +151,7 @@ impl DatasetRecord {
             field: "name",
             found: 0,
         })?;
+        Compression::of_record(wire.codec, wire.codec_level)?;
         Ok(DatasetRecord {
             root: PagePtr {
                 page: PageNo(wire.root_page.get()),

@@ -188,7 +188,12 @@ fn content() {
     let found = planted(|tx| edit_chunk(tx, 2, |record| record.hash = [0; 32]));
     assert_eq!(found, [Issue::ChunkHash { chunk: ChunkId(2) }]);
 
-    let found = planted(|tx| edit_chunk(tx, 2, |record| record.codec = Codec::Lz4));
+    let found = planted(|tx| {
+        edit_chunk(tx, 2, |record| {
+            record.codec = Codec::Lz4;
+            record.raw_len += 1;
+        });
+    });
     assert!(
         matches!(found[..], [Issue::ChunkUnreadable { .. }]),
         "{found:?}"
