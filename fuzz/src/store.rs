@@ -6,6 +6,7 @@ use razorfs::disk::sim::SimMedia;
 use razorfs::engine::{
     Clock, Cred, MkfsOptions, NewInode, OpenOptions, SetXattr, Time, Volume, WriteFlags, mkfs,
 };
+use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
 use razorfs::format::wal::LogKey;
 
@@ -52,6 +53,7 @@ fn make(closed: bool) -> SimMedia {
         hash_seed: HASH_SEED,
         capacity_bytes: CAPACITY_BYTES,
         log_bytes: 4 << 20,
+        compression: Compression::OFF,
         root_uid: 0,
         root_gid: 0,
         root_mode: 0o755,

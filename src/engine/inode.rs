@@ -5,10 +5,11 @@
 
 use super::{EngineError, Time, Volume};
 use crate::format::FormatError;
+use crate::format::codec::Compression;
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, Quota, counters_key, dataset_key,
+    DatasetCounters, DatasetRecord, InodeRecord, Quota, counters_key, dataset_key, storing,
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
@@ -156,6 +157,11 @@ impl Volume {
     /// The quota in the dataset's record.
     pub(super) fn quota(&self, read: &impl Read) -> Result<Quota, EngineError> {
         self.decode_dataset(read, Quota::decode)
+    }
+
+    /// How the dataset's new chunks are compressed.
+    pub(super) fn compression(&self, read: &impl Read) -> Result<Compression, EngineError> {
+        self.decode_dataset(read, storing)
     }
 
     fn decode_dataset<T>(

@@ -23,6 +23,7 @@ mod options;
 mod orphan;
 mod rename;
 mod scrub;
+mod settings;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests;
@@ -34,5 +35,6 @@ pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
+pub use settings::Settings;
 pub use types::*;
 pub use volume::{OpenError, Volume, system_clock};

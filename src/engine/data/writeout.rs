@@ -1,9 +1,9 @@
 //! Write-out: unwritten bytes become chunks.
 //!
-//! Three steps: transactions claim space; the chunks are written, with no lock that anyone waits
-//! for; transactions make the extents. A crash in between leaves claims, which recovery frees. Where
-//! there is much to write, the disk is kept busy: while one group of runs is written, the next is
-//! made ready.
+//! Four steps: runs are compressed, which tells how much space they take; transactions claim it; the
+//! chunks are written, with no lock that anyone waits for; transactions make the extents. A crash in
+//! between leaves claims, which recovery frees. Where there is much to write, the disk is kept busy:
+//! while one group of runs is written, the next is made ready.
 //!
 //! One run may replace any number of extents, more than a transaction takes. Its extent then grows
 //! from one transaction to the next, each of which replaces what lies below the part that it adds.
@@ -82,16 +82,18 @@ impl Volume {
         let _one = state.writing_out.lock();
         let captured = {
             let _io = state.io.lock();
-            capture(state, which)
+            self.capture(state, which)?
         };
-        for run in captured.iter().skip(GROUP) {
-            let run = run.clone();
-            self.background.soon(move || {
-                run.describe();
-            });
-        }
+        // The first ones are wanted at once.
+        let mut ahead = captured.clone().into_iter().skip(GROUP / 4);
         let mut first = Ok(());
         for batch in in_groups(captured, BATCH) {
+            // Not all at once: what is compressed takes memory until it is written.
+            for run in ahead.by_ref().take(BATCH) {
+                self.background.soon(move || {
+                    run.pack();
+                });
+            }
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
             let current: Vec<_> = {
@@ -110,7 +112,20 @@ impl Volume {
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
     pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        self.write_out_batch(ino, state, capture(state, |_| true))
+        self.write_out_batch(ino, state, self.capture(state, |_| true)?)
+    }
+
+    /// Some of a file's runs, as they are now.
+    fn capture(
+        &self,
+        state: &InodeState,
+        which: impl Fn(&Run) -> bool,
+    ) -> Result<Vec<Captured>, EngineError> {
+        let how = self.compression(&self.journal.view())?;
+        let data = state.data.read();
+        let captured = |(start, run): (u64, &Run)| Captured::new(start, &run.data, how);
+        let runs = data.runs().filter(|(_, run)| which(run));
+        Ok(runs.map(captured).collect())
     }
 
     /// Makes chunks of runs, group by group, of which two are on their way at a time. What one of
@@ -145,7 +160,7 @@ impl Volume {
         }
     }
 
-    /// Claims space for a group of runs and begins to write it; with nothing behind it, it is
+    /// Compresses a group of runs, claims space for it and begins to write it; with nothing behind it, it is
     /// written on return.
     fn begin_group(
         &self,
@@ -329,12 +344,4 @@ fn in_groups(runs: Vec<Captured>, size: usize) -> impl Iterator<Item = Vec<Captu
         let group: Vec<_> = rest.by_ref().take(size).collect();
         (!group.is_empty()).then_some(group)
     })
-}
-
-/// Some of a file's runs, as they are now.
-fn capture(state: &InodeState, which: impl Fn(&Run) -> bool) -> Vec<Captured> {
-    let data = state.data.read();
-    let captured = |(start, run): (u64, &Run)| Captured::new(start, &run.data);
-    let runs = data.runs().filter(|(_, run)| which(run));
-    runs.map(captured).collect()
 }

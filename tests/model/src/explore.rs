@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::Survival;
+use razorfs::format::codec::Compression;
 
 use crate::workload::{self, Workload};
 use crate::world::{Outcome, Setup, World};
@@ -52,11 +53,18 @@ pub struct Failure {
     pub why: String,
 }
 
-pub(crate) const SETUP: Setup = Setup {
-    capacity_bytes: 1 << 30,
-    dirty_limit_bytes: 64 << 20,
-    strict: false,
-};
+/// How a workload's volume is made: compressing for every other one.
+pub(crate) fn setup(workload: &Workload) -> Setup {
+    let name = workload.to_string();
+    let compresses = name.bytes().fold(0, u8::wrapping_add) % 2 == 1;
+    let compression = if compresses { "lz4" } else { "off" };
+    Setup {
+        capacity_bytes: 1 << 30,
+        dirty_limit_bytes: 64 << 20,
+        strict: false,
+        compression: compression.parse().unwrap_or(Compression::OFF),
+    }
+}
 
 pub(crate) fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a panic".into()))
@@ -68,7 +76,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 /// # Errors
 /// When engine and model disagree.
 pub fn run(workload: &Workload) -> Outcome<World> {
-    let mut world = World::new(SETUP)?;
+    let mut world = World::new(setup(workload))?;
     if matches!(workload, Workload::Steps(_)) {
         for op in workload::prelude() {
             world.apply(&op)?;

@@ -34,6 +34,9 @@ fn setup(rng: &mut ChaCha8Rng) -> Setup {
             64 << 20
         },
         strict: rng.random_bool(0.1),
+        compression: ["off", "lz4", "zstd"][rng.random_range(0..3)]
+            .parse()
+            .unwrap(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! File content against a plain vector of bytes, over reopening and power cuts.
 
 mod bounds;
+mod compressed;
 mod crash;
 mod full;
 mod lost;
@@ -19,6 +20,7 @@ use crate::engine::{
     Clock, Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode, Seek,
     Time, Volume, WriteFlags, mkfs,
 };
+use crate::format::codec::Compression;
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::store::Read;
@@ -32,12 +34,15 @@ fn clock() -> Clock {
 
 /// A store, of a size if that is not 0, with nothing but a root directory.
 fn make_empty(capacity_bytes: u64) -> SimMedia {
-    let sim = SimMedia::new();
-    let options = MkfsOptions {
+    make_as(&MkfsOptions {
         capacity_bytes,
         ..MkfsOptions::reproducible()
-    };
-    mkfs(sim.media(), &options, &clock()).unwrap();
+    })
+}
+
+fn make_as(options: &MkfsOptions) -> SimMedia {
+    let sim = SimMedia::new();
+    mkfs(sim.media(), options, &clock()).unwrap();
     sim
 }
 
@@ -64,8 +69,17 @@ fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
     assert_eq!(try_write(volume, ino, offset, bytes).unwrap(), bytes.len());
 }
 
+/// A store with two files.
 fn make() -> SimMedia {
-    let sim = make_empty(0);
+    make_compressing(Compression::OFF)
+}
+
+/// The same, whose content is compressed.
+fn make_compressing(compression: Compression) -> SimMedia {
+    let sim = make_as(&MkfsOptions {
+        compression,
+        ..MkfsOptions::reproducible()
+    });
     let volume = open(&sim);
     for ino in [FILE, OTHER] {
         let mut tx = volume.journal.begin().unwrap();
@@ -136,6 +150,27 @@ fn at(value: usize) -> u64 {
     value as u64
 }
 
+/// How the content of a seed's store is compressed.
+fn compression_of(seed: u64) -> Compression {
+    let all = ["off", "lz4", "zstd", "zstd:1"];
+    all[usize::try_from(seed).unwrap() % all.len()]
+        .parse()
+        .unwrap()
+}
+
+/// Bytes that can be compressed, or not, or in part.
+fn bytes_of(rng: &mut ChaCha8Rng, len: usize) -> Vec<u8> {
+    let random = match rng.random_range(0..3) {
+        0 => 0,
+        1 => len,
+        _ => rng.random_range(0..=len),
+    };
+    let mut bytes: Vec<u8> = (0..random).map(|_| rng.random()).collect();
+    let word: [u8; 6] = rng.random();
+    bytes.extend(word.iter().cycle().take(len - random));
+    bytes
+}
+
 /// One random operation on both.
 fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     const SPAN: usize = 600_000;
@@ -148,7 +183,7 @@ fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     };
     match rng.random_range(0..16) {
         0..6 => {
-            let bytes: Vec<u8> = (0..len).map(|_| rng.random()).collect();
+            let bytes = bytes_of(rng, len);
             let append = rng.random_bool(0.2);
             let flags = WriteFlags {
                 append,
@@ -227,8 +262,8 @@ fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
 
 #[test]
 fn agrees_with_a_vector_over_reopening() {
-    for seed in 0..30 {
-        let sim = make();
+    for seed in 0..40 {
+        let sim = make_compressing(compression_of(seed));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut volume = open(&sim);
         let mut model = Vec::new();

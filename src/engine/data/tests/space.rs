@@ -137,8 +137,22 @@ fn reserved_space_can_be_written_on_a_full_disk() {
 /// When free space is in single units, what was acknowledged is cut to fit.
 #[test]
 fn a_fragmented_full_disk_takes_what_was_acknowledged() {
-    let sim = make();
-    let volume = open(&sim);
+    fill_fragmented(&make(), &[5; 128 << 10]);
+}
+
+/// What would fit one range compressed fits single units as it is.
+#[test]
+fn a_fragmented_full_disk_takes_what_could_be_compressed() {
+    let mut bytes = vec![5; 128 << 10];
+    ChaCha8Rng::seed_from_u64(1).fill(&mut bytes[..64 << 10]);
+    for how in ["lz4", "zstd"] {
+        fill_fragmented(&make_compressing(how.parse().unwrap()), &bytes);
+    }
+}
+
+/// Fills a disk whose free space is in single units.
+fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
+    let volume = open(sim);
     let flags = WriteFlags::default();
     let block = [3; 4096];
     let count = 4096;
@@ -158,9 +172,8 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
     let room = volume.journal.chunks().len_bytes() / 4096 - 2 * count;
     volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
     let mut written = 0;
-    let bytes = vec![5; 128 << 10];
     loop {
-        match volume.write(OTHER, written, bytes.len(), &mut bytes.as_slice(), flags) {
+        match volume.write(OTHER, written, bytes.len(), &mut &*bytes, flags) {
             Ok(len) => written += at(len),
             Err(EngineError::Store(crate::store::StoreError::NoSpace(_))) => break,
             Err(error) => panic!("{error}"),
@@ -169,8 +182,9 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
     assert!(written / 4096 > room, "space between chunks was not used");
     volume.fsync(OTHER, false).unwrap();
     volume.close().unwrap();
-    let volume = open(&sim);
-    assert!(content(&volume, OTHER) == vec![5; usize::try_from(written).unwrap()]);
+    let volume = open(sim);
+    let times = usize::try_from(written).unwrap() / bytes.len();
+    assert!(content(&volume, OTHER) == bytes.repeat(times));
     assert!(content(&volume, FILE) == vec![3; 4096 * usize::try_from(count).unwrap()]);
     check_space(&volume, "after filling the gaps");
 }

@@ -7,8 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::disk::Disk;
 use crate::disk::buffer::{BLOCK_BYTES, Buffer};
-use crate::engine::data::{chunks, space};
+use crate::engine::data::chunks::{self, Packed};
+use crate::engine::data::space;
 use crate::engine::{EngineError, Volume};
+use crate::format::codec::Compression;
 use crate::format::id::ChunkId;
 use crate::format::record::ChunkRecord;
 use crate::format::superblock::UNIT_BYTES;
@@ -28,11 +30,15 @@ const CLAIMS_MAX: usize = 64;
 pub(super) struct Captured {
     pub(super) start: u64,
     pub(super) data: Arc<Buffer>,
-    /// Its description as one chunk, once somebody has found it.
-    description: Arc<OnceLock<ChunkRecord>>,
+    /// How it is to be compressed.
+    how: Compression,
+    /// What it is as one chunk, once somebody has found it.
+    packed: Arc<OnceLock<Packed>>,
 }
 
-/// A run and where it goes: into one chunk, or into several where the free space is in pieces.
+/// A run and where it goes: into one chunk, or into several where the free space is in pieces. These
+/// are not compressed: it is found while a transaction waits, and all of them have been promised
+/// room as they are.
 pub(super) struct Piece {
     pub(super) run: Captured,
     pub(super) parts: Vec<Part>,
@@ -44,6 +50,8 @@ pub(super) struct Part {
     pub(super) start: u64,
     pub(super) len: usize,
     pub(super) unit: u64,
+    /// Units that were claimed for it.
+    units: u64,
     /// What the claimed space holds, once it is written.
     pub(super) chunk: Option<(ChunkId, ChunkRecord)>,
     /// Where its extent ends that is in the tree; its start while there is none.
@@ -51,18 +59,24 @@ pub(super) struct Part {
 }
 
 impl Captured {
-    pub(super) fn new(start: u64, data: &Arc<Buffer>) -> Self {
+    pub(super) fn new(start: u64, data: &Arc<Buffer>, how: Compression) -> Self {
         Captured {
             start,
             data: Arc::clone(data),
-            description: Arc::default(),
+            how,
+            packed: Arc::default(),
         }
     }
 
     /// What it is as one chunk; found once.
-    pub(super) fn describe(&self) -> &ChunkRecord {
-        self.description
-            .get_or_init(|| chunks::describe(&self.data))
+    pub(super) fn pack(&self) -> &Packed {
+        self.packed
+            .get_or_init(|| chunks::pack(&self.data, self.how))
+    }
+
+    /// Units that it takes as one chunk.
+    fn units(&self) -> u64 {
+        chunks::units(self.pack().record.stored_len as usize)
     }
 }
 
@@ -81,18 +95,35 @@ impl Piece {
 
     /// The chunk that a part of it is, its units yet to be told.
     fn describe(&self, part: &Part) -> ChunkRecord {
-        if part.len == self.run.data.len() {
-            return self.run.describe().clone();
+        if self.is_one(part) {
+            return self.run.pack().record.clone();
         }
-        let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
-        let end = at.saturating_add(part.len);
-        chunks::describe(self.run.data.get(at..end).unwrap_or_default())
+        let bytes = self.run.data.get(self.range(part));
+        chunks::describe_raw(bytes.unwrap_or_default())
     }
 
-    /// The bytes of a part in its buffer, and the zeros that fill its last unit.
-    fn units(&self, part: &Part) -> Range<usize> {
+    /// Whether a part is all of it.
+    fn is_one(&self, part: &Part) -> bool {
+        part.len == self.run.data.len()
+    }
+
+    /// The bytes of a part in the run's buffer.
+    fn range(&self, part: &Part) -> Range<usize> {
         let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
-        at..at.saturating_add(part.len.next_multiple_of(UNIT_SIZE))
+        at..at.saturating_add(part.len)
+    }
+
+    /// What is stored of a part: bytes of a buffer, and the zeros that fill its last unit.
+    fn stored(&self, part: &Part) -> (&Arc<Buffer>, Range<usize>) {
+        let whole = self.run.pack().stored.as_ref();
+        let (buffer, bytes) = match whole.filter(|_| self.is_one(part)) {
+            Some(stored) => (stored, 0..stored.len()),
+            None => (&self.run.data, self.range(part)),
+        };
+        let end = bytes
+            .start
+            .saturating_add(bytes.len().next_multiple_of(UNIT_SIZE));
+        (buffer, bytes.start..end)
     }
 }
 
@@ -114,7 +145,7 @@ pub(super) fn writes(pieces: &[Piece]) -> Vec<Write> {
     let mut slices: Vec<_> = pieces
         .iter()
         .flat_map(|piece| {
-            let slice = |part: &Part| (part.unit, (&piece.run.data, piece.units(part)));
+            let slice = |part: &Part| (part.unit, piece.stored(part));
             piece.parts.iter().map(slice)
         })
         .collect();
@@ -148,17 +179,20 @@ impl Volume {
         let mut rest: VecDeque<_> = pieces
             .iter()
             .enumerate()
-            .map(|(index, piece)| (index, piece.run.start, piece.run.data.len()))
+            .map(|(index, piece)| {
+                let run = &piece.run;
+                (index, run.start, run.data.len(), Some(run.units()))
+            })
             .collect();
         while !rest.is_empty() {
             let mut tx = self.begin_tx(Need::Reclaim)?;
             let mut claimed = Vec::new();
             while claimed.len() < CLAIMS_MAX
-                && let Some((index, start, len)) = rest.pop_front()
+                && let Some((index, start, len, units)) = rest.pop_front()
             {
-                let part = self.claim_part(&mut tx, start, len)?;
+                let part = self.claim_part(&mut tx, start, len, units)?;
                 if part.len < len {
-                    rest.push_front((index, part.end(), len - part.len));
+                    rest.push_front((index, part.end(), len - part.len, None));
                 }
                 claimed.push((index, part));
             }
@@ -172,12 +206,18 @@ impl Volume {
         Ok(())
     }
 
-    /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
-    /// What was promised counts units, not ranges.
-    fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
+    /// Claims space for `len` bytes, which take `units` together when that is told: in one range if
+    /// the disk has one, else for the first of them. What was promised counts units, not ranges.
+    fn claim_part(
+        &self,
+        tx: &mut Tx<'_>,
+        start: u64,
+        len: usize,
+        mut units: Option<u64>,
+    ) -> Result<Part, EngineError> {
         let mut size = len;
         loop {
-            let units = chunks::units(size);
+            let units = units.take().unwrap_or_else(|| chunks::units(size));
             let found = space::best_fit(tx, units)?;
             match self.grow_to(found.start.saturating_add(units)) {
                 Ok(()) => {
@@ -186,6 +226,7 @@ impl Volume {
                         start,
                         len: size,
                         unit: found.start,
+                        units,
                         chunk: None,
                         entered: start,
                     });
@@ -198,7 +239,7 @@ impl Volume {
         }
     }
 
-    /// Finds what chunks the parts are.
+    /// Gives the parts numbers and records.
     pub(super) fn describe(&self, pieces: &mut [Piece]) {
         for piece in pieces {
             let mut parts = std::mem::take(&mut piece.parts);
@@ -217,7 +258,7 @@ impl Volume {
         let parts = pieces.iter().flat_map(|piece| &piece.parts);
         let claims: Vec<_> = parts
             .filter(|part| part.entered == part.start)
-            .map(|part| (part.unit, chunks::units(part.len)))
+            .map(|part| (part.unit, part.units))
             .collect();
         for some in claims.chunks(CLAIMS_MAX) {
             let freed = self.journal.begin_for(Need::Reclaim).and_then(|mut tx| {
