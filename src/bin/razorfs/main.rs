@@ -5,6 +5,7 @@ mod mkfs;
 mod mount;
 mod recover;
 mod scrub;
+mod set;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ enum Command {
     Mount(mount::MountArgs),
     Recover(recover::RecoverArgs),
     Scrub(scrub::ScrubArgs),
+    Set(set::SetArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Recover(args) => recover::run(args),
+        Command::Set(args) => set::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -1,0 +1,93 @@
+//! `razorfs set STORE KEY=VALUE...`: changes settings of a dataset.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use razorfs::engine::{EngineError, OpenOptions, Settings, Volume};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Changes settings of a dataset. They hold for what is written from then on. The store must not be
+/// in use.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// The dataset.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    dataset: String,
+    /// The store's directory.
+    store: PathBuf,
+    /// What to set: compression=off|lz4|zstd[:LEVEL].
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    settings: Vec<String>,
+    /// Accept a store on a file system that does not survive a power cut.
+    #[arg(long)]
+    allow_volatile: bool,
+}
+
+/// Changes them: durable when this returns.
+///
+/// # Errors
+/// When a setting or a dataset is not known, or the store cannot be opened or written to.
+pub fn run(args: &SetArgs) -> Result<(), Error> {
+    let settings = parse(&args.settings)?;
+    let options = OpenOptions {
+        allow_volatile: args.allow_volatile,
+        background: false,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open(&args.store, options)?;
+    let store = args.store.display();
+    match volume.change_settings(&args.dataset, settings) {
+        Ok(()) => {}
+        Err(EngineError::NotFound) => {
+            return Err(format!("{store}: there is no dataset '{}'", args.dataset).into());
+        }
+        Err(error) => return Err(format!("{store}: {error}").into()),
+    }
+    Ok(volume.close()?)
+}
+
+fn parse(given: &[String]) -> Result<Settings, String> {
+    let mut settings = Settings::default();
+    for one in given {
+        let (key, value) = one
+            .split_once('=')
+            .ok_or_else(|| format!("'{one}' is not KEY=VALUE"))?;
+        match key {
+            "compression" => {
+                let value = value.parse().map_err(|error| format!("{key}: {error}"))?;
+                settings.compression = Some(value);
+            }
+            _ => {
+                return Err(format!(
+                    "there is no setting '{key}'; there is: compression"
+                ));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(given: &[&str]) -> Result<Settings, String> {
+        parse(&given.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let set = parsed(&["compression=lz4", "compression=zstd:9"]).unwrap();
+        assert_eq!(set.compression, "zstd:9".parse().ok());
+        for (given, word) in [
+            ("compression", "KEY=VALUE"),
+            ("compression=gzip", "off, lz4, zstd"),
+            ("compression=zstd:99", "1 to 19"),
+            ("speed=9", "there is: compression"),
+        ] {
+            let error = parsed(&[given]).unwrap_err();
+            assert!(error.contains(word), "{given}: {error}");
+        }
+    }
+}
