@@ -154,12 +154,14 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
     Ok(())
 }
 
-/// An empty store, compressing for some seeds.
+/// An empty store, compressing and deduplicating for some seeds.
 fn make(seed: u64) -> SimMedia {
     let sim = SimMedia::new();
     let compression = if seed.is_multiple_of(2) { "off" } else { "lz4" };
+    let dedup = if seed % 4 < 2 { "on" } else { "off" };
     let format = MkfsOptions {
         compression: compression.parse().unwrap(),
+        dedup: dedup.parse().unwrap(),
         ..MkfsOptions::reproducible()
     };
     mkfs(sim.media(), &format, &clock()).unwrap();

@@ -8,6 +8,7 @@ use razorfs::engine::{
 };
 use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 use razorfs::format::wal::LogKey;
 
 /// The store's UUID.
@@ -54,6 +55,7 @@ fn make(closed: bool) -> SimMedia {
         capacity_bytes: CAPACITY_BYTES,
         log_bytes: 4 << 20,
         compression: Compression::OFF,
+        dedup: Dedup::Off,
         root_uid: 0,
         root_gid: 0,
         root_mode: 0o755,

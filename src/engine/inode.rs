@@ -5,11 +5,10 @@
 
 use super::{EngineError, Time, Volume};
 use crate::format::FormatError;
-use crate::format::codec::Compression;
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, Quota, counters_key, dataset_key, storing,
+    DatasetCounters, DatasetRecord, InodeRecord, Quota, Storing, counters_key, dataset_key,
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
@@ -159,9 +158,9 @@ impl Volume {
         self.decode_dataset(read, Quota::decode)
     }
 
-    /// How the dataset's new chunks are compressed.
-    pub(super) fn compression(&self, read: &impl Read) -> Result<Compression, EngineError> {
-        self.decode_dataset(read, storing)
+    /// How the dataset's new chunks are made.
+    pub(super) fn storing(&self, read: &impl Read) -> Result<Storing, EngineError> {
+        self.decode_dataset(read, Storing::decode)
     }
 
     fn decode_dataset<T>(

@@ -6,7 +6,7 @@ use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Generation, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, PagePtr, counters_key, dataset_key,
+    DatasetCounters, DatasetRecord, Dedup, InodeRecord, PagePtr, counters_key, dataset_key,
     dataset_name_key,
 };
 use crate::format::superblock::UNITS_END;
@@ -25,6 +25,8 @@ pub struct MkfsOptions {
     pub log_bytes: u64,
     /// How new chunks are compressed.
     pub compression: Compression,
+    /// Whether equal content is stored once.
+    pub dedup: Dedup,
     /// Owner of the root directory.
     pub root_uid: u32,
     /// Group of the root directory.
@@ -44,6 +46,7 @@ impl MkfsOptions {
             capacity_bytes: format.capacity_bytes,
             log_bytes: format.log_bytes,
             compression: Compression::OFF,
+            dedup: Dedup::Off,
             root_uid: 0,
             root_gid: 0,
             root_mode: 0o755,
@@ -76,7 +79,7 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     let (codec, codec_level) = options.compression.to_record();
     let dataset = DatasetRecord {
         root: PagePtr::EMPTY,
-        flags: 0,
+        flags: options.dedup.to_record(0),
         quota_bytes: 0,
         quota_inodes: 0,
         reserved_bytes: 0,

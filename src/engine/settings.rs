@@ -4,7 +4,7 @@ use super::{EngineError, Volume};
 use crate::format::codec::Compression;
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
-use crate::format::record::{DatasetRecord, dataset_key, dataset_name_key};
+use crate::format::record::{DatasetRecord, Dedup, dataset_key, dataset_name_key};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 
@@ -13,6 +13,8 @@ use crate::store::{Read, StoreError};
 pub struct Settings {
     /// How new chunks are compressed.
     pub compression: Option<Compression>,
+    /// Whether equal content is stored once.
+    pub dedup: Option<Dedup>,
 }
 
 impl Volume {
@@ -30,6 +32,9 @@ impl Volume {
             .map_err(|source| StoreError::format(what(), source))?;
         if let Some(compression) = settings.compression {
             (record.codec, record.codec_level) = compression.to_record();
+        }
+        if let Some(dedup) = settings.dedup {
+            record.flags = dedup.to_record(record.flags);
         }
         tx.put(TreeId::Datasets, dataset_key(id), record.encode())?;
         tx.commit()?;
@@ -60,9 +65,9 @@ mod tests {
         Volume::open_media(sim.media(), options, system_clock()).unwrap()
     }
 
-    fn compression(volume: &Volume) -> String {
-        let found = volume.compression(&volume.journal.view());
-        found.unwrap().to_string()
+    fn storing(volume: &Volume) -> String {
+        let found = volume.storing(&volume.journal.view()).unwrap();
+        format!("{} {}", found.compression, found.dedup)
     }
 
     #[test]
@@ -70,20 +75,29 @@ mod tests {
         let sim = SimMedia::new();
         mkfs(sim.media(), &MkfsOptions::reproducible(), &system_clock()).unwrap();
         let volume = open(&sim);
-        assert_eq!(compression(&volume), "off");
+        assert_eq!(storing(&volume), "off off");
         let set = |name: &str| Settings {
             compression: Some(name.parse().unwrap()),
+            ..Settings::default()
+        };
+        let dedup = |name: &str| Settings {
+            dedup: Some(name.parse().unwrap()),
+            ..Settings::default()
         };
         volume.change_settings("main", set("zstd:7")).unwrap();
+        volume.change_settings("main", dedup("verify")).unwrap();
         volume.change_settings("main", Settings::default()).unwrap();
-        assert_eq!(compression(&volume), "zstd:7");
+        assert_eq!(storing(&volume), "zstd:7 verify");
         volume.close().unwrap();
         let volume = open(&sim);
-        assert_eq!(compression(&volume), "zstd:7");
+        assert_eq!(storing(&volume), "zstd:7 verify");
+        volume.change_settings("main", dedup("on")).unwrap();
+        assert_eq!(storing(&volume), "zstd:7 on");
+        volume.change_settings("main", dedup("off")).unwrap();
         volume.change_settings("main", set("off")).unwrap();
         volume.sync_all().unwrap();
         drop(volume);
-        assert_eq!(compression(&open(&sim)), "off");
+        assert_eq!(storing(&open(&sim)), "off off");
         let other = open(&sim).change_settings("other", set("lz4"));
         assert!(matches!(other, Err(EngineError::NotFound)));
     }

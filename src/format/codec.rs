@@ -151,7 +151,7 @@ pub fn compress<T>(
             Codec::Raw => return None,
             Codec::Lz4 => scratch.lz4(content)?,
             Codec::Zstd => {
-                // LZ4 leaves in no time what it finds nothing in; higher levels of Zstandard do not.
+                // LZ4 leaves in no time what it finds nothing in, as higher levels do not.
                 if looks_random(content) && scratch.lz4(content)? > most {
                     return None;
                 }

@@ -11,6 +11,7 @@ use razorfs::engine::{
     Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 
 /// The disks of a store, by their place in a [`SimMedia`].
 pub const DISKS: usize = 5;
@@ -64,6 +65,7 @@ fn fresh() -> SimMedia {
     let sim = SimMedia::new();
     let format = MkfsOptions {
         compression: "lz4".parse().unwrap(),
+        dedup: Dedup::On,
         ..MkfsOptions::reproducible()
     };
     mkfs(sim.media(), &format, &clock()).unwrap();

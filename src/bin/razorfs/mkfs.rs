@@ -7,6 +7,7 @@ use razorfs::config::parse_size;
 use razorfs::disk::dir::{create_store, remove_store_files};
 use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
 use razorfs::format::codec::Compression;
+use razorfs::format::record::Dedup;
 use uuid::Uuid;
 
 type Error = Box<dyn std::error::Error>;
@@ -31,6 +32,9 @@ pub struct MkfsArgs {
     /// Compress new content where it pays: off, lz4, or zstd with a level from 1 to 19 (zstd:LEVEL).
     #[arg(long, value_name = "CODEC", default_value_t = Compression::OFF)]
     compression: Compression,
+    /// Store equal content once: off, on, or verify (compare it byte by byte first).
+    #[arg(long, value_name = "HOW", default_value_t = Dedup::Off)]
+    dedup: Dedup,
     /// The store's UUID; random when not said.
     #[arg(long)]
     uuid: Option<Uuid>,
@@ -96,6 +100,7 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
         capacity_bytes: args.size.unwrap_or(0),
         log_bytes: args.log_size,
         compression: args.compression,
+        dedup: args.dedup,
         root_uid: args.root_owner.uid,
         root_gid: args.root_owner.gid,
         root_mode: args.root_mode,

@@ -28,14 +28,20 @@ pub(super) struct Packed {
     pub(super) stored: Option<Arc<Buffer>>,
 }
 
-/// What some content is as a chunk: compressed where that saves a unit.
-pub(super) fn pack(content: &[u8], how: Compression) -> Packed {
+/// BLAKE3 of a chunk's content.
+pub(super) fn hash(content: &[u8]) -> [u8; 32] {
+    *blake3::hash(content).as_bytes()
+}
+
+/// What some content of this hash is as a chunk: compressed where that saves a unit.
+pub(super) fn pack(content: &[u8], hash: [u8; 32], how: Compression) -> Packed {
     let most = u64::from(UNIT_BYTES).saturating_mul(units(content.len()).saturating_sub(1));
     let most = usize::try_from(most).unwrap_or(0);
     let stored = codec::compress(how, content, most, |stored| Arc::new(Buffer::from(stored)));
     let codec = stored.as_ref().map_or(Codec::Raw, |_| how.codec());
     let record = describe(
         content,
+        hash,
         codec,
         stored.as_ref().map_or(content, |stored| stored),
     );
@@ -44,10 +50,10 @@ pub(super) fn pack(content: &[u8], how: Compression) -> Packed {
 
 /// The record of a chunk that is stored as it is.
 pub(super) fn describe_raw(content: &[u8]) -> ChunkRecord {
-    describe(content, Codec::Raw, content)
+    describe(content, hash(content), Codec::Raw, content)
 }
 
-fn describe(content: &[u8], codec: Codec, stored: &[u8]) -> ChunkRecord {
+fn describe(content: &[u8], hash: [u8; 32], codec: Codec, stored: &[u8]) -> ChunkRecord {
     let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     ChunkRecord {
         start_unit: 0,
@@ -55,7 +61,7 @@ fn describe(content: &[u8], codec: Codec, stored: &[u8]) -> ChunkRecord {
         stored_len: len(stored),
         raw_len: len(content),
         codec,
-        hash: *blake3::hash(content).as_bytes(),
+        hash,
         crcs: stored.chunks(BLOCK).map(crc32fast::hash).collect(),
     }
 }
@@ -293,6 +299,12 @@ fn load_content(
 }
 
 impl Volume {
+    /// Whether a chunk, as the disk has it, holds `content`.
+    pub(super) fn holds(&self, id: ChunkId, record: &ChunkRecord, content: &[u8]) -> bool {
+        let found = load_content(self.journal.chunks(), id, record);
+        found.is_ok_and(|found| *found == *content)
+    }
+
     /// Reads all of a chunk from the disk and checks it, whatever is in memory.
     pub(in crate::engine) fn verify_chunk(
         &self,
@@ -300,7 +312,7 @@ impl Volume {
         record: &ChunkRecord,
     ) -> Result<(), StoreError> {
         let content = load_content(self.journal.chunks(), id, record)?;
-        if blake3::hash(&content) != record.hash {
+        if hash(&content) != record.hash {
             let what = "its content does not match its BLAKE3 hash";
             return Err(corrupt(id, what));
         }

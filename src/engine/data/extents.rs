@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
-use super::space;
+use super::{hashes, space};
 use crate::engine::EngineError;
 use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, Kind, TreeId, trailing_u64};
@@ -309,6 +309,7 @@ fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
         return tx.put(TreeId::Chunks, key::chunk(id), record.encode());
     }
     tx.delete(TreeId::Chunks, key::chunk(id))?;
+    hashes::remove(tx, &record.hash, id)?;
     space::free(
         tx,
         record.start_unit,

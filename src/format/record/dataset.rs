@@ -1,5 +1,8 @@
 //! Datasets and what is counted about them, and the keys of their tree.
 
+use std::fmt;
+use std::str::FromStr;
+
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -43,6 +46,80 @@ pub struct DatasetRecord {
 pub const DATASET_READ_ONLY: u32 = 1;
 /// The dataset deduplicates what is written to it.
 pub const DATASET_DEDUP: u32 = 2;
+/// It compares content byte by byte before it counts as equal.
+pub const DATASET_DEDUP_VERIFY: u32 = 4;
+
+/// Whether a dataset stores equal content once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dedup {
+    /// No.
+    #[default]
+    Off,
+    /// Content of the same BLAKE3 hash.
+    On,
+    /// Content that was read back and compared.
+    Verify,
+}
+
+/// What was asked for is no [`Dedup`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is none of off, on, and verify")]
+pub struct NoDedup(String);
+
+impl Dedup {
+    /// As the flags of a dataset's record say.
+    #[must_use]
+    pub fn of_record(flags: u32) -> Dedup {
+        match (flags & DATASET_DEDUP, flags & DATASET_DEDUP_VERIFY) {
+            (0, _) => Dedup::Off,
+            (_, 0) => Dedup::On,
+            _ => Dedup::Verify,
+        }
+    }
+
+    /// The flags of a dataset's record, changed to say so.
+    #[must_use]
+    pub fn to_record(self, flags: u32) -> u32 {
+        let own = match self {
+            Dedup::Off => 0,
+            Dedup::On => DATASET_DEDUP,
+            Dedup::Verify => DATASET_DEDUP | DATASET_DEDUP_VERIFY,
+        };
+        flags & !(DATASET_DEDUP | DATASET_DEDUP_VERIFY) | own
+    }
+}
+
+impl FromStr for Dedup {
+    type Err = NoDedup;
+
+    fn from_str(text: &str) -> Result<Self, NoDedup> {
+        match text {
+            "off" => Ok(Dedup::Off),
+            "on" => Ok(Dedup::On),
+            "verify" => Ok(Dedup::Verify),
+            _ => Err(NoDedup(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Dedup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dedup::Off => "off",
+            Dedup::On => "on",
+            Dedup::Verify => "verify",
+        })
+    }
+}
+
+/// How a dataset's new chunks are made: the part of its record that write-out needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storing {
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Whether they are made at all where there are equal ones.
+    pub dedup: Dedup,
+}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -94,10 +171,18 @@ pub struct Quota {
     pub inodes: u64,
 }
 
-/// How a dataset's new chunks are stored: the part of its record that write-out needs.
-pub fn storing(bytes: &[u8]) -> Result<Compression, FormatError> {
-    let (wire, _) = parts(bytes)?;
-    Compression::of_record(wire.codec, wire.codec_level)
+impl Storing {
+    /// Reads it from the bytes of a [`DatasetRecord`].
+    ///
+    /// # Errors
+    /// When lengths do not fit together, or there is no such compression.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (wire, _) = parts(bytes)?;
+        Ok(Storing {
+            compression: Compression::of_record(wire.codec, wire.codec_level)?,
+            dedup: Dedup::of_record(wire.flags.get()),
+        })
+    }
 }
 
 impl Quota {

@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::Survival;
 use razorfs::format::codec::Compression;
+use razorfs::format::record::Dedup;
 
 use crate::workload::{self, Workload};
 use crate::world::{Outcome, Setup, World};
@@ -53,16 +54,18 @@ pub struct Failure {
     pub why: String,
 }
 
-/// How a workload's volume is made: compressing for every other one.
+/// How a workload's volume is made: compressing for every other one, and deduplicating for two of
+/// three.
 pub(crate) fn setup(workload: &Workload) -> Setup {
     let name = workload.to_string();
-    let compresses = name.bytes().fold(0, u8::wrapping_add) % 2 == 1;
-    let compression = if compresses { "lz4" } else { "off" };
+    let sum = name.bytes().fold(0, |sum, byte| sum + usize::from(byte));
+    let compression = if sum % 2 == 1 { "lz4" } else { "off" };
     Setup {
         capacity_bytes: 1 << 30,
         dirty_limit_bytes: 64 << 20,
         strict: false,
         compression: compression.parse().unwrap_or(Compression::OFF),
+        dedup: [Dedup::Off, Dedup::On, Dedup::Verify][sum % 3],
     }
 }
 

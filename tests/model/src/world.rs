@@ -11,6 +11,7 @@ use razorfs::engine::{
 };
 use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 use razorfs::fs::{FsError, errno};
 use razorfs::fsck;
 
@@ -36,6 +37,7 @@ pub struct Setup {
     pub dirty_limit_bytes: u64,
     pub strict: bool,
     pub compression: Compression,
+    pub dedup: Dedup,
 }
 
 /// Where a store lies.
@@ -180,6 +182,7 @@ impl World {
         let options = MkfsOptions {
             capacity_bytes: setup.capacity_bytes,
             compression: setup.compression,
+            dedup: setup.dedup,
             ..MkfsOptions::reproducible()
         };
         mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;

@@ -167,10 +167,11 @@ fn a_changed_setting_holds_for_new_chunks() {
     let sim = make();
     let volume = open(&sim);
     let codec_of_next = |how: &str| {
-        let compression = Some(how.parse().unwrap());
-        volume
-            .change_settings("main", Settings { compression })
-            .unwrap();
+        let settings = Settings {
+            compression: Some(how.parse().unwrap()),
+            ..Settings::default()
+        };
+        volume.change_settings("main", settings).unwrap();
         write(&volume, FILE, 0, &text(WINDOW));
         volume.write_out(FILE).unwrap();
         chunks(&volume).last().unwrap().1.codec

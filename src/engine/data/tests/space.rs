@@ -151,18 +151,19 @@ fn a_fragmented_full_disk_takes_what_could_be_compressed() {
 }
 
 /// Fills a disk whose free space is in single units.
-fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
+pub(super) fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
     let volume = open(sim);
     let flags = WriteFlags::default();
-    let block = [3; 4096];
+    // No two are equal.
+    let block = |number: u64| number.to_le_bytes().repeat(512);
     let count = 4096;
     // Every block a chunk of its own, so that the space of every second can be given back.
     for index in 0..count {
         volume
-            .write(FILE, index * 4096, 4096, &mut block.as_slice(), flags)
+            .write(FILE, index * 4096, 4096, &mut &*block(index), flags)
             .unwrap();
         volume
-            .write(OTHER, index * 4096, 4096, &mut block.as_slice(), flags)
+            .write(OTHER, index * 4096, 4096, &mut &*block(!index), flags)
             .unwrap();
         volume.write_out(FILE).unwrap();
         volume.write_out(OTHER).unwrap();
@@ -171,9 +172,14 @@ fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
     sim.set_capacity(Some(sim.allocated()));
     let room = volume.journal.chunks().len_bytes() / 4096 - 2 * count;
     volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
+    // Two of each.
+    let window = |offset: u64| {
+        let number = offset / at(2 * bytes.len());
+        [&number.to_le_bytes(), &bytes[8..]].concat()
+    };
     let mut written = 0;
     loop {
-        match volume.write(OTHER, written, bytes.len(), &mut &*bytes, flags) {
+        match volume.write(OTHER, written, bytes.len(), &mut &*window(written), flags) {
             Ok(len) => written += at(len),
             Err(EngineError::Store(crate::store::StoreError::NoSpace(_))) => break,
             Err(error) => panic!("{error}"),
@@ -183,8 +189,9 @@ fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
     volume.fsync(OTHER, false).unwrap();
     volume.close().unwrap();
     let volume = open(sim);
-    let times = usize::try_from(written).unwrap() / bytes.len();
-    assert!(content(&volume, OTHER) == bytes.repeat(times));
-    assert!(content(&volume, FILE) == vec![3; 4096 * usize::try_from(count).unwrap()]);
+    let windows: Vec<u8> = (0..written).step_by(bytes.len()).flat_map(window).collect();
+    assert!(content(&volume, OTHER) == windows);
+    let blocks: Vec<u8> = (0..count).flat_map(block).collect();
+    assert!(content(&volume, FILE) == blocks);
     check_space(&volume, "after filling the gaps");
 }

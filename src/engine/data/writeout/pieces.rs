@@ -10,9 +10,8 @@ use crate::disk::buffer::{BLOCK_BYTES, Buffer};
 use crate::engine::data::chunks::{self, Packed};
 use crate::engine::data::space;
 use crate::engine::{EngineError, Volume};
-use crate::format::codec::Compression;
 use crate::format::id::ChunkId;
-use crate::format::record::ChunkRecord;
+use crate::format::record::{ChunkRecord, Dedup, Storing};
 use crate::format::superblock::UNIT_BYTES;
 use crate::log::Tx;
 use crate::store::StoreError;
@@ -30,18 +29,21 @@ const CLAIMS_MAX: usize = 64;
 pub(super) struct Captured {
     pub(super) start: u64,
     pub(super) data: Arc<Buffer>,
-    /// How it is to be compressed.
-    how: Compression,
+    /// How it is to be stored.
+    how: Storing,
+    hash: Arc<OnceLock<[u8; 32]>>,
     /// What it is as one chunk, once somebody has found it.
     packed: Arc<OnceLock<Packed>>,
 }
 
-/// A run and where it goes: into one chunk, or into several where the free space is in pieces. These
-/// are not compressed: it is found while a transaction waits, and all of them have been promised
-/// room as they are.
+/// A run and where it goes: into one chunk, or into several where the free space is in pieces.
+/// These are not compressed: it is found while a transaction waits, and all of them have been
+/// promised room as they are.
 pub(super) struct Piece {
     pub(super) run: Captured,
     pub(super) parts: Vec<Part>,
+    /// The number of its chunk, when it becomes one.
+    id: ChunkId,
 }
 
 /// A part of a run that is one chunk.
@@ -50,28 +52,68 @@ pub(super) struct Part {
     pub(super) start: u64,
     pub(super) len: usize,
     pub(super) unit: u64,
-    /// Units that were claimed for it.
+    /// Units that were claimed for it: none where there is a chunk of the same content.
     units: u64,
-    /// What the claimed space holds, once it is written.
-    pub(super) chunk: Option<(ChunkId, ChunkRecord)>,
+    pub(super) chunk: Chunk,
     /// Where its extent ends that is in the tree; its start while there is none.
     pub(super) entered: u64,
 }
 
+/// What a part becomes.
+#[allow(clippy::large_enum_variant)] // Most are new.
+pub(super) enum Chunk {
+    /// A chunk that is yet to be told.
+    Unknown,
+    /// A new chunk: what the claimed space holds, once it is written.
+    New(ChunkId, ChunkRecord),
+    /// A reference to this chunk, which has the same content.
+    Equal(ChunkId),
+    /// Nothing: that chunk was freed meanwhile.
+    Gone,
+}
+
 impl Captured {
-    pub(super) fn new(start: u64, data: &Arc<Buffer>, how: Compression) -> Self {
+    pub(super) fn new(start: u64, data: &Arc<Buffer>, how: Storing) -> Self {
         Captured {
             start,
             data: Arc::clone(data),
             how,
+            hash: Arc::default(),
             packed: Arc::default(),
         }
+    }
+
+    /// Whether other chunks of the same content will do, or are to find this one.
+    pub(super) fn dedup(&self) -> Dedup {
+        self.how.dedup
+    }
+
+    /// Has it written, whatever there is.
+    pub(super) fn stop_dedup(&mut self) {
+        self.how.dedup = Dedup::Off;
+    }
+
+    /// Finds out what will be needed in any case.
+    pub(super) fn prepare(&self) {
+        match self.dedup() {
+            Dedup::Off => {
+                self.pack();
+            }
+            Dedup::On | Dedup::Verify => {
+                self.hash();
+            }
+        }
+    }
+
+    /// The hash of its content; found once.
+    pub(super) fn hash(&self) -> &[u8; 32] {
+        self.hash.get_or_init(|| chunks::hash(&self.data))
     }
 
     /// What it is as one chunk; found once.
     pub(super) fn pack(&self) -> &Packed {
         self.packed
-            .get_or_init(|| chunks::pack(&self.data, self.how))
+            .get_or_init(|| chunks::pack(&self.data, *self.hash(), self.how.compression))
     }
 
     /// Units that it takes as one chunk.
@@ -81,16 +123,50 @@ impl Captured {
 }
 
 impl Piece {
-    pub(super) fn new(run: Captured) -> Self {
+    /// A run, and the number that its chunk is to have.
+    pub(super) fn new(run: Captured, id: ChunkId) -> Self {
         Piece {
             run,
             parts: Vec::with_capacity(1),
+            id,
         }
+    }
+
+    /// The number of its chunk, when it becomes one.
+    pub(super) fn id(&self) -> ChunkId {
+        self.id
+    }
+
+    /// Has it refer to a chunk of the same content.
+    pub(super) fn refer(&mut self, id: ChunkId) {
+        self.parts = vec![Part {
+            start: self.run.start,
+            len: self.run.data.len(),
+            unit: 0,
+            units: 0,
+            chunk: Chunk::Equal(id),
+            entered: self.run.start,
+        }];
     }
 
     /// Whether all of it is in the trees.
     pub(super) fn is_entered(&self) -> bool {
         self.parts.iter().all(|part| part.entered == part.end())
+    }
+
+    /// Whether it becomes a chunk of its own, as far as is known.
+    pub(super) fn is_new(&self) -> bool {
+        match self.parts.as_slice() {
+            [] => true,
+            [one] => self.is_one(one) && one.units > 0,
+            _ => false,
+        }
+    }
+
+    /// Whether the chunk that it was to refer to is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        let gone = |part: &Part| matches!(part.chunk, Chunk::Gone);
+        self.parts.iter().any(gone)
     }
 
     /// The chunk that a part of it is, its units yet to be told.
@@ -145,8 +221,8 @@ pub(super) fn writes(pieces: &[Piece]) -> Vec<Write> {
     let mut slices: Vec<_> = pieces
         .iter()
         .flat_map(|piece| {
-            let slice = |part: &Part| (part.unit, piece.stored(part));
-            piece.parts.iter().map(slice)
+            let claimed = piece.parts.iter().filter(|part| part.units > 0);
+            claimed.map(|part| (part.unit, piece.stored(part)))
         })
         .collect();
     slices.sort_unstable_by_key(|(unit, _)| *unit);
@@ -179,6 +255,7 @@ impl Volume {
         let mut rest: VecDeque<_> = pieces
             .iter()
             .enumerate()
+            .filter(|(_, piece)| piece.parts.is_empty())
             .map(|(index, piece)| {
                 let run = &piece.run;
                 (index, run.start, run.data.len(), Some(run.units()))
@@ -227,7 +304,7 @@ impl Volume {
                         len: size,
                         unit: found.start,
                         units,
-                        chunk: None,
+                        chunk: Chunk::Unknown,
                         entered: start,
                     });
                 }
@@ -243,10 +320,14 @@ impl Volume {
     pub(super) fn describe(&self, pieces: &mut [Piece]) {
         for piece in pieces {
             let mut parts = std::mem::take(&mut piece.parts);
-            for part in &mut parts {
+            for part in parts.iter_mut().filter(|part| part.units > 0) {
                 let mut record = piece.describe(part);
                 record.start_unit = part.unit;
-                part.chunk = Some((self.new_chunk_id(), record));
+                let id = match piece.is_one(part) {
+                    true => piece.id,
+                    false => self.new_chunk_id(),
+                };
+                part.chunk = Chunk::New(id, record);
             }
             piece.parts = parts;
         }
@@ -257,7 +338,7 @@ impl Volume {
     pub(super) fn give_up(&self, pieces: &[Piece]) {
         let parts = pieces.iter().flat_map(|piece| &piece.parts);
         let claims: Vec<_> = parts
-            .filter(|part| part.entered == part.start)
+            .filter(|part| part.units > 0 && part.entered == part.start)
             .map(|part| (part.unit, part.units))
             .collect();
         for some in claims.chunks(CLAIMS_MAX) {
@@ -275,7 +356,7 @@ impl Volume {
     }
 
     /// A number for a new chunk.
-    fn new_chunk_id(&self) -> ChunkId {
+    pub(super) fn new_chunk_id(&self) -> ChunkId {
         ChunkId(self.data.next_chunk.fetch_add(1, Ordering::Relaxed))
     }
 }
