@@ -9,7 +9,9 @@ use razorfs::format::codec::Compression;
 use razorfs::format::id::DatasetId;
 use razorfs::format::key::TreeId;
 use razorfs::format::page::PAGE_BYTES;
-use razorfs::format::record::{ChunkRecord, Codec, DatasetCounters, DatasetRecord, counters_key};
+use razorfs::format::record::{
+    ChunkRecord, Codec, DatasetCounters, DatasetRecord, Dedup, counters_key,
+};
 use razorfs::format::superblock::UNIT_BYTES;
 use razorfs::log::recovery::{self, Report};
 use razorfs::store::Read;
@@ -53,6 +55,8 @@ struct Chunks {
     count: u64,
     /// Of them, compressed.
     compressed: u64,
+    /// Extents that refer to them.
+    references: u64,
     /// Bytes of content.
     content_bytes: u64,
     /// Bytes of chunks.dat that they take.
@@ -78,6 +82,7 @@ impl Chunks {
 
     fn add(&mut self, chunk: &ChunkRecord) {
         self.count += 1;
+        self.references = self.references.saturating_add(chunk.refcount);
         self.compressed += u64::from(chunk.codec != Codec::Raw);
         self.content_bytes += u64::from(chunk.raw_len);
         self.stored_bytes += u64::from(chunk.stored_len.next_multiple_of(UNIT_BYTES));
@@ -87,6 +92,7 @@ impl Chunks {
         json!({
             "count": self.count,
             "compressed": self.compressed,
+            "references": self.references,
             "content_bytes": self.content_bytes,
             "stored_bytes": self.stored_bytes,
             "ratio_percent": self.ratio_percent(),
@@ -96,9 +102,10 @@ impl Chunks {
     fn as_text(&self) -> String {
         let percent = self.ratio_percent();
         format!(
-            "chunks          {}, {} of them compressed: {} in {}, {}.{:02}:1\n",
+            "chunks          {}, {} of them compressed, of {} extents: {} in {}, {}.{:02}:1\n",
             self.count,
             self.compressed,
+            self.references,
             human(self.content_bytes),
             human(self.stored_bytes),
             percent / 100,
@@ -177,6 +184,7 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
                 "allocated_bytes": dataset.counters.allocated_bytes,
                 "reserved_bytes": dataset.counters.reserved_bytes,
                 "compression": dataset.compression().to_string(),
+                "dedup": Dedup::of_record(dataset.record.flags).to_string(),
                 "quota_bytes": dataset.record.quota_bytes,
                 "quota_inodes": dataset.record.quota_inodes,
             })
@@ -254,11 +262,12 @@ fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
     }
     for dataset in datasets {
         line!(
-            "dataset         {}: {} inodes, {}, compression {}",
+            "dataset         {}: {} inodes, {}, compression {}, dedup {}",
             dataset.record.name,
             dataset.counters.inodes,
             human(dataset.counters.allocated_bytes),
-            dataset.compression()
+            dataset.compression(),
+            Dedup::of_record(dataset.record.flags)
         );
     }
     text

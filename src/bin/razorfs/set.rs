@@ -16,7 +16,7 @@ pub struct SetArgs {
     dataset: String,
     /// The store's directory.
     store: PathBuf,
-    /// What to set: compression=off|lz4|zstd[:LEVEL].
+    /// What to set: compression=off|lz4|zstd[:LEVEL], dedup=off|on|verify.
     #[arg(value_name = "KEY=VALUE", required = true)]
     settings: Vec<String>,
     /// Accept a store on a file system that does not survive a power cut.
@@ -58,9 +58,13 @@ fn parse(given: &[String]) -> Result<Settings, String> {
                 let value = value.parse().map_err(|error| format!("{key}: {error}"))?;
                 settings.compression = Some(value);
             }
+            "dedup" => {
+                let value = value.parse().map_err(|error| format!("{key}: {error}"))?;
+                settings.dedup = Some(value);
+            }
             _ => {
                 return Err(format!(
-                    "there is no setting '{key}'; there is: compression"
+                    "there is no setting '{key}'; there are: compression, dedup"
                 ));
             }
         }
@@ -78,13 +82,16 @@ mod tests {
 
     #[test]
     fn settings_are_checked() {
-        let set = parsed(&["compression=lz4", "compression=zstd:9"]).unwrap();
+        let given = ["compression=lz4", "dedup=verify", "compression=zstd:9"];
+        let set = parsed(&given).unwrap();
         assert_eq!(set.compression, "zstd:9".parse().ok());
+        assert_eq!(set.dedup, "verify".parse().ok());
         for (given, word) in [
             ("compression", "KEY=VALUE"),
             ("compression=gzip", "off, lz4, zstd"),
             ("compression=zstd:99", "1 to 19"),
-            ("speed=9", "there is: compression"),
+            ("dedup=yes", "off, on, and verify"),
+            ("speed=9", "there are: compression, dedup"),
         ] {
             let error = parsed(&[given]).unwrap_err();
             assert!(error.contains(word), "{given}: {error}");
