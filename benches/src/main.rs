@@ -5,7 +5,7 @@
 //! guests     file systems beside each other in a real guest
 //! log        with and without the log's writes       } in this process,
 //! tail       creates while checkpoints are made      } over `here`
-//! space      what compression saves and costs, in this process
+//! space      what compression and deduplication save and cost, in this process
 //! growth     costs against sizes
 //! results    what a run found, as a file; `report` its tables, `plots` its pictures, `document`
 //!            where both are shown
@@ -53,7 +53,7 @@ enum Command {
     Log(log::Log),
     /// Measures the slowest creates, with and without checkpoints.
     Tail(tail::Tails),
-    /// Measures what compression saves and costs.
+    /// Measures what compression and deduplication save and cost.
     Space(space::Space),
     /// Measures costs against sizes.
     Growth(growth::Growth),

@@ -1,5 +1,5 @@
-//! What compression saves and costs: the same files written to stores that differ in nothing else,
-//! in turn, and read back from a store opened anew.
+//! What compression and deduplication save and cost: the same files written to stores that differ
+//! in nothing else, in turn, and read back from a store opened anew.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use razorfs::engine::{
 use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
 use razorfs::format::key::TreeId;
-use razorfs::format::record::ChunkRecord;
+use razorfs::format::record::{ChunkRecord, Dedup};
 use razorfs::format::superblock::UNIT_BYTES;
 use razorfs::log::recovery;
 use razorfs::store::Read;
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::{Error, work_dir};
 
-/// Measures what compression saves and costs.
+/// Measures what compression and deduplication save and cost.
 #[derive(clap::Args)]
 pub struct Space {
     /// The files to write.
@@ -35,6 +35,12 @@ pub struct Space {
     /// How new chunks are compressed; the first is what the others are compared with.
     #[arg(long, value_delimiter = ',', default_value = "off,lz4,zstd,zstd:9")]
     compression: Vec<Compression>,
+    /// How often files are written to see what deduplication makes of it.
+    #[arg(long, default_value_t = 10)]
+    copies: usize,
+    /// Of the files, as many bytes at most for that.
+    #[arg(long, default_value_t = 16 << 20)]
+    copied_bytes: usize,
     /// Rounds.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -58,9 +64,7 @@ struct Sample {
 /// # Errors
 /// When a store cannot be made or used, or gives back something else.
 pub fn run(run: &Space) -> Result<(), Error> {
-    println!(
-        "| content | compression | content : stored | writing, times as fast | its processor time | reading, times as fast |"
-    );
+    println!("| content | compression | content : stored | {COSTS} |");
     println!("| --- | --- | --- | --- | --- | --- |");
     let text = files_of(&run.tree, run.bytes)?;
     let mut random = vec![0; run.bytes];
@@ -70,7 +74,7 @@ pub fn run(run: &Space) -> Result<(), Error> {
     for (name, files) in [(name.as_str(), text), ("random bytes", random)] {
         compare(run, name, &files)?;
     }
-    Ok(())
+    compare_copies(run)
 }
 
 /// The content of the files below a directory, in the order of their names, up to `most` bytes.
@@ -98,35 +102,80 @@ fn files_of(dir: &Path, most: usize) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 fn compare(run: &Space, name: &str, files: &[Vec<u8>]) -> Result<(), Error> {
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); run.compression.len()];
+    let options = |compression: &Compression| MkfsOptions {
+        compression: *compression,
+        ..MkfsOptions::reproducible()
+    };
+    let hows: Vec<_> = run.compression.iter().map(options).collect();
+    let samples = rounds(run, &hows, files)?;
+    for (how, of_one) in run.compression.iter().zip(&samples) {
+        let sample = of_one.first().copied().unwrap_or_default();
+        let saved = as_f64(sample.content_bytes) / as_f64(sample.stored_bytes.max(1));
+        println!(
+            "| {name} | {how} | {saved:.3} | {} |",
+            costs(&samples, of_one)
+        );
+    }
+    Ok(())
+}
+
+/// The same files several times in one store.
+fn compare_copies(run: &Space) -> Result<(), Error> {
+    let files = files_of(&run.tree, run.copied_bytes)?;
+    let off = MkfsOptions::reproducible();
+    let one = measure(&run.dir, &off, &files)?;
+    let copies = std::iter::repeat_n(&files, run.copies).flatten();
+    let copies: Vec<_> = copies.cloned().collect();
+    let all = [Dedup::Off, Dedup::On, Dedup::Verify];
+    let hows = all.map(|dedup| MkfsOptions { dedup, ..off });
+    let samples = rounds(run, &hows, &copies)?;
+    println!(
+        "\n| content | dedup | stored : by one copy | {COSTS} |\n| --- | --- | --- | --- | --- | --- |"
+    );
+    let name = format!("{}, {} times", run.tree.display(), run.copies);
+    for (dedup, of_one) in all.iter().zip(&samples) {
+        let sample = of_one.first().copied().unwrap_or_default();
+        let taken = as_f64(sample.stored_bytes) / as_f64(one.stored_bytes.max(1));
+        println!(
+            "| {name} | {dedup} | {taken:.3} | {} |",
+            costs(&samples, of_one)
+        );
+    }
+    Ok(())
+}
+
+/// Samples of stores made in each of several ways, in turn.
+fn rounds(run: &Space, hows: &[MkfsOptions], files: &[Vec<u8>]) -> Result<Vec<Vec<Sample>>, Error> {
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); hows.len()];
     for round in 0..=run.rounds {
-        for (how, samples) in run.compression.iter().zip(&mut samples) {
-            let sample = measure(&run.dir, *how, files)?;
+        for (how, samples) in hows.iter().zip(&mut samples) {
+            let sample = measure(&run.dir, how, files)?;
             // The first is for warming up.
             if round > 0 {
                 samples.push(sample);
             }
         }
     }
-    let Some(base) = samples.first().cloned() else {
-        return Ok(());
+    Ok(samples)
+}
+
+/// Of [`costs`].
+const COSTS: &str = "writing, times as fast | its processor time | reading, times as fast";
+
+/// What one way costs beside the first of all.
+fn costs(all: &[Vec<Sample>], samples: &[Sample]) -> String {
+    let base = all.first().map(Vec::as_slice).unwrap_or_default();
+    let times = |of: fn(&Sample) -> Duration| {
+        let pairs = base.iter().zip(samples);
+        let ratios = pairs.map(|(base, one)| of(base).as_secs_f64() / of(one).as_secs_f64());
+        median(ratios.collect())
     };
-    for (how, samples) in run.compression.iter().zip(&samples) {
-        let ratio = |of: fn(&Sample) -> Duration| {
-            let pairs = base.iter().zip(samples);
-            let ratios = pairs.map(|(base, one)| of(base).as_secs_f64() / of(one).as_secs_f64());
-            median(ratios.collect())
-        };
-        let sample = samples.first().copied().unwrap_or_default();
-        println!(
-            "| {name} | {how} | {:.3} | {:.2} | {:.2} | {:.2} |",
-            as_f64(sample.content_bytes) / as_f64(sample.stored_bytes.max(1)),
-            ratio(|sample| sample.write),
-            1.0 / ratio(|sample| sample.write_cpu),
-            ratio(|sample| sample.read),
-        );
-    }
-    Ok(())
+    format!(
+        "{:.2} | {:.2} | {:.2}",
+        times(|sample| sample.write),
+        1.0 / times(|sample| sample.write_cpu),
+        times(|sample| sample.read)
+    )
 }
 
 #[allow(clippy::cast_precision_loss)] // Far below 2^52.
@@ -154,15 +203,11 @@ fn open(dir: &TempDir) -> Result<Arc<Volume>, Error> {
 }
 
 /// Writes the files to a new store, and reads them back.
-fn measure(within: &Path, compression: Compression, files: &[Vec<u8>]) -> Result<Sample, Error> {
+fn measure(within: &Path, how: &MkfsOptions, files: &[Vec<u8>]) -> Result<Sample, Error> {
     let dir = work_dir(within)?;
-    let how = MkfsOptions {
-        compression,
-        ..MkfsOptions::reproducible()
-    };
     mkfs(
         create_store(dir.path(), true, false)?.media,
-        &how,
+        how,
         &system_clock(),
     )?;
     let volume = open(&dir)?;
