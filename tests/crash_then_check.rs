@@ -154,16 +154,23 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
     Ok(())
 }
 
-fn make() -> SimMedia {
+/// An empty store, compressing and deduplicating for some seeds.
+fn make(seed: u64) -> SimMedia {
     let sim = SimMedia::new();
-    let format = MkfsOptions::reproducible();
+    let compression = if seed.is_multiple_of(2) { "off" } else { "lz4" };
+    let dedup = if seed % 4 < 2 { "on" } else { "off" };
+    let format = MkfsOptions {
+        compression: compression.parse().unwrap(),
+        dedup: dedup.parse().unwrap(),
+        ..MkfsOptions::reproducible()
+    };
     mkfs(sim.media(), &format, &clock()).unwrap();
     sim
 }
 
 fn run(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let sim = make();
+    let sim = make(seed);
     let made = sim.events();
     let volume = Volume::open_media(sim.media(), options(), clock()).unwrap();
     let first = volume
@@ -244,7 +251,7 @@ fn whatever_a_crash_leaves_is_a_sound_store() {
 
 /// The same by several threads at once, with the timer and the checkpointer going on.
 fn run_threads(seed: u64) {
-    let sim = make();
+    let sim = make(seed);
     let made = sim.events();
     let options = OpenOptions {
         background: true,

@@ -5,6 +5,7 @@
 //! guests     file systems beside each other in a real guest
 //! log        with and without the log's writes       } in this process,
 //! tail       creates while checkpoints are made      } over `here`
+//! space      what compression and deduplication save and cost, in this process
 //! growth     costs against sizes
 //! results    what a run found, as a file; `report` its tables, `plots` its pictures, `document`
 //!            where both are shown
@@ -23,6 +24,7 @@ mod raw;
 mod report;
 mod requests;
 mod results;
+mod space;
 mod tail;
 mod workloads;
 
@@ -51,6 +53,8 @@ enum Command {
     Log(log::Log),
     /// Measures the slowest creates, with and without checkpoints.
     Tail(tail::Tails),
+    /// Measures what compression and deduplication save and cost.
+    Space(space::Space),
     /// Measures costs against sizes.
     Growth(growth::Growth),
     /// Prints the tables of files that runs wrote, and draws their plots.
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         Command::Guests(run) => guests::run(&run).map(drop),
         Command::Log(run) => log::run(&run).map(drop),
         Command::Tail(run) => tail::run(&run).map(drop),
+        Command::Space(run) => space::run(&run),
         Command::Growth(run) => growth::run(&run).map(drop),
         Command::Report {
             files,

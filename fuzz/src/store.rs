@@ -6,7 +6,9 @@ use razorfs::disk::sim::SimMedia;
 use razorfs::engine::{
     Clock, Cred, MkfsOptions, NewInode, OpenOptions, SetXattr, Time, Volume, WriteFlags, mkfs,
 };
+use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 use razorfs::format::wal::LogKey;
 
 /// The store's UUID.
@@ -52,6 +54,8 @@ fn make(closed: bool) -> SimMedia {
         hash_seed: HASH_SEED,
         capacity_bytes: CAPACITY_BYTES,
         log_bytes: 4 << 20,
+        compression: Compression::OFF,
+        dedup: Dedup::Off,
         root_uid: 0,
         root_gid: 0,
         root_mode: 0o755,

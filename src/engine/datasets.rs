@@ -157,7 +157,10 @@ pub(super) fn is_there(read: &impl Read, id: DatasetId) -> Result<bool, StoreErr
 }
 
 /// The dataset or snapshot of a name, which there has to be.
-fn found(read: &impl Read, name: &str) -> Result<(DatasetId, DatasetRecord), DatasetError> {
+pub(super) fn found(
+    read: &impl Read,
+    name: &str,
+) -> Result<(DatasetId, DatasetRecord), DatasetError> {
     let id = find(read, name)?.ok_or_else(|| DatasetError::NotFound(name.to_owned()))?;
     Ok((id, record_of(read, id)?))
 }
@@ -183,7 +186,11 @@ pub(super) fn put_lineage(
     tx.put(TreeId::Datasets, lineage_key(id), lineage.encode())
 }
 
-fn put_record(tx: &mut Tx<'_>, id: DatasetId, record: &DatasetRecord) -> Result<(), StoreError> {
+pub(super) fn put_record(
+    tx: &mut Tx<'_>,
+    id: DatasetId,
+    record: &DatasetRecord,
+) -> Result<(), StoreError> {
     tx.put(TreeId::Datasets, dataset_key(id), record.encode())
 }
 
@@ -482,7 +489,7 @@ impl Store {
     }
 
     /// Commits a transaction and waits until it is durable.
-    fn end(&self, tx: Tx<'_>) -> Result<(), DatasetError> {
+    pub(super) fn end(&self, tx: Tx<'_>) -> Result<(), DatasetError> {
         let lsn = tx.commit()?;
         Ok(self.journal.sync(lsn)?)
     }

@@ -8,7 +8,7 @@ use crate::format::FormatError;
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, Quota, counters_key, dataset_key,
+    DatasetCounters, DatasetRecord, InodeRecord, Quota, Storing, counters_key, dataset_key,
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
@@ -156,6 +156,11 @@ impl Volume {
     /// The quota in the dataset's record.
     pub(super) fn quota(&self, read: &impl Read) -> Result<Quota, EngineError> {
         self.decode_dataset(read, Quota::decode)
+    }
+
+    /// How the dataset's new chunks are made.
+    pub(super) fn storing(&self, read: &impl Read) -> Result<Storing, EngineError> {
+        self.decode_dataset(read, Storing::decode)
     }
 
     fn decode_dataset<T>(

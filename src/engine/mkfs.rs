@@ -2,10 +2,11 @@
 
 use super::{Clock, EngineError};
 use crate::disk::Media;
+use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Generation, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, InodeRecord, PagePtr, counters_key, dataset_key,
+    DatasetCounters, DatasetRecord, Dedup, InodeRecord, PagePtr, counters_key, dataset_key,
     dataset_name_key,
 };
 use crate::format::superblock::UNITS_END;
@@ -22,6 +23,10 @@ pub struct MkfsOptions {
     pub capacity_bytes: u64,
     /// Bytes of the log's ring: a multiple of 4096, at least 4 MiB.
     pub log_bytes: u64,
+    /// How new chunks are compressed.
+    pub compression: Compression,
+    /// Whether equal content is stored once.
+    pub dedup: Dedup,
     /// Owner of the root directory.
     pub root_uid: u32,
     /// Group of the root directory.
@@ -40,6 +45,8 @@ impl MkfsOptions {
             hash_seed: format.hash_seed,
             capacity_bytes: format.capacity_bytes,
             log_bytes: format.log_bytes,
+            compression: Compression::OFF,
+            dedup: Dedup::Off,
             root_uid: 0,
             root_gid: 0,
             root_mode: 0o755,
@@ -69,9 +76,10 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     journal.find_free_pages()?;
     let mut tx = journal.begin()?;
     let id = DatasetId::MAIN;
+    let (codec, codec_level) = options.compression.to_record();
     let dataset = DatasetRecord {
         root: PagePtr::EMPTY,
-        flags: 0,
+        flags: options.dedup.to_record(0),
         quota_bytes: 0,
         quota_inodes: 0,
         reserved_bytes: 0,
@@ -80,8 +88,8 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
         birth: Generation(1),
         created: now,
         uuid: options.uuid,
-        codec: 0,
-        codec_level: 0,
+        codec,
+        codec_level,
         name: "main".into(),
     };
     tx.put(TreeId::Datasets, dataset_key(id), dataset.encode())?;

@@ -25,6 +25,7 @@ mod orphan;
 mod reap;
 mod rename;
 mod scrub;
+mod settings;
 mod store;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
@@ -38,6 +39,7 @@ pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
+pub use settings::Settings;
 pub use store::{OpenError, Store, system_clock};
 pub use types::*;
 pub use volume::Volume;

@@ -29,7 +29,7 @@ pub enum TreeId {
     Datasets,
     /// Chunk records by [`ChunkId`]: [`chunk`] keys.
     Chunks,
-    /// Chunk ids by BLAKE3 hash, for datasets with deduplication.
+    /// Chunks by their content, for datasets with deduplication: [`chunk_hash`] keys -> id (u64 LE).
     ChunkHashes,
     /// Free ranges of chunks.dat by start: [`u64_key`] of the first unit -> length in units (u64
     /// LE).
@@ -196,6 +196,12 @@ pub fn u64_key(value: u64) -> Key {
 #[must_use]
 pub fn chunk(id: ChunkId) -> Key {
     u64_key(id.0)
+}
+
+/// The key of a chunk's entry in [`TreeId::ChunkHashes`].
+#[must_use]
+pub fn chunk_hash(hash: &[u8; 32]) -> Key {
+    Key::from_slice(hash)
 }
 
 /// A key of [`TreeId::FreeBySize`]: length first, so that the smallest fit is the next key.

@@ -5,6 +5,7 @@
 //! used; padding is zero and checked. docs/FORMAT.md, this module and the version change together.
 #![deny(clippy::indexing_slicing)]
 
+pub mod codec;
 pub mod id;
 pub mod key;
 pub mod name;

@@ -257,6 +257,8 @@ pub enum Issue {
         found: u64,
         recorded: u64,
     },
+    #[error("chunk {chunk} is entered for a content that it does not have, or is not there")]
+    ChunkHashEntry { chunk: ChunkId },
     #[error("chunk {chunk}: nothing refers to it")]
     ChunkUnused { chunk: ChunkId },
     #[error("chunk {chunk}: it ends at byte {end} of chunks.dat, which has {length}")]

@@ -11,6 +11,7 @@
 mod chunks;
 mod content;
 mod datasets;
+mod hashes;
 mod inode;
 mod inodes;
 mod issue;
@@ -206,6 +207,7 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     }
     let units_used = datasets.complete.then_some(datasets.units_used);
     space::check(context, chunks, units_used, issues);
+    hashes::check(context, issues);
     names::check(context, issues);
     if context.data {
         content::check(context, issues);

@@ -11,6 +11,7 @@ use razorfs::engine::{
     Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 
 /// The disks of a store, by their place in a [`SimMedia`].
 pub const DISKS: usize = 5;
@@ -45,6 +46,14 @@ fn bytes(rng: &mut ChaCha8Rng, most: usize) -> Vec<u8> {
     (0..len).map(|_| rng.random()).collect()
 }
 
+/// The same for a file's content, of which the end can be compressed.
+fn content(rng: &mut ChaCha8Rng, most: usize) -> Vec<u8> {
+    let mut content = bytes(rng, most);
+    let random = rng.random_range(0..=content.len());
+    content[random..].fill(rng.random());
+    content
+}
+
 fn write(volume: &Volume, ino: Ino, offset: u64, content: &[u8]) {
     let (len, mut from) = (content.len(), content);
     volume
@@ -54,7 +63,11 @@ fn write(volume: &Volume, ino: Ino, offset: u64, content: &[u8]) {
 
 fn fresh() -> SimMedia {
     let sim = SimMedia::new();
-    let format = MkfsOptions::reproducible();
+    let format = MkfsOptions {
+        compression: "lz4".parse().unwrap(),
+        dedup: Dedup::On,
+        ..MkfsOptions::reproducible()
+    };
     mkfs(sim.media(), &format, &clock()).unwrap();
     sim
 }
@@ -86,7 +99,7 @@ pub fn plain(closed: bool) -> SimMedia {
             .create(cred, dir, name.as_bytes(), &new(0o100_644))
             .unwrap()
             .ino;
-        write(&volume, file, 0, &bytes(&mut rng, 20_000));
+        write(&volume, file, 0, &content(&mut rng, 20_000));
         let value = vec![5; rng.random_range(0..2000)];
         volume
             .setxattr(file, b"user.x", &value, SetXattr::Any, false)
@@ -126,7 +139,7 @@ pub fn lived_in(closed: bool) -> SimMedia {
             2..=5 => {
                 let made = volume.create(cred, dir, &name, &new(0o100_644));
                 let ino = made.unwrap().ino;
-                write(&volume, ino, 0, &bytes(&mut rng, 9000));
+                write(&volume, ino, 0, &content(&mut rng, 9000));
                 files.push((dir, name, ino));
             }
             _ if files.is_empty() => {}
@@ -157,7 +170,7 @@ pub fn lived_in(closed: bool) -> SimMedia {
             _ => {
                 let (_, _, ino) = files[rng.random_range(0..files.len())];
                 let offset = rng.random_range(0..12_000);
-                write(&volume, ino, offset, &bytes(&mut rng, 6000));
+                write(&volume, ino, offset, &content(&mut rng, 6000));
             }
         }
         if step % 40 == 39 {

@@ -1,13 +1,18 @@
 //! `razorfs info STORE`: what a store is and holds.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
 use razorfs::disk::dir::{OpenDir, open_store};
+use razorfs::format::codec::Compression;
 use razorfs::format::id::DatasetId;
 use razorfs::format::key::TreeId;
 use razorfs::format::page::PAGE_BYTES;
-use razorfs::format::record::{DatasetCounters, DatasetRecord, counters_key};
+use razorfs::format::record::{
+    ChunkRecord, Codec, DatasetCounters, DatasetRecord, Dedup, counters_key,
+};
+use razorfs::format::superblock::UNIT_BYTES;
 use razorfs::log::recovery::{self, Report};
 use razorfs::store::Read;
 use serde_json::{Value, json};
@@ -26,12 +31,93 @@ pub struct InfoArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Read the records of all chunks too, and say how much space compression saves.
+    #[arg(long)]
+    chunks: bool,
 }
 
 struct Dataset {
     id: DatasetId,
     record: DatasetRecord,
     counters: DatasetCounters,
+}
+
+impl Dataset {
+    fn compression(&self) -> Compression {
+        let record = &self.record;
+        Compression::of_record(record.codec, record.codec_level).unwrap_or(Compression::OFF)
+    }
+}
+
+/// What the chunks of a store are together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Chunks {
+    count: u64,
+    /// Of them, compressed.
+    compressed: u64,
+    /// Extents that refer to them.
+    references: u64,
+    /// Bytes of content.
+    content_bytes: u64,
+    /// Bytes of chunks.dat that they take.
+    stored_bytes: u64,
+}
+
+impl Chunks {
+    fn read(view: &impl Read) -> Result<Self, Error> {
+        let mut sum = Chunks::default();
+        let mut wrong = None;
+        view.scan(TreeId::Chunks, &[], &[0xff; 9], &mut |key, value| {
+            match ChunkRecord::decode(value) {
+                Ok(chunk) => sum.add(&chunk),
+                Err(error) => {
+                    wrong = Some(format!("chunk {}: {error}", key.escape_ascii()));
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        wrong.map_or(Ok(sum), |wrong| Err(wrong.into()))
+    }
+
+    fn add(&mut self, chunk: &ChunkRecord) {
+        self.count += 1;
+        self.references = self.references.saturating_add(chunk.refcount);
+        self.compressed += u64::from(chunk.codec != Codec::Raw);
+        self.content_bytes += u64::from(chunk.raw_len);
+        self.stored_bytes += u64::from(chunk.stored_len.next_multiple_of(UNIT_BYTES));
+    }
+
+    fn as_json(&self) -> Value {
+        json!({
+            "count": self.count,
+            "compressed": self.compressed,
+            "references": self.references,
+            "content_bytes": self.content_bytes,
+            "stored_bytes": self.stored_bytes,
+            "ratio_percent": self.ratio_percent(),
+        })
+    }
+
+    fn as_text(&self) -> String {
+        let percent = self.ratio_percent();
+        format!(
+            "chunks          {}, {} of them compressed, of {} extents: {} in {}, {}.{:02}:1\n",
+            self.count,
+            self.compressed,
+            self.references,
+            human(self.content_bytes),
+            human(self.stored_bytes),
+            percent / 100,
+            percent % 100
+        )
+    }
+
+    /// Bytes of content for each stored, in hundredths.
+    fn ratio_percent(&self) -> u64 {
+        let ratio = self.content_bytes.saturating_mul(100);
+        ratio.checked_div(self.stored_bytes).unwrap_or(100)
+    }
 }
 
 /// Prints it.
@@ -63,11 +149,22 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
             counters,
         });
     }
+    let chunks = match args.chunks {
+        true => Some(
+            Chunks::read(&view).map_err(|error| format!("{}: {error}", args.store.display()))?,
+        ),
+        false => None,
+    };
     if args.json {
-        let value = as_json(&opened.report, &datasets, chunks_bytes);
+        let mut value = as_json(&opened.report, &datasets, chunks_bytes);
+        if let (Some(chunks), Some(fields)) = (chunks, value.as_object_mut()) {
+            fields.insert("chunks".into(), chunks.as_json());
+        }
         crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
     } else {
-        crate::tell(&as_text(&opened.report, &datasets, chunks_bytes));
+        let chunks = chunks.map(|chunks| chunks.as_text()).unwrap_or_default();
+        let text = as_text(&opened.report, &datasets, chunks_bytes);
+        crate::tell(&(text + &chunks));
     }
     Ok(())
 }
@@ -86,6 +183,8 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
                 "next_inode": dataset.counters.next_ino,
                 "allocated_bytes": dataset.counters.allocated_bytes,
                 "reserved_bytes": dataset.counters.reserved_bytes,
+                "compression": dataset.compression().to_string(),
+                "dedup": Dedup::of_record(dataset.record.flags).to_string(),
                 "quota_bytes": dataset.record.quota_bytes,
                 "quota_inodes": dataset.record.quota_inodes,
             })
@@ -163,10 +262,12 @@ fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
     }
     for dataset in datasets {
         line!(
-            "dataset         {}: {} inodes, {}",
+            "dataset         {}: {} inodes, {}, compression {}, dedup {}",
             dataset.record.name,
             dataset.counters.inodes,
-            human(dataset.counters.allocated_bytes)
+            human(dataset.counters.allocated_bytes),
+            dataset.compression(),
+            Dedup::of_record(dataset.record.flags)
         );
     }
     text
@@ -191,6 +292,15 @@ fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ratios_are_told_in_hundredths() {
+        let mut chunks = Chunks::default();
+        assert_eq!(chunks.ratio_percent(), 100);
+        chunks.content_bytes = 192;
+        chunks.stored_bytes = 100;
+        assert!(chunks.as_text().ends_with("1.92:1\n"));
+    }
 
     #[test]
     fn bytes_are_told_in_units() {

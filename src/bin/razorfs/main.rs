@@ -6,6 +6,7 @@ mod mkfs;
 mod mount;
 mod recover;
 mod scrub;
+mod set;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Clone(datasets::CloneArgs),
     Rename(datasets::RenameArgs),
     Delete(datasets::DeleteArgs),
+    Set(set::SetArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Clone(args) => datasets::clone(args),
         Command::Rename(args) => datasets::rename(args),
         Command::Delete(args) => datasets::delete(args),
+        Command::Set(args) => set::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -6,6 +6,8 @@ use clap::Args;
 use razorfs::config::parse_size;
 use razorfs::disk::dir::{create_store, remove_store_files};
 use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
+use razorfs::format::codec::Compression;
+use razorfs::format::record::Dedup;
 use uuid::Uuid;
 
 type Error = Box<dyn std::error::Error>;
@@ -27,6 +29,12 @@ pub struct MkfsArgs {
     /// Bytes of the log: what may be acknowledged between two checkpoints.
     #[arg(long, value_name = "BYTES", value_parser = parse_size, default_value_t = LOG_BYTES_DEFAULT)]
     log_size: u64,
+    /// Compress new content where it pays: off, lz4, or zstd with a level from 1 to 19 (zstd:LEVEL).
+    #[arg(long, value_name = "CODEC", default_value_t = Compression::OFF)]
+    compression: Compression,
+    /// Store equal content once: off, on, or verify (compare it byte by byte first).
+    #[arg(long, value_name = "HOW", default_value_t = Dedup::Off)]
+    dedup: Dedup,
     /// The store's UUID; random when not said.
     #[arg(long)]
     uuid: Option<Uuid>,
@@ -91,6 +99,8 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
         hash_seed: rand::random(),
         capacity_bytes: args.size.unwrap_or(0),
         log_bytes: args.log_size,
+        compression: args.compression,
+        dedup: args.dedup,
         root_uid: args.root_owner.uid,
         root_gid: args.root_owner.gid,
         root_mode: args.root_mode,

@@ -1,4 +1,4 @@
-//! Chunk content: cutting, checksums, reading back checked.
+//! Chunk content: cutting, compressing, checksums, reading back checked.
 
 use std::cell::OnceCell;
 use std::ops::Range;
@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::kept::{Cache, Part};
 use crate::disk::Disk;
+use crate::disk::buffer::Buffer;
 use crate::engine::{EngineError, Sink, Store};
+use crate::format::codec::{self, Compression};
 use crate::format::id::ChunkId;
-use crate::format::record::{CHUNK_BLOCK_BYTES, ChunkRecord, Codec};
+use crate::format::record::{CHUNK_BLOCK_BYTES, CHUNK_MAX, ChunkRecord, Codec};
 use crate::format::superblock::UNIT_BYTES;
 use crate::store::StoreError;
 
@@ -19,17 +21,48 @@ pub(super) const GROUP: usize = 8 * BLOCK;
 /// would pay for eight blocks to have one.
 const GROUP_MIN: usize = GROUP / 2;
 
-/// The record of a new chunk with one reference, its units yet to be told.
-pub(super) fn describe(content: &[u8]) -> ChunkRecord {
-    let len = u32::try_from(content.len()).unwrap_or(u32::MAX);
+/// A new chunk: its record with one reference, its units yet to be told.
+pub(super) struct Packed {
+    pub(super) record: ChunkRecord,
+    /// What is stored of it, when that is not its content.
+    pub(super) stored: Option<Arc<Buffer>>,
+}
+
+/// BLAKE3 of a chunk's content.
+pub(super) fn hash(content: &[u8]) -> [u8; 32] {
+    *blake3::hash(content).as_bytes()
+}
+
+/// What some content of this hash is as a chunk: compressed where that saves a unit.
+pub(super) fn pack(content: &[u8], hash: [u8; 32], how: Compression) -> Packed {
+    let most = u64::from(UNIT_BYTES).saturating_mul(units(content.len()).saturating_sub(1));
+    let most = usize::try_from(most).unwrap_or(0);
+    let stored = codec::compress(how, content, most, |stored| Arc::new(Buffer::from(stored)));
+    let codec = stored.as_ref().map_or(Codec::Raw, |_| how.codec());
+    let record = describe(
+        content,
+        hash,
+        codec,
+        stored.as_ref().map_or(content, |stored| stored),
+    );
+    Packed { record, stored }
+}
+
+/// The record of a chunk that is stored as it is.
+pub(super) fn describe_raw(content: &[u8]) -> ChunkRecord {
+    describe(content, hash(content), Codec::Raw, content)
+}
+
+fn describe(content: &[u8], hash: [u8; 32], codec: Codec, stored: &[u8]) -> ChunkRecord {
+    let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     ChunkRecord {
         start_unit: 0,
         refcount: 1,
-        stored_len: len,
-        raw_len: len,
-        codec: Codec::Raw,
-        hash: *blake3::hash(content).as_bytes(),
-        crcs: content.chunks(BLOCK).map(crc32fast::hash).collect(),
+        stored_len: len(stored),
+        raw_len: len(content),
+        codec,
+        hash,
+        crcs: stored.chunks(BLOCK).map(crc32fast::hash).collect(),
     }
 }
 
@@ -86,11 +119,15 @@ impl Reader<'_> {
             if self.put_cached(group, &range, sink)? {
                 continue;
             }
-            if range.len() >= GROUP_MIN {
-                self.read_group(record()?, range, &mut buffer, sink)?;
-            } else {
+            if range.len() < GROUP_MIN {
                 self.read_blocks(&record, range, sink)?;
+                continue;
             }
+            let record = record()?;
+            if record.codec != Codec::Raw {
+                return self.read_compressed(record, range.start..end, sink);
+            }
+            self.read_group(record, range, &mut buffer, sink)?;
         }
         Ok(())
     }
@@ -114,11 +151,7 @@ impl Reader<'_> {
 
     /// A record with which bytes up to `end` can be read.
     fn checked(&self, record: ChunkRecord, end: usize) -> Result<ChunkRecord, StoreError> {
-        if record.codec != Codec::Raw {
-            let what = "compressed with a codec this version does not read";
-            return Err(corrupt(self.id, what));
-        }
-        if end > record.stored_len as usize {
+        if end > record.raw_len as usize {
             return Err(corrupt(self.id, "an extent reaches beyond it"));
         }
         Ok(record)
@@ -183,11 +216,37 @@ impl Reader<'_> {
             let block = Part::block(at);
             let wanted = at..block.range().end.min(range.end);
             at = wanted.end;
-            if !self.put_cached(block, &wanted, sink)? {
-                self.read_part(record()?, block, &wanted, &mut buffer, sink)?;
+            if self.put_cached(block, &wanted, sink)? {
+                continue;
             }
+            let record = record()?;
+            if record.codec != Codec::Raw {
+                return self.read_compressed(record, wanted.start..range.end, sink);
+            }
+            self.read_part(record, block, &wanted, &mut buffer, sink)?;
         }
         Ok(())
+    }
+
+    /// Reads a range of a compressed chunk from the disk: all of the chunk, since none of it can be
+    /// had by itself. It is kept when that is worth while, or when not all is wanted: who reads a
+    /// part comes back for the next.
+    fn read_compressed(
+        &self,
+        record: &ChunkRecord,
+        range: Range<usize>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), EngineError> {
+        // Not to where the caller wants it: a guest could change there what the codec looks back at.
+        let content = load_content(self.disk, self.id, record)?;
+        let first = Part::group(0);
+        if range != (0..content.len()) || self.cache.is_worth_keeping(self.id, first, 0) {
+            for (index, group) in content.chunks(GROUP).enumerate() {
+                let part = Part::group(index * GROUP);
+                self.cache.keep(self.id, part, Arc::from(group));
+            }
+        }
+        sink.put(content.get(range).unwrap_or_default())
     }
 }
 
@@ -218,16 +277,42 @@ fn load(
     Ok(())
 }
 
+/// Reads all of a chunk from the disk, checked.
+fn load_content(
+    disk: &Arc<dyn Disk>,
+    id: ChunkId,
+    record: &ChunkRecord,
+) -> Result<Buffer, StoreError> {
+    // Of the size of which there is mostly some at hand.
+    let mut stored = Buffer::for_filling(CHUNK_MAX as usize);
+    let bytes = stored.get_mut(..record.stored_len as usize);
+    let bytes = bytes.unwrap_or_default();
+    load(disk, id, record, 0, bytes)?;
+    if record.codec == Codec::Raw {
+        stored.resize(record.stored_len as usize);
+        return Ok(stored);
+    }
+    let mut content = Buffer::for_filling(record.raw_len as usize);
+    codec::decompress(record.codec, bytes, &mut content)
+        .map_err(|error| corrupt(id, &error.to_string()))?;
+    Ok(content)
+}
+
 impl Store {
+    /// Whether a chunk, as the disk has it, holds `content`.
+    pub(super) fn holds(&self, id: ChunkId, record: &ChunkRecord, content: &[u8]) -> bool {
+        let found = load_content(self.journal.chunks(), id, record);
+        found.is_ok_and(|found| *found == *content)
+    }
+
     /// Reads all of a chunk from the disk and checks it, whatever is in memory.
     pub(in crate::engine) fn verify_chunk(
         &self,
         id: ChunkId,
         record: &ChunkRecord,
     ) -> Result<(), StoreError> {
-        let mut bytes = vec![0; record.stored_len as usize];
-        load(self.journal.chunks(), id, record, 0, &mut bytes)?;
-        if record.codec == Codec::Raw && blake3::hash(&bytes) != record.hash {
+        let content = load_content(self.journal.chunks(), id, record)?;
+        if hash(&content) != record.hash {
             let what = "its content does not match its BLAKE3 hash";
             return Err(corrupt(id, what));
         }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
-use super::space;
+use super::{hashes, space};
 use crate::engine::EngineError;
 use crate::engine::datasets::lineage;
 use crate::format::id::{ChunkId, Ino};
@@ -339,6 +339,7 @@ pub(in crate::engine) fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<
         return tx.put(TreeId::Chunks, key::chunk(id), record.encode());
     }
     tx.delete(TreeId::Chunks, key::chunk(id))?;
+    hashes::remove(tx, &record.hash, id)?;
     space::free(
         tx,
         record.start_unit,

@@ -10,6 +10,7 @@ mod copy;
 mod dirty;
 mod extents;
 mod fallocate;
+mod hashes;
 mod kept;
 mod ranges;
 mod read;

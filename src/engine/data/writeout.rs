@@ -1,29 +1,31 @@
 //! Write-out: unwritten bytes become chunks.
 //!
-//! Three steps: transactions claim space; the chunks are written, with no lock that anyone waits
-//! for; transactions make the extents. A crash in between leaves claims, which recovery frees. Where
-//! there is much to write, the disk is kept busy: while one group of runs is written, the next is
-//! made ready.
+//! Four steps: runs are compressed, which tells how much space they take, unless a chunk has their
+//! content already; transactions claim the space; the chunks are written, with no lock that anyone
+//! waits for; transactions make the extents. A crash in between leaves claims, which recovery frees.
+//! Where there is much to write, the disk is kept busy: while one group of runs is written, the next
+//! is made ready.
 //!
 //! One run may replace any number of extents, more than a transaction takes. Its extent then grows
 //! from one transaction to the next, each of which replaces what lies below the part that it adds.
 
+mod equal;
 mod pieces;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pieces::{Captured, Part, Piece};
+use pieces::{Captured, Chunk, Part, Piece};
 
 use super::dirty::{DirtyMap, Run, is_full};
 use super::extents::{self, Editor, overlapping};
 use super::table::InodeState;
-use super::{EXTENTS_MAX, space};
+use super::{EXTENTS_MAX, hashes, space};
 use crate::engine::background::Started;
 use crate::engine::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId, trailing_u64};
-use crate::format::record::ExtentRecord;
+use crate::format::record::{Dedup, ExtentRecord};
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
@@ -82,16 +84,18 @@ impl Volume {
         let _one = state.writing_out.lock();
         let captured = {
             let _io = state.io.lock();
-            capture(state, which)
+            self.capture(state, which)?
         };
-        for run in captured.iter().skip(GROUP) {
-            let run = run.clone();
-            self.store.background.soon(move || {
-                run.describe();
-            });
-        }
+        // The first ones are wanted at once.
+        let mut ahead = captured.clone().into_iter().skip(GROUP / 4);
         let mut first = Ok(());
         for batch in in_groups(captured, BATCH) {
+            // Not all at once: what is compressed takes memory until it is written.
+            for run in ahead.by_ref().take(BATCH) {
+                self.store.background.soon(move || {
+                    run.prepare();
+                });
+            }
             let _io = state.io.lock();
             // What was written out or removed meanwhile is done with.
             let current: Vec<_> = {
@@ -110,51 +114,87 @@ impl Volume {
 
     /// As [`Volume::write_out`], for who holds the inode's `io` lock and no other.
     pub(super) fn write_out_locked(&self, ino: Ino, state: &InodeState) -> Result<(), EngineError> {
-        self.write_out_batch(ino, state, capture(state, |_| true))
+        self.write_out_batch(ino, state, self.capture(state, |_| true)?)
     }
 
-    /// Makes chunks of runs, group by group, of which two are on their way at a time. What one of
-    /// them suffers from does not keep the others from it, unless the volume is read-only then.
+    /// Some of a file's runs, as they are now.
+    fn capture(
+        &self,
+        state: &InodeState,
+        which: impl Fn(&Run) -> bool,
+    ) -> Result<Vec<Captured>, EngineError> {
+        let how = self.storing(&self.store.journal.view())?;
+        let data = state.data.read();
+        let captured = |(start, run): (u64, &Run)| Captured::new(start, &run.data, how);
+        let runs = data.runs().filter(|(_, run)| which(run));
+        Ok(runs.map(captured).collect())
+    }
+
+    /// Makes chunks of runs.
     fn write_out_batch(
         &self,
         ino: Ino,
         state: &InodeState,
         runs: Vec<Captured>,
     ) -> Result<(), EngineError> {
+        let mut left = Vec::new();
+        let done = self.write_out_groups(ino, state, runs, &mut left);
+        if left.is_empty() {
+            return done;
+        }
+        // These refer to nothing that could go.
+        left.iter_mut().for_each(Captured::stop_dedup);
+        done.and(self.write_out_groups(ino, state, left, &mut Vec::new()))
+    }
+
+    /// The same, group by group, of which two are on their way at a time. What one of them suffers
+    /// from does not keep the others from it, unless the volume is read-only then. Runs that were to
+    /// refer to chunks that are gone go to `left`.
+    fn write_out_groups(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        runs: Vec<Captured>,
+        left: &mut Vec<Captured>,
+    ) -> Result<(), EngineError> {
         let mut first = Ok(());
         let mut under_way: Option<Writing> = None;
         let mut groups = in_groups(runs, GROUP).peekable();
         while let Some(group) = groups.next() {
             let is_last = groups.peek().is_none();
-            let begun = self.begin_group(ino, group, is_last);
+            let begun = self.begin_group(ino, group, under_way.as_ref(), is_last);
             let before = under_way.take();
             match begun {
                 Ok(writing) => under_way = Some(writing),
                 Err(error) => first = first.and(Err(error)),
             }
             if let Some(writing) = before {
-                first = first.and(self.end_group(ino, state, writing));
+                first = first.and(self.end_group(ino, state, writing, left));
             }
             if first.is_err() && !self.is_writable() {
                 break;
             }
         }
         match under_way {
-            Some(writing) => first.and(self.end_group(ino, state, writing)),
+            Some(writing) => first.and(self.end_group(ino, state, writing, left)),
             None => first,
         }
     }
 
-    /// Claims space for a group of runs and begins to write it; with nothing behind it, it is
-    /// written on return.
+    /// Compresses a group of runs, claims space for it and begins to write it; with nothing behind it,
+    /// it is written on return.
     fn begin_group(
         &self,
         ino: Ino,
         group: Vec<Captured>,
+        before: Option<&Writing>,
         is_last: bool,
     ) -> Result<Writing, EngineError> {
         self.check_readable(ino, &group)?;
-        let mut pieces: Vec<_> = group.into_iter().map(Piece::new).collect();
+        let new = |run| Piece::new(run, self.new_chunk_id());
+        let mut pieces: Vec<_> = group.into_iter().map(new).collect();
+        let under_way = before.map_or(&[][..], |writing| &writing.pieces);
+        self.find_equal(&mut pieces, under_way);
         self.claim(&mut pieces)
             .inspect_err(|_| self.give_up(&pieces))?;
         self.describe(&mut pieces);
@@ -171,7 +211,13 @@ impl Volume {
     }
 
     /// Waits until a group is written, and makes extents of it.
-    fn end_group(&self, ino: Ino, state: &InodeState, writing: Writing) -> Result<(), EngineError> {
+    fn end_group(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        writing: Writing,
+        left: &mut Vec<Captured>,
+    ) -> Result<(), EngineError> {
         let Writing { mut pieces, writes } = writing;
         let mut written = Ok(());
         for write in writes {
@@ -182,6 +228,8 @@ impl Volume {
             Ok(()) => self.publish(ino, state, &mut pieces),
             Err(error) => Err(error.into()),
         };
+        let gone = pieces.iter().filter(|piece| piece.is_gone());
+        left.extend(gone.map(|piece| piece.run.clone()));
         done.inspect_err(|_| self.give_up(&pieces))
     }
 
@@ -194,7 +242,8 @@ impl Volume {
             let end = start.saturating_add(data.len() as u64);
             for extent in overlapping(&view, self.tree(), ino, *start, end, EXTENTS_MAX)? {
                 if extent.record.has_chunk() {
-                    extents::chunk(&view, extent.record.chunk)?;
+                    let chunk = extents::chunk(&view, extent.record.chunk)?;
+                    hashes::find(&view, &chunk.hash)?;
                 }
             }
         }
@@ -210,19 +259,25 @@ impl Volume {
         state: &InodeState,
         pieces: &mut [Piece],
     ) -> Result<(), EngineError> {
-        while pieces.iter().any(|piece| !piece.is_entered()) {
+        let is_done = |piece: &Piece| piece.is_entered() || piece.is_gone();
+        while !pieces.iter().all(is_done) {
             let (mut data, mut tx) = self.begin_with(state, Need::Reclaim)?;
             let steps = self.enter_some(&mut tx, ino, pieces, &data)?;
             let lsn = tx.commit()?;
             state.touch(lsn);
             self.change_dirty(&mut data, |map| {
                 for step in steps {
-                    let Some(piece) = pieces.get_mut(step.piece) else {
+                    let Some(piece) = pieces.get_mut(step.place.0) else {
                         continue;
                     };
-                    if let Some(part) = piece.parts.get_mut(step.part) {
-                        map.log_cleared(part.entered, step.until);
-                        part.entered = step.until;
+                    if let Some(part) = piece.parts.get_mut(step.place.1) {
+                        match step.until {
+                            Some(until) => {
+                                map.log_cleared(part.entered, until);
+                                part.entered = until;
+                            }
+                            None => part.chunk = Chunk::Gone,
+                        }
                     }
                     let run = &piece.run;
                     if piece.is_entered() && map.is_unchanged(run.start, &run.data) {
@@ -248,11 +303,20 @@ impl Volume {
         let mut budget = EXTENTS_MAX;
         let all = pieces.iter().enumerate().flat_map(|(index, piece)| {
             let parts = piece.parts.iter().enumerate();
-            parts.map(move |(part, content)| (index, part, content))
+            parts.map(move |(part, content)| ((index, part), piece.run.dedup(), content))
         });
-        for (piece, part, content) in all.filter(|(.., part)| part.entered < part.end()) {
+        let is_left = |part: &Part| part.entered < part.end() && !matches!(part.chunk, Chunk::Gone);
+        for (place, dedup, content) in all.filter(|(.., part)| is_left(part)) {
             if budget == 0 {
                 break;
+            }
+            // Before what it replaces goes: that may be the chunk's last extent.
+            if let Chunk::Equal(id) = content.chunk
+                && content.entered == content.start
+                && !hashes::hold(tx, id)?
+            {
+                steps.push(Step { place, until: None });
+                continue;
             }
             let mut editor = Editor {
                 tx: &mut *tx,
@@ -263,12 +327,13 @@ impl Volume {
             };
             let (until, cut) = editor.punch_some(content.entered, content.end(), budget)?;
             budget = budget.saturating_sub(cut + 1);
-            enter_part(&mut editor, content, until)?;
+            enter_part(&mut editor, content, until, dedup)?;
             if data.is_logged(content.entered, until) {
                 let len = until - content.entered;
                 tx.data_clear(self.dataset.id, ino, content.entered, len);
             }
-            steps.push(Step { piece, part, until });
+            let until = Some(until);
+            steps.push(Step { place, until });
         }
         self.store_inode(tx, ino, &record)?;
         self.store_counters(tx, &counters)?;
@@ -296,15 +361,25 @@ impl Store {
 
 /// What a transaction entered of a part.
 struct Step {
-    piece: usize,
-    part: usize,
-    until: u64,
+    /// Which piece, and which part of it.
+    place: (usize, usize),
+    /// Up to where it is entered; `None` when the chunk that it was to refer to is gone.
+    until: Option<u64>,
 }
 
 /// Makes the extent of a part reach to `until`, below which nothing else is any more.
-fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<(), EngineError> {
-    let Some((id, chunk)) = &part.chunk else {
-        return Err(StoreError::Corrupt("a chunk that was not written".into()).into());
+fn enter_part(
+    editor: &mut Editor<'_, '_>,
+    part: &Part,
+    until: u64,
+    dedup: Dedup,
+) -> Result<(), EngineError> {
+    let (id, new) = match &part.chunk {
+        Chunk::New(id, record) => (id, Some(record)),
+        Chunk::Equal(id) => (id, None),
+        Chunk::Unknown | Chunk::Gone => {
+            return Err(StoreError::Corrupt("a chunk that was not written".into()).into());
+        }
     };
     let extent = |until: u64| ExtentRecord {
         len: until - part.start,
@@ -312,13 +387,9 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
         chunk_offset: 0,
         birth: editor.tx.generation(),
     };
-    let (old, new) = (extent(part.entered), extent(until));
-    if old.len == 0 {
-        space::settle_claim(editor.tx, part.unit)?;
-        let key = key::chunk(*id);
-        editor.tx.put(TreeId::Chunks, key, chunk.encode())?;
-    } else {
-        editor.subtract_sums(&old);
+    let (before, after) = (extent(part.entered), extent(until));
+    if before.len > 0 {
+        editor.subtract_sums(&before);
         // A snapshot that was taken since the last step has the shorter one.
         let shorter = editor.at(part.start)?;
         if let Some(shorter) = shorter
@@ -326,8 +397,15 @@ fn enter_part(editor: &mut Editor<'_, '_>, part: &Part, until: u64) -> Result<()
         {
             extents::add_references(editor.tx, *id, 1)?;
         }
+    } else if let Some(chunk) = new {
+        space::settle_claim(editor.tx, part.unit)?;
+        let key = key::chunk(*id);
+        editor.tx.put(TreeId::Chunks, key, chunk.encode())?;
+        if dedup != Dedup::Off {
+            hashes::enter(editor.tx, &chunk.hash, *id)?;
+        }
     }
-    Ok(editor.insert(part.start, new)?)
+    Ok(editor.insert(part.start, after)?)
 }
 
 /// Takes runs apart into groups of at most `size`, each of which lets go of its memory by itself:
@@ -338,12 +416,4 @@ fn in_groups(runs: Vec<Captured>, size: usize) -> impl Iterator<Item = Vec<Captu
         let group: Vec<_> = rest.by_ref().take(size).collect();
         (!group.is_empty()).then_some(group)
     })
-}
-
-/// Some of a file's runs, as they are now.
-fn capture(state: &InodeState, which: impl Fn(&Run) -> bool) -> Vec<Captured> {
-    let data = state.data.read();
-    let captured = |(start, run): (u64, &Run)| Captured::new(start, &run.data);
-    let runs = data.runs().filter(|(_, run)| which(run));
-    runs.map(captured).collect()
 }

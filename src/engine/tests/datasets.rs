@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::disk::sim::Survival;
 use crate::engine::data::units_used;
-use crate::engine::{DatasetError, Fallocate, Store, WriteFlags};
+use crate::engine::{DatasetError, Fallocate, Settings, Store, WriteFlags};
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -156,7 +156,17 @@ impl Bench {
 
     /// Makes, names or deletes a dataset or snapshot.
     fn arrange(&mut self) {
-        match self.rng.random_range(0..8) {
+        match self.rng.random_range(0..9) {
+            8 => {
+                let head = self.head();
+                let compression = ["off", "lz4", "zstd"][self.rng.random_range(0..3)];
+                let dedup = ["off", "on", "verify"][self.rng.random_range(0..3)];
+                let settings = Settings {
+                    compression: compression.parse().ok(),
+                    dedup: dedup.parse().ok(),
+                };
+                self.store.change_settings(&head, settings).unwrap();
+            }
             0..3 => {
                 let head = self.head();
                 let name = format!("{head}@{}", self.new_name("s"));

@@ -91,10 +91,22 @@ impl ExtentRecord {
 pub enum Codec {
     /// As they are.
     Raw = 0,
-    /// LZ4 block format.
+    /// An LZ4 block, without a size in front of it.
     Lz4 = 1,
-    /// Zstandard.
+    /// A Zstandard frame.
     Zstd = 2,
+}
+
+impl Codec {
+    /// The codec that a byte stands for.
+    pub(in crate::format) fn of(byte: u8) -> Option<Codec> {
+        match byte {
+            0 => Some(Codec::Raw),
+            1 => Some(Codec::Lz4),
+            2 => Some(Codec::Zstd),
+            _ => None,
+        }
+    }
 }
 
 /// The largest chunk, and the alignment of chunks in a file, in bytes.
@@ -181,13 +193,12 @@ impl ChunkRecord {
         if wire.padding != [0; 7] {
             return Err(field("padding", 1));
         }
-        let codec = match wire.codec {
-            0 => Codec::Raw,
-            1 => Codec::Lz4,
-            2 => Codec::Zstd,
-            other => return Err(field("codec", other.into())),
+        let codec = Codec::of(wire.codec).ok_or_else(|| field("codec", wire.codec.into()))?;
+        let fits = match codec {
+            Codec::Raw => stored_len == raw_len,
+            Codec::Lz4 | Codec::Zstd => stored_len < raw_len,
         };
-        if codec == Codec::Raw && stored_len != raw_len {
+        if !fits {
             return Err(field("stored length", stored_len.into()));
         }
         let blocks = stored_len.div_ceil(CHUNK_BLOCK_BYTES) as usize;

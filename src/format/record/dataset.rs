@@ -1,9 +1,13 @@
 //! Datasets and what is counted about them, and the keys of their tree.
 
+use std::fmt;
+use std::str::FromStr;
+
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{FormatError, PagePtr, Time, TimeWire, exact};
+use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Generation, PageNo};
 use crate::format::key::Key;
 
@@ -30,7 +34,7 @@ pub struct DatasetRecord {
     pub created: Time,
     /// Its UUID.
     pub uuid: [u8; 16],
-    /// Compression of new chunks.
+    /// Compression of new chunks: see [`Compression::of_record`].
     pub codec: u8,
     /// Compression level, 0 for the codec's default.
     pub codec_level: u8,
@@ -44,7 +48,81 @@ pub const DATASET_READ_ONLY: u32 = 1;
 pub const DATASET_DEDUP: u32 = 2;
 /// The dataset or snapshot is deleted: it has no name any more, and goes once at most one other tree
 /// follows it.
-pub const DATASET_DOOMED: u32 = 4;
+pub const DATASET_DOOMED: u32 = 8;
+/// It compares content byte by byte before it counts as equal.
+pub const DATASET_DEDUP_VERIFY: u32 = 4;
+
+/// Whether a dataset stores equal content once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dedup {
+    /// No.
+    #[default]
+    Off,
+    /// Content of the same BLAKE3 hash.
+    On,
+    /// Content that was read back and compared.
+    Verify,
+}
+
+/// What was asked for is no [`Dedup`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is none of off, on, and verify")]
+pub struct NoDedup(String);
+
+impl Dedup {
+    /// As the flags of a dataset's record say.
+    #[must_use]
+    pub fn of_record(flags: u32) -> Dedup {
+        match (flags & DATASET_DEDUP, flags & DATASET_DEDUP_VERIFY) {
+            (0, _) => Dedup::Off,
+            (_, 0) => Dedup::On,
+            _ => Dedup::Verify,
+        }
+    }
+
+    /// The flags of a dataset's record, changed to say so.
+    #[must_use]
+    pub fn to_record(self, flags: u32) -> u32 {
+        let own = match self {
+            Dedup::Off => 0,
+            Dedup::On => DATASET_DEDUP,
+            Dedup::Verify => DATASET_DEDUP | DATASET_DEDUP_VERIFY,
+        };
+        flags & !(DATASET_DEDUP | DATASET_DEDUP_VERIFY) | own
+    }
+}
+
+impl FromStr for Dedup {
+    type Err = NoDedup;
+
+    fn from_str(text: &str) -> Result<Self, NoDedup> {
+        match text {
+            "off" => Ok(Dedup::Off),
+            "on" => Ok(Dedup::On),
+            "verify" => Ok(Dedup::Verify),
+            _ => Err(NoDedup(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Dedup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dedup::Off => "off",
+            Dedup::On => "on",
+            Dedup::Verify => "verify",
+        })
+    }
+}
+
+/// How a dataset's new chunks are made: the part of its record that write-out needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storing {
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Whether they are made at all where there are equal ones.
+    pub dedup: Dedup,
+}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -96,6 +174,20 @@ pub struct Quota {
     pub inodes: u64,
 }
 
+impl Storing {
+    /// Reads it from the bytes of a [`DatasetRecord`].
+    ///
+    /// # Errors
+    /// When lengths do not fit together, or there is no such compression.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let (wire, _) = parts(bytes)?;
+        Ok(Storing {
+            compression: Compression::of_record(wire.codec, wire.codec_level)?,
+            dedup: Dedup::of_record(wire.flags.get()),
+        })
+    }
+}
+
 impl Quota {
     /// Reads it from the bytes of a [`DatasetRecord`].
     ///
@@ -139,7 +231,7 @@ impl DatasetRecord {
     /// Reads the record.
     ///
     /// # Errors
-    /// When lengths do not fit together or the name is not UTF-8.
+    /// When lengths do not fit together, the name is not UTF-8, or there is no such compression.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let (wire, name) = parts(bytes)?;
         let name = std::str::from_utf8(name).map_err(|_| FormatError::Field {
@@ -147,6 +239,7 @@ impl DatasetRecord {
             field: "name",
             found: 0,
         })?;
+        Compression::of_record(wire.codec, wire.codec_level)?;
         Ok(DatasetRecord {
             root: PagePtr {
                 page: PageNo(wire.root_page.get()),

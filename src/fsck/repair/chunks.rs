@@ -146,8 +146,14 @@ impl Chunks {
         let content = content::read(builder.media(), record);
         let bad = content.whole.iter().filter(|whole| !**whole).count();
         if bad == 0 {
-            let hash = blake3::hash(&content.bytes);
-            if record.codec == Codec::Raw && hash != record.hash {
+            let Some(bytes) = content.decompressed(record) else {
+                let reason = "it does not decompress";
+                fixes.add(Fix::ChunkDropped { chunk: id, reason });
+                builder.delete(TREE, &key::chunk(id))?;
+                return Ok(false);
+            };
+            let hash = blake3::hash(&bytes);
+            if hash != record.hash {
                 let mut record = record.clone();
                 record.hash = hash.into();
                 builder.put(TREE, &key::chunk(id), &record.encode())?;

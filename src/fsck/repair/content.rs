@@ -1,6 +1,7 @@
 //! Stored content against the checksums of its chunk.
 
 use crate::disk::Media;
+use crate::format::codec;
 use crate::format::record::{CHUNK_BLOCK_BYTES, ChunkRecord};
 use crate::format::superblock::UNIT_BYTES;
 
@@ -10,6 +11,15 @@ const BLOCK: usize = CHUNK_BLOCK_BYTES as usize;
 pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
     pub(super) whole: Vec<bool>,
+}
+
+impl Content {
+    /// What the chunk holds, of which all stored bytes match; `None` when they are no such content.
+    pub(super) fn decompressed(&self, record: &ChunkRecord) -> Option<Vec<u8>> {
+        let mut content = vec![0; record.raw_len as usize];
+        codec::decompress(record.codec, &self.bytes, &mut content).ok()?;
+        Some(content)
+    }
 }
 
 /// Reads a chunk's content; blocks that cannot be read do not match.

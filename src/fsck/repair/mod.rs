@@ -18,6 +18,7 @@ mod content;
 mod datasets;
 mod extents;
 mod fix;
+mod hashes;
 mod inodes;
 mod lenient;
 mod load;
@@ -145,7 +146,7 @@ pub fn repair(
     } = loaded;
     let datasets = datasets::check(&mut builder, fixes)?;
     let mut chunks = chunks::check(&mut builder, options.data, fixes)?;
-    for id in datasets {
+    for id in datasets.iter().copied() {
         let tree = TreeId::Fs(id);
         let lost: Vec<Range> = walker
             .lost
@@ -162,6 +163,7 @@ pub fn repair(
     }
     chunks.finish(&mut builder)?;
     space::rebuild(&mut builder, &mut chunks)?;
+    hashes::rebuild(&mut builder, &datasets)?;
     builder.publish(log, data)?;
     Ok(fixes.count)
 }

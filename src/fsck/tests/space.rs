@@ -179,6 +179,29 @@ fn free_trees() {
 }
 
 #[test]
+fn chunks_by_content() {
+    let hash_of = |tx: &Tx<'_>, id| {
+        let value = tx.get(TreeId::Chunks, &key::chunk(ChunkId(id))).unwrap();
+        ChunkRecord::decode(&value.unwrap()).unwrap().hash
+    };
+    let enter = |tx: &mut Tx<'_>, hash: [u8; 32], id: u64| {
+        let key = key::chunk_hash(&hash);
+        tx.put(TreeId::ChunkHashes, key, id.to_le_bytes()).unwrap();
+    };
+    let found = planted(|tx| enter(tx, hash_of(tx, 1), 1));
+    assert_eq!(found, []);
+    let found = planted(|tx| enter(tx, hash_of(tx, 1), 2));
+    assert_eq!(found, [Issue::ChunkHashEntry { chunk: ChunkId(2) }]);
+    let found = planted(|tx| enter(tx, [7; 32], 99));
+    assert_eq!(found, [Issue::ChunkHashEntry { chunk: ChunkId(99) }]);
+    let found = planted(|tx| {
+        let tree = TreeId::ChunkHashes;
+        tx.put(tree, key::u64_key(1), 1u64.to_le_bytes()).unwrap();
+    });
+    assert!(matches!(found[..], [Issue::UnknownKey { .. }]), "{found:?}");
+}
+
+#[test]
 fn content() {
     let sim = sound();
     sim.corrupt(CHUNKS, 4096 + 10, &[9]);
@@ -188,7 +211,12 @@ fn content() {
     let found = planted(|tx| edit_chunk(tx, 2, |record| record.hash = [0; 32]));
     assert_eq!(found, [Issue::ChunkHash { chunk: ChunkId(2) }]);
 
-    let found = planted(|tx| edit_chunk(tx, 2, |record| record.codec = Codec::Lz4));
+    let found = planted(|tx| {
+        edit_chunk(tx, 2, |record| {
+            record.codec = Codec::Lz4;
+            record.raw_len += 1;
+        });
+    });
     assert!(
         matches!(found[..], [Issue::ChunkUnreadable { .. }]),
         "{found:?}"

@@ -12,6 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::Survival;
+use razorfs::format::codec::Compression;
+use razorfs::format::record::Dedup;
 
 use crate::workload::{self, Workload};
 use crate::world::{Outcome, Setup, World};
@@ -54,11 +56,20 @@ pub struct Failure {
     pub why: String,
 }
 
-pub(crate) const SETUP: Setup = Setup {
-    capacity_bytes: 1 << 30,
-    dirty_limit_bytes: 64 << 20,
-    strict: false,
-};
+/// How a workload's volume is made: compressing for every other one, and deduplicating for two of
+/// three.
+pub(crate) fn setup(workload: &Workload) -> Setup {
+    let name = workload.to_string();
+    let sum = name.bytes().fold(0, |sum, byte| sum + usize::from(byte));
+    let compression = if sum % 2 == 1 { "lz4" } else { "off" };
+    Setup {
+        capacity_bytes: 1 << 30,
+        dirty_limit_bytes: 64 << 20,
+        strict: false,
+        compression: compression.parse().unwrap_or(Compression::OFF),
+        dedup: [Dedup::Off, Dedup::On, Dedup::Verify][sum % 3],
+    }
+}
 
 pub(crate) fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("a panic".into()))
@@ -70,7 +81,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 /// # Errors
 /// When engine and model disagree.
 pub fn run(workload: &Workload) -> Outcome<World> {
-    let mut world = World::new(SETUP)?;
+    let mut world = World::new(setup(workload))?;
     if matches!(workload, Workload::Steps(_)) {
         for op in workload::prelude() {
             world.apply(&op)?;

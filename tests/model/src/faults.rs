@@ -13,7 +13,7 @@ use razorfs::format::id::Ino;
 use razorfs::fs::{FsError, errno};
 
 use crate::ensure;
-use crate::explore::{SETUP, quietly};
+use crate::explore::{quietly, setup};
 use crate::failing::{self, Files, Way};
 use crate::ops::Op;
 use crate::workload::{self, Workload};
@@ -78,12 +78,13 @@ impl Failing {
     }
 }
 
-/// What every workload finds, closed.
-fn prepare(on_files: bool) -> Outcome<World> {
+/// What a workload finds, closed.
+fn prepare(workload: &Workload, on_files: bool) -> Outcome<World> {
     quietly(|| {
+        let setup = setup(workload);
         let mut world = match on_files {
-            false => World::new(SETUP)?,
-            true => World::on(Disks::Files(Files::new().map_err(refused)?), SETUP)?,
+            false => World::new(setup)?,
+            true => World::on(Disks::Files(Files::new().map_err(refused)?), setup)?,
         };
         for op in workload::prelude() {
             world.apply(&op)?;
@@ -100,7 +101,11 @@ fn prepare(on_files: bool) -> Outcome<World> {
 /// # Errors
 /// What was not as it must be.
 pub fn fail(workload: &Workload, failing: Failing) -> Outcome<bool> {
-    fail_in(&prepare(failing.files.is_some())?, workload, failing)
+    fail_in(
+        &prepare(workload, failing.files.is_some())?,
+        workload,
+        failing,
+    )
 }
 
 fn fail_in(prepared: &World, workload: &Workload, failing: Failing) -> Outcome<bool> {
@@ -277,7 +282,7 @@ fn fail_opening(mut world: World, workload: &Workload, failing: Failing) -> Outc
 /// The first that was not survived, why, and how to repeat it.
 pub fn fail_each(workload: &Workload, on_files: bool) -> Outcome<u64> {
     let mut count = 0;
-    let prepared = prepare(on_files)?;
+    let prepared = prepare(workload, on_files)?;
     for opening in [false, true] {
         for call in CALLS {
             let ways = match on_files {

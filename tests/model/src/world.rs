@@ -9,7 +9,9 @@ use razorfs::disk::sim::{SimMedia, Survival};
 use razorfs::engine::{
     Attr, Clock, Durability, EngineError, MkfsOptions, OpenOptions, Seek, Time, Volume, mkfs,
 };
+use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
+use razorfs::format::record::Dedup;
 use razorfs::fs::{FsError, errno};
 use razorfs::fsck;
 
@@ -34,6 +36,8 @@ pub struct Setup {
     pub capacity_bytes: u64,
     pub dirty_limit_bytes: u64,
     pub strict: bool,
+    pub compression: Compression,
+    pub dedup: Dedup,
 }
 
 /// Where a store lies.
@@ -177,6 +181,8 @@ impl World {
         let seconds = Arc::new(AtomicI64::new(1000));
         let options = MkfsOptions {
             capacity_bytes: setup.capacity_bytes,
+            compression: setup.compression,
+            dedup: setup.dedup,
             ..MkfsOptions::reproducible()
         };
         mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use model_tests::ops::{self, Op};
 use model_tests::world::{Outcome, Setup, World};
 use model_tests::{ensure, number};
+use razorfs::format::record::Dedup;
 
 /// Sequences without `RAZORFS_SEQUENCES`.
 const SEQUENCES: u64 = 15_000;
@@ -34,6 +35,10 @@ fn setup(rng: &mut ChaCha8Rng) -> Setup {
             64 << 20
         },
         strict: rng.random_bool(0.1),
+        compression: ["off", "lz4", "zstd"][rng.random_range(0..3)]
+            .parse()
+            .unwrap(),
+        dedup: [Dedup::Off, Dedup::On, Dedup::Verify][rng.random_range(0..3)],
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engine::inode::FLAG_SYNC;
 #[test]
 fn a_power_cut_keeps_what_was_fsynced() {
     for seed in 0..12 {
-        let made = make();
+        let made = make_storing(compression_of(seed), dedup_of(seed));
         let sim = made.killed();
         let volume = open(&sim);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

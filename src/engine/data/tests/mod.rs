@@ -1,7 +1,9 @@
 //! File content against a plain vector of bytes, over reopening and power cuts.
 
 mod bounds;
+mod compressed;
 mod crash;
+mod deduplicated;
 mod full;
 mod lost;
 mod scrub;
@@ -19,8 +21,9 @@ use crate::engine::{
     Clock, Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode, Seek,
     Time, Volume, WriteFlags, mkfs,
 };
+use crate::format::codec::Compression;
 use crate::format::id::Ino;
-use crate::format::record::InodeRecord;
+use crate::format::record::{Dedup, InodeRecord};
 use crate::store::Read;
 
 const FILE: Ino = Ino(2);
@@ -32,12 +35,15 @@ fn clock() -> Clock {
 
 /// A store, of a size if that is not 0, with nothing but a root directory.
 fn make_empty(capacity_bytes: u64) -> SimMedia {
-    let sim = SimMedia::new();
-    let options = MkfsOptions {
+    make_as(&MkfsOptions {
         capacity_bytes,
         ..MkfsOptions::reproducible()
-    };
-    mkfs(sim.media(), &options, &clock()).unwrap();
+    })
+}
+
+fn make_as(options: &MkfsOptions) -> SimMedia {
+    let sim = SimMedia::new();
+    mkfs(sim.media(), options, &clock()).unwrap();
     sim
 }
 
@@ -64,8 +70,23 @@ fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
     assert_eq!(try_write(volume, ino, offset, bytes).unwrap(), bytes.len());
 }
 
+/// A store with two files.
 fn make() -> SimMedia {
-    let sim = make_empty(0);
+    make_compressing(Compression::OFF)
+}
+
+/// The same, whose content is compressed.
+fn make_compressing(compression: Compression) -> SimMedia {
+    make_storing(compression, Dedup::Off)
+}
+
+/// The same, of which equal content is stored once.
+fn make_storing(compression: Compression, dedup: Dedup) -> SimMedia {
+    let sim = make_as(&MkfsOptions {
+        compression,
+        dedup,
+        ..MkfsOptions::reproducible()
+    });
     let volume = open(&sim);
     for ino in [FILE, OTHER] {
         let mut tx = volume.store.journal.begin().unwrap();
@@ -136,6 +157,37 @@ fn at(value: usize) -> u64 {
     value as u64
 }
 
+/// How the content of a seed's store is compressed.
+fn compression_of(seed: u64) -> Compression {
+    let all = ["off", "lz4", "zstd", "zstd:1"];
+    all[usize::try_from(seed).unwrap() % all.len()]
+        .parse()
+        .unwrap()
+}
+
+/// Whether equal content of a seed's store is stored once.
+fn dedup_of(seed: u64) -> Dedup {
+    match seed % 3 {
+        0 => Dedup::Off,
+        1 => Dedup::On,
+        _ => Dedup::Verify,
+    }
+}
+
+/// Bytes that can be compressed, or not, or in part.
+fn bytes_of(rng: &mut ChaCha8Rng, len: usize) -> Vec<u8> {
+    let random = match rng.random_range(0..3) {
+        0 => 0,
+        1 => len,
+        _ => rng.random_range(0..=len),
+    };
+    let mut bytes: Vec<u8> = (0..random).map(|_| rng.random()).collect();
+    let words: [[u8; 6]; 4] = [[0; 6], *b"hello ", *b"world ", rng.random()];
+    let word = words[rng.random_range(0..4)];
+    bytes.extend(word.iter().cycle().take(len - random));
+    bytes
+}
+
 /// One random operation on both.
 fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     const SPAN: usize = 600_000;
@@ -148,7 +200,7 @@ fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     };
     match rng.random_range(0..16) {
         0..6 => {
-            let bytes: Vec<u8> = (0..len).map(|_| rng.random()).collect();
+            let bytes = bytes_of(rng, len);
             let append = rng.random_bool(0.2);
             let flags = WriteFlags {
                 append,
@@ -227,8 +279,8 @@ fn step(volume: &Volume, model: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
 
 #[test]
 fn agrees_with_a_vector_over_reopening() {
-    for seed in 0..30 {
-        let sim = make();
+    for seed in 0..40 {
+        let sim = make_storing(compression_of(seed), dedup_of(seed));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut volume = open(&sim);
         let mut model = Vec::new();

@@ -60,10 +60,21 @@ fn a_chunk_is_never_taken_for_one_that_is_gone() {
 /// the reader has seen before.
 #[test]
 fn threads_agree_about_shared_files() {
+    share_files(&make());
+}
+
+#[test]
+fn threads_agree_about_compressed_files_of_equal_content() {
+    let stores = [("lz4", Dedup::On), ("zstd", Dedup::Verify)];
+    for (compression, dedup) in stores {
+        share_files(&make_storing(compression.parse().unwrap(), dedup));
+    }
+}
+
+fn share_files(sim: &SimMedia) {
     use std::sync::atomic::{AtomicBool, Ordering};
     const BLOCK: usize = 4096;
     const BLOCKS: u64 = 64;
-    let sim = make();
     let options = OpenOptions {
         commit_interval: std::time::Duration::from_millis(3),
         dirty_limit_bytes: 256 << 10,
@@ -152,7 +163,7 @@ fn threads_agree_about_shared_files() {
     });
     let contents = (content(&volume, FILE), content(&volume, OTHER));
     volume.store().close().unwrap();
-    let volume = open(&sim);
+    let volume = open(sim);
     assert!(contents == (content(&volume, FILE), content(&volume, OTHER)));
     check_space(&volume, "after many threads");
 }

@@ -137,18 +137,33 @@ fn reserved_space_can_be_written_on_a_full_disk() {
 /// When free space is in single units, what was acknowledged is cut to fit.
 #[test]
 fn a_fragmented_full_disk_takes_what_was_acknowledged() {
-    let sim = make();
-    let volume = open(&sim);
+    fill_fragmented(&make(), &[5; 128 << 10]);
+}
+
+/// What would fit one range compressed fits single units as it is.
+#[test]
+fn a_fragmented_full_disk_takes_what_could_be_compressed() {
+    let mut bytes = vec![5; 128 << 10];
+    ChaCha8Rng::seed_from_u64(1).fill(&mut bytes[..64 << 10]);
+    for how in ["lz4", "zstd"] {
+        fill_fragmented(&make_compressing(how.parse().unwrap()), &bytes);
+    }
+}
+
+/// Fills a disk whose free space is in single units.
+pub(super) fn fill_fragmented(sim: &SimMedia, bytes: &[u8]) {
+    let volume = open(sim);
     let flags = WriteFlags::default();
-    let block = [3; 4096];
+    // No two are equal.
+    let block = |number: u64| number.to_le_bytes().repeat(512);
     let count = 4096;
     // Every block a chunk of its own, so that the space of every second can be given back.
     for index in 0..count {
         volume
-            .write(FILE, index * 4096, 4096, &mut block.as_slice(), flags)
+            .write(FILE, index * 4096, 4096, &mut &*block(index), flags)
             .unwrap();
         volume
-            .write(OTHER, index * 4096, 4096, &mut block.as_slice(), flags)
+            .write(OTHER, index * 4096, 4096, &mut &*block(!index), flags)
             .unwrap();
         volume.write_out(FILE).unwrap();
         volume.write_out(OTHER).unwrap();
@@ -157,10 +172,14 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
     sim.set_capacity(Some(sim.allocated()));
     let room = volume.store.journal.chunks().len_bytes() / 4096 - 2 * count;
     volume.resize(OTHER, 0, &mut |_, _| Ok(())).unwrap();
+    // Two of each.
+    let window = |offset: u64| {
+        let number = offset / at(2 * bytes.len());
+        [&number.to_le_bytes(), &bytes[8..]].concat()
+    };
     let mut written = 0;
-    let bytes = vec![5; 128 << 10];
     loop {
-        match volume.write(OTHER, written, bytes.len(), &mut bytes.as_slice(), flags) {
+        match volume.write(OTHER, written, bytes.len(), &mut &*window(written), flags) {
             Ok(len) => written += at(len),
             Err(EngineError::Store(crate::store::StoreError::NoSpace(_))) => break,
             Err(error) => panic!("{error}"),
@@ -169,8 +188,10 @@ fn a_fragmented_full_disk_takes_what_was_acknowledged() {
     assert!(written / 4096 > room, "space between chunks was not used");
     volume.fsync(OTHER, false).unwrap();
     volume.store().close().unwrap();
-    let volume = open(&sim);
-    assert!(content(&volume, OTHER) == vec![5; usize::try_from(written).unwrap()]);
-    assert!(content(&volume, FILE) == vec![3; 4096 * usize::try_from(count).unwrap()]);
+    let volume = open(sim);
+    let windows: Vec<u8> = (0..written).step_by(bytes.len()).flat_map(window).collect();
+    assert!(content(&volume, OTHER) == windows);
+    let blocks: Vec<u8> = (0..count).flat_map(block).collect();
+    assert!(content(&volume, FILE) == blocks);
     check_space(&volume, "after filling the gaps");
 }

@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use crate::disk::Disk;
 use crate::disk::buffer::{BLOCK_BYTES, Buffer};
-use crate::engine::data::{chunks, space};
+use crate::engine::data::chunks::{self, Packed};
+use crate::engine::data::space;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::ChunkId;
-use crate::format::record::ChunkRecord;
+use crate::format::record::{ChunkRecord, Dedup, Storing};
 use crate::format::superblock::UNIT_BYTES;
 use crate::log::Tx;
 use crate::store::StoreError;
@@ -28,14 +29,21 @@ const CLAIMS_MAX: usize = 64;
 pub(super) struct Captured {
     pub(super) start: u64,
     pub(super) data: Arc<Buffer>,
-    /// Its description as one chunk, once somebody has found it.
-    description: Arc<OnceLock<ChunkRecord>>,
+    /// How it is to be stored.
+    how: Storing,
+    hash: Arc<OnceLock<[u8; 32]>>,
+    /// What it is as one chunk, once somebody has found it.
+    packed: Arc<OnceLock<Packed>>,
 }
 
 /// A run and where it goes: into one chunk, or into several where the free space is in pieces.
+/// These are not compressed: it is found while a transaction waits, and all of them have been
+/// promised room as they are.
 pub(super) struct Piece {
     pub(super) run: Captured,
     pub(super) parts: Vec<Part>,
+    /// The number of its chunk, when it becomes one.
+    id: ChunkId,
 }
 
 /// A part of a run that is one chunk.
@@ -44,34 +52,101 @@ pub(super) struct Part {
     pub(super) start: u64,
     pub(super) len: usize,
     pub(super) unit: u64,
-    /// What the claimed space holds, once it is written.
-    pub(super) chunk: Option<(ChunkId, ChunkRecord)>,
+    /// Units that were claimed for it: none where there is a chunk of the same content.
+    units: u64,
+    pub(super) chunk: Chunk,
     /// Where its extent ends that is in the tree; its start while there is none.
     pub(super) entered: u64,
 }
 
+/// What a part becomes.
+#[allow(clippy::large_enum_variant)] // Most are new.
+pub(super) enum Chunk {
+    /// A chunk that is yet to be told.
+    Unknown,
+    /// A new chunk: what the claimed space holds, once it is written.
+    New(ChunkId, ChunkRecord),
+    /// A reference to this chunk, which has the same content.
+    Equal(ChunkId),
+    /// Nothing: that chunk was freed meanwhile.
+    Gone,
+}
+
 impl Captured {
-    pub(super) fn new(start: u64, data: &Arc<Buffer>) -> Self {
+    pub(super) fn new(start: u64, data: &Arc<Buffer>, how: Storing) -> Self {
         Captured {
             start,
             data: Arc::clone(data),
-            description: Arc::default(),
+            how,
+            hash: Arc::default(),
+            packed: Arc::default(),
         }
     }
 
+    /// Whether other chunks of the same content will do, or are to find this one.
+    pub(super) fn dedup(&self) -> Dedup {
+        self.how.dedup
+    }
+
+    /// Has it written, whatever there is.
+    pub(super) fn stop_dedup(&mut self) {
+        self.how.dedup = Dedup::Off;
+    }
+
+    /// Finds out what will be needed in any case.
+    pub(super) fn prepare(&self) {
+        match self.dedup() {
+            Dedup::Off => {
+                self.pack();
+            }
+            Dedup::On | Dedup::Verify => {
+                self.hash();
+            }
+        }
+    }
+
+    /// The hash of its content; found once.
+    pub(super) fn hash(&self) -> &[u8; 32] {
+        self.hash.get_or_init(|| chunks::hash(&self.data))
+    }
+
     /// What it is as one chunk; found once.
-    pub(super) fn describe(&self) -> &ChunkRecord {
-        self.description
-            .get_or_init(|| chunks::describe(&self.data))
+    pub(super) fn pack(&self) -> &Packed {
+        self.packed
+            .get_or_init(|| chunks::pack(&self.data, *self.hash(), self.how.compression))
+    }
+
+    /// Units that it takes as one chunk.
+    fn units(&self) -> u64 {
+        chunks::units(self.pack().record.stored_len as usize)
     }
 }
 
 impl Piece {
-    pub(super) fn new(run: Captured) -> Self {
+    /// A run, and the number that its chunk is to have.
+    pub(super) fn new(run: Captured, id: ChunkId) -> Self {
         Piece {
             run,
             parts: Vec::with_capacity(1),
+            id,
         }
+    }
+
+    /// The number of its chunk, when it becomes one.
+    pub(super) fn id(&self) -> ChunkId {
+        self.id
+    }
+
+    /// Has it refer to a chunk of the same content.
+    pub(super) fn refer(&mut self, id: ChunkId) {
+        self.parts = vec![Part {
+            start: self.run.start,
+            len: self.run.data.len(),
+            unit: 0,
+            units: 0,
+            chunk: Chunk::Equal(id),
+            entered: self.run.start,
+        }];
     }
 
     /// Whether all of it is in the trees.
@@ -79,20 +154,52 @@ impl Piece {
         self.parts.iter().all(|part| part.entered == part.end())
     }
 
-    /// The chunk that a part of it is, its units yet to be told.
-    fn describe(&self, part: &Part) -> ChunkRecord {
-        if part.len == self.run.data.len() {
-            return self.run.describe().clone();
+    /// Whether it becomes a chunk of its own, as far as is known.
+    pub(super) fn is_new(&self) -> bool {
+        match self.parts.as_slice() {
+            [] => true,
+            [one] => self.is_one(one) && one.units > 0,
+            _ => false,
         }
-        let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
-        let end = at.saturating_add(part.len);
-        chunks::describe(self.run.data.get(at..end).unwrap_or_default())
     }
 
-    /// The bytes of a part in its buffer, and the zeros that fill its last unit.
-    fn units(&self, part: &Part) -> Range<usize> {
+    /// Whether the chunk that it was to refer to is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        let gone = |part: &Part| matches!(part.chunk, Chunk::Gone);
+        self.parts.iter().any(gone)
+    }
+
+    /// The chunk that a part of it is, its units yet to be told.
+    fn describe(&self, part: &Part) -> ChunkRecord {
+        if self.is_one(part) {
+            return self.run.pack().record.clone();
+        }
+        let bytes = self.run.data.get(self.range(part));
+        chunks::describe_raw(bytes.unwrap_or_default())
+    }
+
+    /// Whether a part is all of it.
+    fn is_one(&self, part: &Part) -> bool {
+        part.len == self.run.data.len()
+    }
+
+    /// The bytes of a part in the run's buffer.
+    fn range(&self, part: &Part) -> Range<usize> {
         let at = usize::try_from(part.start - self.run.start).unwrap_or(usize::MAX);
-        at..at.saturating_add(part.len.next_multiple_of(UNIT_SIZE))
+        at..at.saturating_add(part.len)
+    }
+
+    /// What is stored of a part: bytes of a buffer, and the zeros that fill its last unit.
+    fn stored(&self, part: &Part) -> (&Arc<Buffer>, Range<usize>) {
+        let whole = self.run.pack().stored.as_ref();
+        let (buffer, bytes) = match whole.filter(|_| self.is_one(part)) {
+            Some(stored) => (stored, 0..stored.len()),
+            None => (&self.run.data, self.range(part)),
+        };
+        let end = bytes
+            .start
+            .saturating_add(bytes.len().next_multiple_of(UNIT_SIZE));
+        (buffer, bytes.start..end)
     }
 }
 
@@ -114,8 +221,8 @@ pub(super) fn writes(pieces: &[Piece]) -> Vec<Write> {
     let mut slices: Vec<_> = pieces
         .iter()
         .flat_map(|piece| {
-            let slice = |part: &Part| (part.unit, (&piece.run.data, piece.units(part)));
-            piece.parts.iter().map(slice)
+            let claimed = piece.parts.iter().filter(|part| part.units > 0);
+            claimed.map(|part| (part.unit, piece.stored(part)))
         })
         .collect();
     slices.sort_unstable_by_key(|(unit, _)| *unit);
@@ -148,17 +255,21 @@ impl Volume {
         let mut rest: VecDeque<_> = pieces
             .iter()
             .enumerate()
-            .map(|(index, piece)| (index, piece.run.start, piece.run.data.len()))
+            .filter(|(_, piece)| piece.parts.is_empty())
+            .map(|(index, piece)| {
+                let run = &piece.run;
+                (index, run.start, run.data.len(), Some(run.units()))
+            })
             .collect();
         while !rest.is_empty() {
             let mut tx = self.store.begin_tx(Need::Reclaim)?;
             let mut claimed = Vec::new();
             while claimed.len() < CLAIMS_MAX
-                && let Some((index, start, len)) = rest.pop_front()
+                && let Some((index, start, len, units)) = rest.pop_front()
             {
-                let part = self.claim_part(&mut tx, start, len)?;
+                let part = self.claim_part(&mut tx, start, len, units)?;
                 if part.len < len {
-                    rest.push_front((index, part.end(), len - part.len));
+                    rest.push_front((index, part.end(), len - part.len, None));
                 }
                 claimed.push((index, part));
             }
@@ -172,12 +283,18 @@ impl Volume {
         Ok(())
     }
 
-    /// Claims space for `len` bytes: in one range if the disk has one, else for the first of them.
-    /// What was promised counts units, not ranges.
-    fn claim_part(&self, tx: &mut Tx<'_>, start: u64, len: usize) -> Result<Part, EngineError> {
+    /// Claims space for `len` bytes, which take `units` together when that is told: in one range if
+    /// the disk has one, else for the first of them. What was promised counts units, not ranges.
+    fn claim_part(
+        &self,
+        tx: &mut Tx<'_>,
+        start: u64,
+        len: usize,
+        mut units: Option<u64>,
+    ) -> Result<Part, EngineError> {
         let mut size = len;
         loop {
-            let units = chunks::units(size);
+            let units = units.take().unwrap_or_else(|| chunks::units(size));
             let found = space::best_fit(tx, units)?;
             match self.store.grow_to(found.start.saturating_add(units)) {
                 Ok(()) => {
@@ -186,7 +303,8 @@ impl Volume {
                         start,
                         len: size,
                         unit: found.start,
-                        chunk: None,
+                        units,
+                        chunk: Chunk::Unknown,
                         entered: start,
                     });
                 }
@@ -198,14 +316,18 @@ impl Volume {
         }
     }
 
-    /// Finds what chunks the parts are.
+    /// Gives the parts numbers and records.
     pub(super) fn describe(&self, pieces: &mut [Piece]) {
         for piece in pieces {
             let mut parts = std::mem::take(&mut piece.parts);
-            for part in &mut parts {
+            for part in parts.iter_mut().filter(|part| part.units > 0) {
                 let mut record = piece.describe(part);
                 record.start_unit = part.unit;
-                part.chunk = Some((self.new_chunk_id(), record));
+                let id = match piece.is_one(part) {
+                    true => piece.id,
+                    false => self.new_chunk_id(),
+                };
+                part.chunk = Chunk::New(id, record);
             }
             piece.parts = parts;
         }
@@ -216,8 +338,8 @@ impl Volume {
     pub(super) fn give_up(&self, pieces: &[Piece]) {
         let parts = pieces.iter().flat_map(|piece| &piece.parts);
         let claims: Vec<_> = parts
-            .filter(|part| part.entered == part.start)
-            .map(|part| (part.unit, chunks::units(part.len)))
+            .filter(|part| part.units > 0 && part.entered == part.start)
+            .map(|part| (part.unit, part.units))
             .collect();
         for some in claims.chunks(CLAIMS_MAX) {
             let freed = self
@@ -238,7 +360,7 @@ impl Volume {
     }
 
     /// A number for a new chunk.
-    fn new_chunk_id(&self) -> ChunkId {
+    pub(super) fn new_chunk_id(&self) -> ChunkId {
         ChunkId(self.store.data.next_chunk.fetch_add(1, Ordering::Relaxed))
     }
 }
