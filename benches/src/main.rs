@@ -6,6 +6,7 @@
 //! log        with and without the log's writes       } in this process,
 //! tail       creates while checkpoints are made      } over `here`
 //! space      what compression and deduplication save and cost, in this process
+//! snapshots  what they and clones cost, in this process
 //! growth     costs against sizes
 //! results    what a run found, as a file; `report` its tables, `plots` its pictures, `document`
 //!            where both are shown
@@ -24,6 +25,7 @@ mod raw;
 mod report;
 mod requests;
 mod results;
+mod snapshots;
 mod space;
 mod tail;
 mod workloads;
@@ -55,6 +57,8 @@ enum Command {
     Tail(tail::Tails),
     /// Measures what compression and deduplication save and cost.
     Space(space::Space),
+    /// Measures what snapshots and clones cost.
+    Snapshots(snapshots::Snapshots),
     /// Measures costs against sizes.
     Growth(growth::Growth),
     /// Prints the tables of files that runs wrote, and draws their plots.
@@ -121,6 +125,7 @@ fn main() -> ExitCode {
         Command::Log(run) => log::run(&run).map(drop),
         Command::Tail(run) => tail::run(&run).map(drop),
         Command::Space(run) => space::run(&run),
+        Command::Snapshots(run) => snapshots::run(&run),
         Command::Growth(run) => growth::run(&run).map(drop),
         Command::Report {
             files,

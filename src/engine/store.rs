@@ -13,6 +13,7 @@ use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::DatasetId;
+use crate::format::page::PAGE_BYTES;
 use crate::log::journal::Pressure;
 use crate::log::recovery::{self, Report};
 use crate::log::{Change, Journal, Tx};
@@ -284,6 +285,14 @@ impl Store {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.journal.writable().is_ok()
+    }
+
+    /// Bytes that tree pages and names took in the newest checkpoint.
+    #[must_use]
+    pub fn metadata_bytes(&self) -> u64 {
+        let newest = self.journal.superblock();
+        let pages = newest.nodes_used.saturating_mul(PAGE_BYTES as u64);
+        pages.saturating_add(newest.strings_end)
     }
 
     /// Moves everything committed into the trees on disk and frees the log. Durable on return is
