@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    fn is_small(&self) -> bool {
+    pub fn is_small(&self) -> bool {
         self.setup.capacity_bytes < 1 << 24
     }
 
@@ -82,6 +82,7 @@ impl World {
         self.names(op)?;
         self.attributes(op)?;
         self.content(op)?;
+        self.datasets(op)?;
         self.durability(op)?;
         self.end();
         Ok(())
@@ -465,6 +466,13 @@ impl World {
 
     /// Deletes everything, and waits until all space is free.
     pub fn empty(&mut self) -> Outcome {
+        while self.model.dataset.0 != 0 {
+            self.apply(&Op::Use { which: 0 })?;
+        }
+        while !self.model.others.is_empty() {
+            self.apply(&Op::DeleteDataset { which: 0 })?;
+        }
+        self.apply(&Op::Reap { part: false })?;
         while self.model.nodes.len() > 1 {
             let dirs = self.model.dirs();
             for dir in 0..dirs.len() as u8 {

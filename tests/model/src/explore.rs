@@ -4,7 +4,8 @@
 //! At each event, of the writes that wait for a flush: every subset when they are few, else none,
 //! all, all but one, and some at random; and some of their 512-byte sectors. Overlapping writes that
 //! wait together are the only ones whose order could show, and each subset that ends with the
-//! earlier one is what the other order leaves.
+//! earlier one is what the other order leaves. From what is left by cuts in recovery, everything is
+//! deleted, after which nothing may be used.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -141,7 +142,9 @@ fn judge(world: &World, recording: &mut razorfs::disk::sim::Recording, cut: Cut)
         world.judge(&crashed.killed().media(), cut.event)?;
         if let Some(seed) = cut.again {
             crashed = world.crash_recovery(&crashed, seed)?;
-            world.judge(&crashed.media(), cut.event)?;
+            let survived = world.judge(&crashed.media(), cut.event)?;
+            world.empty_survived(survived)?;
+            world.check_store(&crashed.media(), "when empty")?;
         }
         Ok(())
     })

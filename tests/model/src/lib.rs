@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod attributes;
+pub mod datasets;
 pub mod explore;
 pub mod failing;
 pub mod faults;

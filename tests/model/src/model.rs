@@ -150,9 +150,35 @@ impl Node {
 /// The tree at one step. Cheap to keep: nodes are shared with the steps before.
 #[derive(Debug, Clone)]
 pub struct Model {
-    pub nodes: BTreeMap<Ino, Arc<Node>>,
+    /// The dataset in use.
+    pub dataset: Made,
+    /// What is in it.
+    pub nodes: Nodes,
+    /// The other datasets, and snapshots: what is in them is durable.
+    pub others: BTreeMap<Made, Nodes>,
+    /// How many were made.
+    pub made: u32,
     pub step: u32,
     pub now: Time,
+}
+
+/// Inodes by number.
+pub type Nodes = BTreeMap<Ino, Arc<Node>>;
+
+/// A dataset's name, and which of all those ever made it was.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Made(pub u32, pub String);
+
+impl Made {
+    pub fn is_snapshot(&self) -> bool {
+        self.1.contains('@')
+    }
+}
+
+/// What has a name.
+pub fn linked(nodes: &Nodes) -> Nodes {
+    let linked = nodes.iter().filter(|(_, node)| node.nlink > 0);
+    linked.map(|(ino, node)| (*ino, Arc::clone(node))).collect()
 }
 
 /// What an operation must answer: an error's name, when it fails.

@@ -134,6 +134,31 @@ pub enum Op {
     Reclaim {
         which: u8,
     },
+    // Datasets, by their place in a list: the one in use first if it can be meant, then the newest.
+    /// Of a dataset.
+    Snapshot {
+        of: u8,
+    },
+    /// Of a dataset or a snapshot.
+    Clone {
+        of: u8,
+    },
+    MakeDataset,
+    RenameDataset {
+        which: u8,
+    },
+    /// Of one that is not in use, with its snapshots.
+    DeleteDataset {
+        which: u8,
+    },
+    /// Takes up another dataset, with all that was done to this one durable.
+    Use {
+        which: u8,
+    },
+    /// Takes deleted trees away, or a part of one.
+    Reap {
+        part: bool,
+    },
     Compare,
     Reopen,
     /// Power cut, `back` into the operation before it; survivors by `seed`; again in recovery.
@@ -324,6 +349,19 @@ fn durability(rng: &mut ChaCha8Rng) -> Op {
     }
 }
 
+fn datasets(rng: &mut ChaCha8Rng) -> Op {
+    let which = rng.random();
+    match rng.random_range(0..12) {
+        0..3 => Op::Snapshot { of: which },
+        3..5 => Op::Clone { of: which },
+        5 => Op::MakeDataset,
+        6 => Op::RenameDataset { which },
+        7..9 => Op::DeleteDataset { which },
+        9..11 => Op::Use { which },
+        _ => Op::Reap { part: rng.random() },
+    }
+}
+
 fn many(rng: &mut ChaCha8Rng) -> Op {
     let (start, count) = (rng.random_range(0..300), rng.random_range(1..150));
     let remove = rng.random_bool(0.45);
@@ -357,11 +395,12 @@ pub fn sequence(rng: &mut ChaCha8Rng) -> Vec<Op> {
     let count = rng.random_range(20..60);
     let large = rng.random_bool(0.025);
     (0..count)
-        .map(|_| match rng.random_range(0..20) {
+        .map(|_| match rng.random_range(0..22) {
             _ if large && rng.random_bool(0.5) => many(rng),
             0..8 => content(rng),
             8..13 => names(rng),
             13..16 => attributes(rng),
+            16..18 => datasets(rng),
             _ => durability(rng),
         })
         .collect()

@@ -2,7 +2,8 @@
 //! few files, with a persistence point, or none, after each.
 //!
 //! Before each lies the same tree, wholly durable: directories A and B in the root, A/name-0 and
-//! B/name-1 with content and an attribute, and A/name-5, a hard link of B/name-1.
+//! B/name-1 with content and an attribute, and A/name-5, a hard link of B/name-1. Those about
+//! datasets are too many to try them all.
 //!
 //! A workload is written as it is replayed: `3f.17c` is operation 3, fsync of its file, operation
 //! 17, checkpoint; `random:12` is the random sequence of seed 12.
@@ -10,8 +11,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::engine::{Fallocate, RenameMode, SetXattr};
 
@@ -233,6 +234,19 @@ pub fn all() -> Vec<Op> {
             gid: 2,
         },
         Op::Tick,
+        Op::MakeDataset,
+        Op::RenameDataset { which: 0 },
+        Op::Reap { part: true },
+        // Those of [`DATASETS`].
+        Op::Snapshot { of: 0 },
+        Op::Clone { of: 0 },
+        Op::Clone { of: 1 },
+        Op::DeleteDataset { which: 0 },
+        Op::DeleteDataset { which: 1 },
+        Op::Use { which: 0 },
+        Op::Reap { part: false },
+        write(FOO, 2000, 12_000, 11),
+        truncate(1000),
     ]
 }
 
@@ -240,6 +254,11 @@ pub fn all() -> Vec<Op> {
 pub const CORE: usize = 8;
 /// What may follow each of them.
 pub const CORE_SYNCS: [Sync; 2] = [Sync::Nothing, Sync::File];
+
+/// How many operations, the last of [`all`], sequences about datasets are made of.
+const DATASETS: usize = 9;
+/// What may follow each of them.
+const DATASETS_SYNCS: [Sync; 2] = [Sync::Nothing, Sync::Checkpoint];
 
 /// A workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,6 +318,21 @@ pub fn shuffled(seed: u64) -> Vec<Workload> {
     let mut workloads: Vec<_> = bounded().collect();
     workloads.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     workloads
+}
+
+/// Sequences of four to six operations about datasets, without end: a snapshot or clone first.
+pub fn about_datasets(seed: u64) -> impl Iterator<Item = Workload> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let first = all().len() - DATASETS;
+    std::iter::from_fn(move || {
+        let count = rng.random_range(4..=6);
+        let steps = (0..count).map(|at| {
+            let among = if at == 0 { 2 } else { DATASETS };
+            let sync = DATASETS_SYNCS[usize::from(rng.random_bool(0.2))];
+            (first + rng.random_range(0..among), sync)
+        });
+        Some(Workload::Steps(steps.collect()))
+    })
 }
 
 impl fmt::Display for Workload {

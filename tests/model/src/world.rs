@@ -1,4 +1,4 @@
-//! A volume and its model, side by side.
+//! A store and its model, side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use razorfs::disk::Media;
 use razorfs::disk::sim::{SimMedia, Survival};
 use razorfs::engine::{
-    Attr, Clock, Durability, EngineError, MkfsOptions, OpenOptions, Seek, Time, Volume, mkfs,
+    Attr, Clock, Durability, EngineError, MkfsOptions, OpenOptions, Seek, StatFs, Store, Time,
+    Volume, mkfs,
 };
 use razorfs::format::codec::Compression;
 use razorfs::format::id::Ino;
@@ -15,8 +16,9 @@ use razorfs::format::record::Dedup;
 use razorfs::fs::{FsError, errno};
 use razorfs::fsck;
 
+use crate::datasets;
 use crate::failing::Files;
-use crate::model::{Content, Model, Node};
+use crate::model::{Content, Made, Model, Node, Nodes, linked};
 
 /// What went wrong.
 pub type Outcome<T = ()> = Result<T, String>;
@@ -51,6 +53,8 @@ pub struct World {
     pub volume: Arc<Volume>,
     pub setup: Setup,
     seconds: Arc<AtomicI64>,
+    /// What an empty store says of its space.
+    empty: StatFs,
     pub model: Model,
     /// The states since the last opening, the first and the present one among them.
     history: Vec<Model>,
@@ -81,10 +85,37 @@ struct Mark {
 
 /// What a power cut left, and the step it is the state of.
 pub struct Survived {
-    pub volume: Arc<Volume>,
-    found: BTreeMap<Ino, (Attr, Vec<u8>)>,
+    store: Arc<Store>,
+    /// By name.
+    found: BTreeMap<String, Found>,
     /// Where it stands in the history.
     at: usize,
+}
+
+/// A dataset or snapshot as it was found.
+struct Found {
+    volume: Volume,
+    inodes: BTreeMap<Ino, (Attr, Vec<u8>)>,
+}
+
+impl Found {
+    fn new(store: &Arc<Store>, name: &str) -> Outcome<Found> {
+        let volume = store.volume(name).map_err(|error| error.to_string())?;
+        Ok(Found {
+            inodes: dump(&volume)?,
+            volume,
+        })
+    }
+
+    /// Whether it is what it was, to the last byte.
+    fn compare(&self, nodes: &Nodes) -> Outcome {
+        let nodes = linked(nodes);
+        for (ino, node) in &nodes {
+            compare_inode(&self.volume, *ino, node)?;
+        }
+        ensure!(self.inodes.keys().eq(nodes.keys()), "other inodes");
+        Ok(())
+    }
 }
 
 /// The end of what went wrong with EIO.
@@ -189,8 +220,12 @@ impl World {
         let disks = made.killed()?;
         let volume = setup.open(disks.media(), &seconds)?;
         let root = volume.getattr(Ino::ROOT).map_err(failed("the root"))?;
+        let empty = volume.statfs().map_err(failed("statfs"))?;
         let model = Model {
+            dataset: Made(0, "main".into()),
             nodes: BTreeMap::from([(Ino::ROOT, Arc::new(Node::new(&root)))]),
+            others: BTreeMap::new(),
+            made: 0,
             step: 0,
             now: root.mtime,
         };
@@ -199,6 +234,7 @@ impl World {
             volume,
             setup,
             seconds,
+            empty,
             history: vec![model.clone()],
             model,
             durable: Durable::default(),
@@ -271,8 +307,8 @@ impl World {
     pub fn reopen(&mut self) -> Outcome {
         self.volume.store().close().map_err(failed("closing"))?;
         self.disks = self.disks.killed()?;
-        self.volume = self.open(self.disks.media())?;
-        self.model.nodes.retain(|_, node| node.nlink > 0);
+        let main = self.open(self.disks.media())?;
+        self.volume = Arc::new(volume_of(main.store(), &self.model.dataset.1)?);
         self.restart();
         self.compare()
     }
@@ -286,6 +322,7 @@ impl World {
             disks,
             setup: self.setup,
             seconds,
+            empty: self.empty,
             model: self.model.clone(),
             history: self.history.clone(),
             durable: self.durable.clone(),
@@ -295,6 +332,10 @@ impl World {
 
     /// What is there now is durable, and the past forgotten.
     fn restart(&mut self) {
+        self.model.nodes = linked(&self.model.nodes);
+        for nodes in self.model.others.values_mut() {
+            *nodes = linked(nodes);
+        }
         for node in self.model.nodes.values_mut() {
             let node = Arc::make_mut(node);
             node.content = Content::found(std::mem::take(&mut node.content.bytes));
@@ -336,10 +377,13 @@ impl World {
         }
         let survived = self.judge(&crashed.media(), cut)?;
         self.disks = Disks::Simulated(crashed);
-        self.volume = survived.volume;
-        self.model = self.history[survived.at].clone();
-        self.model.nodes.retain(|_, node| node.nlink > 0);
-        for (ino, (_, bytes)) in survived.found {
+        let Survived { store, found, at } = survived;
+        self.model = self.history[at].clone();
+        self.model.nodes = linked(&self.model.nodes);
+        let name = &self.model.dataset.1;
+        self.volume = Arc::new(volume_of(&store, name)?);
+        let found = &found[name];
+        for (ino, (_, bytes)) in found.inodes.clone() {
             let node = Arc::make_mut(self.model.nodes.get_mut(&ino).ok_or("lost")?);
             node.content.bytes = bytes;
         }
@@ -371,8 +415,10 @@ impl World {
             (None, Some(first)) if events < first.events => (&first.durable, first.step - 1),
             (None, _) => (&self.durable, self.model.step),
         };
-        let volume = self.open(crashed.clone())?;
-        let found = dump(&volume)?;
+        let store = Arc::clone(self.open(crashed.clone())?.store());
+        let names = datasets::names(&store)?.into_iter();
+        let found = names.map(|name| Ok((name.clone(), Found::new(&store, &name)?)));
+        let found: BTreeMap<_, _> = found.collect::<Outcome<_>>()?;
         let mut why = String::new();
         for (at, state) in self.history.iter().enumerate().rev() {
             if state.step > newest {
@@ -381,8 +427,8 @@ impl World {
             if state.step < durable.floor {
                 break;
             }
-            match self.is_state(&volume, at, &found, &durable.synced) {
-                Ok(()) => return Ok(Survived { volume, found, at }),
+            match self.is_state(at, &found, &durable.synced) {
+                Ok(()) => return Ok(Survived { store, found, at }),
                 Err(reason) => why += &format!("\n  not step {}: {reason}", state.step),
             }
         }
@@ -395,12 +441,21 @@ impl World {
     /// Whether what was found is a state that a power cut may leave.
     fn is_state(
         &self,
-        volume: &Volume,
         at: usize,
-        found: &BTreeMap<Ino, (Attr, Vec<u8>)>,
+        all: &BTreeMap<String, Found>,
         synced: &BTreeMap<Ino, u32>,
     ) -> Outcome {
         let state = &self.history[at];
+        let names = state.names();
+        ensure!(all.keys().eq(&names), "{:?}, not {names:?}", all.keys());
+        for (Made(_, name), nodes) in &state.others {
+            let compared = all[name].compare(nodes);
+            compared.map_err(|why| format!("{name}: {why}"))?;
+        }
+        let Found {
+            volume,
+            inodes: found,
+        } = &all[&state.dataset.1];
         let linked = state.nodes.iter().filter(|(_, node)| node.nlink > 0);
         let mut count = 0;
         for (ino, node) in linked {
@@ -463,30 +518,43 @@ impl World {
             inodes == self.model.nodes.len() as u64,
             "{inodes} inodes are counted"
         );
+        let (names, expected) = (datasets::names(self.volume.store())?, self.model.names());
+        ensure!(names == expected, "{names:?}, not {expected:?}");
+        for (Made(_, name), nodes) in &self.model.others {
+            let compared = Found::new(self.volume.store(), name)?.compare(nodes);
+            compared.map_err(|why| format!("{name}: {why}"))?;
+        }
         Ok(())
     }
 
     /// Whether an inode is what the model says.
     pub fn compare_inode(&self, ino: Ino, node: &Node) -> Outcome {
-        let attr = self.volume.getattr(ino).map_err(failed("getattr"))?;
-        ensure!(node.matches(&attr), "inode {ino} is {attr:?}, not {node:?}");
-        compare_tree(&self.volume, ino, node)?;
-        if !node.is_file() {
-            return Ok(());
+        compare_inode(&self.volume, ino, node)
+    }
+
+    /// Deletes all that a power cut left: nothing is used then.
+    pub fn empty_survived(&self, survived: Survived) -> Outcome {
+        let Survived { store, found, .. } = survived;
+        drop(found);
+        for name in datasets::names(&store)? {
+            // A snapshot may have gone with its dataset.
+            if name != "main" && datasets::names(&store)?.contains(&name) {
+                let deleted = store.delete(&name, true);
+                deleted.map_err(|error| format!("deleting {name}: {error}"))?;
+            }
         }
-        let mut bytes = Vec::new();
-        let size = node.content.bytes.len();
-        let read = self.volume.read(ino, 0, size + 1, &mut bytes);
-        read.map_err(failed("reading"))?;
-        let differs = bytes
-            .iter()
-            .zip(&node.content.bytes)
-            .position(|(a, b)| a != b);
+        let main = volume_of(&store, "main")?;
+        remove_below(&main, Ino::ROOT)?;
+        store.reap(&|| false).map_err(failed("reaping"))?;
+        for _ in 0..2 {
+            store.checkpoint().map_err(failed("a checkpoint"))?;
+        }
+        let (left, empty) = (main.statfs().map_err(failed("statfs"))?, self.empty);
         ensure!(
-            bytes.len() == size && differs.is_none(),
-            "inode {ino} differs at {differs:?}"
+            left == empty,
+            "with everything deleted: {left:?}, not {empty:?}"
         );
-        check_seek(&self.volume, ino, &bytes)
+        store.close().map_err(failed("closing"))
     }
 
     /// The checker finds nothing.
@@ -495,6 +563,52 @@ impl World {
         ensure!(found.is_empty(), "{when}: {found:?}");
         Ok(())
     }
+}
+
+/// A dataset or snapshot of a store.
+fn volume_of(store: &Arc<Store>, name: &str) -> Outcome<Volume> {
+    store
+        .volume(name)
+        .map_err(|error| format!("{name}: {error}"))
+}
+
+/// Removes everything in a directory.
+fn remove_below(volume: &Volume, dir: Ino) -> Outcome {
+    for (name, ino) in list(volume, dir)? {
+        let attr = volume.getattr(ino).map_err(failed("getattr"))?;
+        let removed = if attr.mode & libc::S_IFMT == libc::S_IFDIR {
+            remove_below(volume, ino)?;
+            volume.rmdir(dir, &name)
+        } else {
+            volume.unlink(dir, &name)
+        };
+        removed.map_err(failed("removing"))?;
+        volume.reclaim(ino).map_err(failed("reclaiming"))?;
+    }
+    Ok(())
+}
+
+/// Whether an inode is what the model says.
+fn compare_inode(volume: &Volume, ino: Ino, node: &Node) -> Outcome {
+    let attr = volume.getattr(ino).map_err(failed("getattr"))?;
+    ensure!(node.matches(&attr), "inode {ino} is {attr:?}, not {node:?}");
+    compare_tree(volume, ino, node)?;
+    if !node.is_file() {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    let size = node.content.bytes.len();
+    let read = volume.read(ino, 0, size + 1, &mut bytes);
+    read.map_err(failed("reading"))?;
+    let differs = bytes
+        .iter()
+        .zip(&node.content.bytes)
+        .position(|(a, b)| a != b);
+    ensure!(
+        bytes.len() == size && differs.is_none(),
+        "inode {ino} differs at {differs:?}"
+    );
+    check_seek(volume, ino, &bytes)
 }
 
 /// Attributes and content of everything that has a name.

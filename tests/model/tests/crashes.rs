@@ -3,7 +3,7 @@
 
 use model_tests::explore::{Explored, explore, shorten};
 use model_tests::number;
-use model_tests::workload::{Workload, bounded};
+use model_tests::workload::{Workload, about_datasets, bounded};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,6 +47,22 @@ fn power_cuts_leave_what_the_contract_allows_0() {
 #[test]
 fn power_cuts_leave_what_the_contract_allows_1() {
     share(1);
+}
+
+#[test]
+fn power_cuts_leave_snapshots_what_they_were() {
+    let wanted = number("RAZORFS_DATASET_STATES").unwrap_or(STATES / 4);
+    let seed = number("RAZORFS_SEED").unwrap_or(SEED);
+    let mut explored = Explored::default();
+    for workload in about_datasets(seed) {
+        if let Err(failure) = explore(&workload, seed, &mut explored) {
+            panic!("{}", shorten(*failure, seed));
+        }
+        if explored.states >= wanted {
+            break;
+        }
+    }
+    println!("{explored:?}");
 }
 
 #[test]

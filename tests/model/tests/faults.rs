@@ -3,7 +3,7 @@
 
 use model_tests::faults::{Failing, fail_many};
 use model_tests::number;
-use model_tests::workload::shuffled;
+use model_tests::workload::{about_datasets, shuffled};
 
 /// Faults without `RAZORFS_FAULTS`.
 const FAULTS: u64 = 6000;
@@ -12,6 +12,17 @@ const FAULTS: u64 = 6000;
 fn a_failing_disk_loses_nothing_that_was_durable() {
     let wanted = number("RAZORFS_FAULTS").unwrap_or(FAULTS);
     let done = match fail_many(&shuffled(2), false, wanted) {
+        Ok(done) => done,
+        Err(why) => panic!("{why}"),
+    };
+    println!("{done} faults");
+}
+
+#[test]
+fn a_failing_disk_loses_no_snapshot() {
+    let wanted = number("RAZORFS_DATASET_FAULTS").unwrap_or(FAULTS / 4);
+    let workloads: Vec<_> = about_datasets(4).take(1000).collect();
+    let done = match fail_many(&workloads, false, wanted) {
         Ok(done) => done,
         Err(why) => panic!("{why}"),
     };
