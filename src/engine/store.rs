@@ -368,7 +368,7 @@ impl Store {
 
     /// Whether there may be pages to write to that are not known yet.
     fn may_find_pages(&self) -> bool {
-        !self.journal.knows_free_pages() || self.journal.has_dirty_pages()
+        !self.journal.knows_free_pages() || self.journal.dirty_pages() > 0
     }
 
     /// Waits as [`Store::throttle`] does; and for a checkpoint when pages have run out, once, since

@@ -238,10 +238,10 @@ impl Journal {
         Ok(Tx::new(self, writer, roots, need, keep_bytes))
     }
 
-    /// Whether a checkpoint has pages to write, and may give others back.
+    /// How many pages the next checkpoint has to write, at most.
     #[must_use]
-    pub fn has_dirty_pages(&self) -> bool {
-        self.dirty_pages.load(Ordering::Relaxed) > 0
+    pub fn dirty_pages(&self) -> u64 {
+        self.dirty_pages.load(Ordering::Relaxed)
     }
 
     /// Whether [`Journal::find_free_pages`] is done.

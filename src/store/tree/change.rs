@@ -6,7 +6,7 @@ use super::node::{Link, Node, Shown, Source};
 use crate::format::id::Generation;
 use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::page::Page;
-use crate::format::record::PagePtr;
+use crate::format::record::{LineageRecord, PagePtr};
 use crate::store::StoreError;
 
 /// A node below this many used bytes is merged with a neighbour when both fit one page.
@@ -31,6 +31,14 @@ impl Effects {
     pub(super) fn free(&mut self, place: PagePtr) {
         if place.generation > self.shared {
             self.freed.push(place);
+        }
+    }
+
+    /// A node that waits for the next checkpoint is about to be changed. A copy of the tree may keep
+    /// it as it is, and both will be written then.
+    pub(super) fn note_copy(&mut self, node: &mut Arc<Node>) {
+        if self.shared == LineageRecord::PENDING && Arc::get_mut(node).is_none() {
+            self.dirtied += 1;
         }
     }
 }
@@ -199,6 +207,7 @@ fn with_child<T>(
         && child.place().is_none()
     {
         // It stays where it is: copied only when somebody else refers to it.
+        effects.note_copy(child);
         return change(Arc::make_mut(child), effects);
     }
     // Taken out while it is changed: a second reference would make `make_mut` copy it.

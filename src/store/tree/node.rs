@@ -266,6 +266,10 @@ impl Link {
             }
             // A checkpoint holds what it writes, but of internal nodes, whose children would all
             // have to be counted once more for a copy, only their pages.
+            Link::Memory(node) if node.place().is_none() => {
+                change.note_copy(node);
+                None
+            }
             Link::Memory(node) => node.place().inspect(|_| match Arc::get_mut(node) {
                 Some(node) => node.place = OnceLock::new(),
                 None => *node = Arc::new(Node::clone(node)),
