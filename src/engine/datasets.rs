@@ -525,7 +525,7 @@ impl Store {
     /// The UUID (RFC 9562, version 8) of a dataset: no number is used twice in a store.
     fn uuid_of(&self, id: DatasetId) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_derive_key("razorfs dataset uuid");
-        hasher.update(&self.journal.superblock().uuid);
+        hasher.update(&self.journal.uuid());
         hasher.update(&id.0.to_le_bytes());
         let mut uuid = [0; 16];
         hasher.finalize_xof().fill(&mut uuid);

@@ -6,7 +6,7 @@
 //! only while a commit enters its changes in memory. A failed write or flush latches the journal:
 //! nothing is changed or made durable from then on.
 //!
-//! Lock order: the writer, then the published roots.
+//! Lock order: the newest checkpoint, the writer, the published roots.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -393,7 +393,14 @@ impl Journal {
         self.storage.hash_seed
     }
 
-    /// The superblock of the newest checkpoint.
+    /// The store's UUID.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.opened.uuid
+    }
+
+    /// The superblock of the newest checkpoint. To be called without a transaction: a checkpoint
+    /// under way holds it, and waits for the writer.
     #[must_use]
     pub fn superblock(&self) -> Superblock {
         self.checkpoint.lock().clone()
