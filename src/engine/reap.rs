@@ -43,6 +43,8 @@ impl Store {
     /// # Errors
     /// When the store refuses; what is left is deleted by the next call.
     pub fn reap(&self, stop: &dyn Fn() -> bool) -> Result<bool, EngineError> {
+        // Pages that two found to be unreached would be freed twice.
+        let _one = self.reaping.lock();
         let mut reaped = false;
         while let Some(id) = self.next_doomed()? {
             while !self.reap_some(id)? {

@@ -34,6 +34,8 @@ pub struct Store {
     orphans_freed: AtomicU64,
     /// One checkpoint at a time: held until the space that it freed is released.
     checkpointing: Mutex<()>,
+    /// One deletion of trees at a time.
+    pub(super) reaping: Mutex<()>,
     pub(super) background: Background,
     /// The store's lock, when it is a directory: held as long as the store is open.
     _lock: Option<StoreLock>,
@@ -159,6 +161,7 @@ impl Store {
             recovery: opened.report,
             orphans_freed: AtomicU64::new(0),
             checkpointing: Mutex::new(()),
+            reaping: Mutex::new(()),
             background: Background::default(),
             _lock: lock,
         });
