@@ -121,7 +121,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let mut apply = |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
         for change in &changes {
             if let Change::CopyTree { birth, .. } = change {
-                youngest = youngest.max(*birth);
+                youngest = youngest.max(Generation(birth.0.saturating_add(1)));
             }
         }
         redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
@@ -153,8 +153,7 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let (wal_disk, key) = (Arc::clone(&media.wal), superblock.log_key());
     let parts = Parts {
         // What the log made behind a snapshot is one younger.
-        next_generation: next_generation(superblock.generation, closed)
-            .max(Generation(youngest.0.saturating_add(2))),
+        next_generation: next_generation(superblock.generation.max(youngest), closed),
         media,
         storage,
         superblock,
