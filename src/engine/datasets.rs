@@ -286,7 +286,7 @@ impl Store {
                 reason: "a snapshot is named DATASET@SNAPSHOT",
             });
         };
-        self.with_all_written(dataset, || self.copy(dataset, name, Copy::Snapshot))
+        self.with_all_written(dataset, |id| self.copy((id, dataset), name, Copy::Snapshot))
     }
 
     /// Makes a dataset that begins as what a snapshot or another dataset is now. Durable on return.
@@ -299,30 +299,37 @@ impl Store {
         name: &str,
     ) -> Result<DatasetId, DatasetError> {
         dataset_name(name)?;
-        self.with_all_written(source, || self.copy(source, name, Copy::Clone))
+        self.with_all_written(source, |id| self.copy((id, source), name, Copy::Clone))
     }
 
     /// Does something at a moment at which the trees hold all that was written to a dataset.
     fn with_all_written<T>(
         self: &Arc<Self>,
         dataset: &str,
-        act: impl FnOnce() -> Result<T, DatasetError>,
+        act: impl FnOnce(DatasetId) -> Result<T, DatasetError>,
     ) -> Result<T, DatasetError> {
-        let (id, _) = found(&self.journal.view(), dataset)?;
-        let Some(volume) = self.volume_of(id) else {
-            return act();
-        };
+        // In use from here on, or who begins to use it now would not find the gate closed.
+        let volume = self.volume(dataset)?;
         // Most of it while others go on writing.
         volume.write_out_files()?;
         self.throttle()?;
         let _gate = volume.dataset.gate.write();
         volume.write_out_files()?;
-        act()
+        act(volume.dataset.id)
     }
 
-    fn copy(&self, source: &str, name: &str, how: Copy) -> Result<DatasetId, DatasetError> {
+    fn copy(
+        &self,
+        (from, source): (DatasetId, &str),
+        name: &str,
+        how: Copy,
+    ) -> Result<DatasetId, DatasetError> {
         let mut tx = self.begin_tx(Need::Space)?;
-        let (from, record) = found(&tx, source)?;
+        let (named, record) = found(&tx, source)?;
+        if named != from {
+            // It was renamed meanwhile, and the name given to another.
+            return Err(DatasetError::NotFound(source.to_owned()));
+        }
         if how == Copy::Snapshot && record.snapshot_of.0 != 0 {
             return Err(DatasetError::Refused {
                 name: source.to_owned(),
