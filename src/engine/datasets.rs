@@ -10,7 +10,9 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::store::Room;
 use super::{EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
@@ -25,6 +27,9 @@ use crate::store::{Read, StoreError};
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
+
+/// How long a deletion waits for what the store itself does to a dataset, before it looks again.
+const STORE_AT_WORK: Duration = Duration::from_millis(1);
 
 /// Why something cannot be done to a dataset. Nothing has changed then.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -450,49 +455,43 @@ impl Store {
     /// # Errors
     /// When there is none of that name, or it is in use or has snapshots; when the store refuses.
     pub fn delete(&self, name: &str, recursive: bool) -> Result<(), DatasetError> {
-        // Nobody begins to use it meanwhile.
-        let mut datasets = self.datasets.write();
-        let mut tx = self.begin_tx(Need::Reclaim)?;
-        let (id, _) = found(&tx, name)?;
-        if id == DatasetId::MAIN {
-            return Err(DatasetError::Refused {
-                name: name.to_owned(),
-                reason: "every store has it",
-            });
-        }
-        let mut doomed = vec![id];
-        let snapshots = recovery::datasets(&tx)?.into_iter();
-        let snapshots = snapshots
-            .filter(|(_, record)| record.snapshot_of == id && record.flags & DATASET_DOOMED == 0);
-        doomed.extend(snapshots.map(|(id, _)| id));
-        if doomed.len() > 1 && !recursive {
-            return Err(DatasetError::HasSnapshots {
-                name: name.to_owned(),
-                count: doomed.len() - 1,
-            });
-        }
-        for id in &doomed {
-            let mut record = record_of(&tx, *id)?;
-            if datasets
-                .get(id)
-                .is_some_and(|dataset| Arc::strong_count(dataset) > 1)
-            {
-                return Err(DatasetError::Busy(record.name));
+        let mut room = Room::default();
+        loop {
+            // With no lock held: a checkpoint asks which datasets are in use.
+            self.make_room(&mut room)?;
+            // Nobody begins to use it meanwhile.
+            let mut datasets = self.datasets.write();
+            let Some(mut tx) = self.try_begin(Need::Reclaim, &mut room)? else {
+                continue;
+            };
+            let doomed = doomed(&tx, name, recursive)?;
+            let in_use = || doomed.iter().filter_map(|id| datasets.get(id));
+            if let Some(busy) = in_use().find(|dataset| dataset.has_users()) {
+                return Err(DatasetError::Busy(record_of(&tx, busy.id)?.name));
             }
-            tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
-            record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
-            record.name = String::new();
-            put_record(&mut tx, *id, &record)?;
-        }
-        tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        self.end(tx)?;
-        for id in doomed {
-            if let Some(dataset) = datasets.remove(&id) {
-                self.forget_unwritten(&dataset);
+            if in_use().any(|dataset| Arc::strong_count(dataset) > 1) {
+                // The store itself is about it: what it writes out must not come behind the end.
+                drop((tx, datasets));
+                std::thread::sleep(STORE_AT_WORK);
+                continue;
             }
+            for id in &doomed {
+                let mut record = record_of(&tx, *id)?;
+                tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
+                record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
+                record.name = String::new();
+                put_record(&mut tx, *id, &record)?;
+            }
+            tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
+            self.end(tx)?;
+            for id in doomed {
+                if let Some(dataset) = datasets.remove(&id) {
+                    self.forget_unwritten(&dataset);
+                }
+            }
+            self.background.reap();
+            return Ok(());
         }
-        self.background.reap();
-        Ok(())
     }
 
     /// Commits a transaction and waits until it is durable.
@@ -540,6 +539,29 @@ impl Store {
         uuid[8] = uuid[8] & 0x3f | 0x80;
         uuid
     }
+}
+
+/// What goes with a dataset or snapshot when it is deleted: it, then its snapshots.
+fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, DatasetError> {
+    let (id, _) = found(tx, name)?;
+    if id == DatasetId::MAIN {
+        return Err(DatasetError::Refused {
+            name: name.to_owned(),
+            reason: "every store has it",
+        });
+    }
+    let mut doomed = vec![id];
+    let snapshots = recovery::datasets(tx)?.into_iter();
+    let snapshots = snapshots
+        .filter(|(_, record)| record.snapshot_of == id && record.flags & DATASET_DOOMED == 0);
+    doomed.extend(snapshots.map(|(id, _)| id));
+    if doomed.len() > 1 && !recursive {
+        return Err(DatasetError::HasSnapshots {
+            name: name.to_owned(),
+            count: doomed.len() - 1,
+        });
+    }
+    Ok(doomed)
 }
 
 /// Puts the records of a snapshot `to`, which comes between a dataset and what that went on from.

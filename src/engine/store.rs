@@ -239,7 +239,7 @@ impl Store {
                 dataset
             }
         };
-        Ok(Volume::new(Arc::clone(self), dataset))
+        Ok(Volume::for_user(Arc::clone(self), dataset))
     }
 
     /// The datasets in use.
@@ -249,14 +249,14 @@ impl Store {
 
     /// The datasets in use.
     pub(super) fn volumes(self: &Arc<Self>) -> Vec<Volume> {
-        let volume = |dataset| Volume::new(Arc::clone(self), dataset);
+        let volume = |dataset| Volume::for_store(Arc::clone(self), dataset);
         self.datasets().into_iter().map(volume).collect()
     }
 
     /// The dataset in use that has this number.
     pub(super) fn volume_of(self: &Arc<Self>, id: DatasetId) -> Option<Volume> {
         let dataset = self.datasets.read().get(&id).cloned()?;
-        Some(Volume::new(Arc::clone(self), dataset))
+        Some(Volume::for_store(Arc::clone(self), dataset))
     }
 
     /// The dataset `main`.

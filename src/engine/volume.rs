@@ -29,9 +29,16 @@ pub(super) struct Dataset {
     pub(super) gate: RwLock<()>,
     /// Nothing of it is ever changed.
     read_only: bool,
+    /// Held by each volume that the store gave away.
+    users: Arc<()>,
 }
 
 impl Dataset {
+    /// Whether anyone but the store itself uses it.
+    pub(super) fn has_users(&self) -> bool {
+        Arc::strong_count(&self.users) > 1
+    }
+
     /// One that nobody uses yet.
     ///
     /// # Errors
@@ -54,6 +61,7 @@ impl Dataset {
             orphans: RwLock::new(orphans),
             gate: RwLock::new(()),
             read_only: is_read_only(id, read)?,
+            users: Arc::default(),
         })
     }
 }
@@ -68,11 +76,27 @@ fn is_read_only(id: DatasetId, read: &impl Read) -> Result<bool, StoreError> {
 pub struct Volume {
     pub(super) store: Arc<Store>,
     pub(super) dataset: Arc<Dataset>,
+    /// What keeps the dataset from being deleted; `None` where the store itself is at work.
+    _user: Option<Arc<()>>,
 }
 
 impl Volume {
-    pub(super) fn new(store: Arc<Store>, dataset: Arc<Dataset>) -> Self {
-        Volume { store, dataset }
+    /// For who asked for it by name.
+    pub(super) fn for_user(store: Arc<Store>, dataset: Arc<Dataset>) -> Self {
+        let user = Some(Arc::clone(&dataset.users));
+        Volume {
+            _user: user,
+            ..Self::for_store(store, dataset)
+        }
+    }
+
+    /// For the store itself: a deletion waits until it is dropped.
+    pub(super) fn for_store(store: Arc<Store>, dataset: Arc<Dataset>) -> Self {
+        Volume {
+            store,
+            dataset,
+            _user: None,
+        }
     }
 
     /// Opens a store, for its dataset `main`: see [`Store::open`].

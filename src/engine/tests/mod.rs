@@ -1,6 +1,7 @@
 //! The namespace and metadata, on a simulated disk, each store checked in the end.
 
 mod datasets;
+mod deletion;
 mod metadata;
 mod names;
 mod rename;

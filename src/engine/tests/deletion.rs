@@ -1,0 +1,231 @@
+//! Deletion beside what else goes on.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::engine::data::units_used;
+use crate::engine::{DatasetError, Fallocate, Store, WriteFlags};
+use crate::log::journal::Pressure;
+
+/// A store of which the caller drives checkpoints, or threads do.
+fn store(background: bool) -> (SimMedia, Arc<Store>) {
+    let sim = SimMedia::new();
+    let clock = clock(&Arc::new(AtomicI64::new(1000)));
+    mkfs(sim.media(), &MkfsOptions::reproducible(), &clock).unwrap();
+    let options = OpenOptions {
+        background,
+        commit_interval: Duration::from_millis(5),
+        ..OpenOptions::default()
+    };
+    let store = Store::open_media(sim.media(), options, clock).unwrap();
+    (sim, store)
+}
+
+fn make(volume: &Volume, name: &str) -> Ino {
+    let made = volume.create(Cred::default(), ROOT, name.as_bytes(), &new(FILE));
+    made.unwrap().ino
+}
+
+fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
+    let mut source = bytes;
+    let flags = WriteFlags::default();
+    volume
+        .write(ino, offset, bytes.len(), &mut source, flags)
+        .unwrap();
+}
+
+/// Removes all files of `main`, and sees that nothing is left.
+fn finish(sim: &SimMedia, store: &Arc<Store>) {
+    let main = store.main().unwrap();
+    let mut names = Vec::new();
+    main.readdir(ROOT, 0, &mut |entry| {
+        names.push(entry.name);
+        true
+    })
+    .unwrap();
+    for name in names.iter().filter(|name| !name.starts_with(b".")) {
+        let ino = main.lookup(ROOT, name).unwrap().ino;
+        main.unlink(ROOT, name).unwrap();
+        main.reclaim(ino).unwrap();
+    }
+    drop(main);
+    store.reap(&|| false).unwrap();
+    store.checkpoint().unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(units_used(&store.journal.view()).unwrap(), 0);
+    store.close().unwrap();
+    assert_eq!(errors(sim), [""; 0]);
+    let pages = store.journal.superblock().nodes_used;
+    assert!(pages < 10, "{pages} pages are left");
+}
+
+#[test]
+fn a_deletion_finds_room_in_a_full_log() {
+    let (sim, store) = store(false);
+    store.create_dataset("gone", (0, 0)).unwrap();
+    let main = store.main().unwrap();
+    let ino = make(&main, "f");
+    let value = [7; 60_000];
+    while store.journal.pressure() == Pressure::None {
+        main.setxattr(ino, b"user.a", &value, crate::engine::SetXattr::Any, false)
+            .unwrap();
+    }
+    drop(main);
+    let (done, result) = mpsc::channel();
+    let deleting = Arc::clone(&store);
+    thread::spawn(move || done.send(deleting.delete("gone", false)));
+    let deleted = result.recv_timeout(Duration::from_secs(20));
+    deleted.expect("the deletion waits for itself").unwrap();
+    finish(&sim, &store);
+}
+
+#[test]
+fn a_dataset_is_not_in_use_because_the_store_looks_at_it() {
+    let (sim, store) = store(true);
+    for round in 0..200 {
+        let name = format!("d{round}");
+        store.create_dataset(&name, (0, 0)).unwrap();
+        let volume = store.volume(&name).unwrap();
+        let refused = store.delete(&name, false);
+        assert!(matches!(refused, Err(DatasetError::Busy(_))));
+        write(&volume, make(&volume, "f"), 0, &[1; 5000]);
+        drop(volume);
+        store.background.request_checkpoint();
+        store.delete(&name, false).unwrap();
+    }
+    finish(&sim, &store);
+}
+
+#[test]
+fn trees_are_taken_away_once() {
+    let (sim, store) = store(false);
+    let main = store.main().unwrap();
+    let ino = make(&main, "f");
+    for round in 0..30 {
+        for at in 0..40 {
+            write(&main, ino, at * 8192, &[round; 3000]);
+        }
+        store.snapshot(&format!("main@{round}")).unwrap();
+    }
+    for round in 0..30 {
+        store.delete(&format!("main@{round}"), false).unwrap();
+    }
+    let all_there = std::sync::Barrier::new(3);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                all_there.wait();
+                store.reap(&|| false).unwrap();
+            });
+        }
+    });
+    drop(main);
+    finish(&sim, &store);
+}
+
+#[test]
+fn nodes_that_snapshots_keep_are_counted() {
+    let (sim, store) = store(false);
+    let main = store.main().unwrap();
+    let files: Vec<Ino> = (0..300).map(|at| make(&main, &format!("f{at}"))).collect();
+    store.checkpoint().unwrap();
+    for round in 0..10 {
+        for ino in &files {
+            let set = SetAttr {
+                mode: Some(0o600 + round),
+                ..SetAttr::default()
+            };
+            main.setattr(*ino, &set).unwrap();
+        }
+        store.snapshot(&format!("main@{round}")).unwrap();
+    }
+    let counted = store.journal.dirty_pages();
+    let before = store.journal.superblock().nodes_end.0;
+    store.checkpoint().unwrap();
+    let written = store.journal.superblock().nodes_end.0 - before;
+    assert!(
+        counted >= written,
+        "{counted} nodes counted, {written} written"
+    );
+    for round in 0..10 {
+        store.delete(&format!("main@{round}"), false).unwrap();
+    }
+    drop(main);
+    finish(&sim, &store);
+}
+
+/// A writer goes from one file to the next: no snapshot has the newer bytes of a later one without
+/// those of an earlier one.
+#[test]
+fn snapshots_are_of_one_moment() {
+    let (sim, store) = store(true);
+    let main = store.main().unwrap();
+    let files: Vec<Ino> = (0..4).map(|at| make(&main, &format!("f{at}"))).collect();
+    let other = make(&main, "other");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let going = || !stop.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in (0..u64::MAX).take_while(|_| going()) {
+                let bytes = round
+                    .to_le_bytes()
+                    .repeat(if round % 5 == 0 { 4000 } else { 10 });
+                files.iter().for_each(|ino| write(&main, *ino, 0, &bytes));
+            }
+        });
+        scope.spawn(|| {
+            for round in (0..u64::MAX).take_while(|_| going()) {
+                write(&main, other, round % 50 * 9000, &[1; 20_000]);
+                let set = SetAttr {
+                    size: Some(round % 7 * 30_000),
+                    ..SetAttr::default()
+                };
+                main.setattr(other, &set).unwrap();
+                main.copy_range(files[0], 0, other, 100_000, 8000).unwrap();
+                main.fallocate(other, 4096, 50_000, Fallocate::PunchHole)
+                    .unwrap();
+                main.fsync(other, false).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                store.reap(&|| false).unwrap();
+                store.checkpoint().unwrap();
+            }
+        });
+        for round in 0..60 {
+            let (name, clone) = (format!("main@{round}"), format!("c{round}"));
+            store.snapshot(&name).unwrap();
+            store.clone_dataset(&name, &clone).unwrap();
+            for name in [&name, &clone] {
+                let volume = store.volume(name).unwrap();
+                let first = |ino: &Ino| {
+                    let mut bytes = Vec::new();
+                    volume.read(*ino, 0, 8, &mut bytes).unwrap();
+                    bytes.try_into().map_or(0, u64::from_le_bytes)
+                };
+                let found: Vec<u64> = files.iter().map(first).collect();
+                assert!(found.is_sorted_by(|one, next| one >= next), "{found:?}");
+                assert!(found[0] <= found[3] + 1, "{found:?}");
+            }
+            if round % 2 == 0 {
+                store.delete(&clone, false).unwrap();
+                store.delete(&name, false).unwrap();
+            } else if round > 20 {
+                store
+                    .delete(&format!("main@{}", round - 20), false)
+                    .unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(main);
+    for info in store.list().unwrap() {
+        if info.name != "main" && store.list().unwrap().contains(&info) {
+            store.delete(&info.name, true).unwrap();
+        }
+    }
+    finish(&sim, &store);
+}
