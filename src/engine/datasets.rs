@@ -24,6 +24,7 @@ use crate::format::record::{
 use crate::log::{Tx, recovery};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
+use crate::sync::atomic::Ordering;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
@@ -355,6 +356,10 @@ impl Store {
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
         tx.copy_tree(copied, to)?;
         self.end(tx)?;
+        if how == Copy::Clone {
+            let reserved = &self.data.reserved_bytes;
+            reserved.fetch_add(counters.reserved_bytes, Ordering::Relaxed);
+        }
         Ok(to)
     }
 
@@ -475,7 +480,9 @@ impl Store {
                 std::thread::sleep(STORE_AT_WORK);
                 continue;
             }
+            let mut reserved = 0;
             for id in &doomed {
+                reserved += reserved_bytes(&tx, *id)?;
                 let mut record = record_of(&tx, *id)?;
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
@@ -484,6 +491,9 @@ impl Store {
             }
             tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
             self.end(tx)?;
+            self.data
+                .reserved_bytes
+                .fetch_sub(reserved, Ordering::Relaxed);
             for id in doomed {
                 if let Some(dataset) = datasets.remove(&id) {
                     self.forget_unwritten(&dataset);
@@ -602,6 +612,24 @@ fn counters_of(read: &impl Read, id: DatasetId) -> Result<DatasetCounters, Store
     read.get_with(TreeId::Datasets, &key, DatasetCounters::decode)?
         .ok_or_else(|| StoreError::Corrupt(format!("dataset {id} has no counters; run razorfsck")))?
         .map_err(|source| StoreError::format(format!("counters of dataset {id}"), source))
+}
+
+/// Bytes for which a dataset will take space when they are written to: none of one that nobody
+/// changes.
+pub(super) fn reserved_bytes(read: &impl Read, id: DatasetId) -> Result<u64, StoreError> {
+    if record_of(read, id)?.flags & (DATASET_READ_ONLY | DATASET_DOOMED) != 0 {
+        return Ok(0);
+    }
+    Ok(counters_of(read, id)?.reserved_bytes)
+}
+
+/// The same of all datasets.
+pub(super) fn all_reserved_bytes(read: &impl Read) -> Result<u64, StoreError> {
+    let mut sum = 0u64;
+    for (id, _) in recovery::datasets(read)? {
+        sum = sum.saturating_add(reserved_bytes(read, id)?);
+    }
+    Ok(sum)
 }
 
 /// All lineages there are.

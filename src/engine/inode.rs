@@ -12,6 +12,7 @@ use crate::format::record::{
 };
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
+use crate::sync::atomic::Ordering;
 
 /// The type bits of a mode.
 pub(super) const S_IFMT: u32 = libc::S_IFMT;
@@ -183,12 +184,21 @@ impl Volume {
             .map_err(|e| StoreError::format(what(), e).into())
     }
 
-    /// Puts the dataset's counters.
+    /// Keeps the sum of what all datasets have reserved.
+    fn count_reserved(&self, bytes: u64) {
+        let before = self.dataset.reserved_bytes.swap(bytes, Ordering::Relaxed);
+        let sum = &self.store.data.reserved_bytes;
+        sum.fetch_add(bytes, Ordering::Relaxed);
+        sum.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Puts the dataset's counters, by a transaction that is about to be committed.
     pub(super) fn store_counters(
         &self,
         tx: &mut Tx<'_>,
         counters: &DatasetCounters,
     ) -> Result<(), EngineError> {
+        self.count_reserved(counters.reserved_bytes);
         Ok(tx.put(
             TreeId::Datasets,
             counters_key(self.dataset.id),

@@ -1,9 +1,9 @@
 //! An open store: opening, closing, checkpoints, and room for what wants to change.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::background::Background;
@@ -175,6 +175,8 @@ impl Store {
     /// What is left of recovery once the trees are whole: file bytes that only the log holds, and
     /// orphans.
     fn recover(self: &Arc<Self>, data: Vec<Change>) -> Result<(), EngineError> {
+        let reserved = super::datasets::all_reserved_bytes(&self.journal.view())?;
+        self.data.reserved_bytes.store(reserved, Ordering::Relaxed);
         self.attach(DatasetId::MAIN)?;
         for change in data {
             if let Change::Data { dataset, .. } | Change::DataClear { dataset, .. } = &change {

@@ -17,6 +17,7 @@ use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::RwLock;
+use crate::sync::atomic::AtomicU64;
 
 /// What memory holds of a dataset.
 pub(super) struct Dataset {
@@ -31,6 +32,8 @@ pub(super) struct Dataset {
     read_only: bool,
     /// Held by each volume that the store gave away.
     users: Arc<()>,
+    /// Bytes of its reserved extents, as the store has counted them.
+    pub(super) reserved_bytes: AtomicU64,
 }
 
 impl Dataset {
@@ -55,8 +58,10 @@ impl Dataset {
             let ino = ino.map_err(|source| StoreError::format("orphan list", source))?;
             orphans.insert(Ino(ino));
         }
+        let reserved = super::datasets::reserved_bytes(read, id)?;
         Ok(Dataset {
             id,
+            reserved_bytes: AtomicU64::new(reserved),
             inodes: InodeTable::default(),
             orphans: RwLock::new(orphans),
             gate: RwLock::new(()),

@@ -61,6 +61,8 @@ pub(super) struct DataState {
     dirty_units: AtomicU64,
     /// Log that carrying over what it holds of them takes, at most.
     log_bytes: AtomicU64,
+    /// Bytes in reserved extents of all datasets: they will take space when they are written to.
+    pub(super) reserved_bytes: AtomicU64,
     /// Units promised to writes under way, which no map counts yet.
     promised_units: AtomicU64,
     /// Log promised to file bytes that are on the way there, which no map counts yet.
@@ -81,6 +83,7 @@ impl DataState {
             dirty_memory: AtomicU64::new(0),
             dirty_units: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
+            reserved_bytes: AtomicU64::new(0),
             promised_units: AtomicU64::new(0),
             promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
@@ -174,7 +177,7 @@ impl Volume {
         let dirty = self.store.data.dirty_units.load(Ordering::SeqCst);
         let view = self.store.journal.view();
         let wanted = space::units_used(&view)?
-            .saturating_add(self.load_counters(&view)?.reserved_bytes.div_ceil(UNIT))
+            .saturating_add(self.reserved_units())
             .saturating_add(dirty)
             .saturating_add(promised);
         let capacity = self.store.journal.capacity_bytes();
@@ -185,14 +188,17 @@ impl Volume {
         Ok(promise)
     }
 
+    fn reserved_units(&self) -> u64 {
+        let bytes = self.store.data.reserved_bytes.load(Ordering::Relaxed);
+        bytes.div_ceil(UNIT)
+    }
+
     /// Bytes of file content that can still be written to the store.
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
         let view = self.store.journal.view();
         let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
         let promised = self
-            .load_counters(&view)?
-            .reserved_bytes
-            .div_ceil(UNIT)
+            .reserved_units()
             .saturating_add(self.store.data.dirty_units.load(Ordering::Relaxed))
             .saturating_add(self.store.data.promised_units.load(Ordering::Relaxed));
         let capacity = self.store.journal.capacity_bytes();

@@ -336,3 +336,48 @@ fn datasets_agree_with_a_model() {
         bench.finish();
     }
 }
+
+#[test]
+fn what_a_dataset_has_reserved_no_other_takes() {
+    let sim = SimMedia::new();
+    let clock = clock(&Arc::new(AtomicI64::new(1000)));
+    let how = MkfsOptions {
+        capacity_bytes: 4 << 20,
+        ..MkfsOptions::reproducible()
+    };
+    mkfs(sim.media(), &how, &clock).unwrap();
+    let mut store = open_store(&sim, &clock);
+    store.create_dataset("other", (0, 0)).unwrap();
+    let make = |store: &Arc<Store>, name: &str| {
+        let volume = store.volume(name).unwrap();
+        let made = volume.create(Cred::default(), ROOT, b"f", &new(FILE));
+        (made.unwrap().ino, volume)
+    };
+    let (ino, main) = make(&store, "main");
+    main.fallocate(ino, 0, 3 << 20, Fallocate::Allocate { keep_size: false })
+        .unwrap();
+    make(&store, "other");
+    drop(main);
+    let write = |store: &Arc<Store>, name: &str| {
+        let volume = store.volume(name).unwrap();
+        let bytes = vec![7; 1 << 20];
+        let flags = WriteFlags::default();
+        let steps = (0..3).map(|at| {
+            let mut from = bytes.as_slice();
+            volume.write(ino, at << 20, bytes.len(), &mut from, flags)
+        });
+        let done = steps.collect::<Result<Vec<_>, _>>();
+        done.and_then(|_| volume.fsync(ino, false))
+    };
+    for _ in 0..2 {
+        assert_eq!(error(write(&store, "other")), "Store", "it is full");
+        // Reopened, too.
+        store.close().unwrap();
+        store = open_store(&sim, &clock);
+    }
+    store.delete("other", false).unwrap();
+    store.reap(&|| false).unwrap();
+    write(&store, "main").unwrap();
+    store.close().unwrap();
+    assert_eq!(errors(&sim), [""; 0]);
+}
