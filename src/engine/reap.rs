@@ -9,6 +9,7 @@
 //! Its pages are not freed one by one: when the trees are gone, those that nothing reaches are looked
 //! for.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::data::drop_reference;
@@ -65,15 +66,21 @@ impl Store {
     /// a part is gone.
     fn next_doomed(&self) -> Result<Option<DatasetId>, EngineError> {
         let view = self.journal.view();
-        let lineages = lineages(&view)?;
-        let followers = |id| lineages.iter().filter(|(_, each)| each.prev == id).count();
+        let lineages: BTreeMap<_, _> = lineages(&view)?.into_iter().collect();
+        // There may be thousands.
+        let mut followers: BTreeMap<DatasetId, usize> = BTreeMap::new();
+        for each in lineages.values() {
+            *followers.entry(each.prev).or_default() += 1;
+        }
         let mut first = None;
         for (id, record) in recovery::datasets(&view)? {
-            if record.flags & DATASET_DOOMED == 0 || followers(id) > 1 {
+            let is_held = followers.get(&id).is_some_and(|count| *count > 1);
+            if record.flags & DATASET_DOOMED == 0 || is_held {
                 continue;
             }
             // Not one that only follows a tree of which a part is gone.
-            if lineage(&view, id)?.below == LineageRecord::PENDING {
+            let is_begun = |own: &LineageRecord| own.below == LineageRecord::PENDING;
+            if lineages.get(&id).is_some_and(is_begun) {
                 return Ok(Some(id));
             }
             first = first.or(Some(id));

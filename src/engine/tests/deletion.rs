@@ -229,3 +229,27 @@ fn snapshots_are_of_one_moment() {
     }
     finish(&sim, &store);
 }
+
+#[test]
+fn a_thousand_clones_take_little() {
+    let (sim, store) = store(false);
+    let main = store.main().unwrap();
+    for at in 0..500 {
+        make(&main, &format!("f{at}"));
+    }
+    store.snapshot("main@s").unwrap();
+    store.checkpoint().unwrap();
+    let before = store.journal.superblock().nodes_used;
+    for at in 0..1000 {
+        store.clone_dataset("main@s", &format!("c{at}")).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let pages = store.journal.superblock().nodes_used - before;
+    assert!(pages < 1000, "more than a page for each clone: {pages}");
+    for at in 0..1000 {
+        store.delete(&format!("c{at}"), false).unwrap();
+    }
+    store.delete("main@s", false).unwrap();
+    drop(main);
+    finish(&sim, &store);
+}
