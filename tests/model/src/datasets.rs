@@ -145,7 +145,7 @@ impl World {
                 store.delete(&name, true)
             }
             Op::Use { which } => {
-                let others: Vec<_> = heads.into_iter().skip(1).collect();
+                let others: Vec<_> = heads.into_iter().skip(1).rev().collect();
                 return match pick(&others, which) {
                     Some(other) => self.take_up(&store, &other),
                     None => Ok(()),

@@ -151,7 +151,7 @@ pub enum Op {
     DeleteDataset {
         which: u8,
     },
-    /// Takes up another dataset, with all that was done to this one durable.
+    /// Takes up another dataset, the oldest first, with all that was done to this one durable.
     Use {
         which: u8,
     },
