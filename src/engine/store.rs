@@ -208,8 +208,9 @@ impl Store {
         let freed = self.journal.unlogged(finish)?;
         self.orphans_freed.store(freed, Ordering::Relaxed);
         // Also after a clean close: what the orphans held may be written to only once they are gone
-        // on disk too.
-        if !self.recovery.was_clean() || freed > 0 {
+        // on disk too. And the number of checkpoints has skipped a step where the log was read: what
+        // is born from here on must find it on the disk.
+        if self.recovery.log_read || freed > 0 {
             self.checkpoint()?;
         }
         self.recover_space()?;

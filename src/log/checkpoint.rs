@@ -97,6 +97,9 @@ impl Journal {
         let (checkpoint_lsn, next_tx) = wal.seal();
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
+            // Else a later opening could begin with a smaller number, though what came before it in
+            // the log was born in this one.
+            && writer.generation.0 == newest.generation.0.saturating_add(1)
             && newest.generation != Generation(0)
             && writer.effects.dirtied == 0
             && writer.effects.freed.is_empty()

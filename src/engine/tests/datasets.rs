@@ -381,3 +381,25 @@ fn what_a_dataset_has_reserved_no_other_takes() {
     store.close().unwrap();
     assert_eq!(errors(&sim), [""; 0]);
 }
+
+#[test]
+fn births_do_not_go_back_when_the_power_does_with_nothing_done() {
+    for seed in 0..12 {
+        let mut bench = Bench::new(seed);
+        bench.cut_power();
+        let main = bench.store.main().unwrap();
+        let made = main.create(Cred::default(), ROOT, b"f", &new(FILE));
+        let (ino, bytes) = (made.unwrap().ino, [7; 100_000]);
+        let mut source = bytes.as_slice();
+        let flags = WriteFlags::default();
+        main.write(ino, 0, bytes.len(), &mut source, flags).unwrap();
+        main.fsync(ino, false).unwrap();
+        drop(main);
+        let files = bench.model.get_mut("main").unwrap();
+        files.insert("f".into(), bytes.to_vec());
+        bench.cut_power();
+        bench.store.clone_dataset("main", "c").unwrap();
+        bench.model.insert("c".into(), bench.model["main"].clone());
+        bench.finish();
+    }
+}
