@@ -6,8 +6,8 @@
 //! references of the rest are dropped. Only what differs is looked at. A crash costs nothing: how
 //! far it got stands in the lineages of both.
 //!
-//! Its pages are not freed one by one: when the trees are gone, those that nothing reaches are looked
-//! for.
+//! Its pages are not freed one by one: when the trees are gone, those that nothing reaches are
+//! looked for.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -160,8 +160,8 @@ fn part(
     wrong.map_or(Ok(part), Err)
 }
 
-/// Below `cursor` nothing of the tree counts any more, and its follower goes on from what was before
-/// it.
+/// Below `cursor` nothing of the tree counts any more, and its follower goes on from what was
+/// before it.
 fn go_on(
     tx: &mut Tx<'_>,
     id: DatasetId,
