@@ -29,6 +29,12 @@ status=0
 new=$work/new
 while IFS=$'\t' read -r workload before; do
     now=$(count "$workload")
+    # What other threads do beside it can only add: of a few runs the least counts.
+    for _ in 1 2; do
+        [ $(((now - before) * 1000 / before)) -gt 50 ] || break
+        again=$(count "$workload")
+        now=$((again < now ? again : now))
+    done
     printf '%s\t%s\n' "$workload" "$now" >> "$new"
     change=$(((now - before) * 1000 / before))
     verdict=ok
