@@ -148,11 +148,13 @@ impl Store {
         let (id, _) = found(&self.journal.view(), name)?;
         let was_there = datasets.contains_key(&id);
         let volume = self.attach_in(&mut datasets, id)?;
+        // Nobody has had any of its files open since it was used last; from here on others may.
+        let orphans = match was_there || !volume.is_writable() {
+            true => Vec::new(),
+            false => volume.orphans(),
+        };
         drop(datasets);
-        if !was_there && volume.is_writable() {
-            // Nobody has had any of its files open since it was used last.
-            volume.reclaim_all_orphans()?;
-        }
+        volume.reclaim_orphans(&orphans)?;
         Ok(volume)
     }
 

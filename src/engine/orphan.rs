@@ -187,15 +187,19 @@ impl Volume {
         Ok(keys)
     }
 
-    /// Frees all orphans and returns how many: only right while nothing is open, so at opening.
+    /// All orphans. While nobody uses the dataset nobody has them open.
+    pub(super) fn orphans(&self) -> Vec<Ino> {
+        self.dataset.orphans.read().iter().copied().collect()
+    }
+
+    /// Frees orphans that nobody has open.
     ///
     /// # Errors
     /// As [`Volume::reclaim`].
-    pub fn reclaim_all_orphans(&self) -> Result<u64, EngineError> {
-        let all: Vec<Ino> = self.dataset.orphans.read().iter().copied().collect();
-        for ino in &all {
+    pub(super) fn reclaim_orphans(&self, orphans: &[Ino]) -> Result<(), EngineError> {
+        for ino in orphans {
             self.reclaim(*ino)?;
         }
-        Ok(all.len() as u64)
+        Ok(())
     }
 }

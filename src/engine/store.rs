@@ -201,7 +201,9 @@ impl Store {
             let _ = self.write_out_all();
             let mut freed = 0;
             for volume in self.volumes() {
-                freed += volume.reclaim_all_orphans()?;
+                let orphans = volume.orphans();
+                volume.reclaim_orphans(&orphans)?;
+                freed += orphans.len() as u64;
             }
             Ok::<u64, EngineError>(freed)
         };
