@@ -21,7 +21,7 @@ use super::journal::{Journal, Writer};
 use super::wal::{Wal, WalError};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
 use crate::format::key::{Key, TreeId};
-use crate::format::record::PagePtr;
+use crate::format::record::{LINEAGE_KIND, PagePtr};
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
@@ -231,6 +231,10 @@ impl<'a> Tx<'a> {
 
     /// Makes a change, of a key that is there when it has no value.
     fn change(&mut self, tree: TreeId, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        if tree == TreeId::Datasets && key.first() == Some(&LINEAGE_KIND) {
+            // What follows from it may have to be read, which can fail: not behind the log.
+            self.copied()?;
+        }
         let Some(copy) = self.copy.get_mut() else {
             self.writer.pending.push(tree, key, value);
             if self.writer.pending.steps.len() > PENDING_MAX {

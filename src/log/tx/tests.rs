@@ -9,7 +9,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::disk::sim::{Call, Fault, SimMedia};
+use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
+use crate::format::record::{LineageRecord, dataset_key, lineage_key};
 use crate::log::recovery::{self, Format, Options};
 use crate::log::{Journal, Tx, View};
 use crate::store::{Read, StoreError};
@@ -287,4 +289,19 @@ fn a_page_that_cannot_be_read_costs_one_transaction() {
         journal.view().get(TREES[0], &key(7)).unwrap().unwrap(),
         [2; 600]
     );
+}
+
+/// Lineages make trees be read, which a commit in memory must not have to do.
+#[test]
+fn a_lineage_is_put_on_a_copy() {
+    let sim = store();
+    let journal = journal(&sim);
+    let mut tx = journal.begin().unwrap();
+    tx.put(TreeId::Datasets, dataset_key(DatasetId::MAIN), [1])
+        .unwrap();
+    assert!(tx.copy.get().is_none());
+    let lineage = LineageRecord::default().encode();
+    tx.put(TreeId::Datasets, lineage_key(DatasetId::MAIN), lineage)
+        .unwrap();
+    assert!(tx.copy.get().is_some());
 }
