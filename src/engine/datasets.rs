@@ -20,7 +20,7 @@ use super::{EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, InodeRecord, PagePtr, Time,
+    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, InodeRecord, Time,
     UNREACHED_KEY, counters_key, dataset_name_key,
 };
 use crate::log::{Tx, recovery};
@@ -28,10 +28,10 @@ use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
 pub(super) use records::{
-    all_reserved_bytes, found, is_there, lineage, lineages, put_lineage, put_record, record_of,
-    reserved_bytes,
+    all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,
+    record_of, reserved_bytes,
 };
-use records::{counters_of, dataset_name, find, new_id, split_name};
+use records::{dataset_name, find, new_id, split_name};
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
@@ -298,21 +298,7 @@ impl Store {
     }
 
     fn new_record(&self, tx: &Tx<'_>, id: DatasetId, name: &str) -> DatasetRecord {
-        DatasetRecord {
-            root: PagePtr::EMPTY,
-            flags: 0,
-            quota_bytes: 0,
-            quota_inodes: 0,
-            reserved_bytes: 0,
-            origin: DatasetId(0),
-            snapshot_of: DatasetId(0),
-            birth: tx.generation(),
-            created: self.now(),
-            uuid: self.uuid_of(id),
-            codec: 0,
-            codec_level: 0,
-            name: name.to_owned(),
-        }
+        DatasetRecord::new(name, self.uuid_of(id), tx.generation(), self.now())
     }
 
     /// The UUID (RFC 9562, version 8) of a dataset: no number is used twice in a store.

@@ -3,6 +3,7 @@
 //! Invariant: a transaction that changes a record loaded it in that same transaction, so that no
 //! change is built on a state that another transaction has replaced.
 
+use super::datasets::counters_of;
 use super::{EngineError, Time, Volume};
 use crate::format::FormatError;
 use crate::format::id::Ino;
@@ -177,11 +178,7 @@ impl Volume {
 
     /// The dataset's counters.
     pub(super) fn load_counters(&self, read: &impl Read) -> Result<DatasetCounters, EngineError> {
-        let what = || format!("counters of dataset {}", self.dataset.id);
-        let key = counters_key(self.dataset.id);
-        read.get_with(TreeId::Datasets, &key, DatasetCounters::decode)?
-            .ok_or_else(|| StoreError::Corrupt(format!("{} are missing", what())))?
-            .map_err(|e| StoreError::format(what(), e).into())
+        Ok(counters_of(read, self.dataset.id)?)
     }
 
     /// Keeps the sum of what all datasets have reserved.

@@ -6,8 +6,7 @@ use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Generation, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, Dedup, InodeRecord, PagePtr, counters_key, dataset_key,
-    dataset_name_key,
+    DatasetCounters, DatasetRecord, Dedup, InodeRecord, counters_key, dataset_key, dataset_name_key,
 };
 use crate::format::superblock::UNITS_END;
 use crate::log::recovery;
@@ -78,19 +77,10 @@ pub fn mkfs(media: Media, options: &MkfsOptions, clock: &Clock) -> Result<(), En
     let id = DatasetId::MAIN;
     let (codec, codec_level) = options.compression.to_record();
     let dataset = DatasetRecord {
-        root: PagePtr::EMPTY,
         flags: options.dedup.to_record(0),
-        quota_bytes: 0,
-        quota_inodes: 0,
-        reserved_bytes: 0,
-        origin: DatasetId(0),
-        snapshot_of: DatasetId(0),
-        birth: Generation(1),
-        created: now,
-        uuid: options.uuid,
         codec,
         codec_level,
-        name: "main".into(),
+        ..DatasetRecord::new("main", options.uuid, Generation(1), now)
     };
     tx.put(TreeId::Datasets, dataset_key(id), dataset.encode())?;
     tx.put(

@@ -1,6 +1,5 @@
 //! An open store: opening, closing, checkpoints, and room for what wants to change.
 
-use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use crate::log::recovery::{self, Report};
 use crate::log::{Change, Journal, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// An open store: what its datasets share.

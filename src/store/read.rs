@@ -122,6 +122,15 @@ pub trait Read {
         self.get_with(tree, key, <[u8]>::to_vec)
     }
 
+    /// The value of a key that is a number (u64 LE); `None` too where it is shorter than one.
+    ///
+    /// # Errors
+    /// As [`Read::get_with`].
+    fn get_u64(&self, tree: TreeId, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        Ok(self.get_with(tree, key, number)?.flatten())
+    }
+
     /// The last entry whose key is at most `key`.
     ///
     /// # Errors

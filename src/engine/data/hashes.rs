@@ -11,9 +11,7 @@ use crate::store::{Read, StoreError};
 
 /// The chunk that is entered for a hash.
 pub(super) fn find(read: &impl Read, hash: &[u8; 32]) -> Result<Option<ChunkId>, StoreError> {
-    let id = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    let found = read.get_with(TreeId::ChunkHashes, hash, id)?;
-    Ok(found.flatten().map(ChunkId))
+    Ok(read.get_u64(TreeId::ChunkHashes, hash)?.map(ChunkId))
 }
 
 /// Enters a new chunk, in the place of one of the same content that nobody wanted to refer to.

@@ -18,9 +18,8 @@ pub(super) const CLAIMED: Generation = PendingFree::CLAIMED;
 
 /// Units that are not free: chunks and pending ranges.
 pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
-    let units = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    let found = read.get_with(TreeId::Datasets, UNITS_USED_KEY, units)?;
-    Ok(found.flatten().unwrap_or(0))
+    let found = read.get_u64(TreeId::Datasets, UNITS_USED_KEY)?;
+    Ok(found.unwrap_or(0))
 }
 
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {

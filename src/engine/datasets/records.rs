@@ -52,9 +52,8 @@ pub(super) fn dataset_name(name: &str) -> Result<&str, DatasetError> {
 
 /// The dataset of a name.
 pub(super) fn find(read: &impl Read, name: &str) -> Result<Option<DatasetId>, StoreError> {
-    let id = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    let found = read.get_with(TreeId::Datasets, &dataset_name_key(name), id)?;
-    Ok(found.flatten().map(DatasetId))
+    let found = read.get_u64(TreeId::Datasets, &dataset_name_key(name))?;
+    Ok(found.map(DatasetId))
 }
 
 pub(in crate::engine) fn record_of(
@@ -118,15 +117,17 @@ pub(in crate::engine) fn put_record(
 
 /// A number that no dataset ever had: file bytes in the log are those of a number.
 pub(super) fn new_id(tx: &mut Tx<'_>) -> Result<DatasetId, StoreError> {
-    let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-    let next = tx.get_with(TreeId::Datasets, NEXT_DATASET_KEY, number)?;
-    let next = next.flatten().unwrap_or(DatasetId::MAIN.0 + 1);
+    let next = tx.get_u64(TreeId::Datasets, NEXT_DATASET_KEY)?;
+    let next = next.unwrap_or(DatasetId::MAIN.0 + 1);
     let after = next.saturating_add(1);
     tx.put(TreeId::Datasets, NEXT_DATASET_KEY, after.to_le_bytes())?;
     Ok(DatasetId(next))
 }
 
-pub(super) fn counters_of(read: &impl Read, id: DatasetId) -> Result<DatasetCounters, StoreError> {
+pub(in crate::engine) fn counters_of(
+    read: &impl Read,
+    id: DatasetId,
+) -> Result<DatasetCounters, StoreError> {
     let key = counters_key(id);
     read.get_with(TreeId::Datasets, &key, DatasetCounters::decode)?
         .ok_or_else(|| StoreError::Corrupt(format!("dataset {id} has no counters; run razorfsck")))?
@@ -139,7 +140,11 @@ pub(in crate::engine) fn reserved_bytes(
     read: &impl Read,
     id: DatasetId,
 ) -> Result<u64, StoreError> {
-    if record_of(read, id)?.flags & (DATASET_READ_ONLY | DATASET_DOOMED) != 0 {
+    reserved_by(read, id, &record_of(read, id)?)
+}
+
+fn reserved_by(read: &impl Read, id: DatasetId, record: &DatasetRecord) -> Result<u64, StoreError> {
+    if record.flags & (DATASET_READ_ONLY | DATASET_DOOMED) != 0 {
         return Ok(0);
     }
     Ok(counters_of(read, id)?.reserved_bytes)
@@ -148,8 +153,8 @@ pub(in crate::engine) fn reserved_bytes(
 /// The same of all datasets.
 pub(in crate::engine) fn all_reserved_bytes(read: &impl Read) -> Result<u64, StoreError> {
     let mut sum = 0u64;
-    for (id, _) in recovery::datasets(read)? {
-        sum = sum.saturating_add(reserved_bytes(read, id)?);
+    for (id, record) in recovery::datasets(read)? {
+        sum = sum.saturating_add(reserved_by(read, id, &record)?);
     }
     Ok(sum)
 }

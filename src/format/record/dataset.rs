@@ -203,6 +203,26 @@ impl Quota {
 }
 
 impl DatasetRecord {
+    /// That of a dataset with nothing set and nothing in it.
+    #[must_use]
+    pub fn new(name: &str, uuid: [u8; 16], birth: Generation, created: Time) -> Self {
+        DatasetRecord {
+            root: PagePtr::EMPTY,
+            flags: 0,
+            quota_bytes: 0,
+            quota_inodes: 0,
+            reserved_bytes: 0,
+            origin: DatasetId(0),
+            snapshot_of: DatasetId(0),
+            birth,
+            created,
+            uuid,
+            codec: 0,
+            codec_level: 0,
+            name: name.to_owned(),
+        }
+    }
+
     /// The bytes of the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

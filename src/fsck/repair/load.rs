@@ -110,24 +110,11 @@ fn mend_log_headers(
 
 /// A dataset of nothing.
 fn new_dataset(superblock: &Superblock) -> DatasetRecord {
-    DatasetRecord {
-        root: PagePtr::EMPTY,
-        flags: 0,
-        quota_bytes: 0,
-        quota_inodes: 0,
-        reserved_bytes: 0,
-        origin: DatasetId(0),
-        snapshot_of: DatasetId(0),
-        birth: Generation(1),
-        created: Time {
-            sec: superblock.created_sec,
-            nsec: 0,
-        },
-        uuid: superblock.uuid,
-        codec: 0,
-        codec_level: 0,
-        name: "main".into(),
-    }
+    let created = Time {
+        sec: superblock.created_sec,
+        nsec: 0,
+    };
+    DatasetRecord::new("main", superblock.uuid, Generation(1), created)
 }
 
 /// Whether a value is the record of a dataset that is deleted.

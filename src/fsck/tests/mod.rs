@@ -197,21 +197,7 @@ fn sound() -> SimMedia {
     journal.find_free_pages().unwrap();
     let mut tx = journal.begin().unwrap();
     let id = DatasetId::MAIN;
-    let dataset = DatasetRecord {
-        root: PagePtr::EMPTY,
-        flags: 0,
-        quota_bytes: 0,
-        quota_inodes: 0,
-        reserved_bytes: 0,
-        origin: DatasetId(0),
-        snapshot_of: DatasetId(0),
-        birth: Generation(1),
-        created: Time::default(),
-        uuid: [1; 16],
-        codec: 0,
-        codec_level: 0,
-        name: "main".into(),
-    };
+    let dataset = DatasetRecord::new("main", [1; 16], Generation(1), Time::default());
     let counters = DatasetCounters {
         next_ino: 8,
         inodes: 7,

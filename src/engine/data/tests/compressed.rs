@@ -6,8 +6,6 @@ use super::*;
 use crate::disk::sim::{Call, Fault};
 use crate::engine::data::space::units_used;
 use crate::engine::{ScrubOptions, Settings};
-use crate::format::id::ChunkId;
-use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{CHUNK_MAX, ChunkRecord, Codec};
 use crate::fsck;
 
@@ -40,18 +38,6 @@ fn random(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     ChaCha8Rng::seed_from_u64(9).fill(&mut bytes[..]);
     bytes
-}
-
-fn chunks(volume: &Volume) -> Vec<(ChunkId, ChunkRecord)> {
-    let mut found = Vec::new();
-    let view = volume.store.journal.view();
-    view.scan(TreeId::Chunks, &[], &[0xff; 9], &mut |key, value| {
-        let id = ChunkId(trailing_u64(key).unwrap());
-        found.push((id, ChunkRecord::decode(value).unwrap()));
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    found
 }
 
 fn errors(sim: &SimMedia) -> u64 {

@@ -7,8 +7,6 @@ use crate::disk::{Disk, Media};
 use crate::engine::Settings;
 use crate::engine::data::hashes;
 use crate::engine::data::space::units_used;
-use crate::format::id::ChunkId;
-use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{CHUNK_MAX, ChunkRecord};
 use crate::sync::Mutex;
 
@@ -32,18 +30,6 @@ fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     ChaCha8Rng::seed_from_u64(seed).fill(&mut bytes[..]);
     bytes
-}
-
-fn chunks(volume: &Volume) -> Vec<(ChunkId, ChunkRecord)> {
-    let mut found = Vec::new();
-    let view = volume.store.journal.view();
-    view.scan(TreeId::Chunks, &[], &[0xff; 9], &mut |key, value| {
-        let id = ChunkId(trailing_u64(key).unwrap());
-        found.push((id, ChunkRecord::decode(value).unwrap()));
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    found
 }
 
 fn entries(volume: &Volume) -> usize {

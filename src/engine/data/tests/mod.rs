@@ -11,6 +11,7 @@ mod sharing;
 mod space;
 mod stream;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
@@ -22,8 +23,9 @@ use crate::engine::{
     Time, Volume, WriteFlags, mkfs,
 };
 use crate::format::codec::Compression;
-use crate::format::id::Ino;
-use crate::format::record::{Dedup, InodeRecord};
+use crate::format::id::{ChunkId, Ino};
+use crate::format::key::{TreeId, trailing_u64};
+use crate::format::record::{ChunkRecord, Dedup, InodeRecord};
 use crate::store::Read;
 
 const FILE: Ino = Ino(2);
@@ -45,6 +47,19 @@ fn make_as(options: &MkfsOptions) -> SimMedia {
     let sim = SimMedia::new();
     mkfs(sim.media(), options, &clock()).unwrap();
     sim
+}
+
+/// All chunks.
+fn chunks(volume: &Volume) -> Vec<(ChunkId, ChunkRecord)> {
+    let mut found = Vec::new();
+    let view = volume.store.journal.view();
+    view.scan(TreeId::Chunks, &[], &[0xff; 9], &mut |key, value| {
+        let id = ChunkId(trailing_u64(key).unwrap());
+        found.push((id, ChunkRecord::decode(value).unwrap()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    found
 }
 
 /// Makes a file in the root directory.
