@@ -10,7 +10,10 @@
 //! Of those it belongs to the oldest; the others have it at or below their lineage's boundary.
 
 mod copies;
+mod diff;
+mod promote;
 mod records;
+mod restore;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +23,14 @@ use super::{EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, InodeRecord, Time,
-    UNREACHED_KEY, counters_key, dataset_name_key,
+    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, InodeRecord,
+    Time, UNREACHED_KEY, counters_key, dataset_name_key,
 };
 use crate::log::{Tx, recovery};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
+pub use diff::{Difference, Path, PathChange};
 pub(super) use records::{
     all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,
     record_of, reserved_bytes,
@@ -67,6 +71,9 @@ pub enum DatasetError {
         /// How many.
         count: usize,
     },
+    /// A snapshot that is not to be deleted.
+    #[error("'{0}' is held: release it first")]
+    Held(String),
     /// It cannot be done to this one.
     #[error("'{name}': {reason}")]
     Refused {
@@ -103,6 +110,8 @@ pub struct DatasetInfo {
     pub created: Time,
     /// Whether it refuses changes.
     pub read_only: bool,
+    /// Of a snapshot, whether it refuses to be deleted.
+    pub held: bool,
     /// Inodes in it.
     pub inodes: u64,
     /// Bytes of its files that take space, shared or not.
@@ -130,6 +139,7 @@ impl Store {
                 origin: some(record.origin),
                 created: record.created,
                 read_only: record.flags & DATASET_READ_ONLY != 0,
+                held: record.flags & DATASET_HELD != 0,
                 inodes: counters.inodes,
                 allocated_bytes: counters.allocated_bytes,
                 name: record.name,
@@ -210,21 +220,8 @@ impl Store {
             }
         }
         for (id, name) in renamed {
-            if name.len() > DATASET_NAME_MAX {
-                let reason = "with its snapshot's it is longer than 255 bytes";
-                return Err(DatasetError::Name { name, reason });
-            }
-            if find(&tx, &name)?.is_some() {
-                return Err(DatasetError::Exists(name));
-            }
             let mut record = record_of(&tx, id)?;
-            tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
-            tx.put(
-                TreeId::Datasets,
-                dataset_name_key(&name),
-                id.0.to_le_bytes(),
-            )?;
-            record.name = name;
+            promote::rename(&mut tx, id, &mut record, name)?;
             put_record(&mut tx, id, &record)?;
         }
         self.end(tx)
@@ -248,7 +245,7 @@ impl Store {
             };
             let doomed = doomed(&tx, name, recursive)?;
             let in_use = || doomed.iter().filter_map(|id| datasets.get(id));
-            if let Some(busy) = in_use().find(|dataset| dataset.has_users()) {
+            if let Some(busy) = in_use().find(|dataset| dataset.users() > 0) {
                 return Err(DatasetError::Busy(record_of(&tx, busy.id)?.name));
             }
             if in_use().any(|dataset| Arc::strong_count(dataset) > 1) {
@@ -316,7 +313,7 @@ impl Store {
 
 /// What goes with a dataset or snapshot when it is deleted: it, then its snapshots.
 fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, DatasetError> {
-    let (id, _) = found(tx, name)?;
+    let (id, record) = found(tx, name)?;
     if id == DatasetId::MAIN {
         return Err(DatasetError::Refused {
             name: name.to_owned(),
@@ -324,10 +321,18 @@ fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, Da
         });
     }
     let mut doomed = vec![id];
-    let snapshots = recovery::datasets(tx)?.into_iter();
-    let snapshots = snapshots
-        .filter(|(_, record)| record.snapshot_of == id && record.flags & DATASET_DOOMED == 0);
-    doomed.extend(snapshots.map(|(id, _)| id));
+    if record.flags & DATASET_HELD != 0 {
+        return Err(DatasetError::Held(record.name));
+    }
+    for (each, record) in recovery::datasets(tx)? {
+        if record.snapshot_of != id || record.flags & DATASET_DOOMED != 0 {
+            continue;
+        }
+        if record.flags & DATASET_HELD != 0 && recursive {
+            return Err(DatasetError::Held(record.name));
+        }
+        doomed.push(each);
+    }
     if doomed.len() > 1 && !recursive {
         return Err(DatasetError::HasSnapshots {
             name: name.to_owned(),

@@ -37,9 +37,9 @@ pub(super) struct Dataset {
 }
 
 impl Dataset {
-    /// Whether anyone but the store itself uses it.
-    pub(super) fn has_users(&self) -> bool {
-        Arc::strong_count(&self.users) > 1
+    /// Volumes of it that the store gave away.
+    pub(super) fn users(&self) -> usize {
+        Arc::strong_count(&self.users).saturating_sub(1)
     }
 
     /// One that nobody uses yet.

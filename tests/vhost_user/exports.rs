@@ -70,6 +70,27 @@ fn a_snapshot_stays_as_it_was() {
 }
 
 #[test]
+fn a_dataset_goes_back_to_a_snapshot() {
+    let daemon = Daemon::start(&[]);
+    let mut main = daemon.mount(&Options::default());
+    make(&mut main, "file", b"before");
+    drop(main);
+    let daemon = daemon.restart_after(&[&["snapshot", "main@then"]], &[]);
+    let mut main = daemon.mount(&Options::default());
+    make(&mut main, "other", b"since");
+    let found = main.client(0).call(request::lookup(ROOT, "file")).unwrap();
+    let write = request::write(found.nodeid, 0, 2, b"main");
+    main.client(0).call(write).unwrap();
+    drop(main);
+    let daemon = daemon.restart_after(&[&["restore", "main@then"]], &[]);
+    let mut main = daemon.mount(&Options::default());
+    assert_eq!(content(&mut main, "file").unwrap(), b"before");
+    assert!(content(&mut main, "other").is_none());
+    drop(main);
+    daemon.terminate();
+}
+
+#[test]
 fn an_export_of_nothing_is_named() {
     let output = Daemon::refused(&["--export=nobody:n"]);
     assert!(output.contains("'nobody'"), "{output}");

@@ -7,11 +7,11 @@ use clap::Args;
 use razorfs::engine::{DatasetInfo, OpenOptions, Store};
 use serde_json::json;
 
-type Error = Box<dyn std::error::Error>;
+pub(super) type Error = Box<dyn std::error::Error>;
 
 /// The store that a command is about. It must not be in use.
 #[derive(Debug, Args)]
-struct StoreArgs {
+pub struct StoreArgs {
     /// The store's directory.
     store: PathBuf,
     /// Accept a store on a file system that does not survive a power cut.
@@ -90,7 +90,7 @@ pub struct DeleteArgs {
 }
 
 /// Opens a store, does something, and closes it.
-fn with<T>(
+pub(super) fn with<T>(
     args: &StoreArgs,
     read_only: bool,
     act: impl FnOnce(&Arc<Store>) -> Result<T, Error>,
@@ -135,8 +135,9 @@ pub fn list(args: &ListArgs) -> Result<(), Error> {
         let mebibytes = allocated_bytes.div_ceil(1 << 20);
         let from =
             name_of(info.origin, &all).map_or(String::new(), |origin| format!("  from {origin}"));
+        let held = if info.held { "  held" } else { "" };
         super::tell(&format!(
-            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{from}\n"
+            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{from}{held}\n"
         ));
     }
     Ok(())
@@ -157,6 +158,7 @@ fn as_json(info: &DatasetInfo, all: &[DatasetInfo]) -> serde_json::Value {
         "origin": name_of(info.origin, all),
         "created_at": info.created.sec,
         "is_readonly": info.read_only,
+        "held": info.held,
         "inodes": info.inodes,
         "allocated_bytes": info.allocated_bytes,
     })

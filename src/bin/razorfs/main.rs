@@ -7,6 +7,7 @@ mod mount;
 mod recover;
 mod scrub;
 mod set;
+mod snapshots;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,6 +36,11 @@ enum Command {
     Rename(datasets::RenameArgs),
     Delete(datasets::DeleteArgs),
     Set(set::SetArgs),
+    Restore(snapshots::RestoreArgs),
+    Hold(snapshots::HoldArgs),
+    Release(snapshots::ReleaseArgs),
+    Promote(snapshots::PromoteArgs),
+    Diff(snapshots::DiffArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -57,6 +63,11 @@ fn main() -> ExitCode {
         Command::Rename(args) => datasets::rename(args),
         Command::Delete(args) => datasets::delete(args),
         Command::Set(args) => set::run(args),
+        Command::Restore(args) => snapshots::restore(args),
+        Command::Hold(args) => snapshots::hold(args),
+        Command::Release(args) => snapshots::release(args),
+        Command::Promote(args) => snapshots::promote(args),
+        Command::Diff(args) => snapshots::diff(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

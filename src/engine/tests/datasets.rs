@@ -156,7 +156,17 @@ impl Bench {
 
     /// Makes, names or deletes a dataset or snapshot.
     fn arrange(&mut self) {
-        match self.rng.random_range(0..9) {
+        match self.rng.random_range(0..11) {
+            10 => self.promote(),
+            9 => {
+                let Some(name) = self.pick(|name| name.contains('@')) else {
+                    return;
+                };
+                self.store.restore(&name).unwrap();
+                let (dataset, _) = name.split_once('@').unwrap();
+                let files = self.model[&name].clone();
+                self.model.insert(dataset.to_owned(), files);
+            }
             8 => {
                 let head = self.head();
                 let compression = ["off", "lz4", "zstd"][self.rng.random_range(0..3)];
@@ -207,6 +217,28 @@ impl Bench {
                 };
                 self.delete(&name);
             }
+        }
+    }
+
+    /// Snapshots get another name, and nothing else changes.
+    fn promote(&mut self) {
+        let head = self.head();
+        let names = |store: &Store| {
+            let all = store.list().unwrap().into_iter();
+            all.map(|info| (info.uuid, info.name)).collect()
+        };
+        let before: BTreeMap<_, _> = names(&self.store);
+        let done = self.store.promote(&head);
+        let after: BTreeMap<_, _> = names(&self.store);
+        assert!(before.keys().eq(after.keys()));
+        let changed = before.values().zip(after.values());
+        let changed: Vec<_> = changed.filter(|(old, new)| old != new).collect();
+        assert_eq!(done.is_ok(), !changed.is_empty(), "{done:?}");
+        for (old, new) in changed {
+            let own = old.split_once('@').map(|(_, own)| own);
+            assert_eq!(new.split_once('@'), own.map(|own| (head.as_str(), own)));
+            let files = self.model.remove(old).unwrap();
+            self.model.insert(new.clone(), files);
         }
     }
 
@@ -272,9 +304,7 @@ impl Bench {
 
     /// Everything reads as it should.
     fn check(&self) {
-        let names: Vec<_> = self.store.list().unwrap();
-        let mut names: Vec<_> = names.into_iter().map(|info| info.name).collect();
-        names.sort();
+        let names = names(&self.store);
         assert!(names.iter().eq(self.model.keys()), "{names:?}");
         for (name, files) in &self.model {
             let volume = self.store.volume(name).unwrap();
@@ -381,6 +411,97 @@ fn what_a_dataset_has_reserved_no_other_takes() {
     write(&store, "main").unwrap();
     store.close().unwrap();
     assert_eq!(errors(&sim), [""; 0]);
+}
+
+fn names(store: &Store) -> Vec<String> {
+    let all = store.list().unwrap().into_iter();
+    let mut names: Vec<_> = all.map(|info| info.name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_clone_takes_over_the_snapshots_that_it_has_too() {
+    let bench = Bench::new(1);
+    let store = &bench.store;
+    for name in ["main@1", "main@2", "main@3"] {
+        store.snapshot(name).unwrap();
+    }
+    store.clone_dataset("main@2", "c").unwrap();
+    store.snapshot("c@4").unwrap();
+    store.clone_dataset("c@4", "d").unwrap();
+    store.clone_dataset("main", "e").unwrap();
+    assert_eq!(error(store.promote("main")), "Refused");
+    store.snapshot("c@1").unwrap();
+    assert_eq!(error(store.promote("c")), "Exists");
+    store.delete("c@1", false).unwrap();
+    store.promote("c").unwrap();
+    let all = ["c", "c@1", "c@2", "c@4", "d", "e", "main", "main@3"];
+    assert_eq!(names(store), all);
+    store.promote("d").unwrap();
+    // What it has in common with `c` is all that `c` has.
+    let all = ["c", "d", "d@1", "d@2", "d@4", "e", "main", "main@3"];
+    assert_eq!(names(store), all);
+    let info = store.list().unwrap();
+    let origin = |name: &str| {
+        let found = info.iter().find(|info| info.name == name).unwrap();
+        let origin = info.iter().find(|info| Some(info.id) == found.origin);
+        origin.map(|origin| origin.name.as_str())
+    };
+    assert_eq!((origin("d"), origin("c")), (None, Some("d@4")));
+    assert_eq!((origin("main"), origin("e")), (Some("d@2"), Some("main")));
+    store.promote("e").unwrap();
+    assert!(names(store).contains(&"e@3".to_owned()));
+    store.delete("c", false).unwrap();
+    store.delete("d", true).unwrap();
+    store.reap(&|| false).unwrap();
+    assert_eq!(names(store), ["e", "e@3", "main"]);
+    store.close().unwrap();
+    assert_eq!(errors(&bench.sim), [""; 0]);
+}
+
+#[test]
+fn a_snapshot_that_is_held_stays() {
+    let bench = Bench::new(1);
+    let store = &bench.store;
+    store.create_dataset("d", (0, 0)).unwrap();
+    store.snapshot("d@s").unwrap();
+    store.snapshot("d@t").unwrap();
+    assert_eq!(error(store.hold("d")), "Name");
+    assert_eq!(error(store.hold("d@u")), "NotFound");
+    for _ in 0..2 {
+        store.hold("d@s").unwrap();
+    }
+    assert!(store.list().unwrap().iter().any(|info| info.held));
+    assert_eq!(error(store.delete("d@s", false)), "Held");
+    assert_eq!(error(store.delete("d", true)), "Held");
+    assert_eq!(error(store.delete("d", false)), "HasSnapshots");
+    store.delete("d@t", false).unwrap();
+    store.release("d@s").unwrap();
+    store.delete("d", true).unwrap();
+    assert_eq!(names(store), ["main"]);
+}
+
+#[test]
+fn what_is_in_use_is_not_restored() {
+    let bench = Bench::new(1);
+    let store = &bench.store;
+    store.snapshot("main@s").unwrap();
+    let main = store.main().unwrap();
+    assert_eq!(error(store.restore("main@s")), "Busy");
+    drop(main);
+    store.restore("main@s").unwrap();
+    assert_eq!(error(store.restore("main")), "Name");
+    assert_eq!(error(store.restore("main@t")), "NotFound");
+    // Inode numbers are not given twice: guests may remember them.
+    let make = || {
+        let main = store.main().unwrap();
+        let made = main.create(Cred::default(), ROOT, b"f", &new(FILE));
+        made.unwrap().ino
+    };
+    let first = make();
+    store.restore("main@s").unwrap();
+    assert!(make() > first);
 }
 
 #[test]

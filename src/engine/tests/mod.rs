@@ -2,6 +2,7 @@
 
 mod datasets;
 mod deletion;
+mod differences;
 mod metadata;
 mod names;
 mod rename;
@@ -141,7 +142,7 @@ fn new(mode: u32) -> NewInode<'static> {
 }
 
 /// The error of an operation, by its variant's name.
-fn error<T: std::fmt::Debug>(result: Result<T, EngineError>) -> String {
+fn error<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, E>) -> String {
     let text = format!("{:?}", result.unwrap_err());
     text.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }

@@ -49,6 +49,8 @@ pub const DATASET_DEDUP: u32 = 2;
 /// The dataset or snapshot is deleted: it has no name any more, and goes once at most one other tree
 /// follows it.
 pub const DATASET_DOOMED: u32 = 8;
+/// The snapshot must not be deleted.
+pub const DATASET_HELD: u32 = 16;
 /// It compares content byte by byte before it counts as equal.
 pub const DATASET_DEDUP_VERIFY: u32 = 4;
 

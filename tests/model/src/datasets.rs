@@ -11,7 +11,7 @@ use razorfs::format::id::Ino;
 use crate::ensure;
 use crate::model::{Content, Made, Model, Node, Nodes, linked};
 use crate::ops::Op;
-use crate::world::{Outcome, World, name_of};
+use crate::world::{Found, Outcome, World, name_of};
 
 /// The one at a place of a list that has any.
 fn pick(of: &[Made], index: u8) -> Option<Made> {
@@ -84,6 +84,7 @@ impl World {
         let heads = all.iter().filter(|each| !each.is_snapshot());
         let heads: Vec<_> = heads.cloned().collect();
         let mut copied = None;
+        let mut restored = None;
         let done = match *op {
             Op::Snapshot { of } => {
                 let Some(of) = pick(&heads, of) else {
@@ -144,6 +145,20 @@ impl World {
                 }
                 store.delete(&name, true)
             }
+            Op::Restore { which } => {
+                let unused = |each: &&Made| each.is_snapshot() && !each.is_of(&self.model.dataset);
+                let snapshots: Vec<_> = all.iter().filter(unused).cloned().collect();
+                let Some(snapshot) = pick(&snapshots, which) else {
+                    return Ok(());
+                };
+                let of = heads.into_iter().find(|head| snapshot.is_of(head));
+                let of = of.ok_or("a snapshot of nothing")?;
+                after
+                    .others
+                    .insert(of.clone(), self.model.copy_of(&snapshot));
+                restored = Some(of);
+                store.restore(&snapshot.1)
+            }
             Op::Use { which } => {
                 let others: Vec<_> = heads.into_iter().skip(1).rev().collect();
                 return match pick(&others, which) {
@@ -158,17 +173,35 @@ impl World {
             _ => return Ok(()),
         };
         let written = copied.as_ref() == Some(&self.model.dataset);
-        self.arranged(&store, done, after, written)
+        self.arranged(&store, done, after, (written, restored))
+    }
+
+    /// Whether what failed is done all the same, as far as can be seen.
+    fn is_arranged(
+        &self,
+        store: &Arc<Store>,
+        after: &Model,
+        restored: Option<Made>,
+    ) -> Outcome<bool> {
+        if names(store)? != after.names() {
+            return Ok(false);
+        }
+        let Some(restored) = restored else {
+            return Ok(true);
+        };
+        let found = Found::new(store, &restored.1)?;
+        let is = |model: &Model| found.compare(&model.others[&restored]).is_ok();
+        Ok(is(after) && !is(&self.model))
     }
 
     /// What came of a change of datasets, which is durable when it was done; with all that was
     /// written to the one in use, if that was copied.
     fn arranged(
         &mut self,
-        store: &Store,
+        store: &Arc<Store>,
         done: Result<(), DatasetError>,
         after: Model,
-        written: bool,
+        (written, restored): (bool, Option<Made>),
     ) -> Outcome {
         match done {
             Ok(()) => {
@@ -181,7 +214,7 @@ impl World {
             }
             Err(error) if self.is_small() && is_full(&error) => self.compare(),
             Err(error) => {
-                if names(store)? == after.names() {
+                if self.is_arranged(store, &after, restored)? {
                     // It is there until the store is opened again; then perhaps.
                     ensure!(!self.volume.is_writable(), "failed, and done: {error:?}");
                     self.failed();

@@ -173,6 +173,12 @@ impl Made {
     pub fn is_snapshot(&self) -> bool {
         self.1.contains('@')
     }
+
+    /// Whether it is a snapshot of a dataset.
+    pub fn is_of(&self, dataset: &Made) -> bool {
+        let of = self.1.split_once('@');
+        of.is_some_and(|(of, _)| of == dataset.1)
+    }
 }
 
 /// What has a name.

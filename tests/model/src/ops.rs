@@ -151,6 +151,10 @@ pub enum Op {
     DeleteDataset {
         which: u8,
     },
+    /// To a snapshot, its dataset, if that is not in use.
+    Restore {
+        which: u8,
+    },
     /// Takes up another dataset, the oldest first, with all that was done to this one durable.
     Use {
         which: u8,
@@ -351,13 +355,14 @@ fn durability(rng: &mut ChaCha8Rng) -> Op {
 
 fn datasets(rng: &mut ChaCha8Rng) -> Op {
     let which = rng.random();
-    match rng.random_range(0..12) {
+    match rng.random_range(0..13) {
         0..3 => Op::Snapshot { of: which },
         3..5 => Op::Clone { of: which },
         5 => Op::MakeDataset,
         6 => Op::RenameDataset { which },
         7..9 => Op::DeleteDataset { which },
         9..11 => Op::Use { which },
+        11 => Op::Restore { which },
         _ => Op::Reap { part: rng.random() },
     }
 }

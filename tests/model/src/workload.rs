@@ -244,6 +244,7 @@ pub fn all() -> Vec<Op> {
         Op::DeleteDataset { which: 0 },
         Op::DeleteDataset { which: 1 },
         Op::Use { which: 0 },
+        Op::Restore { which: 0 },
         Op::Reap { part: false },
         write(FOO, 2000, 12_000, 11),
         truncate(1000),
@@ -256,7 +257,7 @@ pub const CORE: usize = 8;
 pub const CORE_SYNCS: [Sync; 2] = [Sync::Nothing, Sync::File];
 
 /// How many operations, the last of [`all`], sequences about datasets are made of.
-const DATASETS: usize = 9;
+const DATASETS: usize = 10;
 /// What may follow each of them.
 const DATASETS_SYNCS: [Sync; 2] = [Sync::Nothing, Sync::Checkpoint];
 

@@ -93,13 +93,13 @@ pub struct Survived {
 }
 
 /// A dataset or snapshot as it was found.
-struct Found {
+pub struct Found {
     volume: Volume,
     inodes: BTreeMap<Ino, (Attr, Vec<u8>)>,
 }
 
 impl Found {
-    fn new(store: &Arc<Store>, name: &str) -> Outcome<Found> {
+    pub fn new(store: &Arc<Store>, name: &str) -> Outcome<Found> {
         let volume = store.volume(name).map_err(|error| error.to_string())?;
         Ok(Found {
             inodes: dump(&volume)?,
@@ -108,7 +108,7 @@ impl Found {
     }
 
     /// Whether it is what it was, to the last byte.
-    fn compare(&self, nodes: &Nodes) -> Outcome {
+    pub fn compare(&self, nodes: &Nodes) -> Outcome {
         let nodes = linked(nodes);
         for (ino, node) in &nodes {
             compare_inode(&self.volume, *ino, node)?;
