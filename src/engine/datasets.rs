@@ -19,23 +19,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::store::Room;
-use super::{EngineError, Store, Volume};
+use super::{EngineError, Settings, Store, Volume};
+use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, InodeRecord,
-    Time, UNREACHED_KEY, counters_key, dataset_name_key,
+    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, Dedup,
+    InodeRecord, Time, UNREACHED_KEY, counters_key, dataset_name_key,
 };
 use crate::log::{Tx, recovery};
-use crate::store::StoreError;
 use crate::store::pages::Need;
+use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
 pub use diff::{Difference, Path, PathChange};
+pub use records::split_name;
 pub(super) use records::{
     all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,
     record_of, reserved_bytes,
 };
-use records::{dataset_name, find, new_id, split_name};
+use records::{dataset_name, find, new_id};
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
@@ -116,6 +118,10 @@ pub struct DatasetInfo {
     pub inodes: u64,
     /// Bytes of its files that take space, shared or not.
     pub allocated_bytes: u64,
+    /// How its new chunks are compressed.
+    pub compression: Compression,
+    /// Whether its equal content is stored once.
+    pub dedup: Dedup,
 }
 
 impl Store {
@@ -127,25 +133,33 @@ impl Store {
         let view = self.journal.view();
         let mut all = Vec::new();
         for (id, record) in recovery::datasets(&view)? {
-            if record.flags & DATASET_DOOMED != 0 {
-                continue;
+            if record.flags & DATASET_DOOMED == 0 {
+                all.push(info_of(&view, id, record)?);
             }
-            let counters = counters_of(&view, id)?;
-            let some = |id: DatasetId| (id.0 != 0).then_some(id);
-            all.push(DatasetInfo {
-                id,
-                uuid: record.uuid,
-                snapshot_of: some(record.snapshot_of),
-                origin: some(record.origin),
-                created: record.created,
-                read_only: record.flags & DATASET_READ_ONLY != 0,
-                held: record.flags & DATASET_HELD != 0,
-                inodes: counters.inodes,
-                allocated_bytes: counters.allocated_bytes,
-                name: record.name,
-            });
         }
         Ok(all)
+    }
+
+    /// The dataset or snapshot of a name.
+    ///
+    /// # Errors
+    /// When there is none of that name; when the store cannot be read.
+    pub fn find(&self, name: &str) -> Result<DatasetInfo, DatasetError> {
+        let view = self.journal.view();
+        let (id, record) = found(&view, name)?;
+        Ok(info_of(&view, id, record)?)
+    }
+
+    /// The dataset or snapshot of a number, while it has a name.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn find_by_id(&self, id: DatasetId) -> Result<Option<DatasetInfo>, EngineError> {
+        let view = self.journal.view();
+        match is_there(&view, id)? {
+            true => Ok(Some(info_of(&view, id, record_of(&view, id)?)?)),
+            false => Ok(None),
+        }
     }
 
     /// The dataset or snapshot of a name, in use from now on.
@@ -172,12 +186,27 @@ impl Store {
     ///
     /// # Errors
     /// When the name is taken or cannot be one; when the store refuses.
-    pub fn create_dataset(&self, name: &str, (uid, gid): (u32, u32)) -> Result<(), DatasetError> {
+    pub fn create_dataset(&self, name: &str, owner: (u32, u32)) -> Result<(), DatasetError> {
+        let settings = Settings::default();
+        self.create_dataset_with(name, owner, settings).map(drop)
+    }
+
+    /// The same with settings from the beginning.
+    ///
+    /// # Errors
+    /// As [`Store::create_dataset`].
+    pub fn create_dataset_with(
+        &self,
+        name: &str,
+        (uid, gid): (u32, u32),
+        settings: Settings,
+    ) -> Result<DatasetId, DatasetError> {
         dataset_name(name)?;
         let mut tx = self.begin_tx(Need::Space)?;
         let id = self.name_new(&mut tx, name)?;
         let now = self.now();
-        let record = self.new_record(&tx, id, name);
+        let mut record = self.new_record(&tx, id, name);
+        settings.apply(&mut record);
         put_record(&mut tx, id, &record)?;
         let counters = DatasetCounters {
             next_ino: Ino::ROOT.0 + 1,
@@ -187,7 +216,8 @@ impl Store {
         tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
         let root = InodeRecord::new_root(uid, gid, 0o755, now);
         tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
-        self.end(tx)
+        self.end(tx)?;
+        Ok(id)
     }
 
     /// Gives a dataset or a snapshot another name; snapshots go with their dataset.
@@ -309,6 +339,32 @@ impl Store {
         uuid[8] = uuid[8] & 0x3f | 0x80;
         uuid
     }
+}
+
+/// A dataset or snapshot, as it is listed.
+fn info_of(
+    read: &impl Read,
+    id: DatasetId,
+    record: DatasetRecord,
+) -> Result<DatasetInfo, StoreError> {
+    let counters = counters_of(read, id)?;
+    let compression = Compression::of_record(record.codec, record.codec_level)
+        .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
+    let some = |id: DatasetId| (id.0 != 0).then_some(id);
+    Ok(DatasetInfo {
+        id,
+        uuid: record.uuid,
+        snapshot_of: some(record.snapshot_of),
+        origin: some(record.origin),
+        created: record.created,
+        read_only: record.flags & DATASET_READ_ONLY != 0,
+        held: record.flags & DATASET_HELD != 0,
+        inodes: counters.inodes,
+        allocated_bytes: counters.allocated_bytes,
+        compression,
+        dedup: Dedup::of_record(record.flags),
+        name: record.name,
+    })
 }
 
 /// What goes with a dataset or snapshot when it is deleted: it, then its snapshots.

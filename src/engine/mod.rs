@@ -26,6 +26,7 @@ mod reap;
 mod rename;
 mod scrub;
 mod settings;
+mod status;
 mod store;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
@@ -34,12 +35,15 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use datasets::{DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange};
+pub use datasets::{
+    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, split_name,
+};
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
 pub use settings::Settings;
+pub use status::Status;
 pub use store::{OpenError, Store, system_clock};
 pub use types::*;
 pub use volume::Volume;

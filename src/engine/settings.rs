@@ -3,7 +3,7 @@
 use super::Store;
 use super::datasets::{DatasetError, found, put_record};
 use crate::format::codec::Compression;
-use crate::format::record::Dedup;
+use crate::format::record::{DatasetRecord, Dedup};
 use crate::store::pages::Need;
 
 /// What of a dataset's settings is to change.
@@ -13,6 +13,18 @@ pub struct Settings {
     pub compression: Option<Compression>,
     /// Whether equal content is stored once.
     pub dedup: Option<Dedup>,
+}
+
+impl Settings {
+    /// Puts them into a dataset's record.
+    pub(super) fn apply(self, record: &mut DatasetRecord) {
+        if let Some(compression) = self.compression {
+            (record.codec, record.codec_level) = compression.to_record();
+        }
+        if let Some(dedup) = self.dedup {
+            record.flags = dedup.to_record(record.flags);
+        }
+    }
 }
 
 impl Store {
@@ -29,12 +41,7 @@ impl Store {
                 reason: "nothing is written to a snapshot",
             });
         }
-        if let Some(compression) = settings.compression {
-            (record.codec, record.codec_level) = compression.to_record();
-        }
-        if let Some(dedup) = settings.dedup {
-            record.flags = dedup.to_record(record.flags);
-        }
+        settings.apply(&mut record);
         put_record(&mut tx, id, &record)?;
         self.end(tx)
     }

@@ -150,6 +150,12 @@ impl Volume {
         &self.store
     }
 
+    /// The dataset's number.
+    #[must_use]
+    pub fn dataset_id(&self) -> DatasetId {
+        self.dataset.id
+    }
+
     /// Whether changes are possible: not opened read-only, no snapshot, and no write has failed.
     #[must_use]
     pub fn is_writable(&self) -> bool {

@@ -54,7 +54,7 @@ const SPARE_UNITS: u64 = 256;
 /// What a volume keeps about its unwritten data.
 pub(super) struct DataState {
     /// Bytes in all dirty maps.
-    dirty_bytes: AtomicU64,
+    pub(super) dirty_bytes: AtomicU64,
     /// Memory that all dirty maps take, roughly.
     dirty_memory: AtomicU64,
     /// Units that writing them out will take.

@@ -12,8 +12,11 @@ use crate::format::record::{
 use crate::log::{Tx, recovery};
 use crate::store::{Read, StoreError};
 
-/// A name taken apart.
-pub(super) fn split_name(name: &str) -> Result<(&str, Option<&str>), DatasetError> {
+/// A name taken apart: that of a dataset, and of a snapshot its own.
+///
+/// # Errors
+/// When it cannot be a name.
+pub fn split_name(name: &str) -> Result<(&str, Option<&str>), DatasetError> {
     let wrong = |reason| {
         let name = name.to_owned();
         Err(DatasetError::Name { name, reason })
