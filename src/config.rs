@@ -43,11 +43,34 @@ pub struct ExportConfig {
     pub options: Options,
 }
 
+/// For messages: where it is.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Path(path) => write!(f, "{}", path.display()),
+            Endpoint::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}
+
+/// Where the daemon can be found by commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// In the store's directory, if a socket can be made there.
+    InStore,
+    /// At this path.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
 /// All that razorfsd needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// What is exported where: one or more.
     pub exports: Vec<ExportConfig>,
+    /// Where commands find the daemon.
+    pub control: Control,
     /// A group, by name or number, whose members may connect too.
     pub group: Option<String>,
     /// The store's directory.
@@ -374,6 +397,14 @@ mod tests {
             let option = bad.split('=').next().unwrap();
             assert!(error(&with(&[bad])).contains(option));
         }
+    }
+
+    #[test]
+    fn commands_find_the_daemon_unless_they_are_not_to() {
+        let control = |args: &[&str]| parse(&with(args)).unwrap().control;
+        assert_eq!(control(&[]), Control::InStore);
+        assert_eq!(control(&["--control=none"]), Control::Off);
+        assert_eq!(control(&["--control=/run/c"]), Control::At("/run/c".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! programs    src/bin        flags, exit codes
 //! transport                  vhost-user device, local mount over /dev/fuse
 //! server                     FUSE messages: decode, dispatch, encode
+//! control                    the control socket, beside server and transport: HTTP and JSON
 //! fs                         FUSE semantics over the engine, errno
 //! engine                     a volume: inodes, dentries, extents, xattrs, datasets
 //! log                        WAL, group commit, transactions, checkpoint, recovery
@@ -18,6 +19,7 @@
 //! programs; `sync` (locks and threads) is for all who share something between threads.
 
 pub mod config;
+pub mod control;
 pub mod disk;
 pub mod engine;
 mod fault;

@@ -10,7 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
-use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Endpoint, ExportConfig};
+use razorfs::config::{
+    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig,
+};
+use razorfs::control;
+use razorfs::control::server::{Exported, Served};
+use razorfs::control::socket::{Listener, default_path};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
 use razorfs::fs::{Export, Options};
@@ -84,6 +89,10 @@ fn run(config: &Config) -> Result<(), Error> {
             Endpoint::Fd(fd) => Socket::inherit(*fd)?,
         });
     }
+    let control = listen_for_commands(config)?;
+    if let Control::At(path) = &config.control {
+        paths.push(path.clone());
+    }
     // Before there is a second thread, and before anything in the store is believed.
     match config.sandbox {
         Some(action) => sandbox::confine(&config.store, &paths, action)?,
@@ -93,7 +102,7 @@ fn run(config: &Config) -> Result<(), Error> {
     stop_on_signals(&stop)?;
     let store = Store::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &store);
-    let served = serve_store(config, &store, sockets, &stop);
+    let served = serve_store(config, &store, (sockets, control), &stop);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = store.close();
     if let (Err(error), Err(_)) = (&closed, &served) {
@@ -103,6 +112,21 @@ fn run(config: &Config) -> Result<(), Error> {
     closed.map_err(|error| format!("closing {}: {error}", config.store.display()))?;
     log::info!("closed {}", config.store.display());
     Ok(())
+}
+
+/// Where commands will find the daemon. That it can do without, unless it was asked for.
+fn listen_for_commands(config: &Config) -> Result<Option<Listener>, Error> {
+    match &config.control {
+        Control::Off => Ok(None),
+        Control::At(path) => Ok(Some(Listener::bind(path)?)),
+        Control::InStore => match Listener::bind(&default_path(&config.store)) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                log::warn!("'razorfs' cannot reach this daemon: {error}");
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// Says what opening found, when the store had not been closed.
@@ -131,12 +155,18 @@ fn report_recovery(config: &Config, opened: &Store) {
     }
 }
 
-/// What answers the guests of each export. Those of one dataset know of each other.
-fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Arc<dyn Answer>>, Error> {
+/// What answers the guests of an export, and what commands are told of it.
+type Serving = (Arc<dyn Answer>, Exported);
+
+/// All exports. Those of one dataset know of each other.
+fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Serving>, Error> {
     let mut exports: BTreeMap<&str, Export> = BTreeMap::new();
-    let mut servers: Vec<Arc<dyn Answer>> = Vec::new();
+    let mut servers: Vec<Serving> = Vec::new();
     for ExportConfig {
-        dataset, options, ..
+        dataset,
+        options,
+        endpoint,
+        tag,
     } in &config.exports
     {
         let volume = Arc::new(store.volume(dataset)?);
@@ -144,14 +174,21 @@ fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Arc<dyn Answer>>, 
         if !options.read_only && !is_writable {
             log::warn!("dataset '{dataset}' cannot be changed: it is served read-only");
         }
+        let exported = Exported {
+            dataset: volume.dataset_id(),
+            socket: endpoint.to_string(),
+            tag: tag.clone().or_else(|| config.device.tag.clone()),
+            read_only: options.read_only || !is_writable,
+        };
         let export = exports
             .entry(dataset)
             .or_insert_with(|| Export::new(volume));
         let options = Options {
-            read_only: options.read_only || !is_writable,
+            read_only: exported.read_only,
             ..*options
         };
-        servers.push(Arc::new(Server::new(export.kernel(options))));
+        let server = Arc::new(Server::new(export.kernel(options)));
+        servers.push((server, exported));
     }
     Ok(servers)
 }
@@ -159,7 +196,7 @@ fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Arc<dyn Answer>>, 
 fn serve_store(
     config: &Config,
     store: &Arc<Store>,
-    sockets: Vec<Socket>,
+    (sockets, control): (Vec<Socket>, Option<Listener>),
     stop: &Stop,
 ) -> Result<(), Error> {
     match config.open.durability {
@@ -169,8 +206,17 @@ fn serve_store(
         ),
         Durability::Strict | Durability::Fsync => {}
     }
-    let servers = servers(config, store)?;
+    let (servers, exported): (Vec<_>, Vec<_>) = servers(config, store)?.into_iter().unzip();
     let path = config.store.display();
+    // Ends before the store is closed.
+    let _commands = match control {
+        Some(listener) => {
+            log::info!("commands for {path} are taken on {listener}");
+            let served = Served::new(Arc::clone(store), exported);
+            Some(control::server::start(listener, served)?)
+        }
+        None => None,
+    };
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for ((export, server), socket) in config.exports.iter().zip(servers).zip(sockets) {

@@ -11,7 +11,7 @@ use super::exports::{Asked, exports, staleness};
 use super::values::{
     at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, tag, value,
 };
-use super::{Command, Config, ConfigError, Endpoint};
+use super::{Command, Config, ConfigError, Control, Endpoint};
 use crate::engine::{Durability, OpenOptions};
 use crate::fs::{CacheMode, Options};
 use crate::transport::vhost_user::{Cpus, DeviceOptions, REQUEST_QUEUES_MAX};
@@ -43,6 +43,10 @@ struct Args {
     /// Listen on this inherited socket, and end when the virtual machine disconnects.
     #[arg(long, value_name = "FD")]
     fd: Option<i32>,
+    /// Where `razorfs` finds the daemon, to list and change the store's datasets while it serves
+    /// them: a socket's path, or none. By default control.sock in the store's directory.
+    #[arg(long, value_name = "PATH|none")]
+    control: Option<PathBuf>,
     /// The store: a directory made by `razorfs mkfs`.
     #[arg(long, value_name = "DIR", alias = "shared-dir", short_alias = 'S')]
     store: Option<PathBuf>,
@@ -295,6 +299,11 @@ impl Args {
                 ..OpenOptions::default()
             },
             exports,
+            control: match self.control {
+                None => Control::InStore,
+                Some(path) if path.as_os_str() == "none" => Control::Off,
+                Some(path) => Control::At(path),
+            },
             group: self.socket_group,
             device: DeviceOptions {
                 request_queues: at_most("--num-queues", self.num_queues, 1, REQUEST_QUEUES_MAX)?,

@@ -1,32 +1,25 @@
 //! `razorfs list|create|snapshot|clone|rename|delete`: datasets and snapshots of a store.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use clap::Args;
-use razorfs::engine::{DatasetInfo, OpenOptions, Store};
+use clap::builder::NonEmptyStringValueParser as Name;
+use razorfs::control::api::{
+    ChangeDataset, ChangeSnapshot, Dataset, Failure, NewClone, NewDataset, NewSnapshot,
+};
+use razorfs::control::operations::Made;
+use razorfs::engine::DatasetError;
+use razorfs::format::codec::Compression;
+use razorfs::format::record::Dedup;
 use serde_json::json;
 
-pub(super) type Error = Box<dyn std::error::Error>;
+use crate::store::StoreArgs;
 
-/// The store that a command is about. It must not be in use.
-#[derive(Debug, Args)]
-pub struct StoreArgs {
-    /// The store's directory.
-    store: PathBuf,
-    /// Accept a store on a file system that does not survive a power cut.
-    #[arg(long)]
-    allow_volatile: bool,
-}
+type Error = Box<dyn std::error::Error>;
 
 /// Lists datasets and snapshots.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
     store: StoreArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Makes an empty dataset.
@@ -35,6 +28,7 @@ pub struct CreateArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// Its name: letters, digits and . _ + -
+    #[arg(value_parser = Name::new())]
     name: String,
     /// Owner of its root directory.
     #[arg(long, default_value_t = 0)]
@@ -42,6 +36,12 @@ pub struct CreateArgs {
     /// Group of its root directory.
     #[arg(long, default_value_t = 0)]
     gid: u32,
+    /// Compress new content where it pays: off, lz4, or zstd with a level from 1 to 19 (zstd:LEVEL).
+    #[arg(long, value_name = "CODEC")]
+    compression: Option<Compression>,
+    /// Store equal content once: off, on, or verify (compare it byte by byte first).
+    #[arg(long, value_name = "HOW")]
+    dedup: Option<Dedup>,
 }
 
 /// Takes a snapshot: all that a dataset is at this moment, kept as it is. It takes space only as the
@@ -51,6 +51,7 @@ pub struct SnapshotArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     name: String,
 }
 
@@ -61,8 +62,10 @@ pub struct CloneArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET or DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     source: String,
     /// The new dataset's name.
+    #[arg(value_parser = Name::new())]
     name: String,
 }
 
@@ -72,8 +75,10 @@ pub struct RenameArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET or DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     name: String,
     /// The name that it is to have.
+    #[arg(value_parser = Name::new())]
     to: String,
 }
 
@@ -83,137 +88,136 @@ pub struct DeleteArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET or DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     name: String,
     /// Delete a dataset's snapshots too.
     #[arg(long)]
     recursive: bool,
 }
 
-/// Opens a store, does something, and closes it.
-pub(super) fn with<T>(
-    args: &StoreArgs,
-    read_only: bool,
-    act: impl FnOnce(&Arc<Store>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let options = OpenOptions {
-        read_only,
-        allow_volatile: args.allow_volatile,
-        background: false,
-        ..OpenOptions::default()
-    };
-    let store = Store::open(&args.store, options)?;
-    let done = act(&store).map_err(|error| named(&args.store, &*error));
-    let closed = store.close().map_err(|error| named(&args.store, &error));
-    let done = done?;
-    closed?;
-    Ok(done)
-}
-
-fn named(store: &Path, error: &dyn std::error::Error) -> Error {
-    format!("{}: {error}", store.display()).into()
-}
-
 /// Lists them.
 ///
 /// # Errors
-/// When the store cannot be opened or read.
+/// When the store cannot be read.
 pub fn list(args: &ListArgs) -> Result<(), Error> {
-    let all = with(&args.store, true, |store| Ok(store.list()?))?;
-    if args.json {
-        let all: Vec<_> = all.iter().map(|info| as_json(info, &all)).collect();
-        super::tell(&format!("{}\n", serde_json::to_string_pretty(&all)?));
-        return Ok(());
+    let all = args.store.with(true, |session| session.datasets())?;
+    if args.store.is_json() {
+        return args.store.tell(&all);
     }
-    let width = all.iter().map(|info| info.name.len()).max().unwrap_or(0);
-    for info in &all {
-        let DatasetInfo {
-            name,
-            inodes,
-            allocated_bytes,
-            ..
-        } = info;
+    let width = all.iter().map(|each| each.name.len()).max().unwrap_or(0);
+    for Dataset {
+        name,
+        inodes,
+        allocated_bytes,
+        origin,
+        is_held,
+        ..
+    } in &all
+    {
         let mebibytes = allocated_bytes.div_ceil(1 << 20);
-        let from =
-            name_of(info.origin, &all).map_or(String::new(), |origin| format!("  from {origin}"));
-        let held = if info.held { "  held" } else { "" };
-        super::tell(&format!(
+        let from = origin.as_ref();
+        let from = from.map_or(String::new(), |origin| format!("  from {origin}"));
+        let held = if *is_held { "  held" } else { "" };
+        crate::tell(&format!(
             "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{from}{held}\n"
         ));
     }
     Ok(())
 }
 
-fn name_of(id: Option<razorfs::format::id::DatasetId>, all: &[DatasetInfo]) -> Option<&str> {
-    let found = all.iter().find(|info| Some(info.id) == id);
-    found.map(|info| info.name.as_str())
-}
-
-fn as_json(info: &DatasetInfo, all: &[DatasetInfo]) -> serde_json::Value {
-    json!({
-        "id": info.id.0,
-        "name": info.name,
-        "uuid": uuid::Uuid::from_bytes(info.uuid).to_string(),
-        "is_snapshot": info.snapshot_of.is_some(),
-        "snapshot_of": name_of(info.snapshot_of, all),
-        "origin": name_of(info.origin, all),
-        "created_at": info.created.sec,
-        "is_readonly": info.read_only,
-        "held": info.held,
-        "inodes": info.inodes,
-        "allocated_bytes": info.allocated_bytes,
-    })
+/// Who asks for something new does not want what was there, though it be the same.
+fn new<T>(made: Made<T>, name: &str) -> Result<T, Failure> {
+    match made.is_new {
+        true => Ok(made.it),
+        false => Err(DatasetError::Exists(name.to_owned()).into()),
+    }
 }
 
 /// Makes one.
 ///
 /// # Errors
-/// When it cannot be made, or the store cannot be opened.
+/// When it cannot be made.
 pub fn create(args: &CreateArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        Ok(store.create_dataset(&args.name, (args.uid, args.gid))?)
-    })
+    let request = NewDataset {
+        name: args.name.clone(),
+        uid: Some(args.uid),
+        gid: Some(args.gid),
+        compression: args.compression.map(|codec| codec.to_string()),
+        dedup: args.dedup.map(|dedup| dedup.to_string()),
+    };
+    let made = args.store.with(false, |session| {
+        Ok(new(session.create_dataset(&request)?, &args.name)?)
+    })?;
+    args.store.tell(&made)
 }
 
 /// Takes one.
 ///
 /// # Errors
-/// When it cannot be taken, or the store cannot be opened.
+/// When it cannot be taken.
 pub fn snapshot(args: &SnapshotArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        store.snapshot(&args.name)?;
-        Ok(())
-    })
+    let name = args.name.clone();
+    let taken = args.store.with(false, |session| {
+        let made = session.take_snapshot(&NewSnapshot { name })?;
+        Ok(new(made, &args.name)?)
+    })?;
+    args.store.tell(&taken)
 }
 
 /// Makes one.
 ///
 /// # Errors
-/// When it cannot be made, or the store cannot be opened.
+/// When it cannot be made.
 pub fn clone(args: &CloneArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        store.clone_dataset(&args.source, &args.name)?;
-        Ok(())
-    })
+    let request = NewClone {
+        source: args.source.clone(),
+        name: args.name.clone(),
+    };
+    let made = args.store.with(false, |session| {
+        Ok(new(session.clone_dataset(&request)?, &args.name)?)
+    })?;
+    args.store.tell(&made)
 }
 
 /// Renames it.
 ///
 /// # Errors
-/// When it cannot be renamed, or the store cannot be opened.
+/// When it cannot be renamed.
 pub fn rename(args: &RenameArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        Ok(store.rename(&args.name, &args.to)?)
-    })
+    let (name, to) = (&args.name, args.to.clone());
+    if is_snapshot(name) {
+        let change = ChangeSnapshot {
+            name: Some(to),
+            is_held: None,
+        };
+        let changed = args
+            .store
+            .with(false, |session| session.change_snapshot(name, &change))?;
+        return args.store.tell(&changed);
+    }
+    let change = ChangeDataset {
+        name: Some(to),
+        ..ChangeDataset::default()
+    };
+    let changed = args
+        .store
+        .with(false, |session| session.change_dataset(name, &change))?;
+    args.store.tell(&changed)
 }
 
-/// Deletes it, and frees its space.
+/// Deletes it. Its space comes back, here before this returns, in a daemon in the background.
 ///
 /// # Errors
-/// When it cannot be deleted, or the store cannot be opened.
+/// When it cannot be deleted.
 pub fn delete(args: &DeleteArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        store.delete(&args.name, args.recursive)?;
-        store.reap(&|| false)?;
-        Ok(())
-    })
+    let name = &args.name;
+    args.store.with(false, |session| match is_snapshot(name) {
+        true => session.delete_snapshot(name),
+        false => session.delete_dataset(name, args.recursive),
+    })?;
+    args.store.tell(&json!({ "deleted": name }))
+}
+
+fn is_snapshot(name: &str) -> bool {
+    name.contains('@')
 }

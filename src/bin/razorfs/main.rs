@@ -8,6 +8,7 @@ mod recover;
 mod scrub;
 mod set;
 mod snapshots;
+mod store;
 
 use std::io::Write;
 use std::process::ExitCode;

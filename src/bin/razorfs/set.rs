@@ -1,47 +1,42 @@
 //! `razorfs set STORE KEY=VALUE...`: changes settings of a dataset.
 
-use std::path::PathBuf;
-
 use clap::Args;
-use razorfs::engine::{OpenOptions, Settings, Store};
+use clap::builder::NonEmptyStringValueParser as Name;
+use razorfs::control::api::ChangeDataset;
+use razorfs::engine::Settings;
+
+use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Changes settings of a dataset. They hold for what is written from then on. The store must not be
-/// in use.
+/// Changes settings of a dataset. They hold for what is written from then on.
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// The dataset.
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    #[arg(long, value_name = "NAME", default_value = "main", value_parser = Name::new())]
     dataset: String,
-    /// The store's directory.
-    store: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// What to set: compression=off|lz4|zstd[:LEVEL], dedup=off|on|verify.
     #[arg(value_name = "KEY=VALUE", required = true)]
     settings: Vec<String>,
-    /// Accept a store on a file system that does not survive a power cut.
-    #[arg(long)]
-    allow_volatile: bool,
 }
 
 /// Changes them: durable when this returns.
 ///
 /// # Errors
-/// When a setting or a dataset is not known, or the store cannot be opened or written to.
+/// When a setting or a dataset is not known, or the store cannot be written to.
 pub fn run(args: &SetArgs) -> Result<(), Error> {
     let settings = parse(&args.settings)?;
-    let options = OpenOptions {
-        allow_volatile: args.allow_volatile,
-        background: false,
-        ..OpenOptions::default()
+    let change = ChangeDataset {
+        name: None,
+        compression: settings.compression.map(|codec| codec.to_string()),
+        dedup: settings.dedup.map(|dedup| dedup.to_string()),
     };
-    let path = args.store.display();
-    let store = Store::open(&args.store, options)?;
-    let done = store.change_settings(&args.dataset, settings);
-    let closed = store.close();
-    done.map_err(|error| format!("{path}: {error}"))?;
-    closed.map_err(|error| format!("{path}: {error}"))?;
-    Ok(())
+    let changed = args.store.with(false, |session| {
+        session.change_dataset(&args.dataset, &change)
+    })?;
+    args.store.tell(&changed)
 }
 
 fn parse(given: &[String]) -> Result<Settings, String> {

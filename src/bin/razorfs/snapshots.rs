@@ -1,10 +1,12 @@
 //! `razorfs restore|hold|release|promote|diff`: what is done with snapshots.
 
 use clap::Args;
-use razorfs::engine::{Difference, PathChange};
-use serde_json::json;
+use clap::builder::NonEmptyStringValueParser as Name;
+use razorfs::control::api::{ChangeSnapshot, Compare, Difference, PathChange};
 
-use super::datasets::{Error, StoreArgs, with};
+use crate::store::StoreArgs;
+
+type Error = Box<dyn std::error::Error>;
 
 /// Makes a dataset what a snapshot of it is. What it was is gone, but for its snapshots: take one
 /// before, to be able to go back.
@@ -13,6 +15,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     snapshot: String,
 }
 
@@ -22,6 +25,7 @@ pub struct HoldArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     snapshot: String,
 }
 
@@ -31,6 +35,7 @@ pub struct ReleaseArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     snapshot: String,
 }
 
@@ -41,6 +46,7 @@ pub struct PromoteArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// The clone.
+    #[arg(value_parser = Name::new())]
     name: String,
 }
 
@@ -51,32 +57,30 @@ pub struct DiffArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// DATASET@SNAPSHOT
+    #[arg(value_parser = Name::new())]
     old: String,
     /// DATASET or DATASET@SNAPSHOT; if it is not given, the dataset as it is now.
+    #[arg(value_parser = Name::new())]
     new: Option<String>,
-    /// Print JSON: of paths, what is not UTF-8 is replaced.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Restores it.
 ///
 /// # Errors
-/// When it is in use, there is no such snapshot, or the store cannot be opened.
+/// When it is in use, or there is no such snapshot.
 pub fn restore(args: &RestoreArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        store.restore(&args.snapshot)?;
-        store.reap(&|| false)?;
-        Ok(())
-    })
+    let restored = args
+        .store
+        .with(false, |session| session.restore(&args.snapshot))?;
+    args.store.tell(&restored)
 }
 
 /// Holds it.
 ///
 /// # Errors
-/// When there is no such snapshot, or the store cannot be opened.
+/// When there is no such snapshot.
 pub fn hold(args: &HoldArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| Ok(store.hold(&args.snapshot)?))
+    set_held(&args.store, &args.snapshot, true)
 }
 
 /// Releases it.
@@ -84,76 +88,54 @@ pub fn hold(args: &HoldArgs) -> Result<(), Error> {
 /// # Errors
 /// As [`hold`].
 pub fn release(args: &ReleaseArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| {
-        Ok(store.release(&args.snapshot)?)
-    })
+    set_held(&args.store, &args.snapshot, false)
+}
+
+fn set_held(store: &StoreArgs, snapshot: &str, is_held: bool) -> Result<(), Error> {
+    let change = ChangeSnapshot {
+        name: None,
+        is_held: Some(is_held),
+    };
+    let changed = store.with(false, |session| session.change_snapshot(snapshot, &change))?;
+    store.tell(&changed)
 }
 
 /// Promotes it.
 ///
 /// # Errors
-/// When it is no clone, or the store cannot be opened.
+/// When it is no clone.
 pub fn promote(args: &PromoteArgs) -> Result<(), Error> {
-    with(&args.store, false, |store| Ok(store.promote(&args.name)?))
+    let promoted = args
+        .store
+        .with(false, |session| session.promote(&args.name))?;
+    args.store.tell(&promoted)
 }
 
 /// Tells what differs.
 ///
 /// # Errors
-/// When there is no such snapshot or dataset, or the store cannot be opened or read.
+/// When there is no such snapshot or dataset, or the store cannot be read.
 pub fn diff(args: &DiffArgs) -> Result<(), Error> {
     let dataset = || args.old.split('@').next().unwrap_or_default().to_owned();
-    let new = args.new.clone().unwrap_or_else(dataset);
-    let all = with(&args.store, true, |store| Ok(store.diff(&args.old, &new)?))?;
-    if args.json {
-        let all: Vec<_> = all.iter().map(as_json).collect();
-        super::tell(&format!("{}\n", serde_json::to_string_pretty(&all)?));
-        return Ok(());
+    let of = Compare {
+        old: args.old.clone(),
+        new: args.new.clone().unwrap_or_else(dataset),
+    };
+    let all = args.store.with(true, |session| session.differences(&of))?;
+    if args.store.is_json() {
+        return args.store.tell(&all);
     }
     for difference in &all {
-        super::tell(&format!("{}\n", line(difference)));
+        crate::tell(&format!("{}\n", line(difference)));
     }
     Ok(())
 }
 
-fn line(Difference { path, change }: &Difference) -> String {
-    let shown = |path: &[u8]| format!("/{}", path.escape_ascii());
-    let path = shown(path);
+fn line(Difference { path, change, to }: &Difference) -> String {
     match change {
         PathChange::Removed => format!("- {path}"),
         PathChange::Added => format!("+ {path}"),
         PathChange::Changed => format!("M {path}"),
-        PathChange::Renamed(to) => format!("R {path} -> {}", shown(to)),
-    }
-}
-
-fn as_json(Difference { path, change }: &Difference) -> serde_json::Value {
-    let shown = |path: &[u8]| format!("/{}", String::from_utf8_lossy(path));
-    let (what, to) = match change {
-        PathChange::Removed => ("removed", None),
-        PathChange::Added => ("added", None),
-        PathChange::Changed => ("changed", None),
-        PathChange::Renamed(to) => ("renamed", Some(shown(to))),
-    };
-    json!({"path": shown(path), "change": what, "to": to})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_a_line() {
-        let of = |path: &[u8], change| {
-            line(&Difference {
-                path: path.to_vec(),
-                change,
-            })
-        };
-        assert_eq!(of(b"a/b c", PathChange::Removed), "- /a/b c");
-        assert_eq!(of(b"", PathChange::Changed), "M /");
-        assert_eq!(of(b"a\nb\xff", PathChange::Added), r"+ /a\nb\xff");
-        let renamed = PathChange::Renamed(b"to".to_vec());
-        assert_eq!(of(b"from", renamed), "R /from -> /to");
+        PathChange::Renamed => format!("R {path} -> {}", to.as_deref().unwrap_or_default()),
     }
 }

@@ -1,0 +1,362 @@
+//! What requests and answers of the control socket are made of.
+//!
+//! Fields are added, never renamed, removed or given another meaning: who knows fewer goes on.
+//! A request with a field that is not known is refused, since it asks for something that would not
+//! be done.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// A dataset or a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Dataset {
+    /// Its number in the store, which no other will ever have.
+    pub id: u64,
+    /// Its name: of a snapshot, that of the dataset, `@`, and its own.
+    pub name: String,
+    /// Its UUID.
+    #[schema(format = "uuid")]
+    pub uuid: String,
+    /// When it was made (RFC 3339).
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// The number of its root directory.
+    pub root_inode: u64,
+    /// Whether it refuses changes.
+    pub is_readonly: bool,
+    /// Whether it is a snapshot.
+    pub is_snapshot: bool,
+    /// Whether it is a snapshot that is not to be deleted.
+    pub is_held: bool,
+    /// The dataset that it is a snapshot of.
+    pub snapshot_of: Option<String>,
+    /// The snapshot or dataset that it was cloned from, if that is still there.
+    pub origin: Option<String>,
+    /// Inodes in it.
+    pub inodes: u64,
+    /// Bytes of its files that take space, shared or not.
+    pub allocated_bytes: u64,
+    /// How new content is compressed: `off`, `lz4`, `zstd` or `zstd:LEVEL`.
+    pub compression: String,
+    /// Whether equal content is stored once: `off`, `on` or `verify`.
+    pub dedup: String,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Its number in the store, which no other will ever have.
+    pub id: u64,
+    /// DATASET@SNAPSHOT
+    pub name: String,
+    /// Its UUID.
+    #[schema(format = "uuid")]
+    pub uuid: String,
+    /// The dataset that it is a snapshot of.
+    pub source: String,
+    /// When it was taken (RFC 3339).
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// Always true.
+    pub readonly: bool,
+    /// Whether it is not to be deleted, nor its dataset, until it is released.
+    pub is_held: bool,
+    /// Inodes in it.
+    pub inodes: u64,
+    /// Bytes of its files that take space, shared or not.
+    pub allocated_bytes: u64,
+}
+
+/// A dataset to be made, empty. One of that name that was not cloned, and has the settings that are
+/// asked for here, is taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDataset {
+    /// Its name: letters, digits and . _ + -
+    pub name: String,
+    /// Owner of its root directory: 0 if not said. Guests may change it later, so it is not
+    /// compared with that of a dataset that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group of its root directory: 0 if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// `off` (if not said), `lz4`, `zstd` or `zstd:LEVEL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// `off` (if not said), `on` or `verify`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<String>,
+}
+
+/// What of a dataset is to change: its name, or settings, which hold for what is written from then
+/// on; not both at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeDataset {
+    /// The name that it is to have. Its snapshots go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `off`, `lz4`, `zstd` or `zstd:LEVEL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// `off`, `on` or `verify`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<String>,
+}
+
+/// A snapshot to be taken. One of that name is taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSnapshot {
+    /// DATASET@SNAPSHOT
+    pub name: String,
+}
+
+/// What of a snapshot is to change: its name, or whether it is held; not both at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeSnapshot {
+    /// The name that it is to have, of the same dataset: DATASET@SNAPSHOT
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is to be held: then neither it nor its dataset can be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is_held: Option<bool>,
+}
+
+/// A dataset to be made that begins as what another one or a snapshot is now. A clone of that name,
+/// of the same source, is taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewClone {
+    /// DATASET or DATASET@SNAPSHOT
+    pub source: String,
+    /// The new dataset's name.
+    pub name: String,
+}
+
+/// How to delete a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteDataset {
+    /// Delete its snapshots too.
+    #[serde(default)]
+    pub recursive: bool,
+}
+
+/// Which snapshots to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListSnapshots {
+    /// Those of this dataset only.
+    #[serde(default)]
+    pub dataset: Option<String>,
+}
+
+/// What to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Compare {
+    /// DATASET@SNAPSHOT or DATASET
+    pub old: String,
+    /// The same, of the same dataset or one that was cloned from it.
+    pub new: String,
+}
+
+/// A path that is different.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Difference {
+    /// The path, the old one of what was renamed. Names may have any bytes: what is no printable
+    /// ASCII is `\n`, `\xNN` or the like, and quotes and backslashes have a backslash before them.
+    pub path: String,
+    /// What happened to it.
+    pub change: PathChange,
+    /// The new path of what was renamed.
+    pub to: Option<String>,
+}
+
+/// What can happen to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PathChange {
+    /// It is gone.
+    Removed,
+    /// What it led to has another path now.
+    Renamed,
+    /// It is new.
+    Added,
+    /// Its content or its attributes changed.
+    Changed,
+}
+
+/// A dataset that a guest can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Export {
+    /// The dataset's or snapshot's name now.
+    pub dataset: String,
+    /// Where a front-end connects: a path, or `fd:N` for a socket that the daemon was started with.
+    pub socket: String,
+    /// The tag that the guest mounts, if it is the daemon that says.
+    pub tag: Option<String>,
+    /// Whether the guest's changes are refused.
+    pub is_readonly: bool,
+}
+
+/// That a daemon serves a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or `read-only` when changes are refused: as opened, or since a write failed.
+    pub status: String,
+    /// The program's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Numbers of an open store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// The store's UUID.
+    #[schema(format = "uuid")]
+    pub uuid: String,
+    /// The version of its format.
+    pub format_version: u32,
+    /// When it was made (RFC 3339).
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// Whether changes are possible.
+    pub is_writable: bool,
+    /// The number of the newest checkpoint.
+    pub generation: u64,
+    /// Datasets.
+    pub datasets: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Bytes of content that it may hold; 0 for as many as the disk gives.
+    pub capacity_bytes: u64,
+    /// Bytes of content that can still be written.
+    pub free_bytes: u64,
+    /// Bytes of content in memory that are not on their way to chunks.dat yet.
+    pub unwritten_bytes: u64,
+    /// The length of chunks.dat.
+    pub chunks_file_bytes: u64,
+    /// Bytes of nodes.dat that trees used at the newest checkpoint.
+    pub metadata_bytes: u64,
+    /// Bytes of strings.dat at the newest checkpoint.
+    pub names_bytes: u64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// What opening the store found.
+    pub opening: Opening,
+}
+
+/// What opening a store found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Opening {
+    /// Whether it had been closed.
+    pub was_closed: bool,
+    /// Transactions of the log that were applied.
+    pub transactions: u64,
+    /// Files without a name that were freed.
+    pub orphans_freed: u64,
+    /// Damage in the acknowledged part of the log.
+    pub damage: Option<String>,
+}
+
+/// Why a request was not carried out. Nothing has changed then; only with `failed`, when the disk
+/// refused, is it known once the store is opened again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of reason it is.
+    pub error: ErrorKind,
+    /// The reason, for people.
+    pub message: String,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request cannot be understood.
+    BadRequest,
+    /// What is said to be a name cannot be one.
+    BadName,
+    /// There is no such dataset, snapshot or path.
+    NotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// The request did not come in time.
+    TimedOut,
+    /// The name is taken, by something else than what was asked for.
+    Exists,
+    /// It is in use.
+    Busy,
+    /// The dataset has snapshots.
+    HasSnapshots,
+    /// The snapshot, or one of the dataset, is held.
+    Held,
+    /// The request's body is too large.
+    TooLarge,
+    /// It cannot be done to this one.
+    NotPossible,
+    /// No space is left, in the store or on the disk below it.
+    NoSpace,
+    /// The store refuses changes: it was opened so, or a write has failed.
+    ReadOnly,
+    /// Too much is being done already.
+    Overloaded,
+    /// The store cannot be read or written.
+    #[serde(other)]
+    Failed,
+}
+
+impl ErrorKind {
+    /// All of them.
+    pub const ALL: [ErrorKind; 15] = [
+        ErrorKind::BadRequest,
+        ErrorKind::BadName,
+        ErrorKind::NotFound,
+        ErrorKind::MethodNotAllowed,
+        ErrorKind::TimedOut,
+        ErrorKind::Exists,
+        ErrorKind::Busy,
+        ErrorKind::HasSnapshots,
+        ErrorKind::Held,
+        ErrorKind::TooLarge,
+        ErrorKind::NotPossible,
+        ErrorKind::NoSpace,
+        ErrorKind::ReadOnly,
+        ErrorKind::Overloaded,
+        ErrorKind::Failed,
+    ];
+
+    /// The status of an answer that says so.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorKind::BadRequest | ErrorKind::BadName => 400,
+            ErrorKind::NotFound => 404,
+            ErrorKind::MethodNotAllowed => 405,
+            ErrorKind::TimedOut => 408,
+            ErrorKind::Exists | ErrorKind::Busy | ErrorKind::HasSnapshots | ErrorKind::Held => 409,
+            ErrorKind::TooLarge => 413,
+            ErrorKind::NotPossible => 422,
+            ErrorKind::Failed => 500,
+            ErrorKind::ReadOnly | ErrorKind::Overloaded => 503,
+            ErrorKind::NoSpace => 507,
+        }
+    }
+}
+
+impl Failure {
+    /// One of a kind.
+    pub fn new(error: ErrorKind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Failure { error, message }
+    }
+}

@@ -1,0 +1,172 @@
+//! Connections: accepting them, their limits, and the end.
+//!
+//! A connection carries one request. So whoever is done makes room for the next, and each step has
+//! its time: the headers, the body, and taking the answer. Only the work itself takes as long as it
+//! takes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tower_service::Service as _;
+
+use super::{Served, router};
+use crate::control::socket::Listener;
+
+/// Connections at a time; others wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// Threads that wait for the disk, at most.
+const THREADS_MAX: usize = 4;
+/// How long a request's headers may take to come.
+const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an answer may take to be taken.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of headers, at most.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Headers, at most.
+const HEADERS_MAX: usize = 64;
+/// How long requests that are in work may take when the daemon ends.
+const END_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long no connection is accepted when one could not be: there may be no more descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The name of each of its threads.
+const THREAD: &str = "razorfs-control";
+
+/// A server at work. Dropped, it ends: what it has begun with the store is over then.
+pub struct Running {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of the control socket failed");
+        }
+    }
+}
+
+/// Answers requests at a socket, in threads of its own.
+///
+/// # Errors
+/// When the system has no more threads or descriptors.
+pub fn start(listener: Listener, served: Served) -> io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS_MAX)
+        .thread_name(THREAD)
+        .build()?;
+    let accepting = {
+        let _entered = runtime.enter();
+        UnixListener::from_std(listener.listener()?)?
+    };
+    let (stop, stopped) = watch::channel(false);
+    let router = router(served);
+    let thread = std::thread::Builder::new()
+        .name(THREAD.into())
+        .spawn(move || {
+            runtime.block_on(serve(accepting, router, stopped));
+            // Waits for what is being done to the store. Its name goes last: until then a command
+            // that looks for the daemon finds it.
+            drop(runtime);
+            drop(listener);
+        })?;
+    Ok(Running {
+        stop,
+        thread: Some(thread),
+    })
+}
+
+async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            // Never closed.
+            let room = Arc::clone(&room).acquire_owned().await.ok();
+            (room, listener.accept().await)
+        };
+        let (room, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let answering = answer(stream, router.clone(), stopped.clone());
+                connections.spawn(async move {
+                    answering.await;
+                    drop(room);
+                });
+            }
+            Err(error) => {
+                log::warn!("the control socket cannot accept a connection: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        // Those that are over.
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_TIME_MAX, all).await.is_err() {
+        log::warn!("requests to the control socket are not answered any more");
+    }
+}
+
+/// One connection, to its end.
+async fn answer(stream: UnixStream, router: Router, mut stopped: watch::Receiver<bool>) {
+    let (is_asked, answered) = (AtomicBool::new(false), Notify::new());
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        is_asked.store(true, Ordering::Relaxed);
+        let (mut router, answered) = (router.clone(), &answered);
+        async move {
+            let answer = router.call(request).await;
+            answered.notify_one();
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let too_late = async {
+        answered.notified().await;
+        tokio::time::sleep(ANSWER_TIME_MAX).await;
+    };
+    let mut too_late = std::pin::pin!(too_late);
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            done = &mut connection => {
+                if let Err(error) = done {
+                    log::debug!("a connection to the control socket: {error}");
+                }
+                return;
+            }
+            () = &mut too_late => return,
+            _ = stopped.wait_for(|stopped| *stopped), if !is_ending => {
+                if !is_asked.load(Ordering::Relaxed) {
+                    return;
+                }
+                is_ending = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The daemon's side: HTTP/1.1 and JSON, in a thread of its own.
+//!
+//! ```text
+//! handlers     each path and method, and the document that describes them
+//! exchange     requests to types, results to answers
+//! connections  accepting, limits, the end
+//! ```
+//!
+//! What may touch the disk runs in threads for that, a few at a time: the thread of the connections
+//! only waits for sockets. A request whose client has gone is carried out to the end all the same.
+
+mod connections;
+mod exchange;
+mod handlers;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::api::{ErrorKind, Export, Failure};
+use crate::engine::Store;
+use crate::format::id::DatasetId;
+
+pub use connections::{Running, start};
+pub use handlers::{document, router};
+
+/// Requests in work or waiting for a thread, at most. Whoever goes away does not take back what was
+/// asked for.
+const REQUESTS_MAX: usize = 128;
+
+/// Something that a guest can reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// Where a front-end connects.
+    pub socket: String,
+    /// The tag, if the daemon says it.
+    pub tag: Option<String>,
+    /// Whether changes are refused.
+    pub read_only: bool,
+}
+
+impl Exported {
+    fn describe(&self, store: &Arc<Store>) -> Result<Export, Failure> {
+        // It is in use, so it is there; somebody may have renamed it.
+        let found = store.find_by_id(self.dataset)?;
+        Ok(Export {
+            dataset: found.map(|found| found.name).unwrap_or_default(),
+            socket: self.socket.clone(),
+            tag: self.tag.clone(),
+            is_readonly: self.read_only,
+        })
+    }
+}
+
+/// What requests are about.
+#[derive(Clone)]
+pub struct Served {
+    store: Arc<Store>,
+    exports: Arc<[Exported]>,
+    room: Arc<Semaphore>,
+}
+
+impl Served {
+    /// An open store, and what of it is exported.
+    #[must_use]
+    pub fn new(store: Arc<Store>, exports: Vec<Exported>) -> Self {
+        Served {
+            store,
+            exports: exports.into(),
+            room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        }
+    }
+
+    /// Does something that may wait for the disk.
+    async fn run<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Arc<Store>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            let message = "too many requests are being carried out: try again";
+            return Err(Failure::new(ErrorKind::Overloaded, message));
+        };
+        let store = Arc::clone(&self.store);
+        let work = move || {
+            let done = act(&store);
+            drop(room);
+            done
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|_| Err(Failure::new(ErrorKind::Failed, "the daemon ends")))
+    }
+}

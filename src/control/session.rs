@@ -1,0 +1,339 @@
+//! A store for commands: the one place that decides whether a daemon is asked, or the store opened.
+//!
+//! Each method has two arms that lead to the same function of [`super::operations`], one of them
+//! through the socket. So what a command prints does not depend on whether a daemon serves the
+//! store. How one is added stands in docs/DESIGN.md.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::api::{
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
+    NewSnapshot, Snapshot,
+};
+use super::operations::{self, Made};
+use super::{Client, socket};
+use crate::disk::dir::DiskError;
+use crate::engine::{EngineError, OpenError, OpenOptions, Store};
+
+/// How often a store is tried that is neither free nor served: a daemon may be about to come or go.
+const TRIES: u32 = 20;
+/// How long between that.
+const BETWEEN_TRIES: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A store, and where its daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorePlace {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Its daemon's control socket, if not the one in that directory.
+    pub control: Option<PathBuf>,
+    /// Accept a store on a file system that does not survive a power cut.
+    pub allow_volatile: bool,
+}
+
+/// Why a command cannot do what it is to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Who holds the store does not listen.
+    #[error("{locked}, or let it listen: nobody does on {control}")]
+    NotServed {
+        /// Who holds it.
+        locked: DiskError,
+        /// Where a daemon would listen.
+        control: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What was asked for cannot be done.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The store was changed, and could not be closed.
+    #[error("{0}")]
+    Close(EngineError),
+    /// The connection to the daemon was lost; whether the request was carried out is not known.
+    #[error("the daemon that listens on {path} does not answer: {reason}")]
+    Lost {
+        /// Its socket.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A store that commands work on.
+pub enum Session {
+    /// By a daemon.
+    Served(Client),
+    /// By this process.
+    Opened(Arc<Store>),
+}
+
+type Result<T> = std::result::Result<T, SessionError>;
+
+/// The daemon of a store; `None` when nobody listens.
+///
+/// # Errors
+/// When it may not be spoken to.
+pub fn served(place: &StorePlace) -> Result<Option<Client>> {
+    Client::find(&place.socket())
+}
+
+impl StorePlace {
+    fn socket(&self) -> PathBuf {
+        let chosen = self.control.clone();
+        chosen.unwrap_or_else(|| socket::default_path(&self.store))
+    }
+
+    fn open(&self, read_only: bool) -> std::result::Result<Arc<Store>, OpenError> {
+        let options = OpenOptions {
+            read_only,
+            allow_volatile: self.allow_volatile,
+            background: false,
+            ..OpenOptions::default()
+        };
+        Store::open(&self.store, options)
+    }
+}
+
+impl Session {
+    /// Finds the store's daemon, or opens the store: for reading only, or for changes too.
+    ///
+    /// # Errors
+    /// When the store is neither served nor can be opened.
+    pub fn begin(place: &StorePlace, read_only: bool) -> Result<Session> {
+        let mut tries = 0;
+        loop {
+            if let Some(client) = served(place)? {
+                return Ok(Session::Served(client));
+            }
+            match place.open(read_only) {
+                Ok(store) => return Ok(Session::Opened(store)),
+                Err(OpenError::Disk(locked @ DiskError::Locked { .. })) => {
+                    tries += 1;
+                    if tries == TRIES {
+                        return Err(SessionError::NotServed {
+                            locked,
+                            control: place.socket(),
+                        });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    /// Ends it. What was changed is durable already.
+    ///
+    /// # Errors
+    /// When the store cannot be closed.
+    pub fn end(self) -> Result<()> {
+        match self {
+            Session::Served(_) => Ok(()),
+            Session::Opened(store) => store.close().map_err(SessionError::Close),
+        }
+    }
+
+    /// See [`operations::datasets`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn datasets(&self) -> Result<Vec<Dataset>> {
+        match self {
+            Session::Served(client) => client.get("/api/v1/datasets"),
+            Session::Opened(store) => Ok(operations::datasets(store)?),
+        }
+    }
+
+    /// See [`operations::create_dataset`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_dataset(&self, new: &NewDataset) -> Result<Made<Dataset>> {
+        match self {
+            Session::Served(client) => client.post("/api/v1/datasets", new),
+            Session::Opened(store) => Ok(operations::create_dataset(store, new)?),
+        }
+    }
+
+    /// See [`operations::change_dataset`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_dataset(&self, name: &str, change: &ChangeDataset) -> Result<Dataset> {
+        match self {
+            Session::Served(client) => client.patch(&path("datasets", name), change),
+            Session::Opened(store) => Ok(operations::change_dataset(store, name, change)?),
+        }
+    }
+
+    /// See [`operations::delete_dataset`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_dataset(&self, name: &str, recursive: bool) -> Result<()> {
+        match self {
+            Session::Served(client) => {
+                client.delete(&format!("{}?recursive={recursive}", path("datasets", name)))
+            }
+            Session::Opened(store) => {
+                operations::delete_dataset(store, name, recursive)?;
+                reap(store)
+            }
+        }
+    }
+
+    /// See [`operations::take_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_snapshot(&self, new: &NewSnapshot) -> Result<Made<Snapshot>> {
+        match self {
+            Session::Served(client) => client.post("/api/v1/snapshots", new),
+            Session::Opened(store) => Ok(operations::take_snapshot(store, new)?),
+        }
+    }
+
+    /// See [`operations::change_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_snapshot(&self, name: &str, change: &ChangeSnapshot) -> Result<Snapshot> {
+        match self {
+            Session::Served(client) => client.patch(&path("snapshots", name), change),
+            Session::Opened(store) => Ok(operations::change_snapshot(store, name, change)?),
+        }
+    }
+
+    /// See [`operations::delete_snapshot`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
+        match self {
+            Session::Served(client) => client.delete(&path("snapshots", name)),
+            Session::Opened(store) => {
+                operations::delete_snapshot(store, name)?;
+                reap(store)
+            }
+        }
+    }
+
+    /// See [`operations::restore`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restore(&self, snapshot: &str) -> Result<Dataset> {
+        match self {
+            Session::Served(client) => client.act(&(path("snapshots", snapshot) + "/restore")),
+            Session::Opened(store) => {
+                let restored = operations::restore(store, snapshot)?;
+                reap(store)?;
+                Ok(restored)
+            }
+        }
+    }
+
+    /// See [`operations::promote`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn promote(&self, clone: &str) -> Result<Dataset> {
+        match self {
+            Session::Served(client) => client.act(&(path("datasets", clone) + "/promote")),
+            Session::Opened(store) => Ok(operations::promote(store, clone)?),
+        }
+    }
+
+    /// See [`operations::differences`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn differences(&self, of: &Compare) -> Result<Vec<Difference>> {
+        match self {
+            Session::Served(client) => {
+                let query = query(&[("old", &of.old), ("new", &of.new)]);
+                client.get(&format!("/api/v1/differences?{query}"))
+            }
+            Session::Opened(store) => Ok(operations::differences(store, of)?),
+        }
+    }
+
+    /// See [`operations::clone_dataset`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clone_dataset(&self, new: &NewClone) -> Result<Made<Dataset>> {
+        match self {
+            Session::Served(client) => client.post("/api/v1/clones", new),
+            Session::Opened(store) => Ok(operations::clone_dataset(store, new)?),
+        }
+    }
+}
+
+/// The text behind a path (RFC 3986, 3.4).
+fn query(fields: &[(&str, &str)]) -> String {
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", escaped(value)));
+    fields.collect::<Vec<_>>().join("&")
+}
+
+/// Frees what was deleted. A daemon does it in the background; here nobody else will, soon.
+fn reap(store: &Store) -> Result<()> {
+    store.reap(&|| false).map_err(Failure::from)?;
+    Ok(())
+}
+
+/// The path of a resource (RFC 3986, 3.3).
+fn path(kind: &str, name: &str) -> String {
+    format!("/api/v1/{kind}/{}", escaped(name))
+}
+
+/// A user may have typed anything for a name.
+fn escaped(name: &str) -> String {
+    let mut escaped = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'@' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
+            _ if byte.is_ascii_alphanumeric() => escaped.push(byte.into()),
+            _ => {
+                // Writing to a string does not fail.
+                let _ = write!(escaped, "%{byte:02X}");
+            }
+        }
+    }
+    escaped
+}
+
+/// For messages: which store it is about.
+#[must_use]
+pub fn named(store: &Path, error: &SessionError) -> String {
+    match error {
+        SessionError::Refused(_) | SessionError::Close(_) => {
+            format!("{}: {error}", store.display())
+        }
+        // They name it themselves.
+        SessionError::NotServed { .. } | SessionError::Open(_) | SessionError::Lost { .. } => {
+            error.to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_can_stand_in_a_path() {
+        assert_eq!(path("datasets", "web-1.0"), "/api/v1/datasets/web-1.0");
+        assert_eq!(path("snapshots", "a@b"), "/api/v1/snapshots/a@b");
+        assert_eq!(
+            path("datasets", "a/b?c d%é"),
+            "/api/v1/datasets/a%2Fb%3Fc%20d%25%C3%A9"
+        );
+    }
+}
