@@ -2,7 +2,7 @@
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -42,6 +42,11 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts razorfsd as `user` on a store of its own.
     fn start(user: u32, flags: &[&str]) -> Daemon {
+        Daemon::start_after(|_| {}, user, flags)
+    }
+
+    /// The same, once something was done to the store's directory.
+    fn start_after(prepare: impl FnOnce(&Path), user: u32, flags: &[&str]) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
         mkfs(&store);
@@ -51,6 +56,7 @@ impl Daemon {
         fs::read_dir(&store)
             .unwrap()
             .for_each(|file| own(&file.unwrap().path()));
+        prepare(&store);
         let child = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
             .args(["--allow-volatile", "--store"])
             .arg(&store)
@@ -135,6 +141,23 @@ fn confinement_can_be_switched_off() {
         assert_eq!(field(&status, "NoNewPrivs:"), "0");
     }
     daemon.end();
+}
+
+/// Commands cannot find it then; guests can.
+#[test]
+fn a_daemon_that_cannot_make_its_control_socket_serves_all_the_same() {
+    let closed = |store: &Path| {
+        fs::set_permissions(store, fs::Permissions::from_mode(0o555)).unwrap();
+    };
+    for flags in [&[] as &[&str], &["--readonly"]] {
+        let daemon = Daemon::start_after(closed, user(), flags);
+        let socket = daemon.dir.path().join("store/control.sock");
+        assert!(!socket.exists());
+        daemon.end();
+    }
+    let open = Daemon::start(user(), &["--readonly"]);
+    assert!(open.dir.path().join("store/control.sock").exists());
+    open.end();
 }
 
 /// Runs the test below in a process of its own.

@@ -232,10 +232,10 @@ pub struct Stats {
     pub is_writable: bool,
     /// The number of the newest checkpoint.
     pub generation: u64,
-    /// Datasets.
-    pub datasets: u64,
+    /// Datasets, without snapshots.
+    pub dataset_count: u64,
     /// Snapshots.
-    pub snapshots: u64,
+    pub snapshot_count: u64,
     /// Bytes of content that it may hold; 0 for as many as the disk gives.
     pub capacity_bytes: u64,
     /// Bytes of content that can still be written.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
-use super::api::Failure;
+use super::api::{Dataset, Export, Failure, Stats};
 use super::operations::Made;
 use super::session::SessionError;
 use super::socket;
@@ -52,6 +52,30 @@ impl Client {
             path: path.to_owned(),
             runtime,
         }))
+    }
+
+    /// See [`super::operations::stats`].
+    ///
+    /// # Errors
+    /// As there; when the daemon does not answer.
+    pub fn stats(&self) -> Result<Stats, SessionError> {
+        self.get("/api/v1/stats")
+    }
+
+    /// What guests can reach.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn exports(&self) -> Result<Vec<Export>, SessionError> {
+        self.get("/api/v1/exports")
+    }
+
+    /// See [`super::operations::datasets`].
+    ///
+    /// # Errors
+    /// As there; when the daemon does not answer.
+    pub fn datasets(&self) -> Result<Vec<Dataset>, SessionError> {
+        self.get("/api/v1/datasets")
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, SessionError> {

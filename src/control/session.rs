@@ -143,7 +143,7 @@ impl Session {
     /// As there.
     pub fn datasets(&self) -> Result<Vec<Dataset>> {
         match self {
-            Session::Served(client) => client.get("/api/v1/datasets"),
+            Session::Served(client) => client.datasets(),
             Session::Opened(store) => Ok(operations::datasets(store)?),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use vm_tests::frontend::fuse::request;
@@ -63,18 +63,22 @@ fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
     dir
 }
 
+fn command(dir: &Path, verb: &str, rest: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_razorfs"))
+        .args([verb, "--allow-volatile"])
+        .arg(dir.join("store"))
+        .args(rest)
+        .output()
+        .unwrap()
+}
+
 /// Runs commands of razorfs: each a verb, and what follows the store.
 fn run(dir: &Path, commands: &[&[&str]]) {
     for command in commands {
         let [verb, rest @ ..] = command else {
             continue;
         };
-        let done = Command::new(env!("CARGO_BIN_EXE_razorfs"))
-            .args([verb, "--allow-volatile"])
-            .arg(dir.join("store"))
-            .args(rest)
-            .output()
-            .unwrap();
+        let done = self::command(dir, verb, rest);
         assert!(done.status.success(), "{done:?}");
     }
 }
@@ -130,6 +134,16 @@ impl Daemon {
             .unwrap();
         assert!(!ended.status.success());
         String::from_utf8(ended.stderr).unwrap()
+    }
+
+    /// What a command of razorfs does with the store: a verb, and what follows the store.
+    pub fn command(&self, verb: &str, rest: &[&str]) -> Output {
+        command(self.dir.path(), verb, rest)
+    }
+
+    /// Where commands find it.
+    pub fn control(&self) -> PathBuf {
+        self.dir.path().join("store/control.sock")
     }
 
     pub fn socket(&self) -> PathBuf {

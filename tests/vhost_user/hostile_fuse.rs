@@ -331,7 +331,7 @@ fn forgetting_more_or_less_than_was_told() {
     }
     // Still there: nothing of it was dropped.
     let read = mount.client(0).call(request::read(node, 0, 0, 10));
-    assert_eq!(read.unwrap(), []);
+    assert_eq!(read.unwrap(), [0u8; 0]);
     let h = &mut mount.hiprio;
     h.call(request::forget(node, u64::MAX)).unwrap();
     h.call(request::forget(node, u64::MAX)).unwrap();

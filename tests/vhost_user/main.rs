@@ -7,6 +7,8 @@
     clippy::cast_possible_truncation
 )]
 
+mod control;
+mod control_kill;
 mod daemon;
 mod exports;
 mod hostile_campaign;

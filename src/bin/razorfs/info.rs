@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use razorfs::control::{self, StorePlace};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::format::codec::Compression;
 use razorfs::format::id::DatasetId;
@@ -23,17 +24,21 @@ type Error = Box<dyn std::error::Error>;
 /// Bytes of memory for pages: the few of the dataset tree are read.
 const CACHE_BYTES: u64 = 1 << 20;
 
-/// Says what a store is and holds. Reads only; the store must not be in use.
+/// Says what a store is and holds. Reads only; where a daemon serves it, the daemon is asked.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// The store's directory.
-    store: PathBuf,
+    pub(crate) store: PathBuf,
+    /// The control socket of the daemon that serves the store, if not control.sock in its directory.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
-    /// Read the records of all chunks too, and say how much space compression saves.
+    pub(crate) json: bool,
+    /// Read the records of all chunks too, and say how much space compression saves. No daemon may
+    /// serve the store meanwhile.
     #[arg(long)]
-    chunks: bool,
+    pub(crate) chunks: bool,
 }
 
 struct Dataset {
@@ -125,6 +130,14 @@ impl Chunks {
 /// # Errors
 /// When the directory is no store, is in use, or cannot be read.
 pub fn run(args: &InfoArgs) -> Result<(), Error> {
+    let place = StorePlace {
+        store: args.store.clone(),
+        control: args.control.clone(),
+        allow_volatile: true,
+    };
+    if let Some(daemon) = control::served(&place)? {
+        return crate::served::run(args, &daemon);
+    }
     let how = OpenDir {
         read_only: true,
         allow_volatile: true,
@@ -274,7 +287,7 @@ fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
 }
 
 /// Bytes in the largest unit that leaves at least one, with a decimal.
-fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (mut index, mut divisor) = (0, 1u64);
     while index + 1 < units.len() && bytes / divisor >= 1024 {

@@ -6,6 +6,7 @@ mod mkfs;
 mod mount;
 mod recover;
 mod scrub;
+mod served;
 mod set;
 mod snapshots;
 mod store;

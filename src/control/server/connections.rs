@@ -22,22 +22,38 @@ use tower_service::Service as _;
 use super::{Served, router};
 use crate::control::socket::Listener;
 
-/// Connections at a time; others wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
 /// Threads that wait for the disk, at most.
 const THREADS_MAX: usize = 4;
-/// How long a request's headers may take to come.
-const HEADER_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long an answer may take to be taken.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of headers, at most.
 const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Headers, at most.
 const HEADERS_MAX: usize = 64;
-/// How long requests that are in work may take when the daemon ends.
-const END_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long no connection is accepted when one could not be: there may be no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections at a time; others wait to be accepted.
+    pub(super) connections: usize,
+    /// How long a request's headers may take to come.
+    pub(super) header_time: Duration,
+    /// How long an answer may take to be taken.
+    pub(super) answer_time: Duration,
+    /// How long requests that are in work may take when the daemon ends.
+    pub(super) end_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 64,
+            header_time: Duration::from_secs(10),
+            answer_time: Duration::from_secs(30),
+            end_time: Duration::from_secs(5),
+        }
+    }
+}
 
 /// The name of each of its threads.
 const THREAD: &str = "razorfs-control";
@@ -64,6 +80,15 @@ impl Drop for Running {
 /// # Errors
 /// When the system has no more threads or descriptors.
 pub fn start(listener: Listener, served: Served) -> io::Result<Running> {
+    start_within(listener, served, Limits::default())
+}
+
+/// As [`start`].
+pub(super) fn start_within(
+    listener: Listener,
+    served: Served,
+    limits: Limits,
+) -> io::Result<Running> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX)
@@ -78,7 +103,7 @@ pub fn start(listener: Listener, served: Served) -> io::Result<Running> {
     let thread = std::thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
-            runtime.block_on(serve(accepting, router, stopped));
+            runtime.block_on(serve(accepting, router, stopped, limits));
             // Waits for what is being done to the store. Its name goes last: until then a command
             // that looks for the daemon finds it.
             drop(runtime);
@@ -90,8 +115,13 @@ pub fn start(listener: Listener, served: Served) -> io::Result<Running> {
     })
 }
 
-async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn serve(
+    listener: UnixListener,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+    limits: Limits,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
@@ -105,7 +135,7 @@ async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Recei
         };
         match accepted {
             Ok((stream, _)) => {
-                let answering = answer(stream, router.clone(), stopped.clone());
+                let answering = answer(stream, router.clone(), stopped.clone(), limits);
                 connections.spawn(async move {
                     answering.await;
                     drop(room);
@@ -121,13 +151,18 @@ async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Recei
     }
     drop(listener);
     let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(END_TIME_MAX, all).await.is_err() {
+    if tokio::time::timeout(limits.end_time, all).await.is_err() {
         log::warn!("requests to the control socket are not answered any more");
     }
 }
 
 /// One connection, to its end.
-async fn answer(stream: UnixStream, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn answer(
+    stream: UnixStream,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+    limits: Limits,
+) {
     let (is_asked, answered) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         is_asked.store(true, Ordering::Relaxed);
@@ -140,7 +175,7 @@ async fn answer(stream: UnixStream, router: Router, mut stopped: watch::Receiver
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME_MAX)
+        .header_read_timeout(limits.header_time)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .keep_alive(false)
@@ -148,7 +183,7 @@ async fn answer(stream: UnixStream, router: Router, mut stopped: watch::Receiver
     let mut connection = std::pin::pin!(connection);
     let too_late = async {
         answered.notified().await;
-        tokio::time::sleep(ANSWER_TIME_MAX).await;
+        tokio::time::sleep(limits.answer_time).await;
     };
     let mut too_late = std::pin::pin!(too_late);
     let mut is_ending = false;

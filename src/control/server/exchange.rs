@@ -19,7 +19,7 @@ use crate::control::operations::Made;
 /// Bytes of a request's body at most.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a request's body may take to come.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+const BODY_TIME_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// A request's body.
 pub(super) struct Json<T>(pub(super) T);
@@ -30,7 +30,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
         let Ok(body) = tokio::time::timeout(BODY_TIME_MAX, body).await else {
-            let message = "the body did not come within ten seconds";
+            let message = "the body did not come in time";
             return Err(Failure::new(ErrorKind::TimedOut, message));
         };
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {

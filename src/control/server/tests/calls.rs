@@ -1,0 +1,405 @@
+//! What each request does.
+
+use super::*;
+use crate::control::api::{ErrorKind, NewDataset};
+use crate::control::operations;
+
+const DATASETS: &str = "/api/v1/datasets";
+const SNAPSHOTS: &str = "/api/v1/snapshots";
+const CLONES: &str = "/api/v1/clones";
+
+/// What clients were told there is: it stays.
+#[test]
+fn each_path_has_the_methods_that_the_document_says() {
+    let paths = [
+        ("/health", "get"),
+        ("/api/v1/datasets", "get post"),
+        ("/api/v1/datasets/{name}", "delete get patch"),
+        ("/api/v1/snapshots", "get post"),
+        ("/api/v1/snapshots/{name}", "delete get patch"),
+        ("/api/v1/clones", "post"),
+        ("/api/v1/exports", "get"),
+        ("/api/v1/stats", "get"),
+        ("/api/v1/openapi.json", "get"),
+    ];
+    let world = World::new();
+    let described = world.document["paths"].as_object().unwrap();
+    assert_eq!(described.len(), paths.len());
+    for (path, methods) in paths {
+        let found: Vec<_> = described[path].as_object().unwrap().keys().collect();
+        let mut found: Vec<_> = found.into_iter().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found.join(" "), methods, "{path}");
+        for method in ["get", "post", "patch", "delete", "put"] {
+            let path = path.replace("{name}", "none@none");
+            let answer = world.call(&method.to_uppercase(), &path, &Value::Null);
+            let is_there = found.contains(&method);
+            assert_eq!(answer.0 != 405, is_there, "{method} {path}: {answer:?}");
+        }
+    }
+    let (status, served) = world.get("/api/v1/openapi.json");
+    assert_eq!((status, &served), (200, &world.document));
+    assert_eq!(served["openapi"], "3.1.0");
+    assert_eq!(kind(&world.get("/api/v2/datasets")), "not_found");
+    assert_eq!(kind(&world.get("/")), "not_found");
+    world.finish();
+}
+
+#[test]
+fn each_kind_of_refusal_has_its_status_and_is_in_the_document() {
+    let world = World::new();
+    let names = &world.document["components"]["schemas"]["ErrorKind"]["enum"];
+    assert_eq!(names.as_array().unwrap().len(), ErrorKind::ALL.len());
+    for kind in ErrorKind::ALL {
+        let name = serde_json::to_value(kind).unwrap();
+        assert!(names.as_array().unwrap().contains(&name));
+        let post = &world.document["paths"][SNAPSHOTS]["post"]["responses"];
+        let described = &post[kind.status().to_string()]["description"];
+        let name = name.as_str().unwrap();
+        assert!(described.as_str().unwrap().contains(name), "{name}");
+    }
+    // One that a newer daemon has.
+    let newer: ErrorKind = serde_json::from_value(json!("on_strike")).unwrap();
+    assert_eq!(newer, ErrorKind::Failed);
+}
+
+#[test]
+fn a_dataset_is_made_once_changed_and_deleted() {
+    let world = World::new();
+    let new = json!({"name": "web", "uid": 7, "gid": 8, "compression": "zstd:4", "dedup": "on"});
+    let (status, made) = world.post(DATASETS, &new);
+    assert_eq!(status, 201);
+    assert_eq!(made["created_at"], "2001-09-09T01:46:40.005Z");
+    assert_eq!(
+        (&made["compression"], &made["dedup"]),
+        (&json!("zstd:4"), &json!("on"))
+    );
+    assert_eq!(
+        (&made["is_snapshot"], &made["is_readonly"]),
+        (&json!(false), &json!(false))
+    );
+    assert_eq!(
+        (&made["root_inode"], &made["inodes"]),
+        (&json!(1), &json!(1))
+    );
+    let owner = world
+        .store
+        .volume("web")
+        .unwrap()
+        .getattr(Ino::ROOT)
+        .unwrap();
+    assert_eq!((owner.uid, owner.gid), (7, 8));
+    assert_eq!(world.post(DATASETS, &new), (200, made.clone()));
+    // What is not said is not compared.
+    assert_eq!(world.post(DATASETS, &name("web")), (200, made.clone()));
+    for other in [
+        json!({"name": "web", "compression": "lz4"}),
+        json!({"name": "web", "dedup": "verify"}),
+    ] {
+        let refused = world.post(DATASETS, &other);
+        assert_eq!((refused.0, kind(&refused)), (409, "exists"));
+    }
+    let web = format!("{DATASETS}/web");
+    assert_eq!(world.get(&web), (200, made.clone()));
+    let (status, changed) = world.patch(&web, &json!({"dedup": "off"}));
+    assert_eq!((status, &changed["dedup"]), (200, &json!("off")));
+    assert_eq!(changed["compression"], "zstd:4");
+    let (status, renamed) = world.patch(&web, &name("site"));
+    assert_eq!((status, &renamed["name"]), (200, &json!("site")));
+    assert_eq!(
+        (&renamed["id"], &renamed["uuid"]),
+        (&made["id"], &made["uuid"])
+    );
+    assert_eq!(world.get(&web).0, 404);
+    let both = world.patch(
+        &format!("{DATASETS}/site"),
+        &json!({"name": "a", "dedup": "on"}),
+    );
+    assert_eq!((both.0, kind(&both)), (400, "bad_request"));
+    assert_eq!(world.names(DATASETS), ["main", "site"]);
+    assert_eq!(
+        world.delete(&format!("{DATASETS}/site")),
+        (204, Value::Null)
+    );
+    assert_eq!(world.delete(&format!("{DATASETS}/site")).0, 404);
+    assert_eq!(world.names(DATASETS), ["main"]);
+    world.finish();
+}
+
+#[test]
+fn snapshots_and_clones_are_made_once() {
+    let world = World::new();
+    let main = world.store.main().unwrap();
+    write(&main, "file", b"content");
+    let (status, taken) = world.post(SNAPSHOTS, &name("main@a"));
+    assert_eq!((status, &taken["source"]), (201, &json!("main")));
+    assert_eq!(
+        (&taken["readonly"], &taken["inodes"]),
+        (&json!(true), &json!(2))
+    );
+    assert_eq!(world.post(SNAPSHOTS, &name("main@a")), (200, taken.clone()));
+    assert_eq!(world.get(&format!("{SNAPSHOTS}/main@a")), (200, taken));
+    let then = world.store.volume("main@a").unwrap();
+    assert!(then.lookup(Ino::ROOT, b"file").is_ok());
+    drop(then);
+
+    let clone = json!({"source": "main@a", "name": "c"});
+    let (status, made) = world.post(CLONES, &clone);
+    assert_eq!((status, &made["origin"]), (201, &json!("main@a")));
+    assert_eq!(world.post(CLONES, &clone), (200, made));
+    // The name is that of something else.
+    for (path, body) in [
+        (CLONES, json!({"source": "main", "name": "c"})),
+        (CLONES, json!({"source": "main@a", "name": "main"})),
+        (CLONES, json!({"source": "main", "name": "main@a"})),
+        (DATASETS, name("c")),
+    ] {
+        let refused = world.post(path, &body);
+        assert_eq!((refused.0, kind(&refused)), (409, "exists"), "{body}");
+    }
+    // A snapshot of the same name is another one.
+    assert_eq!(world.delete(&format!("{SNAPSHOTS}/main@a")).0, 204);
+    assert_eq!(world.get(&format!("{DATASETS}/c")).1["origin"], Value::Null);
+    assert_eq!(world.post(SNAPSHOTS, &name("main@a")).0, 201);
+    assert_eq!(world.post(CLONES, &clone).0, 409);
+    assert_eq!(
+        world.post(CLONES, &json!({"source": "x", "name": "c"})).0,
+        404
+    );
+
+    let renamed = world.patch(&format!("{SNAPSHOTS}/main@a"), &name("main@b"));
+    assert_eq!((renamed.0, &renamed.1["name"]), (200, &json!("main@b")));
+    world.post(SNAPSHOTS, &name("c@x"));
+    assert_eq!(world.names(SNAPSHOTS), ["main@b", "c@x"]);
+    assert_eq!(world.names(&format!("{SNAPSHOTS}?dataset=c")), ["c@x"]);
+    let refused = world.delete(&format!("{DATASETS}/c"));
+    assert_eq!((refused.0, kind(&refused)), (409, "has_snapshots"));
+    assert_eq!(world.delete(&format!("{DATASETS}/c?recursive=true")).0, 204);
+    assert_eq!(world.names(SNAPSHOTS), ["main@b"]);
+    assert!(world.get(&format!("{SNAPSHOTS}?dataset=c")).0 == 404);
+    drop(main);
+    world.finish();
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said() {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    world.post(SNAPSHOTS, &name("web@a"));
+    let long = "x".repeat(300);
+    let cases: &[(&str, &str, Value, u16, &str)] = &[
+        ("POST", DATASETS, name(""), 400, "bad_name"),
+        ("POST", DATASETS, name("a/b"), 400, "bad_name"),
+        ("POST", DATASETS, name("new@x"), 400, "bad_name"),
+        ("POST", DATASETS, name(&long), 400, "bad_name"),
+        ("POST", DATASETS, json!({}), 400, "bad_request"),
+        ("POST", DATASETS, json!({"name": 7}), 400, "bad_request"),
+        (
+            "POST",
+            DATASETS,
+            json!({"name": "x", "quick": 1}),
+            400,
+            "bad_request",
+        ),
+        (
+            "POST",
+            DATASETS,
+            json!({"name": "x", "uid": -1}),
+            400,
+            "bad_request",
+        ),
+        (
+            "POST",
+            DATASETS,
+            json!({"name": "x", "dedup": "yes"}),
+            400,
+            "bad_request",
+        ),
+        ("POST", SNAPSHOTS, name("web"), 400, "bad_name"),
+        ("POST", SNAPSHOTS, name("web@a@b"), 400, "bad_name"),
+        ("POST", SNAPSHOTS, name("none@a"), 404, "not_found"),
+        ("POST", SNAPSHOTS, name("web@"), 400, "bad_name"),
+        (
+            "POST",
+            CLONES,
+            json!({"source": "web", "name": "new@b"}),
+            400,
+            "bad_name",
+        ),
+        (
+            "PATCH",
+            "/api/v1/datasets/main",
+            name("other"),
+            422,
+            "not_possible",
+        ),
+        ("PATCH", "/api/v1/datasets/web", name("main"), 409, "exists"),
+        (
+            "PATCH",
+            "/api/v1/datasets/web",
+            name("a@b"),
+            422,
+            "not_possible",
+        ),
+        (
+            "PATCH",
+            "/api/v1/datasets/web@a",
+            json!({"dedup": "on"}),
+            422,
+            "not_possible",
+        ),
+        (
+            "PATCH",
+            "/api/v1/datasets/web@a",
+            name("web@b"),
+            400,
+            "bad_name",
+        ),
+        (
+            "PATCH",
+            "/api/v1/snapshots/web@a",
+            name("main@a"),
+            422,
+            "not_possible",
+        ),
+        ("PATCH", "/api/v1/snapshots/web", name("x"), 400, "bad_name"),
+        (
+            "DELETE",
+            "/api/v1/datasets/main",
+            Value::Null,
+            422,
+            "not_possible",
+        ),
+        (
+            "DELETE",
+            "/api/v1/datasets/web@a",
+            Value::Null,
+            400,
+            "bad_name",
+        ),
+        (
+            "DELETE",
+            "/api/v1/snapshots/web",
+            Value::Null,
+            400,
+            "bad_name",
+        ),
+        (
+            "DELETE",
+            "/api/v1/datasets/web?recursive=perhaps",
+            Value::Null,
+            400,
+            "bad_request",
+        ),
+        (
+            "DELETE",
+            "/api/v1/datasets/web?force=true",
+            Value::Null,
+            400,
+            "bad_request",
+        ),
+        (
+            "GET",
+            "/api/v1/datasets/%ff",
+            Value::Null,
+            400,
+            "bad_request",
+        ),
+        ("GET", "/api/v1/datasets/%00", Value::Null, 404, "not_found"),
+        ("GET", "/api/v1/snapshots/web", Value::Null, 400, "bad_name"),
+        (
+            "GET",
+            "/api/v1/snapshots?dataset=web@a",
+            Value::Null,
+            400,
+            "bad_name",
+        ),
+    ];
+    for (method, path, body, status, reason) in cases {
+        let answer = world.call(method, path, body);
+        let found = (answer.0, kind(&answer));
+        assert_eq!(found, (*status, *reason), "{method} {path} {body}");
+    }
+    let many = format!("{DATASETS}/{}", "n".repeat(60_000));
+    assert_eq!(world.get(&many).0, 404);
+    for garbage in ["", "{", "[]", "null", "\u{0}", "{\"name\":\"a\"}{}"] {
+        let answer = world.send("POST", DATASETS, garbage.to_owned());
+        assert_eq!((answer.0, kind(&answer)), (400, "bad_request"), "{garbage}");
+    }
+    let large = format!("{{\"name\":\"{}\"}}", "n".repeat(64 << 10));
+    let answer = world.send("POST", DATASETS, large);
+    assert_eq!((answer.0, kind(&answer)), (413, "too_large"));
+    assert_eq!(world.names(DATASETS), ["main", "web", "web@a"]);
+    world.finish();
+}
+
+#[test]
+fn what_is_in_use_is_not_deleted() {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    let user = world.store.volume("web").unwrap();
+    let refused = world.delete(&format!("{DATASETS}/web"));
+    assert_eq!((refused.0, kind(&refused)), (409, "busy"));
+    drop(user);
+    assert_eq!(world.delete(&format!("{DATASETS}/web")).0, 204);
+    world.finish();
+}
+
+#[test]
+fn exports_and_numbers_are_told() {
+    let world = World::new();
+    let (_, exports) = world.get("/api/v1/exports");
+    let export = json!([{
+        "dataset": "main", "socket": "/run/main.sock", "tag": "files", "is_readonly": false,
+    }]);
+    assert_eq!(exports, export);
+    world.post(DATASETS, &name("web"));
+    world.post(SNAPSHOTS, &name("web@a"));
+    write(&world.store.main().unwrap(), "file", b"unwritten");
+    let (_, stats) = world.get("/api/v1/stats");
+    assert_eq!(
+        (&stats["dataset_count"], &stats["snapshot_count"]),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(stats["unwritten_bytes"], 9);
+    assert_eq!(stats["is_writable"], true);
+    let (_, health) = world.get("/health");
+    assert_eq!(
+        (&health["status"], &health["pid"]),
+        (&json!("ok"), &json!(std::process::id()))
+    );
+    world.finish();
+}
+
+#[test]
+fn a_store_that_is_read_only_says_so() {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    world.store.close().unwrap();
+    let world = World::on(world.sim.killed(), true);
+    assert_eq!(world.get("/health").1["status"], "read-only");
+    assert_eq!(world.names(DATASETS), ["main", "web"]);
+    for answer in [
+        world.post(SNAPSHOTS, &name("web@a")),
+        world.delete(&format!("{DATASETS}/web")),
+        world.patch(&format!("{DATASETS}/web"), &json!({"dedup": "on"})),
+    ] {
+        assert_eq!((answer.0, kind(&answer)), (503, "read_only"));
+    }
+    // That asks for nothing new.
+    assert_eq!(world.post(DATASETS, &name("web")).0, 200);
+}
+
+/// Daemons of other versions have fields of their own; what asks for something unknown is refused.
+#[test]
+fn an_answer_may_have_more_fields_and_a_request_not() {
+    let world = World::new();
+    let (_, mut made) = world.post(DATASETS, &name("web"));
+    made["colour"] = json!("blue");
+    let read: crate::control::api::Dataset = serde_json::from_value(made).unwrap();
+    assert_eq!(read.name, "web");
+    let more = json!({"name": "a", "colour": "blue"});
+    assert!(serde_json::from_value::<NewDataset>(more).is_err());
+    assert_eq!(operations::datasets(&world.store).unwrap()[1], read);
+    world.finish();
+}

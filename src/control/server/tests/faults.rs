@@ -1,0 +1,133 @@
+//! A disk that fails or is full, and too much to do.
+
+use std::io;
+
+use super::*;
+use crate::disk::sim::{Call, Fault};
+
+/// What fails in turn, and how what it was to make is asked for.
+const REQUESTS: [(&str, &str); 4] = [
+    (
+        "/api/v1/datasets",
+        r#"{"name":"new","dedup":"on","compression":"lz4"}"#,
+    ),
+    ("/api/v1/snapshots", r#"{"name":"web@new"}"#),
+    ("/api/v1/clones", r#"{"source":"web@old","name":"new"}"#),
+    ("/api/v1/clones", r#"{"source":"web","name":"new"}"#),
+];
+
+fn world_with_a_file() -> World {
+    let world = World::new();
+    world.post("/api/v1/datasets", &name("web"));
+    world.post("/api/v1/snapshots", &name("web@old"));
+    write(&world.store.volume("web").unwrap(), "file", &[7; 100_000]);
+    world
+}
+
+/// Each write, flush and allocation of each request fails once: the answer says so, and behind the
+/// next opening the whole of it is there or nothing.
+#[test]
+fn a_disk_that_fails_leaves_nothing_half_done() {
+    let mut failures = 0;
+    for (path, body) in REQUESTS {
+        for call in [Call::Write, Call::Flush, Call::Allocate] {
+            for after in 0.. {
+                let world = world_with_a_file();
+                world.sim.set_fault(Some(Fault {
+                    call,
+                    after,
+                    sticky: false,
+                    kind: io::ErrorKind::Other,
+                }));
+                let answer = world.send("POST", path, body.to_owned());
+                if world.sim.fault_calls() <= after {
+                    assert_eq!(answer.0, 201, "{answer:?}");
+                    break;
+                }
+                failures += 1;
+                world.sim.set_fault(None);
+                let place = format!("{path} {body}, {call:?} {after}: {answer:?}");
+                if answer.0 != 201 {
+                    assert!(answer.0 >= 500, "{place}");
+                    assert!(!kind(&answer).is_empty());
+                }
+                let after = World::on(world.sim.killed(), false);
+                let is_there = after.names("/api/v1/datasets").len() == 4;
+                assert!(is_there || answer.0 != 201, "{place}");
+                // Asked again, it is what it was to be.
+                let again = after.send("POST", path, body.to_owned());
+                assert_eq!(
+                    again.0,
+                    if is_there { 200 } else { 201 },
+                    "{place}: {again:?}"
+                );
+                after.finish();
+            }
+        }
+    }
+    assert!(failures >= 12, "{failures}");
+}
+
+/// A damaged store is told of.
+#[test]
+fn a_disk_that_cannot_be_read_is_told_of() {
+    let world = world_with_a_file();
+    world.store.close().unwrap();
+    let sim = world.sim.killed();
+    let world = World::on(sim, true);
+    world.sim.set_fault(Some(Fault {
+        call: Call::Read,
+        after: 0,
+        sticky: true,
+        kind: io::ErrorKind::Other,
+    }));
+    let read = world
+        .store
+        .volume("web")
+        .map(|web| web.lookup(Ino::ROOT, b"file"));
+    let is_read = read.is_ok_and(|found| found.is_ok());
+    let answer = world.get("/api/v1/datasets/web");
+    assert!(
+        answer.0 == 200 || (answer.0 == 500 && !is_read),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_of() {
+    let world = World::new();
+    let mut failed = None;
+    for n in 0..100_000 {
+        let answer = world.post("/api/v1/datasets", &name(&format!("dataset-{n}")));
+        if answer.0 != 201 {
+            failed = Some((n, answer));
+            break;
+        }
+        if n == 20 {
+            world.sim.set_capacity(Some(world.sim.allocated()));
+        }
+    }
+    let (n, answer) = failed.unwrap();
+    assert_eq!((answer.0, kind(&answer)), (507, "no_space"), "after {n}");
+    // Nothing of it is there, and deleting works.
+    assert_eq!(world.get(&format!("/api/v1/datasets/dataset-{n}")).0, 404);
+    assert_eq!(world.delete("/api/v1/datasets/dataset-0").0, 204);
+}
+
+#[test]
+fn too_many_requests_at_once_are_refused() {
+    let world = World::new();
+    let mut served = Served::new(Arc::clone(&world.store), Vec::new());
+    served.room = Arc::new(tokio::sync::Semaphore::new(0));
+    let busy = router(served);
+    let answer = world
+        .runtime
+        .block_on(send(&busy, "GET", "/api/v1/datasets", String::new()));
+    assert_eq!((answer.0, kind(&answer)), (503, "overloaded"));
+    // That asks nothing of the store.
+    let health = world
+        .runtime
+        .block_on(send(&busy, "GET", "/health", String::new()));
+    assert_eq!(health.0, 200);
+    world.finish();
+}
