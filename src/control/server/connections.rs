@@ -103,11 +103,9 @@ pub(super) fn start_within(
     let thread = std::thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
-            runtime.block_on(serve(accepting, router, stopped, limits));
-            // Waits for what is being done to the store. Its name goes last: until then a command
-            // that looks for the daemon finds it.
+            runtime.block_on(serve((accepting, listener), router, stopped, limits));
+            // Waits for what is being done to the store.
             drop(runtime);
-            drop(listener);
         })?;
     Ok(Running {
         stop,
@@ -116,7 +114,7 @@ pub(super) fn start_within(
 }
 
 async fn serve(
-    listener: UnixListener,
+    (listener, named): (UnixListener, Listener),
     router: Router,
     mut stopped: watch::Receiver<bool>,
     limits: Limits,
@@ -149,7 +147,8 @@ async fn serve(
         // Those that are over.
         while connections.try_join_next().is_some() {}
     }
-    drop(listener);
+    // Commands that come now wait for the store's lock.
+    drop((listener, named));
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.end_time, all).await.is_err() {
         log::warn!("requests to the control socket are not answered any more");
