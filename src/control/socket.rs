@@ -1,7 +1,7 @@
 //! Where the daemon listens, and how it is found.
 //!
-//! By default that is a file in the store's directory, so who knows the store finds its daemon. Only
-//! the daemon's user (and root) may connect. The address of a UNIX socket has 107 bytes, and paths
+//! By default that is a file in the store's directory, so who knows the store finds its daemon.
+//! Only the daemon's user (and root) may connect. The address of a UNIX socket has 107 bytes, and paths
 //! of stores may be longer: then its directory is opened, and the socket named through that.
 
 use std::ffi::{OsStr, OsString};
@@ -168,8 +168,8 @@ impl Listener {
 fn listen(address: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Before it has a name: the file is made with the mode of the socket, so that there is no moment
-    // at which others may connect.
+    // Before it has a name: the file is made with the mode of the socket, so that there is no
+    // moment at which others may connect.
     rustix::fs::fchmod(socket.as_fd(), Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(address)?)?;
     rustix::net::listen(&socket, WAITING_MAX)?;

@@ -36,7 +36,8 @@ pub struct CreateArgs {
     /// Group of its root directory.
     #[arg(long, default_value_t = 0)]
     gid: u32,
-    /// Compress new content where it pays: off, lz4, or zstd with a level from 1 to 19 (zstd:LEVEL).
+    /// Compress new content where it pays: off, lz4, or zstd with a level from 1 to 19
+    /// (zstd:LEVEL).
     #[arg(long, value_name = "CODEC")]
     compression: Option<Compression>,
     /// Store equal content once: off, on, or verify (compare it byte by byte first).

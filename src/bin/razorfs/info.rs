@@ -29,7 +29,8 @@ const CACHE_BYTES: u64 = 1 << 20;
 pub struct InfoArgs {
     /// The store's directory.
     pub(crate) store: PathBuf,
-    /// The control socket of the daemon that serves the store, if not control.sock in its directory.
+    /// The control socket of the daemon that serves the store, if not control.sock in its
+    /// directory.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Print JSON.

@@ -13,7 +13,8 @@ type Error = Box<dyn std::error::Error>;
 pub struct StoreArgs {
     /// The store's directory.
     store: PathBuf,
-    /// The control socket of the daemon that serves the store, if not control.sock in its directory.
+    /// The control socket of the daemon that serves the store, if not control.sock in its
+    /// directory.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Accept a store on a file system that does not survive a power cut.

@@ -1,7 +1,7 @@
 //! Each path and method, and the document that describes them.
 //!
-//! A handler takes a request apart, has an operation carried out, and gives its result back. What it
-//! is registered with is what the document says of it.
+//! A handler takes a request apart, has an operation carried out, and gives its result back. What
+//! it is registered with is what the document says of it.
 
 use std::collections::BTreeMap;
 
