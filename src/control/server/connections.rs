@@ -155,6 +155,13 @@ async fn serve(
     }
 }
 
+/// For the log: a request that may change something.
+fn asked(request: &hyper::Request<hyper::body::Incoming>) -> Option<String> {
+    let (method, path) = (request.method(), request.uri().path_and_query());
+    let path = path.map_or("", |path| path.as_str());
+    (!method.is_safe()).then(|| format!("{method} {path:.200}"))
+}
+
 /// One connection, to its end.
 async fn answer(
     stream: UnixStream,
@@ -166,8 +173,12 @@ async fn answer(
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         is_asked.store(true, Ordering::Relaxed);
         let (mut router, answered) = (router.clone(), &answered);
+        let asked = asked(&request);
         async move {
             let answer = router.call(request).await;
+            if let (Some(asked), Ok(answer)) = (asked, &answer) {
+                log::info!("asked for {asked}: {}", answer.status());
+            }
             answered.notify_one();
             answer
         }

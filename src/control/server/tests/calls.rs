@@ -17,7 +17,10 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/datasets/{name}", "delete get patch"),
         ("/api/v1/snapshots", "get post"),
         ("/api/v1/snapshots/{name}", "delete get patch"),
+        ("/api/v1/snapshots/{name}/restore", "post"),
+        ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/clones", "post"),
+        ("/api/v1/differences", "get"),
         ("/api/v1/exports", "get"),
         ("/api/v1/stats", "get"),
         ("/api/v1/openapi.json", "get"),
@@ -178,6 +181,65 @@ fn snapshots_and_clones_are_made_once() {
     assert_eq!(world.names(SNAPSHOTS), ["main@b"]);
     assert!(world.get(&format!("{SNAPSHOTS}?dataset=c")).0 == 404);
     drop(main);
+    world.finish();
+}
+
+#[test]
+fn snapshots_are_restored_held_promoted_and_compared() {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    let web = world.store.volume("web").unwrap();
+    write(&web, "old", b"old");
+    world.post(SNAPSHOTS, &name("web@a"));
+    web.unlink(Ino::ROOT, b"old").unwrap();
+    write(&web, "new", b"new");
+    let compare = "/api/v1/differences?old=web@a&new=web";
+    let (status, found) = world.get(compare);
+    assert_eq!(status, 200);
+    let told = found.as_array().unwrap().iter();
+    let told: Vec<_> = told
+        .map(|each| {
+            (
+                each["change"].as_str().unwrap(),
+                each["path"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("added", "/new"), ("removed", "/old")]);
+    for query in ["", "?old=web@a", "?old=web@a&new=web&more=1"] {
+        let refused = world.get(&format!("/api/v1/differences{query}"));
+        assert_eq!((refused.0, kind(&refused)), (400, "bad_request"), "{query}");
+    }
+
+    let restore = format!("{SNAPSHOTS}/web@a/restore");
+    let refused = world.call("POST", &restore, &Value::Null);
+    assert_eq!((refused.0, kind(&refused)), (409, "busy"));
+    drop(web);
+    let (status, restored) = world.call("POST", &restore, &Value::Null);
+    assert_eq!((status, &restored["name"]), (200, &json!("web")));
+    assert_eq!(world.get(compare), (200, json!([])));
+    let none = world.call("POST", &format!("{SNAPSHOTS}/web@x/restore"), &Value::Null);
+    assert_eq!(none.0, 404);
+
+    let snapshot = format!("{SNAPSHOTS}/web@a");
+    let (status, held) = world.patch(&snapshot, &json!({"is_held": true}));
+    assert_eq!((status, &held["is_held"]), (200, &json!(true)));
+    for path in [&snapshot, &format!("{DATASETS}/web?recursive=true")] {
+        let refused = world.delete(path);
+        assert_eq!((refused.0, kind(&refused)), (409, "held"));
+    }
+    let both = world.patch(&snapshot, &json!({"is_held": false, "name": "web@b"}));
+    assert_eq!((both.0, kind(&both)), (400, "bad_request"));
+    world.patch(&snapshot, &json!({"is_held": false}));
+
+    world.post(CLONES, &json!({"source": "web@a", "name": "copy"}));
+    let promote = format!("{DATASETS}/copy/promote");
+    let (status, promoted) = world.call("POST", &promote, &Value::Null);
+    assert_eq!((status, &promoted["origin"]), (200, &Value::Null));
+    assert_eq!(world.names(SNAPSHOTS), ["copy@a"]);
+    let refused = world.call("POST", &promote, &Value::Null);
+    assert_eq!((refused.0, kind(&refused)), (422, "not_possible"));
+    assert_eq!(world.delete(&format!("{DATASETS}/web")).0, 204);
     world.finish();
 }
 
