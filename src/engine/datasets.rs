@@ -9,6 +9,7 @@
 //! Invariant: an extent's record counts as one reference to its chunk, however many trees share it.
 //! Of those it belongs to the oldest; the others have it at or below their lineage's boundary.
 
+mod browse;
 mod copies;
 mod diff;
 mod promote;
@@ -30,6 +31,7 @@ use crate::log::{Tx, recovery};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
+pub use browse::SnapshotEntry;
 pub use diff::{Difference, Path, PathChange};
 pub(super) use records::{
     all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,

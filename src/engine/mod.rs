@@ -34,7 +34,9 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use datasets::{DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange};
+pub use datasets::{
+    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
+};
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};

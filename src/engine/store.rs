@@ -272,8 +272,9 @@ impl Store {
         self.attach(DatasetId::MAIN)
     }
 
-    /// The store's clock.
-    pub(super) fn now(&self) -> Time {
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
         (self.clock)()
     }
 

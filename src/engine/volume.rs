@@ -29,7 +29,7 @@ pub(super) struct Dataset {
     /// needs a moment without any.
     pub(super) gate: RwLock<()>,
     /// Nothing of it is ever changed.
-    read_only: bool,
+    pub(super) read_only: bool,
     /// Held by each volume that the store gave away.
     users: Arc<()>,
     /// Bytes of its reserved extents, as the store has counted them.

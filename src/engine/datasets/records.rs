@@ -67,11 +67,19 @@ pub(in crate::engine) fn record_of(
 
 /// Whether there is a dataset of this number that is not deleted.
 pub(in crate::engine) fn is_there(read: &impl Read, id: DatasetId) -> Result<bool, StoreError> {
+    Ok(undeleted(read, id)?.is_some())
+}
+
+/// The dataset or snapshot of this number, unless it is deleted.
+pub(super) fn undeleted(
+    read: &impl Read,
+    id: DatasetId,
+) -> Result<Option<DatasetRecord>, StoreError> {
     let record = read.get_with(TreeId::Datasets, &dataset_key(id), DatasetRecord::decode)?;
     let record = record
         .transpose()
         .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
-    Ok(record.is_some_and(|record| record.flags & DATASET_DOOMED == 0))
+    Ok(record.filter(|record| record.flags & DATASET_DOOMED == 0))
 }
 
 /// The dataset or snapshot of a name, which there has to be.

@@ -99,7 +99,8 @@ impl Bench {
         let ino = volume.lookup(ROOT, span.name.as_bytes()).unwrap().ino;
         let end = span.offset + span.len;
         let content = files.get_mut(&span.name).unwrap();
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
+            10 => self.copy_back(&volume, ino, content),
             0..5 => {
                 let byte: u8 = self.rng.random();
                 let bytes: Vec<u8> = (0..span.len).map(|at| byte ^ (at % 251) as u8).collect();
@@ -152,6 +153,26 @@ impl Bench {
         }
         drop(volume);
         self.model.insert(head, files);
+    }
+
+    /// Copies from a file of any snapshot.
+    fn copy_back(&mut self, volume: &Volume, to: Ino, content: &mut Vec<u8>) {
+        let Some(name) = self.pick(|name| name.contains('@')) else {
+            return;
+        };
+        let Some((file, source)) = self.model[&name].iter().choose(&mut self.rng) else {
+            return;
+        };
+        let snapshot = self.store.volume(&name).unwrap();
+        let from = snapshot.lookup(ROOT, file.as_bytes()).unwrap().ino;
+        let (at, len) = (50_000, self.rng.random_range(1..200_000));
+        let done = volume.copy_range_of(&snapshot, (from, 0), (to, at), len);
+        let done = usize::try_from(done.unwrap()).unwrap();
+        if done > 0 {
+            let at = usize::try_from(at).unwrap();
+            content.resize(content.len().max(at + done), 0);
+            content[at..at + done].copy_from_slice(&source[..done]);
+        }
     }
 
     /// Makes, names or deletes a dataset or snapshot.
