@@ -164,6 +164,7 @@ impl Bench {
                 let settings = Settings {
                     compression: compression.parse().ok(),
                     dedup: dedup.parse().ok(),
+                    ..Settings::default()
                 };
                 self.store.change_settings(&head, settings).unwrap();
             }

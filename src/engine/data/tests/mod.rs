@@ -6,6 +6,7 @@ mod crash;
 mod deduplicated;
 mod full;
 mod lost;
+mod quota;
 mod scrub;
 mod sharing;
 mod space;
