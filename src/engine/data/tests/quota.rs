@@ -575,7 +575,7 @@ fn df_tells_of_the_quota() {
     let blocks = |name: &str| {
         let stat = stat(name);
         let block = u64::from(stat.block_bytes);
-        [stat.blocks, stat.blocks_free, stat.blocks_available].map(|blocks| blocks * block >> 20)
+        [stat.blocks, stat.blocks_free, stat.blocks_available].map(|blocks| (blocks * block) >> 20)
     };
     assert_eq!(blocks("other"), [16, 16, 16]);
     let settings = Settings {
