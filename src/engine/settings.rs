@@ -12,6 +12,9 @@ use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
 
+/// Sums of what is kept stay below 2^64: all but the one that is being asked for fit a disk.
+const RESERVATION_MAX_BYTES: u64 = 1 << 62;
+
 /// What of a dataset's settings is to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
@@ -39,11 +42,15 @@ impl Settings {
         record.quota_bytes = self.quota_bytes.unwrap_or(record.quota_bytes);
         record.quota_inodes = self.quota_inodes.unwrap_or(record.quota_inodes);
         record.reserved_bytes = self.reservation_bytes.unwrap_or(record.reserved_bytes);
+        let refused = |reason| {
+            let name = record.name.clone();
+            Err(DatasetError::Refused { name, reason })
+        };
         if record.quota_bytes != 0 && record.reserved_bytes > record.quota_bytes {
-            return Err(DatasetError::Refused {
-                name: record.name.clone(),
-                reason: "its reservation would be larger than its quota",
-            });
+            return refused("its reservation would be larger than its quota");
+        }
+        if record.reserved_bytes > RESERVATION_MAX_BYTES {
+            return refused("no store has room for such a reservation");
         }
         Ok(())
     }

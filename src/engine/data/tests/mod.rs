@@ -5,6 +5,7 @@ mod compressed;
 mod crash;
 mod deduplicated;
 mod full;
+mod limits;
 mod lost;
 mod quota;
 mod scrub;
