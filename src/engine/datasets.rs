@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::store::Room;
-use super::{EngineError, Store, Volume};
+use super::{EngineError, Settings, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
@@ -34,8 +34,8 @@ use crate::sync::atomic::Ordering;
 pub use browse::SnapshotEntry;
 pub use diff::{Difference, Path, PathChange};
 pub(super) use records::{
-    all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,
-    record_of, reserved_bytes,
+    all_kept_bytes, all_reserved_bytes, counters_of, found, is_there, kept_of, lineage, lineages,
+    put_lineage, put_record, record_of, reserved_bytes,
 };
 use records::{dataset_name, find, new_id, split_name};
 
@@ -76,6 +76,16 @@ pub enum DatasetError {
     /// A snapshot that is not to be deleted.
     #[error("'{0}' is held: release it first")]
     Held(String),
+    /// What is to be kept for it does not fit.
+    #[error("'{name}': there is no room to keep {more} bytes more for it; {free} are free")]
+    NoRoom {
+        /// The dataset.
+        name: String,
+        /// Bytes to be kept that are not kept yet.
+        more: u64,
+        /// Bytes that are neither used nor kept for anyone.
+        free: u64,
+    },
     /// It cannot be done to this one.
     #[error("'{name}': {reason}")]
     Refused {
@@ -118,6 +128,12 @@ pub struct DatasetInfo {
     pub inodes: u64,
     /// Bytes of its files that take space, shared or not.
     pub allocated_bytes: u64,
+    /// What they may take; 0 for no limit.
+    pub quota_bytes: u64,
+    /// Inodes that it may have; 0 for no limit.
+    pub quota_inodes: u64,
+    /// Bytes that it can use in any case; 0 for none.
+    pub reservation_bytes: u64,
 }
 
 impl Store {
@@ -144,6 +160,9 @@ impl Store {
                 held: record.flags & DATASET_HELD != 0,
                 inodes: counters.inodes,
                 allocated_bytes: counters.allocated_bytes,
+                quota_bytes: record.quota_bytes,
+                quota_inodes: record.quota_inodes,
+                reservation_bytes: record.reserved_bytes,
                 name: record.name,
             });
         }
@@ -174,12 +193,28 @@ impl Store {
     ///
     /// # Errors
     /// When the name is taken or cannot be one; when the store refuses.
-    pub fn create_dataset(&self, name: &str, (uid, gid): (u32, u32)) -> Result<(), DatasetError> {
+    pub fn create_dataset(&self, name: &str, owner: (u32, u32)) -> Result<(), DatasetError> {
+        self.create_dataset_with(name, owner, Settings::default())
+    }
+
+    /// The same, with settings from the beginning.
+    ///
+    /// # Errors
+    /// As [`Store::create_dataset`]; when what is to be kept for it does not fit.
+    pub fn create_dataset_with(
+        &self,
+        name: &str,
+        (uid, gid): (u32, u32),
+        settings: Settings,
+    ) -> Result<(), DatasetError> {
         dataset_name(name)?;
+        let _one = self.data.setting.lock();
+        let kept = self.keep_for_new(name, settings)?;
         let mut tx = self.begin_tx(Need::Space)?;
         let id = self.name_new(&mut tx, name)?;
         let now = self.now();
-        let record = self.new_record(&tx, id, name);
+        let mut record = self.new_record(&tx, id, name);
+        settings.apply(&mut record)?;
         put_record(&mut tx, id, &record)?;
         let counters = DatasetCounters {
             next_ino: Ino::ROOT.0 + 1,
@@ -189,7 +224,9 @@ impl Store {
         tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
         let root = InodeRecord::new_root(uid, gid, 0o755, now);
         tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
-        self.end(tx)
+        self.end(tx)?;
+        kept.settle();
+        Ok(())
     }
 
     /// Gives a dataset or a snapshot another name; snapshots go with their dataset.
@@ -256,10 +293,13 @@ impl Store {
                 std::thread::sleep(STORE_AT_WORK);
                 continue;
             }
-            let mut reserved = 0;
+            let (mut reserved, mut kept) = (0, 0);
             for id in &doomed {
                 reserved += reserved_bytes(&tx, *id)?;
                 let mut record = record_of(&tx, *id)?;
+                if !datasets.contains_key(id) {
+                    kept += kept_of(&tx, *id, &record)?;
+                }
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
                 record.name = String::new();
@@ -270,8 +310,10 @@ impl Store {
             self.data
                 .reserved_bytes
                 .fetch_sub(reserved, Ordering::Relaxed);
+            self.data.kept_bytes.fetch_sub(kept, Ordering::SeqCst);
             for id in doomed {
                 if let Some(dataset) = datasets.remove(&id) {
+                    dataset.usage.reserve(0, &self.data.kept_bytes);
                     self.forget_unwritten(&dataset);
                 }
             }

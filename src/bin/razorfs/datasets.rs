@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use razorfs::engine::{DatasetInfo, OpenOptions, Store};
+use razorfs::engine::{DatasetInfo, OpenOptions, Settings, Store};
 use serde_json::json;
+
+use super::info::limits;
+use super::set::parse_limit;
 
 pub(super) type Error = Box<dyn std::error::Error>;
 
@@ -42,6 +45,15 @@ pub struct CreateArgs {
     /// Group of its root directory.
     #[arg(long, default_value_t = 0)]
     gid: u32,
+    /// Bytes that its files may take (K, M, G, T, P for powers of 1024).
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
+    quota: Option<u64>,
+    /// Inodes that it may have.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_limit)]
+    quota_inodes: Option<u64>,
+    /// Bytes that no other dataset gets.
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
+    reservation: Option<u64>,
 }
 
 /// Takes a snapshot: all that a dataset is at this moment, kept as it is. It takes space only as the
@@ -130,14 +142,18 @@ pub fn list(args: &ListArgs) -> Result<(), Error> {
             name,
             inodes,
             allocated_bytes,
+            quota_bytes,
+            quota_inodes,
+            reservation_bytes,
             ..
         } = info;
+        let limits = limits(*quota_bytes, *quota_inodes, *reservation_bytes);
         let mebibytes = allocated_bytes.div_ceil(1 << 20);
         let from =
             name_of(info.origin, &all).map_or(String::new(), |origin| format!("  from {origin}"));
         let held = if info.held { "  held" } else { "" };
         super::tell(&format!(
-            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{from}{held}\n"
+            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{limits}{from}{held}\n"
         ));
     }
     Ok(())
@@ -161,6 +177,9 @@ fn as_json(info: &DatasetInfo, all: &[DatasetInfo]) -> serde_json::Value {
         "held": info.held,
         "inodes": info.inodes,
         "allocated_bytes": info.allocated_bytes,
+        "quota_bytes": info.quota_bytes,
+        "quota_inodes": info.quota_inodes,
+        "reservation_bytes": info.reservation_bytes,
     })
 }
 
@@ -170,7 +189,13 @@ fn as_json(info: &DatasetInfo, all: &[DatasetInfo]) -> serde_json::Value {
 /// When it cannot be made, or the store cannot be opened.
 pub fn create(args: &CreateArgs) -> Result<(), Error> {
     with(&args.store, false, |store| {
-        Ok(store.create_dataset(&args.name, (args.uid, args.gid))?)
+        let settings = Settings {
+            quota_bytes: args.quota,
+            quota_inodes: args.quota_inodes,
+            reservation_bytes: args.reservation,
+            ..Settings::default()
+        };
+        Ok(store.create_dataset_with(&args.name, (args.uid, args.gid), settings)?)
     })
 }
 

@@ -32,7 +32,7 @@ impl Volume {
     /// transaction takes.
     ///
     /// # Errors
-    /// `Invalid` when source and target overlap, `FileTooLarge`, `NotPermitted`.
+    /// `Invalid` when source and target overlap, `Quota`, `FileTooLarge`, `NotPermitted`.
     pub fn copy_range(
         &self,
         source: Ino,
@@ -200,8 +200,8 @@ impl Volume {
             .checked_add(len)
             .filter(|end| *end <= SIZE_MAX);
         let target_end = target_end.ok_or(EngineError::FileTooLarge)?;
-        self.check_quota(&tx, len)?;
         let mut counters = self.load_counters(&tx)?;
+        let before = counters.allocated_bytes;
         let mut references: HashMap<_, u64> = HashMap::new();
         let parts: Vec<_> = found
             .iter()
@@ -240,8 +240,10 @@ impl Volume {
             tx.data_clear(self.dataset.id, range.target, range.target_offset, len);
         }
         self.store_inode(&mut tx, range.target, &record)?;
-        self.store_counters(&mut tx, &counters)?;
-        let lsn = tx.commit()?;
+        let released = target_data.unallocated_in(range.target_offset, target_end);
+        let less = before.saturating_add(released);
+        let mut charge = self.charge(&tx, counters.allocated_bytes.saturating_sub(less))?;
+        let lsn = self.commit_counted(tx, &counters, released, Some(&mut charge))?;
         self.change_dirty(target_data, |map| {
             map.remove(range.target_offset, target_end)
         });

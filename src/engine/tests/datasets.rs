@@ -193,8 +193,10 @@ impl Bench {
                 let compression = ["off", "lz4", "zstd"][self.rng.random_range(0..3)];
                 let dedup = ["off", "on", "verify"][self.rng.random_range(0..3)];
                 let settings = Settings {
+                    reservation_bytes: Some(self.rng.random_range(0..3) * 50_000),
                     compression: compression.parse().ok(),
                     dedup: dedup.parse().ok(),
+                    ..Settings::default()
                 };
                 self.store.change_settings(&head, settings).unwrap();
             }
@@ -296,7 +298,13 @@ impl Bench {
     fn reopen(&mut self) {
         self.store.close().unwrap();
         assert_eq!(errors(&self.sim), [""; 0]);
+        let kept = |store: &Store| {
+            let sums = (&store.data.reserved_bytes, &store.data.kept_bytes);
+            (sums.0.load(Ordering::SeqCst), sums.1.load(Ordering::SeqCst))
+        };
+        let before = kept(&self.store);
         self.store = open_store(&self.sim, &self.clock);
+        assert_eq!(kept(&self.store), before);
         self.check();
     }
 
