@@ -411,11 +411,12 @@ mod tests {
     fn options_switch_the_export() {
         let config = parse(&with(&[
             "-o",
-            "no_readdirplus,writeback,no_xattr",
+            "no_readdirplus,writeback,no_xattr,no_snapshots",
             "--readonly",
         ]))
         .unwrap();
         assert!(!config.exports[0].options.readdirplus && config.exports[0].options.writeback);
+        assert!(!config.exports[0].options.snapshots);
         assert!(!config.exports[0].options.xattr && !config.exports[0].options.posix_acl);
         assert!(config.exports[0].options.read_only && config.open.read_only);
         let config = parse(&with(&["--posix-acl=never"])).unwrap();

@@ -524,3 +524,67 @@ fn wrong_usage() {
     expect(small, 1, &["--log-size", "multiple of 4096"]);
     assert!(!path.exists());
 }
+
+#[test]
+fn limits_that_cannot_be() {
+    let store = Store::new();
+    let with = |verb: &str, rest: &[&str]| {
+        let args = [&[verb, store.path(), "--allow-volatile"], rest].concat();
+        run(RAZORFS, &args)
+    };
+    for (setting, words) in [
+        ("quota=0", ["quota", "none"]),
+        ("quota=-5", ["quota", "'-5'"]),
+        ("quota=99999999P", ["quota", "below 2^64"]),
+        ("quota-inodes=few", ["quota-inodes", "'few'"]),
+        (
+            "reservation=1000P",
+            ["keep 1125899907891200 bytes", "are free"],
+        ),
+        ("reservation=8000P", ["'main'", "no store has room"]),
+    ] {
+        expect(with("set", &[setting]), 1, &words);
+    }
+    let above = ["quota=1M", "reservation=2M"];
+    expect(with("set", &above), 1, &["larger than its quota"]);
+    expect(with("create", &["web", "--quota", "0"]), 2, &["say none"]);
+    let no_room = with("create", &["web", "--reservation", "1000P"]);
+    expect(no_room, 1, &["'web'", "no room", "are free"]);
+    let list = with("list", &[]);
+    assert!(
+        !list.1.contains("web") && !list.1.contains("quota"),
+        "{list:?}"
+    );
+    // What can be is told of.
+    let limits = [
+        "--quota",
+        "1.5M",
+        "--quota-inodes",
+        "7",
+        "--reservation",
+        "1M",
+    ];
+    let web = [&["web"], &limits[..]].concat();
+    expect(with("create", &web), 0, &[]);
+    let words = ["quota 1.5 MiB, quota 7 inodes, reservation 1.0 MiB"];
+    expect(with("list", &[]), 0, &words);
+    expect(store.info(), 0, &words);
+    let words = [
+        "\"quota_bytes\": 1572864",
+        "\"quota_inodes\": 7",
+        "\"reservation_bytes\": 1048576",
+    ];
+    expect(with("list", &["--json"]), 0, &words);
+    expect(run(RAZORFS, &["info", store.path(), "--json"]), 0, &words);
+    let none = ["quota=none", "quota-inodes=none", "reservation=none"];
+    expect(
+        with("set", &[&["--dataset", "web"], &none[..]].concat()),
+        0,
+        &[],
+    );
+    assert!(!with("list", &[]).1.contains("quota"));
+    expect(with("snapshot", &["web@s"]), 0, &[]);
+    let snapshot = with("set", &["--dataset", "web@s", "quota=1M"]);
+    expect(snapshot, 1, &["web@s", "snapshot"]);
+    expect(store.fsck(), EXIT_CLEAN, &["clean"]);
+}

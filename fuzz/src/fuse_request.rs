@@ -34,6 +34,7 @@ fn options(bits: u8) -> Options {
         shared: bits & 0x11 == 0x11,
         without_open: false,
         allow_mmap: false,
+        snapshots: true,
     }
 }
 

@@ -96,6 +96,9 @@ struct Args {
     /// Do not send attributes along with directory listings.
     #[arg(long)]
     no_readdirplus: bool,
+    /// Do not show a dataset's snapshots in it, below .snapshots in its root directory.
+    #[arg(long)]
+    no_snapshots: bool,
     /// Extended attributes; on by default.
     #[arg(long)]
     xattr: bool,
@@ -253,6 +256,7 @@ impl Args {
                 writeback: self.writeback,
                 readdirplus: !self.no_readdirplus,
                 allow_mmap: self.allow_mmap,
+                snapshots: !self.no_snapshots,
                 ..Options::default()
             },
             log_level: self.log_level.as_deref().map(level).transpose()?,
@@ -469,6 +473,8 @@ impl Said {
             ("no_writeback", None) => self.export.writeback = false,
             ("readdirplus", None) => self.export.readdirplus = true,
             ("no_readdirplus", None) => self.export.readdirplus = false,
+            ("snapshots", None) => self.export.snapshots = true,
+            ("no_snapshots", None) => self.export.snapshots = false,
             ("sandbox", Some(mode)) => mode.clone_into(&mut self.sandbox),
             ("log_level", Some(name)) => self.log_level = Some(level(name)?),
             ("debug", None) => self.log_level = Some(LevelFilter::Debug),

@@ -40,6 +40,12 @@ pub struct Dataset {
     pub compression: String,
     /// Whether equal content is stored once: `off`, `on` or `verify`.
     pub dedup: String,
+    /// Bytes that its files may take; 0 for no limit.
+    pub quota_bytes: u64,
+    /// Inodes that it may have; 0 for no limit.
+    pub quota_inodes: u64,
+    /// Bytes that no other dataset gets; 0 for none.
+    pub reservation_bytes: u64,
 }
 
 /// A snapshot.
@@ -87,6 +93,15 @@ pub struct NewDataset {
     /// `off` (if not said), `on` or `verify`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<String>,
+    /// Bytes that its files may take; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Inodes that it may have; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_inodes: Option<u64>,
+    /// Bytes that no other dataset gets; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_bytes: Option<u64>,
 }
 
 /// What of a dataset is to change: its name, or settings, which hold for what is written from then
@@ -103,6 +118,15 @@ pub struct ChangeDataset {
     /// `off`, `on` or `verify`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<String>,
+    /// Bytes that its files may take; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Inodes that it may have; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_inodes: Option<u64>,
+    /// Bytes that no other dataset gets; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_bytes: Option<u64>,
 }
 
 /// A snapshot to be taken. One of that name is taken for it.

@@ -48,6 +48,7 @@ impl From<DatasetError> for Failure {
             DatasetError::HasSnapshots { .. } => ErrorKind::HasSnapshots,
             DatasetError::Held(_) => ErrorKind::Held,
             DatasetError::Refused { .. } => ErrorKind::NotPossible,
+            DatasetError::NoRoom { .. } => ErrorKind::NoSpace,
             DatasetError::Engine(error) => kind_of(error),
         };
         Failure::new(kind, error.to_string())
@@ -92,7 +93,12 @@ pub fn dataset(store: &Arc<Store>, name: &str) -> Result<Dataset> {
 /// # Errors
 /// When the name is taken or cannot be one, or a setting is not known; when the store refuses.
 pub fn create_dataset(store: &Arc<Store>, new: &NewDataset) -> Result<Made<Dataset>> {
-    let settings = settings(new.compression.as_deref(), new.dedup.as_deref())?;
+    let settings = Settings {
+        quota_bytes: new.quota_bytes,
+        quota_inodes: new.quota_inodes,
+        reservation_bytes: new.reservation_bytes,
+        ..settings(new.compression.as_deref(), new.dedup.as_deref())?
+    };
     let owner = (new.uid.unwrap_or(0), new.gid.unwrap_or(0));
     let is_the_same = |found: &DatasetInfo| {
         found.snapshot_of.is_none()
@@ -101,6 +107,15 @@ pub fn create_dataset(store: &Arc<Store>, new: &NewDataset) -> Result<Made<Datas
                 .compression
                 .is_none_or(|set| set == found.compression)
             && settings.dedup.is_none_or(|set| set == found.dedup)
+            && settings
+                .quota_bytes
+                .is_none_or(|set| set == found.quota_bytes)
+            && settings
+                .quota_inodes
+                .is_none_or(|set| set == found.quota_inodes)
+            && settings
+                .reservation_bytes
+                .is_none_or(|set| set == found.reservation_bytes)
     };
     let make = || store.create_dataset_with(&new.name, owner, settings);
     let made = make_once(store, &new.name, make, is_the_same)?;
@@ -112,7 +127,12 @@ pub fn create_dataset(store: &Arc<Store>, new: &NewDataset) -> Result<Made<Datas
 /// # Errors
 /// When there is no such dataset; when the change is not possible; when the store refuses.
 pub fn change_dataset(store: &Arc<Store>, name: &str, change: &ChangeDataset) -> Result<Dataset> {
-    let settings = settings(change.compression.as_deref(), change.dedup.as_deref())?;
+    let settings = Settings {
+        quota_bytes: change.quota_bytes,
+        quota_inodes: change.quota_inodes,
+        reservation_bytes: change.reservation_bytes,
+        ..settings(change.compression.as_deref(), change.dedup.as_deref())?
+    };
     // By its number: who comes between may give the name to another.
     let id = store.find(name)?.id;
     match &change.name {
@@ -383,6 +403,9 @@ fn as_dataset(info: &DatasetInfo, name_of: impl Fn(DatasetId) -> Option<String>)
         allocated_bytes: info.allocated_bytes,
         compression: info.compression.to_string(),
         dedup: info.dedup.to_string(),
+        quota_bytes: info.quota_bytes,
+        quota_inodes: info.quota_inodes,
+        reservation_bytes: info.reservation_bytes,
     }
 }
 
@@ -426,6 +449,7 @@ fn settings(compression: Option<&str>, dedup: Option<&str>) -> Result<Settings> 
     Ok(Settings {
         compression: parsed("compression", compression)?,
         dedup: parsed("dedup", dedup)?,
+        ..Settings::default()
     })
 }
 

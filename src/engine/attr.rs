@@ -250,22 +250,25 @@ impl Volume {
         let view = self.store.journal.view();
         let dataset = self.dataset_record(&view)?;
         let counters = self.load_counters(&view)?;
-        let used = counters.allocated_bytes;
-        let mut free = self.free_bytes()?;
-        if dataset.quota_bytes != 0 {
-            free = free.min(dataset.quota_bytes.saturating_sub(used));
-        }
+        let block = u64::from(STATFS_BLOCK_BYTES);
+        let used = self.dataset.usage.used_bytes().div_ceil(block);
+        let free = self.free_bytes()?;
         let mut files_free = free / BYTES_PER_INODE;
         if dataset.quota_inodes != 0 {
             files_free = files_free.min(dataset.quota_inodes.saturating_sub(counters.inodes));
         }
-        let block = u64::from(STATFS_BLOCK_BYTES);
-        let blocks_free = free / block;
+        // What the quota leaves and the store does not have is free to nobody, as what a file system
+        // keeps for its administrator: so size, used and available all are what they are called.
+        let available = free / block;
+        let left = match dataset.quota_bytes {
+            0 => available,
+            quota => (quota / block).saturating_sub(used),
+        };
         Ok(StatFs {
             block_bytes: STATFS_BLOCK_BYTES,
-            blocks: used.div_ceil(block).saturating_add(blocks_free),
-            blocks_free,
-            blocks_available: blocks_free,
+            blocks: used.saturating_add(left),
+            blocks_free: left,
+            blocks_available: left.min(available),
             files: counters.inodes.saturating_add(files_free),
             files_free,
             name_max: u32::try_from(super::dir::NAME_MAX).unwrap_or(u32::MAX),

@@ -9,6 +9,7 @@
 //! Invariant: an extent's record counts as one reference to its chunk, however many trees share it.
 //! Of those it belongs to the oldest; the others have it at or below their lineage's boundary.
 
+mod browse;
 mod copies;
 mod diff;
 mod promote;
@@ -31,11 +32,12 @@ use crate::log::{Tx, recovery};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
+pub use browse::SnapshotEntry;
 pub use diff::{Difference, Path, PathChange};
 pub use records::split_name;
 pub(super) use records::{
-    all_reserved_bytes, counters_of, found, is_there, lineage, lineages, put_lineage, put_record,
-    record_of, reserved_bytes,
+    all_kept_bytes, all_reserved_bytes, counters_of, found, is_there, kept_of, lineage, lineages,
+    put_lineage, put_record, record_of, reserved_bytes,
 };
 use records::{dataset_name, find, new_id};
 
@@ -76,6 +78,16 @@ pub enum DatasetError {
     /// A snapshot that is not to be deleted.
     #[error("'{0}' is held: release it first")]
     Held(String),
+    /// What is to be kept for it does not fit.
+    #[error("'{name}': there is no room to keep {more} bytes more for it; {free} are free")]
+    NoRoom {
+        /// The dataset.
+        name: String,
+        /// Bytes to be kept that are not kept yet.
+        more: u64,
+        /// Bytes that are neither used nor kept for anyone.
+        free: u64,
+    },
     /// It cannot be done to this one.
     #[error("'{name}': {reason}")]
     Refused {
@@ -122,6 +134,12 @@ pub struct DatasetInfo {
     pub compression: Compression,
     /// Whether its equal content is stored once.
     pub dedup: Dedup,
+    /// What they may take; 0 for no limit.
+    pub quota_bytes: u64,
+    /// Inodes that it may have; 0 for no limit.
+    pub quota_inodes: u64,
+    /// Bytes that it can use in any case; 0 for none.
+    pub reservation_bytes: u64,
 }
 
 impl Store {
@@ -187,14 +205,14 @@ impl Store {
     /// # Errors
     /// When the name is taken or cannot be one; when the store refuses.
     pub fn create_dataset(&self, name: &str, owner: (u32, u32)) -> Result<(), DatasetError> {
-        let settings = Settings::default();
-        self.create_dataset_with(name, owner, settings).map(drop)
+        self.create_dataset_with(name, owner, Settings::default())
+            .map(drop)
     }
 
-    /// The same with settings from the beginning.
+    /// The same, with settings from the beginning.
     ///
     /// # Errors
-    /// As [`Store::create_dataset`].
+    /// As [`Store::create_dataset`]; when what is to be kept for it does not fit.
     pub fn create_dataset_with(
         &self,
         name: &str,
@@ -202,11 +220,13 @@ impl Store {
         settings: Settings,
     ) -> Result<DatasetId, DatasetError> {
         dataset_name(name)?;
+        let _one = self.data.setting.lock();
+        let kept = self.keep_for_new(name, settings)?;
         let mut tx = self.begin_tx(Need::Space)?;
         let id = self.name_new(&mut tx, name)?;
         let now = self.now();
         let mut record = self.new_record(&tx, id, name);
-        settings.apply(&mut record);
+        settings.apply(&mut record)?;
         put_record(&mut tx, id, &record)?;
         let counters = DatasetCounters {
             next_ino: Ino::ROOT.0 + 1,
@@ -217,6 +237,7 @@ impl Store {
         let root = InodeRecord::new_root(uid, gid, 0o755, now);
         tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
         self.end(tx)?;
+        kept.settle();
         Ok(id)
     }
 
@@ -284,10 +305,13 @@ impl Store {
                 std::thread::sleep(STORE_AT_WORK);
                 continue;
             }
-            let mut reserved = 0;
+            let (mut reserved, mut kept) = (0, 0);
             for id in &doomed {
                 reserved += reserved_bytes(&tx, *id)?;
                 let mut record = record_of(&tx, *id)?;
+                if !datasets.contains_key(id) {
+                    kept += kept_of(&tx, *id, &record)?;
+                }
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
                 record.name = String::new();
@@ -298,8 +322,10 @@ impl Store {
             self.data
                 .reserved_bytes
                 .fetch_sub(reserved, Ordering::Relaxed);
+            self.data.kept_bytes.fetch_sub(kept, Ordering::SeqCst);
             for id in doomed {
                 if let Some(dataset) = datasets.remove(&id) {
+                    dataset.usage.reserve(0, &self.data.kept_bytes);
                     self.forget_unwritten(&dataset);
                 }
             }
@@ -363,6 +389,9 @@ fn info_of(
         allocated_bytes: counters.allocated_bytes,
         compression,
         dedup: Dedup::of_record(record.flags),
+        quota_bytes: record.quota_bytes,
+        quota_inodes: record.quota_inodes,
+        reservation_bytes: record.reserved_bytes,
         name: record.name,
     })
 }

@@ -36,7 +36,8 @@ mod volume;
 mod xattr;
 
 pub use datasets::{
-    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, split_name,
+    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
+    split_name,
 };
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};

@@ -177,6 +177,8 @@ impl Store {
     fn recover(self: &Arc<Self>, data: Vec<Change>) -> Result<(), EngineError> {
         let reserved = super::datasets::all_reserved_bytes(&self.journal.view())?;
         self.data.reserved_bytes.store(reserved, Ordering::Relaxed);
+        let kept = super::datasets::all_kept_bytes(&self.journal.view())?;
+        self.data.kept_bytes.store(kept, Ordering::Relaxed);
         self.attach(DatasetId::MAIN)?;
         for change in data {
             if let Change::Data { dataset, .. } | Change::DataClear { dataset, .. } = &change {
@@ -185,6 +187,9 @@ impl Store {
                     self.attach(*dataset)?.replay_data(change);
                 }
             }
+        }
+        for volume in self.volumes() {
+            volume.count_recovered();
         }
         self.load_next_chunk()?;
         if self.is_writable() {
@@ -272,8 +277,9 @@ impl Store {
         self.attach(DatasetId::MAIN)
     }
 
-    /// The store's clock.
-    pub(super) fn now(&self) -> Time {
+    /// The time by the store's clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
         (self.clock)()
     }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::data::InodeTable;
+use super::data::{InodeTable, Usage};
 use super::store::{OpenError, Room, Store};
 use super::{Clock, EngineError, OpenOptions};
 use crate::disk::Media;
@@ -29,11 +29,13 @@ pub(super) struct Dataset {
     /// needs a moment without any.
     pub(super) gate: RwLock<()>,
     /// Nothing of it is ever changed.
-    read_only: bool,
+    pub(super) read_only: bool,
     /// Held by each volume that the store gave away.
     users: Arc<()>,
     /// Bytes of its reserved extents, as the store has counted them.
     pub(super) reserved_bytes: AtomicU64,
+    /// What it uses of what it may.
+    pub(super) usage: Usage,
 }
 
 impl Dataset {
@@ -59,21 +61,19 @@ impl Dataset {
             orphans.insert(Ino(ino));
         }
         let reserved = super::datasets::reserved_bytes(read, id)?;
+        let record = super::datasets::record_of(read, id)?;
+        let counters = super::datasets::counters_of(read, id)?;
         Ok(Dataset {
             id,
+            usage: Usage::new(&record, &counters),
             reserved_bytes: AtomicU64::new(reserved),
             inodes: InodeTable::default(),
             orphans: RwLock::new(orphans),
             gate: RwLock::new(()),
-            read_only: is_read_only(id, read)?,
+            read_only: record.flags & DATASET_READ_ONLY != 0,
             users: Arc::default(),
         })
     }
-}
-
-fn is_read_only(id: DatasetId, read: &impl Read) -> Result<bool, StoreError> {
-    let record = super::datasets::record_of(read, id)?;
-    Ok(record.flags & DATASET_READ_ONLY != 0)
 }
 
 /// A dataset of an open store, which stays open as long as anyone refers to it.

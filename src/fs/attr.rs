@@ -28,7 +28,7 @@ impl FileSystem {
     /// # Errors
     /// What the engine says.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        Ok(self.volume.getattr(ino)?)
+        Ok(self.shown(self.volume.getattr(ino)?)?)
     }
 
     /// Changes attributes.

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::snapshots::comes_and_goes;
 use super::{FileSystem, Options};
 use crate::engine::Attr;
 
@@ -83,10 +84,13 @@ impl Options {
 }
 
 impl FileSystem {
-    /// How long the kernel may believe names.
+    /// How long the kernel may believe a name of what has these attributes.
     #[must_use]
-    pub fn entry_timeout(&self) -> Duration {
-        self.options.cache.timeout()
+    pub fn entry_timeout(&self, attr: &Attr) -> Duration {
+        match comes_and_goes(attr.ino) {
+            true => Duration::ZERO,
+            false => self.options.cache.timeout(),
+        }
     }
 
     /// How long the kernel may believe that a name is not there. Not at all where others may make
@@ -95,7 +99,7 @@ impl FileSystem {
     pub fn negative_timeout(&self) -> Duration {
         match self.options.shared {
             true => Duration::ZERO,
-            false => self.entry_timeout(),
+            false => self.options.cache.timeout(),
         }
     }
 
@@ -107,7 +111,7 @@ impl FileSystem {
     #[must_use]
     pub fn attr_timeout(&self, attr: &Attr) -> Duration {
         let regular = attr.mode & libc::S_IFMT == libc::S_IFREG;
-        if regular && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+        if comes_and_goes(attr.ino) || regular && attr.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             return Duration::ZERO;
         }
         let timeout = self.options.cache.timeout();

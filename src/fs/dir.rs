@@ -15,7 +15,12 @@ impl FileSystem {
         after: u64,
         visit: &mut dyn FnMut(DirEntry) -> bool,
     ) -> Result<(), FsError> {
-        self.volume.readdir(ino, after, visit)?;
+        self.volume.readdir(ino, after, &mut |entry| {
+            visit(DirEntry {
+                ino: Ino(entry.ino.0 | self.mark),
+                ..entry
+            })
+        })?;
         self.listed(ino, after);
         Ok(())
     }
@@ -34,6 +39,13 @@ impl FileSystem {
         let finding = self.everyone.finding.read();
         self.volume.readdirplus(ino, after, &mut |entry, attr| {
             let counts = !matches!(entry.name.as_slice(), b"." | b"..");
+            let Ok(attr) = self.shown(attr) else {
+                return false;
+            };
+            let entry = DirEntry {
+                ino: attr.ino,
+                ..entry
+            };
             let taken = visit(entry, &attr);
             if taken && counts {
                 self.known(&attr);

@@ -19,6 +19,7 @@ pub fn of(error: &FsError) -> i32 {
         FsError::NotSupported => libc::EOPNOTSUPP,
         FsError::TooSmall => libc::ERANGE,
         FsError::NotFound => libc::ENOENT,
+        FsError::OtherFileSystem => libc::EXDEV,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files: open, read, write, sync, space.
 
-use super::{FileSystem, FsError};
+use super::{FileSystem, FsError, Node};
 use crate::engine::{EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
 
@@ -171,9 +171,21 @@ impl FileSystem {
         target: (Ino, u64),
         len: u64,
     ) -> Result<u64, FsError> {
+        let elsewhere = self.elsewhere(source.0)?;
+        if Node::of(target.0.0) != Node::Own(target.0) {
+            return Err(FsError::ReadOnly);
+        }
         self.check_writable()?;
-        Ok(self
-            .volume
-            .copy_range(source.0, source.1, target.0, target.1, len)?)
+        Ok(match elsewhere {
+            Some((snapshot, ino)) => {
+                let source = (ino, source.1);
+                self.volume.copy_range_of(&snapshot, source, target, len)?
+            }
+            None => {
+                let (source, offset) = source;
+                self.volume
+                    .copy_range(source, offset, target.0, target.1, len)?
+            }
+        })
     }
 }

@@ -14,6 +14,7 @@ mod file;
 mod lookups;
 mod names;
 mod namespace;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub use cache::CacheMode;
 pub use file::Open;
 use lookups::Lookups;
 pub use names::NAME_MAX;
+pub use snapshots::{Node, SNAPSHOTS_DIR};
 
 /// Why a request failed; [`errno::of`] says how that looks to the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,9 @@ pub enum FsError {
         /// Minor.
         minor: u32,
     },
+    /// Two inodes that are not in one file system.
+    #[error("not in the same file system")]
+    OtherFileSystem,
     /// The export is read-only.
     #[error("read-only")]
     ReadOnly,
@@ -93,6 +98,8 @@ pub struct Options {
     pub without_open: bool,
     /// Shared mappings of files without a cache, where other kernels may change the export too.
     pub allow_mmap: bool,
+    /// The dataset's snapshots below `.snapshots`.
+    pub snapshots: bool,
 }
 
 impl Default for Options {
@@ -107,6 +114,7 @@ impl Default for Options {
             shared: false,
             without_open: false,
             allow_mmap: false,
+            snapshots: true,
         }
     }
 }
@@ -115,6 +123,8 @@ impl Default for Options {
 pub struct FileSystem {
     volume: Arc<Volume>,
     options: Options,
+    /// What a snapshot's inode numbers have besides, as the kernel knows them; 0 of a dataset.
+    mark: u64,
     lookups: Arc<Lookups>,
     everyone: Arc<Everyone>,
 }
@@ -143,6 +153,7 @@ impl Export {
         FileSystem {
             volume: self.volume.clone(),
             options,
+            mark: 0,
             lookups,
             everyone: self.everyone.clone(),
         }

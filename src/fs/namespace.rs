@@ -1,6 +1,6 @@
 //! Names: lookup, making, linking, renaming, removing; and the lookups that go with them.
 
-use super::{FileSystem, FsError, names};
+use super::{FileSystem, FsError, Node, names};
 use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode};
 use crate::format::id::Ino;
 
@@ -17,10 +17,26 @@ impl FileSystem {
         if !matches!(name, b"." | b"..") {
             names::check(name)?;
         }
-        Ok(self.counted(|| match name {
+        let found = self.counted(|| match name {
             b"." => self.volume.getattr(dir),
             _ => self.volume.lookup(dir, name),
-        })?)
+        });
+        match found {
+            Err(EngineError::NotFound) if self.is_snapshots_dir(dir, name) => self.snapshots_dir(),
+            found => Ok(self.shown(found?)?),
+        }
+    }
+
+    /// Whether a name can be made, or taken away, in a directory.
+    fn check_entry(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        names::check(name)?;
+        if Node::of(dir.0) != Node::Own(dir) {
+            return Err(FsError::OtherFileSystem);
+        }
+        if self.is_snapshots_dir(dir, name) {
+            return Err(EngineError::NotPermitted("the snapshots are there").into());
+        }
+        Ok(())
     }
 
     /// Drops `n` lookups of an inode, and frees it when it has no name and nobody knows it.
@@ -77,7 +93,7 @@ impl FileSystem {
         new: &NewInode<'_>,
     ) -> Result<Attr, FsError> {
         self.check_writable()?;
-        names::check(name)?;
+        self.check_entry(dir, name)?;
         let mut new = *new;
         match new.mode & libc::S_IFMT {
             0 => new.mode |= libc::S_IFREG,
@@ -166,7 +182,7 @@ impl FileSystem {
         new: &NewInode<'_>,
     ) -> Result<Attr, FsError> {
         self.check_writable()?;
-        names::check(name)?;
+        self.check_entry(dir, name)?;
         let attr = self.counted(|| self.volume.symlink(cred, dir, name, target, new))?;
         Ok(attr)
     }
@@ -177,7 +193,10 @@ impl FileSystem {
     /// What the engine says.
     pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
         self.check_writable()?;
-        names::check(name)?;
+        self.check_entry(dir, name)?;
+        if Node::of(ino.0) != Node::Own(ino) {
+            return Err(FsError::OtherFileSystem);
+        }
         Ok(self.counted(|| self.volume.link(ino, dir, name))?)
     }
 
@@ -187,7 +206,7 @@ impl FileSystem {
     /// What the engine says.
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
-        names::check(name)?;
+        self.check_entry(dir, name)?;
         let removed = self.volume.unlink(dir, name)?;
         self.removed(removed);
         Ok(())
@@ -199,7 +218,7 @@ impl FileSystem {
     /// What the engine says; rmdir(2)'s for `.` and `..`.
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.check_writable()?;
-        names::check(name)?;
+        self.check_entry(dir, name)?;
         let removed = self.volume.rmdir(dir, name)?;
         self.removed(removed);
         Ok(())
@@ -219,8 +238,8 @@ impl FileSystem {
         may_wait: bool,
     ) -> Result<(), FsError> {
         self.check_writable()?;
-        names::check(from.1)?;
-        names::check(to.1)?;
+        self.check_entry(from.0, from.1)?;
+        self.check_entry(to.0, to.1)?;
         let mode = match flags {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,

@@ -162,7 +162,6 @@ impl Server {
         let mut body = request.body;
         let asked: ReadIn = body.take()?;
         let room = listing_room(&asked, room);
-        let entry_timeout = self.fs.entry_timeout();
         let mut visit = |entry: DirEntry, attr: &Attr| {
             let bytes = size_of::<EntryOut>() + dirent_bytes(&entry);
             if out.body_len() + bytes > room {
@@ -173,6 +172,7 @@ impl Server {
                 out.put(&EntryOut::default());
             } else {
                 let valid = self.fs.attr_timeout(attr);
+                let entry_timeout = self.fs.entry_timeout(attr);
                 out.put(&convert::entry_out(attr, entry_timeout, valid));
                 out.looked_up(attr.ino);
             }
@@ -184,18 +184,18 @@ impl Server {
     }
 }
 
-fn listing_room(asked: &ReadIn, room: usize) -> usize {
+pub(super) fn listing_room(asked: &ReadIn, room: usize) -> usize {
     usize::try_from(asked.size)
         .unwrap_or(usize::MAX)
         .min(room)
         .min(WRITE_MAX_BYTES)
 }
 
-fn dirent_bytes(entry: &DirEntry) -> usize {
+pub(super) fn dirent_bytes(entry: &DirEntry) -> usize {
     (size_of::<Dirent>() + entry.name.len()).next_multiple_of(8)
 }
 
-fn put_dirent(out: &mut Reply<'_>, entry: &DirEntry) {
+pub(super) fn put_dirent(out: &mut Reply<'_>, entry: &DirEntry) {
     out.put(&Dirent {
         ino: entry.ino.0,
         off: entry.cookie,

@@ -294,7 +294,7 @@ impl Server {
         }
     }
 
-    fn statfs(&self, out: &mut Reply<'_>) -> Done {
+    pub(super) fn statfs(&self, out: &mut Reply<'_>) -> Done {
         let found = self.fs.statfs()?;
         out.put(&StatfsOut {
             blocks: found.blocks,
@@ -326,14 +326,14 @@ impl Server {
         Ok(())
     }
 
-    fn put_entry(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
-        let (entry, valid) = (self.fs.entry_timeout(), self.fs.attr_timeout(attr));
+    pub(super) fn put_entry(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
+        let (entry, valid) = (self.fs.entry_timeout(attr), self.fs.attr_timeout(attr));
         out.put(&convert::entry_out(attr, entry, valid));
         out.looked_up(attr.ino);
         Ok(())
     }
 
-    fn put_attr(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
+    pub(super) fn put_attr(&self, attr: &Attr, out: &mut Reply<'_>) -> Done {
         out.put(&convert::attr_out(attr, self.fs.attr_timeout(attr)));
         Ok(())
     }
@@ -346,7 +346,7 @@ fn open(asked: &OpenIn) -> Open {
     }
 }
 
-fn put_open(open_flags: u32, out: &mut Reply<'_>) -> Done {
+pub(super) fn put_open(open_flags: u32, out: &mut Reply<'_>) -> Done {
     out.put(&OpenOut {
         fh: 0,
         open_flags,
@@ -356,7 +356,7 @@ fn put_open(open_flags: u32, out: &mut Reply<'_>) -> Done {
 }
 
 /// The bytes, if they fit what was asked for; their number, if that was asked for.
-fn put_sized(bytes: &[u8], asked: &GetxattrIn, out: &mut Reply<'_>) -> Done {
+pub(super) fn put_sized(bytes: &[u8], asked: &GetxattrIn, out: &mut Reply<'_>) -> Done {
     let size = u32::try_from(bytes.len()).map_err(|_| FsError::Engine(EngineError::TooBig))?;
     if asked.size == 0 {
         out.put(&GetxattrOut { size, padding: 0 });

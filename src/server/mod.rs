@@ -19,13 +19,14 @@ mod init;
 mod io;
 mod reply;
 mod request;
+mod snapshots;
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::EngineError;
 use crate::format::id::Ino;
-use crate::fs::{FileSystem, FsError, errno};
+use crate::fs::{FileSystem, FsError, Node, errno};
 use abi::{InHeader, OutHeader};
 use consts::opcode;
 pub use io::{Input, Output};
@@ -203,6 +204,7 @@ impl Server {
             request.header.opcode,
             request.header.nodeid
         );
+        let node = Node::of(request.header.nodeid);
         let result = match request.header.opcode {
             opcode::INIT => self.init(request, out),
             opcode::FORGET | opcode::BATCH_FORGET => {
@@ -212,14 +214,17 @@ impl Server {
             // An answer to a notification, and none is ever sent.
             opcode::NOTIFY_REPLY => return Ok(0),
             _ if session & SESSION == 0 => Err(FsError::NoSession),
+            // With both its inodes.
+            opcode::COPY_FILE_RANGE => self.dispatch(request, session, 0, out),
+            _ if node != Node::Own(Ino(request.header.nodeid)) => match node {
+                Node::Snapshot(id, ino) => {
+                    return self.answer_in((id, ino), request, session, payload, writer, out);
+                }
+                _ => self.dispatch_snapshots(request, session, room(writer), out),
+            },
             opcode::READ => return self.read(request, writer, out),
             opcode::WRITE => self.write(request, payload, out),
-            _ => {
-                let room = writer
-                    .available_bytes()
-                    .saturating_sub(size_of::<OutHeader>());
-                self.dispatch(request, session, room, out)
-            }
+            _ => self.dispatch(request, session, room(writer), out),
         };
         if matches!(result, Err(FsError::Engine(EngineError::WouldWait))) {
             return Err(Error::WouldWait);
@@ -236,6 +241,13 @@ impl Server {
         }
         sent
     }
+}
+
+/// Bytes that a reply may have behind its header.
+fn room(writer: &impl Output) -> usize {
+    writer
+        .available_bytes()
+        .saturating_sub(size_of::<OutHeader>())
 }
 
 /// Sends what is in `out`, or an error, in one write.

@@ -137,6 +137,15 @@ fn commands_say_the_same_whether_a_daemon_serves_or_not() {
             &["--dataset=copy", "compression=zstd:3", "dedup=on", "--json"],
         ),
         ("set", &["--dataset=web@a", "dedup=on"]),
+        (
+            "set",
+            &["--dataset=copy", "quota=1G", "reservation=1M", "--json"],
+        ),
+        ("set", &["--dataset=copy", "reservation=2G"]),
+        (
+            "create",
+            &["limited", "--quota-inodes=5", "--quota=8K", "--json"],
+        ),
         ("set", &["--dataset=none", "dedup=on"]),
         ("rename", &["copy", "other", "--json"]),
         ("rename", &["main", "other"]),

@@ -95,3 +95,70 @@ fn an_export_of_nothing_is_named() {
     let output = Daemon::refused(&["--export=nobody:n"]);
     assert!(output.contains("'nobody'"), "{output}");
 }
+
+/// Refusals of writes and of new files, told apart from a full store; what gives room back works.
+#[test]
+fn a_dataset_at_its_quota_stops_no_other() {
+    let prepare: &[&[&str]] = &[
+        &["create", "web", "--quota", "4M", "--quota-inodes", "10"],
+        &["create", "db", "--reservation", "1M"],
+        &["set", "--dataset", "web", "quota=1M", "quota-inodes=4"],
+    ];
+    let daemon = Daemon::start_prepared(prepare, &["--export", "web:w", "--export=db:d"]);
+    let (mut web, mut db) = (daemon.mount_at("w"), daemon.mount_at("d"));
+    let block = vec![7; 128 << 10];
+    let write = |mount: &mut Mount, node: u64, at: u64| {
+        let write = request::write(node, 0, at * block.len() as u64, &block);
+        let done = mount.client(0).call(write);
+        done.map(drop).map_err(|error| error.errno())
+    };
+    let node = make(&mut web, "file", b"");
+    let of_db = make(&mut db, "file", b"");
+    for at in 0..8 {
+        assert_eq!(write(&mut web, node, at), Ok(()), "{at}");
+        assert_eq!(write(&mut db, of_db, at), Ok(()), "{at}");
+    }
+    let refused = Err(Some(libc::EDQUOT));
+    assert_eq!(write(&mut web, node, 8), refused);
+    assert_eq!(write(&mut db, of_db, 8), Ok(()));
+    // In place, before it is on the disk and then.
+    for _ in 0..2 {
+        assert_eq!(write(&mut web, node, 3), Ok(()));
+        web.client(0).call(request::fsync(node, 0, 0)).unwrap();
+    }
+    assert_eq!(write(&mut web, node, 8), refused);
+    let stat = |mount: &mut Mount| mount.client(0).call(request::statfs()).unwrap();
+    let full = stat(&mut web);
+    let bytes = |blocks: u64| blocks * u64::from(full.frsize);
+    assert_eq!(
+        (bytes(full.blocks), full.bfree, full.bavail),
+        (1 << 20, 0, 0)
+    );
+    assert_eq!((full.files, full.ffree), (4, 2));
+    assert!(stat(&mut db).bavail > full.blocks);
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let punch = u32::try_from(punch).unwrap();
+    let hole = request::fallocate(node, 0, punch, 0, block.len() as u64);
+    web.client(0).call(hole).unwrap();
+    assert_eq!(write(&mut web, node, 8), Ok(()));
+    assert_eq!(write(&mut web, node, 0), refused);
+    // The root is one of the four.
+    make(&mut web, "second", b"");
+    make(&mut web, "third", b"");
+    let fifth = web.client(0).call(request::create(ROOT, "fifth", 0o644));
+    assert_eq!(fifth.unwrap_err().errno(), Some(libc::EDQUOT));
+    make(&mut db, "second", b"");
+    web.client(0).call(request::unlink(ROOT, "second")).unwrap();
+    web.client(0).call(request::unlink(ROOT, "file")).unwrap();
+    drop((web, db));
+    // What was unlinked goes with its last user.
+    let daemon = daemon.restart_after(&[], &["--export=web:w"]);
+    let mut web = daemon.mount_at("w");
+    let node = make(&mut web, "file", b"");
+    for at in 0..8 {
+        assert_eq!(write(&mut web, node, at), Ok(()), "{at}");
+    }
+    assert_eq!(write(&mut web, node, 8), refused);
+    drop(web);
+    daemon.terminate();
+}

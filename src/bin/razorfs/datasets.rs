@@ -11,6 +11,8 @@ use razorfs::format::codec::Compression;
 use razorfs::format::record::Dedup;
 use serde_json::json;
 
+use crate::info::limits;
+use crate::set::parse_limit;
 use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
@@ -43,6 +45,15 @@ pub struct CreateArgs {
     /// Store equal content once: off, on, or verify (compare it byte by byte first).
     #[arg(long, value_name = "HOW")]
     dedup: Option<Dedup>,
+    /// Bytes that its files may take (K, M, G, T, P for powers of 1024).
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
+    quota: Option<u64>,
+    /// Inodes that it may have.
+    #[arg(long, value_name = "NUMBER", value_parser = parse_limit)]
+    quota_inodes: Option<u64>,
+    /// Bytes that no other dataset gets.
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
+    reservation: Option<u64>,
 }
 
 /// Takes a snapshot: all that a dataset is at this moment, kept as it is. It takes space only as the
@@ -112,15 +123,19 @@ pub fn list(args: &ListArgs) -> Result<(), Error> {
         allocated_bytes,
         origin,
         is_held,
+        quota_bytes,
+        quota_inodes,
+        reservation_bytes,
         ..
     } in &all
     {
         let mebibytes = allocated_bytes.div_ceil(1 << 20);
+        let limits = limits(*quota_bytes, *quota_inodes, *reservation_bytes);
         let from = origin.as_ref();
         let from = from.map_or(String::new(), |origin| format!("  from {origin}"));
         let held = if *is_held { "  held" } else { "" };
         crate::tell(&format!(
-            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{from}{held}\n"
+            "{name:width$}  {inodes:>10} inodes  {mebibytes:>8} MiB{limits}{from}{held}\n"
         ));
     }
     Ok(())
@@ -145,6 +160,9 @@ pub fn create(args: &CreateArgs) -> Result<(), Error> {
         gid: Some(args.gid),
         compression: args.compression.map(|codec| codec.to_string()),
         dedup: args.dedup.map(|dedup| dedup.to_string()),
+        quota_bytes: args.quota,
+        quota_inodes: args.quota_inodes,
+        reservation_bytes: args.reservation,
     };
     let made = args.store.with(false, |session| {
         Ok(new(session.create_dataset(&request)?, &args.name)?)

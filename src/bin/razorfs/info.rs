@@ -49,6 +49,15 @@ struct Dataset {
 }
 
 impl Dataset {
+    fn limits(&self) -> String {
+        let record = &self.record;
+        limits(
+            record.quota_bytes,
+            record.quota_inodes,
+            record.reserved_bytes,
+        )
+    }
+
     fn compression(&self) -> Compression {
         let record = &self.record;
         Compression::of_record(record.codec, record.codec_level).unwrap_or(Compression::OFF)
@@ -201,6 +210,7 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
                 "dedup": Dedup::of_record(dataset.record.flags).to_string(),
                 "quota_bytes": dataset.record.quota_bytes,
                 "quota_inodes": dataset.record.quota_inodes,
+                "reservation_bytes": dataset.record.reserved_bytes,
             })
         })
         .collect();
@@ -276,13 +286,29 @@ fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
     }
     for dataset in datasets {
         line!(
-            "dataset         {}: {} inodes, {}, compression {}, dedup {}",
+            "dataset         {}: {} inodes, {}, compression {}, dedup {}{}",
             dataset.record.name,
             dataset.counters.inodes,
             human(dataset.counters.allocated_bytes),
             dataset.compression(),
-            Dedup::of_record(dataset.record.flags)
+            Dedup::of_record(dataset.record.flags),
+            dataset.limits()
         );
+    }
+    text
+}
+
+/// What a dataset may use and what is kept for it, where anything is; each 0 for none.
+pub fn limits(quota_bytes: u64, quota_inodes: u64, reservation_bytes: u64) -> String {
+    let mut text = String::new();
+    if quota_bytes != 0 {
+        text += &format!(", quota {}", human(quota_bytes));
+    }
+    if quota_inodes != 0 {
+        text += &format!(", quota {quota_inodes} inodes");
+    }
+    if reservation_bytes != 0 {
+        text += &format!(", reservation {}", human(reservation_bytes));
     }
     text
 }
@@ -314,6 +340,13 @@ mod tests {
         chunks.content_bytes = 192;
         chunks.stored_bytes = 100;
         assert!(chunks.as_text().ends_with("1.92:1\n"));
+    }
+
+    #[test]
+    fn limits_are_told_where_there_are_any() {
+        assert_eq!(limits(0, 0, 0), "");
+        let all = ", quota 1.0 GiB, quota 7 inodes, reservation 512 bytes";
+        assert_eq!(limits(1 << 30, 7, 512), all);
     }
 
     #[test]

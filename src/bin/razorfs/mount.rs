@@ -52,6 +52,9 @@ pub struct MountArgs {
     /// Let the kernel hold written data back.
     #[arg(long)]
     writeback: bool,
+    /// Do not show the dataset's snapshots in it, below .snapshots in its root directory.
+    #[arg(long)]
+    no_snapshots: bool,
     /// Threads that serve requests: as many fsyncs can wait for one flush together.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
@@ -143,6 +146,7 @@ impl MountArgs {
             },
             read_only,
             writeback: self.writeback,
+            snapshots: !self.no_snapshots,
             ..Options::default()
         }
     }

@@ -4,7 +4,7 @@ use razorfs::control::Client;
 use razorfs::control::api::{Dataset, Export, Stats};
 use serde_json::json;
 
-use crate::info::{InfoArgs, human};
+use crate::info::{InfoArgs, human, limits};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -69,12 +69,17 @@ fn as_text(stats: &Stats, datasets: &[Dataset], exports: &[Export]) -> String {
         .collect();
     for dataset in datasets {
         text += &format!(
-            "dataset         {}: {} inodes, {}, compression {}, dedup {}\n",
+            "dataset         {}: {} inodes, {}, compression {}, dedup {}{}\n",
             dataset.name,
             dataset.inodes,
             human(dataset.allocated_bytes),
             dataset.compression,
-            dataset.dedup
+            dataset.dedup,
+            limits(
+                dataset.quota_bytes,
+                dataset.quota_inodes,
+                dataset.reservation_bytes
+            )
         );
     }
     for export in exports {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser as Name;
+use razorfs::config::parse_size;
 use razorfs::control::api::ChangeDataset;
 use razorfs::engine::Settings;
 
@@ -9,7 +10,8 @@ use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Changes settings of a dataset. They hold for what is written from then on.
+/// Changes settings of a dataset. They hold for what is written from then on: a quota below what is
+/// used keeps it from growing.
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// The dataset.
@@ -17,7 +19,9 @@ pub struct SetArgs {
     dataset: String,
     #[command(flatten)]
     store: StoreArgs,
-    /// What to set: compression=off|lz4|zstd[:LEVEL], dedup=off|on|verify.
+    /// What to set: compression=off|lz4|zstd[:LEVEL], dedup=off|on|verify, quota=BYTES|none (what its
+    /// files may take), quota-inodes=NUMBER|none, reservation=BYTES|none (what no other dataset
+    /// gets). K, M, G, T, P stand for powers of 1024.
     #[arg(value_name = "KEY=VALUE", required = true)]
     settings: Vec<String>,
 }
@@ -32,6 +36,9 @@ pub fn run(args: &SetArgs) -> Result<(), Error> {
         name: None,
         compression: settings.compression.map(|codec| codec.to_string()),
         dedup: settings.dedup.map(|dedup| dedup.to_string()),
+        quota_bytes: settings.quota_bytes,
+        quota_inodes: settings.quota_inodes,
+        reservation_bytes: settings.reservation_bytes,
     };
     let changed = args.store.with(false, |session| {
         session.change_dataset(&args.dataset, &change)
@@ -54,14 +61,37 @@ fn parse(given: &[String]) -> Result<Settings, String> {
                 let value = value.parse().map_err(|error| format!("{key}: {error}"))?;
                 settings.dedup = Some(value);
             }
+            "quota" => settings.quota_bytes = Some(limit(key, value)?),
+            "quota-inodes" => settings.quota_inodes = Some(limit(key, value)?),
+            "reservation" => settings.reservation_bytes = Some(limit(key, value)?),
             _ => {
                 return Err(format!(
-                    "there is no setting '{key}'; there are: compression, dedup"
+                    "there is no setting '{key}'; there are: compression, dedup, quota, \
+                     quota-inodes, reservation"
                 ));
             }
         }
     }
     Ok(settings)
+}
+
+/// A limit as it is in settings, where 0 stands for none.
+fn limit(key: &str, value: &str) -> Result<u64, String> {
+    match value {
+        "none" => Ok(0),
+        _ => parse_limit(value).map_err(|error| format!("{key}: {error}")),
+    }
+}
+
+/// A limit that there is.
+///
+/// # Errors
+/// What is wrong with it, for the user.
+pub fn parse_limit(value: &str) -> Result<u64, String> {
+    match parse_size(value)? {
+        0 => Err("0 is not a limit; say none for none".into()),
+        limit => Ok(limit),
+    }
 }
 
 #[cfg(test)]
@@ -78,12 +108,28 @@ mod tests {
         let set = parsed(&given).unwrap();
         assert_eq!(set.compression, "zstd:9".parse().ok());
         assert_eq!(set.dedup, "verify".parse().ok());
+        let limits = ["quota=10G", "quota-inodes=1M", "reservation=1.5K"];
+        let set = parsed(&limits).unwrap();
+        assert_eq!(set.quota_bytes, Some(10 << 30));
+        assert_eq!(set.quota_inodes, Some(1 << 20));
+        assert_eq!(set.reservation_bytes, Some(1536));
+        let none = ["quota=none", "quota-inodes=none", "reservation=none"];
+        let set = parsed(&none).unwrap();
+        assert_eq!(set.quota_bytes, Some(0));
+        assert_eq!(set.quota_inodes, Some(0));
+        assert_eq!(set.reservation_bytes, Some(0));
         for (given, word) in [
             ("compression", "KEY=VALUE"),
             ("compression=gzip", "off, lz4, zstd"),
             ("compression=zstd:99", "1 to 19"),
             ("dedup=yes", "off, on, and verify"),
-            ("speed=9", "there are: compression, dedup"),
+            ("speed=9", "there are: compression, dedup, quota,"),
+            ("quota=0", "quota: 0 is not a limit"),
+            ("quota=", "quota: '' is not a number"),
+            ("quota=-1", "'-1' is not a number"),
+            ("quota=16384P", "below 2^64"),
+            ("quota-inodes=many", "'many' is not a number"),
+            ("reservation=None", "'None' is not a number"),
         ] {
             let error = parsed(&[given]).unwrap_err();
             assert!(error.contains(word), "{given}: {error}");

@@ -1,6 +1,7 @@
 //! copy_file_range: the target's extents refer to the source's chunks.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::extents::{Editor, add_references, overlapping, reach};
 use super::table::InodeState;
@@ -15,7 +16,9 @@ use crate::store::pages::Need;
 
 /// Where bytes are copied from and to.
 #[derive(Clone, Copy)]
-struct Range {
+struct Range<'a> {
+    /// The dataset of the source: the target's, or a snapshot.
+    from: &'a Volume,
     source: Ino,
     source_offset: u64,
     target: Ino,
@@ -29,7 +32,7 @@ impl Volume {
     /// transaction takes.
     ///
     /// # Errors
-    /// `Invalid` when source and target overlap, `FileTooLarge`, `NotPermitted`.
+    /// `Invalid` when source and target overlap, `Quota`, `FileTooLarge`, `NotPermitted`.
     pub fn copy_range(
         &self,
         source: Ino,
@@ -39,6 +42,7 @@ impl Volume {
         len: u64,
     ) -> Result<u64, EngineError> {
         let range = Range {
+            from: self,
             source,
             source_offset,
             target,
@@ -64,29 +68,63 @@ impl Volume {
             first.io.lock(),
             (source != target).then(|| second.io.lock()),
         );
-        let copied = self.copy_locked(range, &from, &to)?;
+        let copied = self.copy_locked(range, Some(&from), &to)?;
         drop(io);
         self.relieve_log(target)?;
         Ok(copied)
     }
 
+    /// As [`Volume::copy_range`], from a file of a snapshot in the same store.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_range_of(
+        &self,
+        snapshot: &Volume,
+        (source, source_offset): (Ino, u64),
+        (target, target_offset): (Ino, u64),
+        len: u64,
+    ) -> Result<u64, EngineError> {
+        if !snapshot.dataset.read_only || !Arc::ptr_eq(&self.store, &snapshot.store) {
+            return Err(EngineError::Invalid("what is copied from is no snapshot"));
+        }
+        let range = Range {
+            from: snapshot,
+            source,
+            source_offset,
+            target,
+            target_offset,
+            len,
+        };
+        let to = self.live_state(target)?;
+        let io = to.io.lock();
+        let copied = self.copy_locked(range, None, &to)?;
+        drop(io);
+        self.relieve_log(target)?;
+        Ok(copied)
+    }
+
+    /// `from`: what memory has of the source, of which a snapshot has nothing.
     fn copy_locked(
         &self,
-        range: Range,
-        from: &InodeState,
+        range: Range<'_>,
+        from: Option<&InodeState>,
         to: &InodeState,
     ) -> Result<u64, EngineError> {
         let mut room = Room::default();
         loop {
             self.store.make_room(&mut room)?;
-            self.write_out_locked(range.source, from)?;
+            if let Some(from) = from {
+                self.write_out_locked(range.source, from)?;
+            }
             // The range can make three units of one of the target's unwritten bytes.
             let promise = self.try_reserve(2, 0).ok();
             if promise.is_none() {
                 // On a full disk they take the room that they were promised first.
                 self.write_out_locked(range.target, to)?;
             }
-            let source_data = (range.source != range.target).then(|| from.data.read());
+            let another = from.filter(|_| range.source != range.target);
+            let source_data = another.map(|from| from.data.read());
             let mut target_data = match &source_data {
                 // Against the order of the numbers this may only be tried.
                 Some(_) if range.target < range.source => match to.data.try_write() {
@@ -98,7 +136,7 @@ impl Volume {
             // Written again since: then once more.
             let unwritten = source_data.as_deref().unwrap_or(&target_data);
             let end = range.source_offset.saturating_add(range.len);
-            if unwritten.overlaps(range.source_offset, end) {
+            if from.is_some() && unwritten.overlaps(range.source_offset, end) {
                 continue;
             }
             let Some(tx) = self.try_begin(Need::Space, &mut room)? else {
@@ -107,7 +145,9 @@ impl Volume {
             let (lsn, copied) = self.share(tx, range, &mut target_data)?;
             let Some(lsn) = lsn else { return Ok(0) };
             to.touch(lsn);
-            from.touch(lsn);
+            if let Some(from) = from {
+                from.touch(lsn);
+            }
             drop(target_data);
             drop(source_data);
             if self.store.options.durability == Durability::Strict {
@@ -118,7 +158,7 @@ impl Volume {
     }
 
     /// How much of `len` bytes can be replaced in the target by one transaction.
-    fn as_far_as_cut(&self, tx: &Tx<'_>, range: Range, len: u64) -> Result<u64, EngineError> {
+    fn as_far_as_cut(&self, tx: &Tx<'_>, range: Range<'_>, len: u64) -> Result<u64, EngineError> {
         let (start, end) = (range.target_offset, range.target_offset.saturating_add(len));
         let found = overlapping(tx, self.tree(), range.target, start, end, EXTENTS_MAX)?;
         Ok(reach(&found, end, EXTENTS_MAX) - start)
@@ -128,10 +168,10 @@ impl Volume {
     fn share(
         &self,
         mut tx: Tx<'_>,
-        range: Range,
+        range: Range<'_>,
         target_data: &mut super::dirty::DirtyMap,
     ) -> Result<(Option<crate::format::id::Lsn>, u64), EngineError> {
-        let source = self.load_inode(&tx, range.source)?;
+        let source = range.from.load_inode(&tx, range.source)?;
         let mut record = self.load_inode(&tx, range.target)?;
         check_file(&source)?;
         check_file(&record)?;
@@ -146,7 +186,7 @@ impl Volume {
         let tree = self.tree();
         let found = overlapping(
             &tx,
-            tree,
+            range.from.tree(),
             range.source,
             range.source_offset,
             end,
@@ -160,8 +200,8 @@ impl Volume {
             .checked_add(len)
             .filter(|end| *end <= SIZE_MAX);
         let target_end = target_end.ok_or(EngineError::FileTooLarge)?;
-        self.check_quota(&tx, len)?;
         let mut counters = self.load_counters(&tx)?;
+        let before = counters.allocated_bytes;
         let mut references: HashMap<_, u64> = HashMap::new();
         let parts: Vec<_> = found
             .iter()
@@ -200,8 +240,10 @@ impl Volume {
             tx.data_clear(self.dataset.id, range.target, range.target_offset, len);
         }
         self.store_inode(&mut tx, range.target, &record)?;
-        self.store_counters(&mut tx, &counters)?;
-        let lsn = tx.commit()?;
+        let released = target_data.unallocated_in(range.target_offset, target_end);
+        let less = before.saturating_add(released);
+        let mut charge = self.charge(&tx, counters.allocated_bytes.saturating_sub(less))?;
+        let lsn = self.commit_counted(tx, &counters, released, Some(&mut charge))?;
         self.change_dirty(target_data, |map| {
             map.remove(range.target_offset, target_end)
         });

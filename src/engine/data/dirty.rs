@@ -40,6 +40,8 @@ pub struct DirtyMap {
     logged_since: Option<Lsn>,
     /// Whether a checkpoint has carried some of them over.
     carried: bool,
+    /// Bytes that stand in no extent yet, where they are noted.
+    unallocated: RangeSet,
     /// Runs that fill a window.
     full: u64,
     /// Runs with bytes that are not in the log.
@@ -68,6 +70,8 @@ const STREAM_MIN_BYTES: u64 = 4 << 20;
 
 /// Memory that a run takes beside its bytes, roughly.
 const RUN_OVERHEAD_BYTES: u64 = 256;
+/// Memory that a range of bytes that is noted takes, roughly.
+const RANGE_MEMORY_BYTES: u64 = 64;
 /// Log that a range of bytes takes beside them, at most; and a transaction with some.
 const RANGE_LOG_BYTES: u64 = 64;
 
@@ -151,7 +155,8 @@ impl DirtyMap {
         Weight {
             bytes: self.bytes,
             memory: self.units * u64::from(UNIT_BYTES)
-                + self.runs.len() as u64 * RUN_OVERHEAD_BYTES,
+                + self.runs.len() as u64 * RUN_OVERHEAD_BYTES
+                + self.unallocated.count() * RANGE_MEMORY_BYTES,
             units: self.units,
             log: log_bytes(self.logged.bytes(), self.logged.count()),
         }
@@ -331,6 +336,7 @@ impl DirtyMap {
             self.keep(&run, at, end.clamp(at, run_end)..run_end);
         }
         self.log_cleared(start, end);
+        self.unallocated.remove(start, end);
     }
 
     /// Puts back a part of a run that began at `at`.
@@ -401,6 +407,30 @@ impl DirtyMap {
             self.logged_since = None;
             self.carried = false;
         }
+    }
+
+    /// Notes ranges of bytes that stand in no extent.
+    pub fn note_unallocated(&mut self, holes: &[(u64, u64)]) {
+        for (start, end) in holes {
+            self.unallocated.insert(*start, *end);
+        }
+    }
+
+    /// Notes that all of `start..end` stands in extents.
+    pub fn allocated(&mut self, start: u64, end: u64) {
+        self.unallocated.remove(start, end);
+    }
+
+    /// Bytes that stand in no extent, as far as that was noted.
+    #[must_use]
+    pub fn unallocated_bytes(&self) -> u64 {
+        self.unallocated.bytes()
+    }
+
+    /// Those of them in `start..end`.
+    #[must_use]
+    pub fn unallocated_in(&self, start: u64, end: u64) -> u64 {
+        self.unallocated.bytes_in(start, end)
     }
 
     /// Whether the run at `start` still is what was captured.

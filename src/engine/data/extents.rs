@@ -126,6 +126,32 @@ pub(super) fn reach(found: &[Extent], end: u64, max: usize) -> u64 {
     }
 }
 
+/// Hands over the parts of `start..end` that stand in no extent, in order.
+pub(super) fn each_hole(
+    read: &impl Read,
+    tree: TreeId,
+    ino: Ino,
+    (start, end): (u64, u64),
+    each: &mut dyn FnMut(u64, u64),
+) -> Result<(), StoreError> {
+    let mut at = start;
+    while at < end {
+        let found = overlapping(read, tree, ino, at, end, super::EXTENTS_MAX)?;
+        let until = reach(&found, end, super::EXTENTS_MAX);
+        for extent in found {
+            if extent.start > at {
+                each(at, extent.start.min(until));
+            }
+            at = at.max(extent.end());
+        }
+        if at < until {
+            each(at, until);
+        }
+        at = until;
+    }
+    Ok(())
+}
+
 /// Whether space is reserved for all of `start..end`.
 pub(super) fn is_reserved(
     read: &impl Read,

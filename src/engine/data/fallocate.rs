@@ -1,6 +1,7 @@
 //! fallocate: reservations, holes, zeros.
 
 use super::extents::Editor;
+use super::quota::Charge;
 use super::table::InodeState;
 use super::write::SIZE_MAX;
 use super::{EXTENTS_MAX, UNIT, check_file};
@@ -21,7 +22,7 @@ impl Volume {
     /// Reserves, punches or zeroes `offset..offset + len`.
     ///
     /// # Errors
-    /// `NoSpace` when the reservation cannot be kept, `FileTooLarge`, `NotPermitted` for immutable
+    /// `NoSpace` when the reservation cannot be kept, `Quota`, `FileTooLarge`, `NotPermitted` for immutable
     /// files, and append-only ones where existing bytes would change.
     pub fn fallocate(
         &self,
@@ -48,11 +49,17 @@ impl Volume {
             self.write_out_locked(ino, &state)?;
         }
         let range = Range { ino, end, how };
+        let mut charge = match how.reserves() {
+            // All of it at once, though it may take several transactions.
+            true => Some(self.charge_range(ino, &state.data.read(), (offset, end))?),
+            false => None,
+        };
         let mut from = offset;
         let mut lsn = Lsn(0);
         while from < end {
-            (from, lsn) = self.fallocate_step(range, from, &state)?;
+            (from, lsn) = self.fallocate_step(range, from, &state, charge.as_mut())?;
         }
+        drop(charge);
         drop(promise);
         if self.store.options.durability == Durability::Strict {
             self.store.journal.sync(lsn)?;
@@ -67,6 +74,7 @@ impl Volume {
         range: Range,
         from: u64,
         state: &InodeState,
+        charge: Option<&mut Charge<'_>>,
     ) -> Result<(u64, Lsn), EngineError> {
         let Range { ino, end, how } = range;
         let need = match how {
@@ -80,9 +88,6 @@ impl Volume {
             record.check_changeable()?;
         } else {
             record.check_not_immutable()?;
-        }
-        if how.reserves() {
-            self.check_quota(&tx, end - from)?;
         }
         let mut counters = self.load_counters(&tx)?;
         let mut editor = Editor {
@@ -111,12 +116,13 @@ impl Volume {
             tx.data_clear(self.dataset.id, ino, from, until - from);
         }
         self.store_inode(&mut tx, ino, &record)?;
-        self.store_counters(&mut tx, &counters)?;
-        let lsn = tx.commit()?;
+        let released = data.unallocated_in(from, until);
+        let lsn = self.commit_counted(tx, &counters, released, charge)?;
         state.touch(lsn);
-        if how.replaces() {
-            self.change_dirty(&mut data, |map| map.remove(from, until));
-        }
+        self.change_dirty(&mut data, |map| match how.replaces() {
+            true => map.remove(from, until),
+            false => map.allocated(from, until),
+        });
         Ok((until, lsn))
     }
 }

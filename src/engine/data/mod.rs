@@ -12,6 +12,7 @@ mod extents;
 mod fallocate;
 mod hashes;
 mod kept;
+mod quota;
 mod ranges;
 mod read;
 mod resize;
@@ -23,6 +24,7 @@ mod tests;
 mod write;
 mod writeout;
 
+pub(super) use quota::{Usage, kept_bytes};
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 
@@ -30,7 +32,7 @@ use super::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::format::superblock::UNIT_BYTES;
-use crate::store::{Read, StoreError};
+use crate::store::StoreError;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
@@ -63,6 +65,10 @@ pub(super) struct DataState {
     log_bytes: AtomicU64,
     /// Bytes in reserved extents of all datasets: they will take space when they are written to.
     pub(super) reserved_bytes: AtomicU64,
+    /// Bytes that are kept for datasets because of their reservations.
+    pub(super) kept_bytes: AtomicU64,
+    /// One change of settings at a time.
+    pub(super) setting: Mutex<()>,
     /// Units promised to writes under way, which no map counts yet.
     promised_units: AtomicU64,
     /// Log promised to file bytes that are on the way there, which no map counts yet.
@@ -84,6 +90,8 @@ impl DataState {
             dirty_units: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
+            kept_bytes: AtomicU64::new(0),
+            setting: Mutex::default(),
             promised_units: AtomicU64::new(0),
             promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
@@ -94,15 +102,20 @@ impl DataState {
 }
 
 /// Units or log kept for something until a dirty map counts it.
-struct Promise<'a> {
+pub(super) struct Promise<'a> {
     sum: &'a AtomicU64,
     amount: u64,
 }
 
 impl<'a> Promise<'a> {
-    fn new(sum: &'a AtomicU64, amount: u64) -> Self {
+    pub(super) fn new(sum: &'a AtomicU64, amount: u64) -> Self {
         sum.fetch_add(amount, Ordering::Relaxed);
         Promise { sum, amount }
+    }
+
+    /// It is kept otherwise from here on: by somebody who gives it back.
+    pub(super) fn settle(mut self) {
+        self.amount = 0;
     }
 }
 
@@ -172,48 +185,16 @@ impl Volume {
         slack: u64,
     ) -> Result<Promise<'_>, EngineError> {
         let promise = Promise::new(&self.store.data.promised_units, units);
-        // In the order in which a unit moves from one to the next, so that none is missed.
-        let promised = self.store.data.promised_units.load(Ordering::SeqCst);
-        let dirty = self.store.data.dirty_units.load(Ordering::SeqCst);
-        let view = self.store.journal.view();
-        let wanted = space::units_used(&view)?
-            .saturating_add(self.reserved_units())
-            .saturating_add(dirty)
-            .saturating_add(promised);
-        let capacity = self.store.journal.capacity_bytes();
-        if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
-            return Err(StoreError::NoSpace("the store's size is used up").into());
-        }
-        self.store.grow_to(wanted.saturating_add(spare))?;
+        // Before what was promised: that is where it goes.
+        let kept = self.kept_for_others();
+        self.store.check_room(kept, spare, slack)?;
         Ok(promise)
     }
 
-    fn reserved_units(&self) -> u64 {
-        let bytes = self.store.data.reserved_bytes.load(Ordering::Relaxed);
-        bytes.div_ceil(UNIT)
-    }
-
-    /// Bytes of file content that can still be written to the store.
+    /// Bytes of file content that can still be written to the dataset, as far as the store is
+    /// concerned.
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
-        let view = self.store.journal.view();
-        let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
-        let promised = self
-            .reserved_units()
-            .saturating_add(self.store.data.dirty_units.load(Ordering::Relaxed))
-            .saturating_add(self.store.data.promised_units.load(Ordering::Relaxed));
-        let capacity = self.store.journal.capacity_bytes();
-        let chunks = self.store.journal.chunks();
-        let on_disk = chunks
-            .available_bytes()
-            .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
-            .saturating_sub(kept_for_trees(chunks.len_bytes()))
-            .saturating_add(chunks.len_bytes().saturating_sub(used_bytes));
-        let total = if capacity == 0 {
-            on_disk
-        } else {
-            on_disk.min(capacity.saturating_sub(used_bytes))
-        };
-        Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
+        self.store.free_bytes(self.kept_for_others())
     }
 
     /// Bytes of a file that will take space and have none yet: part of its `blocks`.
@@ -225,26 +206,62 @@ impl Volume {
     }
 }
 
-impl Volume {
-    /// Refuses what would take the dataset over its quota.
-    fn check_quota(&self, read: &impl Read, more: u64) -> Result<(), EngineError> {
-        let quota = self.quota(read)?.bytes;
-        if quota == 0 {
-            return Ok(());
-        }
-        let unwritten = self.store.data.dirty_bytes.load(Ordering::Relaxed);
-        let used = self
-            .load_counters(read)?
-            .allocated_bytes
-            .saturating_add(unwritten);
-        if used.saturating_add(more) > quota {
-            return Err(EngineError::Quota);
-        }
-        Ok(())
-    }
-}
-
 impl Store {
+    /// Whether there is room for all that is used and promised, for `kept` bytes, and in chunks.dat
+    /// for `spare` units more; the store's own size and `slack` units above it allowing.
+    pub(in crate::engine) fn check_room(
+        &self,
+        kept: u64,
+        spare: u64,
+        slack: u64,
+    ) -> Result<(), EngineError> {
+        // In the order in which a unit moves from one to the next, so that none is missed.
+        let promised = self.data.promised_units.load(Ordering::SeqCst);
+        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
+        let view = self.journal.view();
+        let wanted = space::units_used(&view)?
+            .saturating_add(self.reserved_units())
+            .saturating_add(dirty)
+            .saturating_add(promised)
+            .saturating_add(kept.div_ceil(UNIT));
+        let capacity = self.journal.capacity_bytes();
+        if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
+            return Err(StoreError::NoSpace("the store's size is used up").into());
+        }
+        self.grow_to(wanted.saturating_add(spare))
+    }
+
+    fn reserved_units(&self) -> u64 {
+        let bytes = self.data.reserved_bytes.load(Ordering::Relaxed);
+        bytes.div_ceil(UNIT)
+    }
+
+    /// Bytes of file content that the store has room for beside what is used and promised, and
+    /// `kept` bytes.
+    pub(in crate::engine) fn free_bytes(&self, kept: u64) -> Result<u64, EngineError> {
+        let view = self.journal.view();
+        let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
+        let promised = self
+            .reserved_units()
+            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
+            .saturating_add(self.data.promised_units.load(Ordering::Relaxed))
+            .saturating_mul(UNIT)
+            .saturating_add(kept);
+        let capacity = self.journal.capacity_bytes();
+        let chunks = self.journal.chunks();
+        let on_disk = chunks
+            .available_bytes()
+            .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?
+            .saturating_sub(kept_for_trees(chunks.len_bytes()))
+            .saturating_add(chunks.len_bytes().saturating_sub(used_bytes));
+        let total = if capacity == 0 {
+            on_disk
+        } else {
+            on_disk.min(capacity.saturating_sub(used_bytes))
+        };
+        Ok(total.saturating_sub(promised))
+    }
+
     /// Changes a dirty map and keeps the sums over all of them.
     pub(super) fn change_dirty<T>(
         &self,

@@ -36,6 +36,15 @@ impl RangeSet {
         start < end && last.is_some_and(|(_, last_end)| *last_end > start)
     }
 
+    /// Bytes of `start..end` that are in it.
+    pub(super) fn bytes_in(&self, start: u64, end: u64) -> u64 {
+        let reaching = self.ranges.range(..end).rev();
+        reaching
+            .take_while(|(_, until)| **until > start)
+            .map(|(from, until)| (*until).min(end) - (*from).max(start))
+            .sum()
+    }
+
     /// Adds `start..end`.
     pub(super) fn insert(&mut self, start: u64, end: u64) {
         if start >= end {
@@ -100,6 +109,8 @@ mod tests {
                 let end = rng.random_range(start..=200usize.min(start + 40));
                 let (from, to) = (start as u64, end as u64);
                 assert_eq!(set.overlaps(from, to), model[start..end].contains(&true));
+                let held = model[start..end].iter().filter(|held| **held).count();
+                assert_eq!(set.bytes_in(from, to), held as u64);
                 if rng.random_bool(0.6) {
                     set.insert(from, to);
                     model[start..end].fill(true);

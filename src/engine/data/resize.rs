@@ -5,7 +5,7 @@ use super::write::SIZE_MAX;
 use super::{EXTENTS_MAX, check_file};
 use crate::engine::{Durability, EngineError, Volume};
 use crate::format::id::Ino;
-use crate::format::record::InodeRecord;
+use crate::format::record::{DatasetCounters, InodeRecord};
 use crate::log::Tx;
 use crate::store::StoreError;
 use crate::store::pages::Need;
@@ -36,8 +36,9 @@ impl Volume {
             let mut record = self.load_inode(&tx, ino)?;
             alter(&mut tx, &mut record)?;
             check_file(&record)?;
+            let mut counters = self.load_counters(&tx)?;
             let rest = if size <= record.size {
-                self.free_behind(&mut tx, ino, &mut record, size)?
+                self.free_behind(&mut tx, (ino, &mut record), &mut counters, size)?
             } else {
                 None
             };
@@ -48,7 +49,8 @@ impl Volume {
                 tx.data_clear(self.dataset.id, ino, end, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
-            let lsn = tx.commit()?;
+            let released = data.unallocated_in(end, u64::MAX);
+            let lsn = self.commit_counted(tx, &counters, released, None)?;
             state.touch(lsn);
             self.change_dirty(&mut data, |map| map.remove(end, u64::MAX));
             if rest.is_none() {
@@ -66,22 +68,19 @@ impl Volume {
     fn free_behind(
         &self,
         tx: &mut Tx<'_>,
-        ino: Ino,
-        record: &mut InodeRecord,
+        (ino, record): (Ino, &mut InodeRecord),
+        counters: &mut DatasetCounters,
         size: u64,
     ) -> Result<Option<u64>, EngineError> {
-        let mut counters = self.load_counters(tx)?;
         let tree = self.tree();
         let mut editor = Editor {
             tx,
             tree,
             ino,
             record,
-            counters: &mut counters,
+            counters,
         };
-        let rest = editor.punch_tail(size, EXTENTS_MAX)?;
-        self.store_counters(tx, &counters)?;
-        Ok(rest)
+        editor.punch_tail(size, EXTENTS_MAX)
     }
 
     /// Does something with an inode's unwritten data locked, knowing whether there is any.
@@ -107,7 +106,8 @@ impl Volume {
                 // It got a name meanwhile.
                 return Ok(());
             }
-            let rest = self.free_behind(&mut tx, ino, &mut record, 0)?;
+            let mut counters = self.load_counters(&tx)?;
+            let rest = self.free_behind(&mut tx, (ino, &mut record), &mut counters, 0)?;
             if rest.is_none() && record.allocated > 0 {
                 // Whoever waits for its content to be gone would wait for ever.
                 let what = format!("inode {ino} has bytes without extents; run razorfsck");
@@ -117,7 +117,8 @@ impl Volume {
                 tx.data_clear(self.dataset.id, ino, 0, u64::MAX);
             }
             self.store_inode(&mut tx, ino, &record)?;
-            tx.commit()?;
+            let released = data.unallocated_in(0, u64::MAX);
+            self.commit_counted(tx, &counters, released, None)?;
             self.change_dirty(&mut data, |map| map.remove(0, u64::MAX));
             if rest.is_none() {
                 return Ok(());

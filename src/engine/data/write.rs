@@ -23,7 +23,7 @@ impl Volume {
     /// next fsync, or at once when `flags` or the volume's durability say so.
     ///
     /// # Errors
-    /// `NoSpace` when it could not be written out, `FileTooLarge`, `NotPermitted` for immutable and
+    /// `NoSpace` when it could not be written out, `Quota`, `FileTooLarge`, `NotPermitted` for immutable and
     /// append-only files, `Buffer` when the source fails; the file is unchanged then.
     pub fn write(
         &self,
@@ -68,16 +68,19 @@ impl Volume {
         if len == 0 {
             return Ok(0);
         }
-        self.check_quota(&tx, len as u64)?;
         let now = self.now();
         record.size = record.size.max(end);
         record.mtime = now;
         record.ctime = now;
         self.drop_privileges(&mut tx, ino, &mut record, flags.kill_suidgid)?;
         self.store_inode(&mut tx, ino, &record)?;
+        let growth = self.growth(&tx, ino, &data, (offset, end))?;
+        let charge = self.charge(&tx, growth.bytes)?;
         let lsn = tx.commit()?;
+        charge.settle();
         state.touch(lsn);
         let is_stream = self.change_dirty(&mut data, |map| {
+            map.note_unallocated(&growth.holes);
             let mut at = offset;
             for bytes in pieces {
                 let end = at + bytes.len() as u64;

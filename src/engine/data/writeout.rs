@@ -25,7 +25,7 @@ use crate::engine::background::Started;
 use crate::engine::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId, trailing_u64};
-use crate::format::record::{Dedup, ExtentRecord};
+use crate::format::record::{DatasetCounters, Dedup, ExtentRecord};
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
@@ -262,8 +262,9 @@ impl Volume {
         let is_done = |piece: &Piece| piece.is_entered() || piece.is_gone();
         while !pieces.iter().all(is_done) {
             let (mut data, mut tx) = self.begin_with(state, Need::Reclaim)?;
-            let steps = self.enter_some(&mut tx, ino, pieces, &data)?;
-            let lsn = tx.commit()?;
+            let (steps, counters) = self.enter_some(&mut tx, ino, pieces, &data)?;
+            let released = steps.iter().map(|step| step.released).sum();
+            let lsn = self.commit_counted(tx, &counters, released, None)?;
             state.touch(lsn);
             self.change_dirty(&mut data, |map| {
                 for step in steps {
@@ -274,6 +275,7 @@ impl Volume {
                         match step.until {
                             Some(until) => {
                                 map.log_cleared(part.entered, until);
+                                map.allocated(part.entered, until);
                                 part.entered = until;
                             }
                             None => part.chunk = Chunk::Gone,
@@ -296,7 +298,7 @@ impl Volume {
         ino: Ino,
         pieces: &[Piece],
         data: &DirtyMap,
-    ) -> Result<Vec<Step>, EngineError> {
+    ) -> Result<(Vec<Step>, DatasetCounters), EngineError> {
         let mut record = self.load_inode(tx, ino)?;
         let mut counters = self.load_counters(tx)?;
         let mut steps = Vec::new();
@@ -315,7 +317,11 @@ impl Volume {
                 && content.entered == content.start
                 && !hashes::hold(tx, id)?
             {
-                steps.push(Step { place, until: None });
+                steps.push(Step {
+                    place,
+                    until: None,
+                    released: 0,
+                });
                 continue;
             }
             let mut editor = Editor {
@@ -332,12 +338,14 @@ impl Volume {
                 let len = until - content.entered;
                 tx.data_clear(self.dataset.id, ino, content.entered, len);
             }
-            let until = Some(until);
-            steps.push(Step { place, until });
+            steps.push(Step {
+                place,
+                until: Some(until),
+                released: data.unallocated_in(content.entered, until),
+            });
         }
         self.store_inode(tx, ino, &record)?;
-        self.store_counters(tx, &counters)?;
-        Ok(steps)
+        Ok((steps, counters))
     }
 }
 
@@ -365,6 +373,8 @@ struct Step {
     place: (usize, usize),
     /// Up to where it is entered; `None` when the chunk that it was to refer to is gone.
     until: Option<u64>,
+    /// Bytes that were counted as unwritten ones without an extent, and have one now.
+    released: u64,
 }
 
 /// Makes the extent of a part reach to `until`, below which nothing else is any more.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{DATASET_NAME_MAX, DatasetError};
+use crate::engine::data::kept_bytes;
 use crate::format::id::DatasetId;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
@@ -70,11 +71,19 @@ pub(in crate::engine) fn record_of(
 
 /// Whether there is a dataset of this number that is not deleted.
 pub(in crate::engine) fn is_there(read: &impl Read, id: DatasetId) -> Result<bool, StoreError> {
+    Ok(undeleted(read, id)?.is_some())
+}
+
+/// The dataset or snapshot of this number, unless it is deleted.
+pub(super) fn undeleted(
+    read: &impl Read,
+    id: DatasetId,
+) -> Result<Option<DatasetRecord>, StoreError> {
     let record = read.get_with(TreeId::Datasets, &dataset_key(id), DatasetRecord::decode)?;
     let record = record
         .transpose()
         .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
-    Ok(record.is_some_and(|record| record.flags & DATASET_DOOMED == 0))
+    Ok(record.filter(|record| record.flags & DATASET_DOOMED == 0))
 }
 
 /// The dataset or snapshot of a name, which there has to be.
@@ -158,6 +167,28 @@ pub(in crate::engine) fn all_reserved_bytes(read: &impl Read) -> Result<u64, Sto
     let mut sum = 0u64;
     for (id, record) in recovery::datasets(read)? {
         sum = sum.saturating_add(reserved_by(read, id, &record)?);
+    }
+    Ok(sum)
+}
+
+/// Bytes that are kept for a dataset with nothing unwritten, because of its reservation.
+pub(in crate::engine) fn kept_of(
+    read: &impl Read,
+    id: DatasetId,
+    record: &DatasetRecord,
+) -> Result<u64, StoreError> {
+    if record.reserved_bytes == 0 || record.flags & DATASET_DOOMED != 0 {
+        return Ok(0);
+    }
+    let used = counters_of(read, id)?.allocated_bytes;
+    Ok(kept_bytes(record.reserved_bytes, used))
+}
+
+/// The same of all datasets.
+pub(in crate::engine) fn all_kept_bytes(read: &impl Read) -> Result<u64, StoreError> {
+    let mut sum = 0u64;
+    for (id, record) in recovery::datasets(read)? {
+        sum = sum.saturating_add(kept_of(read, id, &record)?);
     }
     Ok(sum)
 }

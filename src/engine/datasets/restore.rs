@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::records::{
-    counters_of, found, lineage, new_id, put_lineage, put_record, reserved_bytes, split_name,
+    counters_of, found, kept_of, lineage, new_id, put_lineage, put_record, record_of,
+    reserved_bytes, split_name,
 };
 use super::{DatasetError, STORE_AT_WORK};
 use crate::engine::Store;
@@ -56,12 +57,18 @@ impl Store {
                 std::thread::sleep(STORE_AT_WORK);
                 continue;
             }
-            let (before, after) = self.replace_tree(&mut tx, volume.dataset.id, name)?;
+            let id = volume.dataset.id;
+            let (before, after) = self.replace_tree(&mut tx, id, name)?;
+            let kept_after = kept_of(&tx, id, &record_of(&tx, id)?)?;
             self.end(tx)?;
+            // What the dataset does not use any more is kept for it again.
+            let kept = &self.data.kept_bytes;
+            kept.fetch_add(kept_after, Ordering::SeqCst);
+            volume.dataset.usage.reserve(0, kept);
             let reserved = &self.data.reserved_bytes;
             reserved.fetch_add(after, Ordering::Relaxed);
             reserved.fetch_sub(before, Ordering::Relaxed);
-            datasets.remove(&volume.dataset.id);
+            datasets.remove(&id);
             self.background.reap();
             return Ok(());
         }

@@ -99,7 +99,8 @@ impl Bench {
         let ino = volume.lookup(ROOT, span.name.as_bytes()).unwrap().ino;
         let end = span.offset + span.len;
         let content = files.get_mut(&span.name).unwrap();
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
+            10 => self.copy_back(&volume, ino, content),
             0..5 => {
                 let byte: u8 = self.rng.random();
                 let bytes: Vec<u8> = (0..span.len).map(|at| byte ^ (at % 251) as u8).collect();
@@ -154,6 +155,26 @@ impl Bench {
         self.model.insert(head, files);
     }
 
+    /// Copies from a file of any snapshot.
+    fn copy_back(&mut self, volume: &Volume, to: Ino, content: &mut Vec<u8>) {
+        let Some(name) = self.pick(|name| name.contains('@')) else {
+            return;
+        };
+        let Some((file, source)) = self.model[&name].iter().choose(&mut self.rng) else {
+            return;
+        };
+        let snapshot = self.store.volume(&name).unwrap();
+        let from = snapshot.lookup(ROOT, file.as_bytes()).unwrap().ino;
+        let (at, len) = (50_000, self.rng.random_range(1..200_000));
+        let done = volume.copy_range_of(&snapshot, (from, 0), (to, at), len);
+        let done = usize::try_from(done.unwrap()).unwrap();
+        if done > 0 {
+            let at = usize::try_from(at).unwrap();
+            content.resize(content.len().max(at + done), 0);
+            content[at..at + done].copy_from_slice(&source[..done]);
+        }
+    }
+
     /// Makes, names or deletes a dataset or snapshot.
     fn arrange(&mut self) {
         match self.rng.random_range(0..11) {
@@ -172,8 +193,10 @@ impl Bench {
                 let compression = ["off", "lz4", "zstd"][self.rng.random_range(0..3)];
                 let dedup = ["off", "on", "verify"][self.rng.random_range(0..3)];
                 let settings = Settings {
+                    reservation_bytes: Some(self.rng.random_range(0..3) * 50_000),
                     compression: compression.parse().ok(),
                     dedup: dedup.parse().ok(),
+                    ..Settings::default()
                 };
                 self.store.change_settings(&head, settings).unwrap();
             }
@@ -275,7 +298,13 @@ impl Bench {
     fn reopen(&mut self) {
         self.store.close().unwrap();
         assert_eq!(errors(&self.sim), [""; 0]);
+        let kept = |store: &Store| {
+            let sums = (&store.data.reserved_bytes, &store.data.kept_bytes);
+            (sums.0.load(Ordering::SeqCst), sums.1.load(Ordering::SeqCst))
+        };
+        let before = kept(&self.store);
         self.store = open_store(&self.sim, &self.clock);
+        assert_eq!(kept(&self.store), before);
         self.check();
     }
 

@@ -4,3 +4,4 @@ mod caching;
 mod files;
 mod kernel;
 mod session;
+mod snapshots;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use razorfs::engine::{Cred, EngineError, Fallocate, NewInode, SetAttr, WriteFlags};
+use razorfs::engine::{Attr, Cred, EngineError, Fallocate, NewInode, SetAttr, WriteFlags};
 use razorfs::format::id::Ino;
 
 use crate::ensure;
+use crate::limits::Wanted;
 use crate::model::{Expected, Node};
 use crate::ops::{NAMES, Op};
 use crate::world::{Outcome, World, name_of};
@@ -46,7 +47,7 @@ fn check_file(node: &Node) -> Expected {
 
 impl World {
     /// Whether the engine answered what was expected. `None` when it failed, as it should; a full
-    /// disk is an answer where space is short.
+    /// disk is an answer where space is short, and so is a quota.
     pub fn agree<T>(
         &self,
         found: Result<T, EngineError>,
@@ -54,6 +55,11 @@ impl World {
     ) -> Outcome<Option<T>> {
         match (found, expected) {
             (Ok(found), Ok(_)) => Ok(Some(found)),
+            (Err(EngineError::Quota), _) => {
+                let justified = self.may_refuse().map_err(|error| format!("{error:?}"))?;
+                ensure!(justified, "the quota has room for it");
+                self.compare().map(|()| None)
+            }
             (Err(error), Err(name)) if name_of(&error) == *name => Ok(None),
             (Err(error), _) if self.is_small() && name_of(&error) == "NoSpace" => {
                 // Failed as a whole.
@@ -63,6 +69,19 @@ impl World {
             (Err(error), Err(name)) => Err(format!("{error:?}, not {name}")),
             (Err(error), Ok(_)) => Err(format!("{error:?}")),
         }
+    }
+
+    /// The same of a new inode, for which there must be room.
+    fn agree_new(
+        &self,
+        made: Result<Attr, EngineError>,
+        expected: &Expected<impl Sized>,
+    ) -> Outcome<Option<Attr>> {
+        ensure!(
+            made.is_err() || !self.is_out_of_inodes(),
+            "more inodes than the quota"
+        );
+        self.agree(made, expected)
     }
 
     pub fn is_small(&self) -> bool {
@@ -75,10 +94,14 @@ impl World {
             Op::Crash { back, seed, again } => return self.crash(*back, *seed, *again),
             Op::Reopen => return self.reopen(),
             Op::Compare => return self.compare(),
-            Op::ManyNames { .. } | Op::ManyXattrs { .. } => return self.many(op),
+            Op::ManyNames { .. } | Op::ManyXattrs { .. } => {
+                self.wanted = Wanted::by(op);
+                return self.many(op);
+            }
             _ => {}
         }
         self.begin();
+        self.wanted = Wanted::by(op);
         self.names(op)?;
         self.attributes(op)?;
         self.content(op)?;
@@ -137,7 +160,7 @@ impl World {
                 let new = NewInode { mode: *mode, ..NEW };
                 let made = volume.create(Cred::default(), dir, &name, &new);
                 let expected = self.model.check_free(dir, &name);
-                if let Some(attr) = self.agree(made, &expected)? {
+                if let Some(attr) = self.agree_new(made, &expected)? {
                     let node = self.model.blank(dir, attr.ino, mode & !0o022);
                     ensure!(node.matches(&attr), "made {attr:?}, not {node:?}");
                     self.model.enter(dir, &name, attr.ino, node);
@@ -151,7 +174,7 @@ impl World {
                     4096.. => Err("NameTooLong"),
                     _ => self.model.check_free(dir, &name),
                 };
-                if let Some(attr) = self.agree(made, &expected)? {
+                if let Some(attr) = self.agree_new(made, &expected)? {
                     let mut node = self.model.blank(dir, attr.ino, libc::S_IFLNK | 0o777);
                     node.target = target;
                     self.model.enter(dir, &name, attr.ino, node);
@@ -161,7 +184,7 @@ impl World {
                 let dir = pick(&dirs, *dir);
                 let new = NewInode { mode: 0o600, ..NEW };
                 let made = volume.tmpfile(Cred::default(), dir, &new);
-                if let Some(attr) = self.agree(made, &Ok(()))? {
+                if let Some(attr) = self.agree_new(made, &Ok(()))? {
                     let mut node = self.model.blank(dir, attr.ino, libc::S_IFREG | 0o600);
                     node.nlink = 0;
                     self.model.nodes.insert(attr.ino, Arc::new(node));
@@ -246,7 +269,7 @@ impl World {
         };
         let made = volume.create(Cred::default(), dir, &name, &new);
         let expected = self.model.check_free(dir, &name);
-        if let Some(attr) = self.agree(made, &expected)? {
+        if let Some(attr) = self.agree_new(made, &expected)? {
             let node = self.model.blank(dir, attr.ino, new.mode);
             self.model.enter(dir, &name, attr.ino, node);
         }

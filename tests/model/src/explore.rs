@@ -16,6 +16,7 @@ use razorfs::disk::sim::Survival;
 use razorfs::format::codec::Compression;
 use razorfs::format::record::Dedup;
 
+use crate::limits::Limits;
 use crate::workload::{self, Workload};
 use crate::world::{Outcome, Setup, World};
 
@@ -69,6 +70,14 @@ pub(crate) fn setup(workload: &Workload) -> Setup {
         strict: false,
         compression: compression.parse().unwrap_or(Compression::OFF),
         dedup: [Dedup::Off, Dedup::On, Dedup::Verify][sum % 3],
+        limits: match sum % 5 {
+            // The tree that every workload finds fits, and about one operation more.
+            0 => Limits {
+                bytes: 100_000,
+                inodes: 6,
+            },
+            _ => Limits::default(),
+        },
     }
 }
 

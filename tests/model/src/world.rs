@@ -18,6 +18,7 @@ use razorfs::fsck;
 
 use crate::datasets;
 use crate::failing::Files;
+use crate::limits::{Limits, Wanted};
 use crate::model::{Content, Made, Model, Node, Nodes, linked};
 
 /// What went wrong.
@@ -40,6 +41,7 @@ pub struct Setup {
     pub strict: bool,
     pub compression: Compression,
     pub dedup: Dedup,
+    pub limits: Limits,
 }
 
 /// Where a store lies.
@@ -52,6 +54,8 @@ pub struct World {
     pub disks: Disks,
     pub volume: Arc<Volume>,
     pub setup: Setup,
+    /// By the operation under way.
+    pub wanted: Wanted,
     seconds: Arc<AtomicI64>,
     /// What an empty store says of its space.
     empty: StatFs,
@@ -217,6 +221,9 @@ impl World {
             ..MkfsOptions::reproducible()
         };
         mkfs(made.media(), &options, &clock(&seconds)).map_err(failed("mkfs"))?;
+        let fresh = setup.open(made.media(), &seconds)?;
+        setup.limit(fresh.store())?;
+        fresh.store().close().map_err(failed("closing"))?;
         let disks = made.killed()?;
         let volume = setup.open(disks.media(), &seconds)?;
         let root = volume.getattr(Ino::ROOT).map_err(failed("the root"))?;
@@ -233,6 +240,7 @@ impl World {
             disks,
             volume,
             setup,
+            wanted: Wanted::default(),
             seconds,
             empty,
             history: vec![model.clone()],
@@ -321,6 +329,7 @@ impl World {
             volume: self.setup.open(disks.media(), &seconds)?,
             disks,
             setup: self.setup,
+            wanted: self.wanted,
             seconds,
             empty: self.empty,
             model: self.model.clone(),
@@ -416,6 +425,7 @@ impl World {
             (None, _) => (&self.durable, self.model.step),
         };
         let store = Arc::clone(self.open(crashed.clone())?.store());
+        self.setup.check_limits(&store)?;
         let names = datasets::names(&store)?.into_iter();
         let found = names.map(|name| Ok((name.clone(), Found::new(&store, &name)?)));
         let found: BTreeMap<_, _> = found.collect::<Outcome<_>>()?;
@@ -518,6 +528,7 @@ impl World {
             inodes == self.model.nodes.len() as u64,
             "{inodes} inodes are counted"
         );
+        self.setup.check_limits(self.volume.store())?;
         let (names, expected) = (datasets::names(self.volume.store())?, self.model.names());
         ensure!(names == expected, "{names:?}, not {expected:?}");
         for (Made(_, name), nodes) in &self.model.others {

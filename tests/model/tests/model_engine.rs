@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use model_tests::limits::Limits;
 use model_tests::ops::{self, Op};
 use model_tests::world::{Outcome, Setup, World};
 use model_tests::{ensure, number};
@@ -39,6 +40,10 @@ fn setup(rng: &mut ChaCha8Rng) -> Setup {
             .parse()
             .unwrap(),
         dedup: [Dedup::Off, Dedup::On, Dedup::Verify][rng.random_range(0..3)],
+        limits: Limits {
+            bytes: [0, 0, 20_000, 200_000][rng.random_range(0..4)],
+            inodes: [0, 0, 6, 20][rng.random_range(0..4)],
+        },
     }
 }
 

@@ -130,6 +130,33 @@ fn a_dataset_is_made_once_changed_and_deleted() {
 }
 
 #[test]
+fn quotas_and_reservations_are_set() {
+    let world = World::new();
+    let new = json!({"name": "web", "quota_bytes": 1 << 20, "quota_inodes": 10});
+    let (status, made) = world.post(DATASETS, &new);
+    assert_eq!((status, &made["quota_bytes"]), (201, &json!(1 << 20)));
+    assert_eq!(world.post(DATASETS, &new), (200, made));
+    let other = json!({"name": "web", "quota_bytes": 2 << 20});
+    assert_eq!(world.post(DATASETS, &other).0, 409);
+    let web = format!("{DATASETS}/web");
+    let (_, changed) = world.patch(&web, &json!({"reservation_bytes": 4096, "quota_inodes": 0}));
+    assert_eq!(changed["reservation_bytes"], 4096);
+    assert_eq!(
+        (&changed["quota_inodes"], &changed["quota_bytes"]),
+        (&json!(0), &json!(1 << 20))
+    );
+    let refused = world.patch(&web, &json!({"reservation_bytes": 2 << 20}));
+    assert_eq!((refused.0, kind(&refused)), (422, "not_possible"));
+    let refused = world.patch(
+        &web,
+        &json!({"quota_bytes": 0, "reservation_bytes": 1u64 << 61}),
+    );
+    assert_eq!((refused.0, kind(&refused)), (507, "no_space"));
+    assert_eq!(world.get(&web).1, changed);
+    world.finish();
+}
+
+#[test]
 fn snapshots_and_clones_are_made_once() {
     let world = World::new();
     let main = world.store.main().unwrap();
