@@ -194,7 +194,8 @@ fn what_does_not_fit_is_not_kept() {
             reservation_bytes: Some(bytes),
             ..Settings::default()
         };
-        store.create_dataset_with(name, (0, 0), settings)
+        let made = store.create_dataset_with(name, (0, 0), settings);
+        made.map(drop)
     };
     assert_eq!(refused(new("third", 1 << 20)), (2 << 20, 0));
     assert!(store.volume("third").is_err());
