@@ -79,6 +79,11 @@ fn run(config: &Config) -> Result<(), Error> {
     };
     let files = open_store(&config.store, how)?;
     let mut paths = Vec::new();
+    // The first: who finds the daemon by another socket finds it by this one.
+    let control = listen_for_commands(config)?;
+    if let Control::At(path) = &config.control {
+        paths.push(path.clone());
+    }
     let mut sockets = Vec::new();
     for export in &config.exports {
         sockets.push(match &export.endpoint {
@@ -88,10 +93,6 @@ fn run(config: &Config) -> Result<(), Error> {
             }
             Endpoint::Fd(fd) => Socket::inherit(*fd)?,
         });
-    }
-    let control = listen_for_commands(config)?;
-    if let Control::At(path) = &config.control {
-        paths.push(path.clone());
     }
     // Before there is a second thread, and before anything in the store is believed.
     match config.sandbox {
