@@ -158,7 +158,8 @@ fn garbage_is_refused_and_leaves_the_server_well() {
 /// A request, and that it is in work: what a file holds is being written out for it.
 fn ask_for_a_snapshot(server: &Server, name: &str) -> UnixStream {
     let main = server.world.store.main().unwrap();
-    write(&main, name, &vec![7; 8 << 20]);
+    let content: Vec<u8> = (0..64 << 20).map(|n: u32| n.to_le_bytes()[2]).collect();
+    write(&main, name, &content);
     let unwritten = || server.world.store.status().unwrap().unwritten_bytes;
     let all = unwritten();
     let mut stream = server.connect();
