@@ -298,3 +298,45 @@ fn what_is_kept_is_there_on_a_full_disk() {
     store.close().unwrap();
     assert_eq!(fsck::errors(&sim.media()).unwrap(), [""; 0]);
 }
+
+/// Restoring changes what is used, with nothing written.
+#[test]
+fn what_is_restored_counts_and_what_is_kept_follows() {
+    let (sim, store) = two_datasets(32 << 20);
+    let other = store.volume("other").unwrap();
+    let ino = create(&other, "f");
+    write(&other, ino, 0, &vec![7; 6 << 20]);
+    drop(other);
+    store.snapshot("other@full").unwrap();
+    let other = store.volume("other").unwrap();
+    other.resize(ino, 1 << 20, &mut |_, _| Ok(())).unwrap();
+    drop(other);
+    store.snapshot("other@less").unwrap();
+    reserve(&store, "other", 8 << 20).unwrap();
+    set_quota(&store, "other", 8 << 20).unwrap();
+    for (snapshot, used) in [("other@full", 6), ("other@less", 1), ("other@full", 6)] {
+        store.restore(snapshot).unwrap();
+        assert_eq!(kept(&store), (8 - used + 2) << 20);
+        let other = store.volume("other").unwrap();
+        assert_eq!(other.dataset.usage.used_bytes(), used << 20);
+        let too_much = try_write(&other, ino, used << 20, &vec![7; 9 << 20]);
+        assert!(matches!(too_much, Err(EngineError::Quota)));
+        let rest = usize::try_from(8 - used).unwrap() << 20;
+        write(&other, ino, used << 20, &vec![7; rest]);
+    }
+    // More than the quota, which was made smaller since.
+    let none = reserve(&store, "other", 0);
+    none.and_then(|()| set_quota(&store, "other", 2 << 20))
+        .unwrap();
+    store.restore("other@full").unwrap();
+    let other = store.volume("other").unwrap();
+    assert!(matches!(
+        try_write(&other, ino, 6 << 20, b"x"),
+        Err(EngineError::Quota)
+    ));
+    write(&other, ino, 0, b"x");
+    assert_eq!(kept(&store), 0);
+    drop(other);
+    store.close().unwrap();
+    assert_eq!(fsck::errors(&sim.media()).unwrap(), [""; 0]);
+}
