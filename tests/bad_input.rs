@@ -539,7 +539,7 @@ fn limits_that_cannot_be() {
         ("quota-inodes=few", ["quota-inodes", "'few'"]),
         (
             "reservation=1000P",
-            ["keep 1125899907891200 bytes", "are free"],
+            ["keep 1125899906844721152 bytes", "are free"],
         ),
         ("reservation=8000P", ["'main'", "no store has room"]),
     ] {

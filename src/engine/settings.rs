@@ -42,23 +42,26 @@ impl Settings {
         record.quota_bytes = self.quota_bytes.unwrap_or(record.quota_bytes);
         record.quota_inodes = self.quota_inodes.unwrap_or(record.quota_inodes);
         record.reserved_bytes = self.reservation_bytes.unwrap_or(record.reserved_bytes);
-        let refused = |reason| {
-            let name = record.name.clone();
-            Err(DatasetError::Refused { name, reason })
-        };
-        if record.quota_bytes != 0 && record.reserved_bytes > record.quota_bytes {
-            return refused("its reservation would be larger than its quota");
-        }
-        if record.reserved_bytes > RESERVATION_MAX_BYTES {
-            return refused("no store has room for such a reservation");
-        }
-        Ok(())
+        check_limits(&record.name, record.quota_bytes, record.reserved_bytes)
     }
 
     /// Whether what the dataset uses has to be known exactly from then on.
     fn limits(self) -> bool {
         self.quota_bytes.is_some() || self.reservation_bytes.is_some()
     }
+}
+
+/// Whether a dataset can have a quota (0 for none) and a reservation of so many bytes.
+fn check_limits(name: &str, quota: u64, reservation: u64) -> Result<(), DatasetError> {
+    let reason = if quota != 0 && reservation > quota {
+        "its reservation would be larger than its quota"
+    } else if reservation > RESERVATION_MAX_BYTES {
+        "no store has room for such a reservation"
+    } else {
+        return Ok(());
+    };
+    let name = name.to_owned();
+    Err(DatasetError::Refused { name, reason })
 }
 
 impl Store {
@@ -120,7 +123,9 @@ impl Store {
         name: &str,
         settings: Settings,
     ) -> Result<Promise<'_>, DatasetError> {
-        let more = kept_bytes(settings.reservation_bytes.unwrap_or(0), 0);
+        let reservation = settings.reservation_bytes.unwrap_or(0);
+        check_limits(name, settings.quota_bytes.unwrap_or(0), reservation)?;
+        let more = kept_bytes(reservation, 0);
         let kept = Promise::new(&self.data.kept_bytes, more);
         self.check_kept(name, more)?;
         Ok(kept)

@@ -96,10 +96,45 @@ pub fn parse_limit(value: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     fn parsed(given: &[&str]) -> Result<Settings, String> {
         parse(&given.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    /// Whatever is given is a limit that there is, none, or an error that says what was given.
+    #[test]
+    fn limits_are_read_or_refused() {
+        let pieces = [
+            "0",
+            "7",
+            "18446744073709551615",
+            ".",
+            "5",
+            "K",
+            "T",
+            "P",
+            "iB",
+            "-",
+        ];
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut read = 0;
+        for _ in 0..100_000 {
+            let count = rng.random_range(0..5);
+            let value: String = (0..count)
+                .map(|_| pieces[rng.random_range(0..10)])
+                .collect();
+            match limit("quota", &value) {
+                Ok(0) => panic!("'{value}' is no limit"),
+                Ok(_) => read += 1,
+                Err(error) => assert!(error.starts_with("quota: "), "{error}"),
+            }
+        }
+        assert!(read > 1000, "{read}");
+        assert_eq!(limit("quota", "none"), Ok(0));
     }
 
     #[test]

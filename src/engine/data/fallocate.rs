@@ -22,8 +22,8 @@ impl Volume {
     /// Reserves, punches or zeroes `offset..offset + len`.
     ///
     /// # Errors
-    /// `NoSpace` when the reservation cannot be kept, `Quota`, `FileTooLarge`, `NotPermitted` for immutable
-    /// files, and append-only ones where existing bytes would change.
+    /// `NoSpace` when the reservation cannot be kept, `Quota`, `FileTooLarge`, `NotPermitted` for
+    /// immutable files, and append-only ones where existing bytes would change.
     pub fn fallocate(
         &self,
         ino: Ino,

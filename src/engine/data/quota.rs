@@ -11,7 +11,7 @@
 
 use super::dirty::DirtyMap;
 use super::extents::each_hole;
-use super::{SPARE_UNITS, UNIT};
+use super::{SPARE_UNITS, UNIT, check_file};
 use crate::engine::{EngineError, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::format::record::{DatasetCounters, DatasetRecord};
@@ -20,8 +20,9 @@ use crate::store::{Read, StoreError};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Kept above a reservation until it is used up: runs begin and end within units.
-const RESERVATION_SLACK_BYTES: u64 = SPARE_UNITS * UNIT;
+/// Kept above a reservation until it is used up: runs begin and end within units, and whoever
+/// writes wants [`SPARE_UNITS`] to be left.
+const RESERVATION_SLACK_BYTES: u64 = 2 * SPARE_UNITS * UNIT;
 
 /// What a dataset uses, and what is kept for it.
 pub(in crate::engine) struct Usage {
@@ -205,6 +206,7 @@ impl Volume {
         let view = self.store.journal.view();
         let mut bytes = 0u64;
         if self.quota(&view)?.bytes != 0 {
+            check_file(&self.load_inode(&view, ino)?)?;
             each_hole(&view, self.tree(), ino, (start, end), &mut |from, until| {
                 bytes = bytes.saturating_add(until - from);
             })?;

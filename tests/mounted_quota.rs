@@ -1,0 +1,170 @@
+//! What programs see of a quota on the local mount, through a kernel's cache.
+//!
+//! Needs root and /dev/fuse; without them every test passes and says that it was skipped.
+#![allow(missing_docs)]
+// Helpers outside of test functions fail a test by panicking too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FallocateFlags, Mode, fallocate, mkdirat, statvfs};
+
+const QUOTA: u64 = 4 << 20;
+const PIECE: u64 = 64 << 10;
+
+/// A mounted store with a quota, both gone at the end.
+struct Mounted {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Mounted {
+    /// `None` where that cannot be.
+    fn new(flags: &[&str]) -> Option<Mounted> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+            eprintln!("skipped: needs root and /dev/fuse");
+            return None;
+        }
+        // Not /tmp, which may lie in memory.
+        let dir = tempfile::Builder::new()
+            .prefix("razorfs-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let mount = dir.path().join("mnt");
+        fs::create_dir(&mount).unwrap();
+        let mut mounted = Mounted { dir, daemon: None };
+        mounted.run("mkfs", &[]);
+        mounted.run("set", &["quota=4M", "quota-inodes=5"]);
+        let before = fs::metadata(&mount).unwrap().dev();
+        let mut razorfs = mounted.razorfs("mount");
+        mounted.daemon = Some(razorfs.arg(&mount).args(flags).spawn().unwrap());
+        for _ in 0..200 {
+            if fs::metadata(&mount).unwrap().dev() != before {
+                return Some(mounted);
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        panic!("nothing is mounted after five seconds");
+    }
+
+    fn razorfs(&self, command: &str) -> Command {
+        let mut razorfs = Command::new(env!("CARGO_BIN_EXE_razorfs"));
+        razorfs.arg(command).arg(self.dir.path().join("store"));
+        razorfs
+    }
+
+    fn run(&self, command: &str, args: &[&str]) {
+        let status = self.razorfs(command).args(args).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("mnt").join(name)
+    }
+
+    fn make(&self, name: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true);
+        options.open(self.path(name))
+    }
+
+    /// Unmounts, and checks the store.
+    fn finish(mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        let umount = Command::new("umount").arg(self.path("")).status();
+        assert!(umount.unwrap().success());
+        assert!(daemon.wait().unwrap().success());
+        let mut check = Command::new(env!("CARGO_BIN_EXE_razorfsck"));
+        let checked = check.arg(self.dir.path().join("store")).status();
+        assert!(checked.unwrap().success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A test has failed: the mount goes, whatever is open.
+        if let Some(mut daemon) = self.daemon.take() {
+            let lazy = Command::new("umount").arg("-l").arg(self.path("")).status();
+            let killed = daemon.kill();
+            eprintln!("{lazy:?} {killed:?} {:?}", daemon.wait());
+        }
+    }
+}
+
+/// Writes pieces from an offset on, and waits for the disk; how far it got, and what stopped it.
+fn write(file: &File, from: u64, pieces: u64) -> (u64, Option<i32>) {
+    let mut rest = from..from + pieces * PIECE;
+    while rest.start < rest.end {
+        let bytes = vec![7; usize::try_from(PIECE).unwrap()];
+        if let Err(error) = file.write_all_at(&bytes, rest.start) {
+            return (rest.start, error.raw_os_error());
+        }
+        rest.start += PIECE;
+    }
+    let synced = file.sync_all().err();
+    (rest.end, synced.and_then(|error| error.raw_os_error()))
+}
+
+const EDQUOT: Option<i32> = Some(libc::EDQUOT);
+
+#[test]
+fn a_program_is_told_of_the_quota_where_it_writes() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let free = || {
+        let stat = statvfs(mounted.path("")).unwrap();
+        assert_eq!(stat.f_bfree, stat.f_bavail);
+        (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
+    };
+    assert_eq!(free(), (QUOTA, QUOTA));
+    let file = mounted.make("file").unwrap();
+    assert_eq!(write(&file, 0, 100), (QUOTA, EDQUOT));
+    assert_eq!(free(), (QUOTA, 0));
+    // In place, with nothing left.
+    assert_eq!(write(&file, PIECE, 10), (11 * PIECE, None));
+    let more = fallocate(&file, FallocateFlags::empty(), 0, QUOTA + 1);
+    assert_eq!(more, Err(rustix::io::Errno::DQUOT));
+    fallocate(&file, FallocateFlags::empty(), 0, QUOTA).unwrap();
+    file.set_len(QUOTA - PIECE).unwrap();
+    assert_eq!(free(), (QUOTA, PIECE));
+    let other = mounted.make("other").unwrap();
+    assert_eq!(write(&other, 0, 100), (PIECE, EDQUOT));
+    // The root and these two, and two more.
+    let mode = Mode::from_raw_mode(0o755);
+    mkdirat(CWD, mounted.path("third"), mode).unwrap();
+    std::os::unix::fs::symlink("x", mounted.path("fourth")).unwrap();
+    let fifth = mkdirat(CWD, mounted.path("fifth"), mode);
+    assert_eq!(fifth, Err(rustix::io::Errno::DQUOT));
+    let fifth = mounted.make("fifth").unwrap_err();
+    assert_eq!(fifth.raw_os_error(), EDQUOT);
+    drop(file);
+    fs::remove_file(mounted.path("file")).unwrap();
+    mounted.make("fifth").unwrap();
+    assert_eq!(write(&other, PIECE, 10), (11 * PIECE, None));
+    drop(other);
+    mounted.finish();
+}
+
+/// The kernel takes writes before razorfs sees them: then it is fsync that tells of it.
+#[test]
+fn a_kernel_that_caches_writes_tells_of_the_quota_at_fsync() {
+    let Some(mounted) = Mounted::new(&["--writeback"]) else {
+        return;
+    };
+    let file = mounted.make("file").unwrap();
+    let (end, error) = write(&file, 0, 100);
+    assert_eq!(error, EDQUOT);
+    assert!(end >= QUOTA, "{end}");
+    let stored = fs::metadata(mounted.path("file")).unwrap().blocks() * 512;
+    assert!(stored <= QUOTA, "{stored}");
+    file.set_len(0).unwrap();
+    assert_eq!(write(&file, 0, 10), (10 * PIECE, None));
+    drop(file);
+    mounted.finish();
+}
