@@ -23,8 +23,10 @@ mod op;
 mod options;
 mod orphan;
 mod reap;
+mod receive;
 mod rename;
 mod scrub;
+mod send;
 mod settings;
 mod store;
 #[cfg(test)]
@@ -34,11 +36,14 @@ mod types;
 mod volume;
 mod xattr;
 
+pub use data::Content;
 pub use datasets::{DATASET_NAME_MAX, DatasetError, DatasetInfo};
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
+pub use receive::{ReceiveHow, ReceivedInode, Receiving};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
+pub use send::{Difference, Sending, TreeCounts};
 pub use settings::Settings;
 pub use store::{OpenError, Store, system_clock};
 pub use types::*;

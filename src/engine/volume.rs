@@ -71,6 +71,16 @@ impl Dataset {
     }
 }
 
+impl Dataset {
+    /// The same, for the one who receives a snapshot into it.
+    pub(super) fn for_receiving(self) -> Self {
+        Dataset {
+            read_only: false,
+            ..self
+        }
+    }
+}
+
 fn is_read_only(id: DatasetId, read: &impl Read) -> Result<bool, StoreError> {
     let record = super::datasets::record_of(read, id)?;
     Ok(record.flags & DATASET_READ_ONLY != 0)
