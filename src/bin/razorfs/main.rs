@@ -4,8 +4,10 @@ mod datasets;
 mod info;
 mod mkfs;
 mod mount;
+mod receive;
 mod recover;
 mod scrub;
+mod send;
 mod set;
 
 use std::io::Write;
@@ -35,6 +37,8 @@ enum Command {
     Rename(datasets::RenameArgs),
     Delete(datasets::DeleteArgs),
     Set(set::SetArgs),
+    Send(send::SendArgs),
+    Receive(receive::ReceiveArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -57,6 +61,8 @@ fn main() -> ExitCode {
         Command::Rename(args) => datasets::rename(args),
         Command::Delete(args) => datasets::delete(args),
         Command::Set(args) => set::run(args),
+        Command::Send(args) => send::run(args),
+        Command::Receive(args) => receive::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
