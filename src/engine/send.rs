@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::data::chunk_record;
-use super::datasets::{DatasetError, counters_of, found, record_of, split_name};
+use super::datasets::{DatasetError, DatasetInfo, counters_of, found, record_of, split_name};
 use super::{EngineError, Store, Volume};
 use crate::format::id::{ChunkId, Ino, NameId};
 use crate::format::key::{self, Key, Kind, TreeId, trailing_u64};
@@ -97,17 +97,30 @@ impl Store {
     /// # Errors
     /// As [`Store::send`].
     pub fn send_rest(self: &Arc<Self>, of: &ReceiveRecord) -> Result<Sending, DatasetError> {
-        let all = self.list()?;
-        let named = |uuid: [u8; 16]| {
-            let is_it =
-                |info: &&super::DatasetInfo| info.uuid == uuid && info.snapshot_of.is_some();
-            all.iter().find(is_it).map(|info| info.name.as_str())
+        let refused = |reason| {
+            let name = of.name.clone();
+            Err(DatasetError::Refused { name, reason })
         };
-        let gone = || DatasetError::NotFound(format!("...@{}, of the token", of.name));
-        let snapshot = named(of.snapshot).ok_or_else(gone)?;
-        let base = match of.base {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => None,
-            uuid => Some(named(uuid).ok_or_else(gone)?),
+        // Where a stream goes on is said by the order in which a store has names.
+        if of.sender != self.journal.uuid() {
+            return refused("it was sent by another store, which has to go on with it");
+        }
+        let all = self.list()?;
+        let with = |uuid: [u8; 16]| {
+            let is_it = move |info: &&DatasetInfo| info.uuid == uuid && info.snapshot_of.is_some();
+            all.iter().filter(is_it)
+        };
+        let base_for = |info: &DatasetInfo| {
+            let of_same = with(of.base).find(|base| base.snapshot_of == info.snapshot_of);
+            of_same.map(|base| base.name.as_str())
+        };
+        let is_full = of.base == [0; 16];
+        let found = with(of.snapshot).find_map(|info| match base_for(info) {
+            None if !is_full => None,
+            base => Some((info.name.as_str(), base)),
+        });
+        let Some((snapshot, base)) = found else {
+            return refused("the snapshots of the token are not there any more");
         };
         self.send(snapshot, base)
     }
@@ -124,6 +137,12 @@ impl Sending {
     #[must_use]
     pub fn base_uuid(&self) -> [u8; 16] {
         self.base_uuid
+    }
+
+    /// UUID of this store.
+    #[must_use]
+    pub fn store_uuid(&self) -> [u8; 16] {
+        self.store().journal.uuid()
     }
 
     /// Whether there is one that the other side has.
@@ -330,12 +349,12 @@ pub(super) fn counts_of(volume: &Volume, read: &impl Read) -> Result<TreeCounts,
         reserved_bytes: counters.reserved_bytes,
         next_ino: counters.next_ino,
     };
-    for ino in orphans_in(read, volume.tree())? {
+    for ino in orphans_in(read, volume.tree(), usize::MAX)? {
         let record = volume.load_inode(read, ino)?;
         counts.inodes = counts.inodes.saturating_sub(1);
         counts.allocated_bytes = counts.allocated_bytes.saturating_sub(record.allocated);
         let mut at = 0;
-        while record.allocated > 0 {
+        loop {
             let some = volume.extents_in(read, ino, (at, u64::MAX), 256)?;
             let Some((last, extent)) = some.last() else {
                 break;
@@ -349,13 +368,20 @@ pub(super) fn counts_of(volume: &Volume, read: &impl Read) -> Result<TreeCounts,
     Ok(counts)
 }
 
-/// Inodes of a tree that have no name.
-pub(super) fn orphans_in(read: &impl Read, tree: TreeId) -> Result<Vec<Ino>, StoreError> {
+/// Inodes of a tree that have no name, at most `max`.
+pub(super) fn orphans_in(
+    read: &impl Read,
+    tree: TreeId,
+    max: usize,
+) -> Result<Vec<Ino>, StoreError> {
     let (start, end) = key::kind_range(Ino(0), Kind::Orphan);
     let mut found = Vec::new();
     read.scan(tree, &start, &end, &mut |key, _| {
         found.push(trailing_u64(key));
-        ControlFlow::Continue(())
+        match found.len() < max {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     })?;
     let inos = found.into_iter().map(|ino| ino.map(Ino));
     inos.collect::<Result<_, _>>()

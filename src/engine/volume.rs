@@ -60,23 +60,24 @@ impl Dataset {
         }
         let reserved = super::datasets::reserved_bytes(read, id)?;
         Ok(Dataset {
-            id,
             reserved_bytes: AtomicU64::new(reserved),
-            inodes: InodeTable::default(),
             orphans: RwLock::new(orphans),
-            gate: RwLock::new(()),
             read_only: is_read_only(id, read)?,
-            users: Arc::default(),
+            ..Self::receiving(id)
         })
     }
-}
 
-impl Dataset {
-    /// The same, for the one who receives a snapshot into it.
-    pub(super) fn for_receiving(self) -> Self {
+    /// One that a snapshot is received into. Nobody else uses it, and its orphans are not looked for:
+    /// all that has no name yet is one.
+    pub(super) fn receiving(id: DatasetId) -> Self {
         Dataset {
+            id,
+            reserved_bytes: AtomicU64::new(0),
+            inodes: InodeTable::default(),
+            orphans: RwLock::default(),
+            gate: RwLock::new(()),
             read_only: false,
-            ..self
+            users: Arc::default(),
         }
     }
 }

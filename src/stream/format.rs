@@ -1,11 +1,6 @@
-//! The bytes of a stream: docs/STREAM.md. Pure encoding, no store.
-//!
-//! Invariant: nothing is decoded that does not match its hash, and no length is believed beyond
-//! [`PAYLOAD_MAX`].
+//! What is in a stream: docs/STREAM.md. Pure encoding: nothing is read or written, or known of a
+//! store. Between the records stands what [`super::framing`] puts there.
 
-use std::io::{self, Read, Write};
-
-use super::{Progress, StreamError};
 use crate::engine::{ReceivedInode, Time, TreeCounts};
 use crate::format::codec::Compression;
 use crate::format::id::Ino;
@@ -20,13 +15,9 @@ pub const VERSION: u32 = 1;
 pub const PAYLOAD_MAX: usize = CHUNK_MAX as usize + 256;
 
 /// Bytes of the header before the name of the snapshot.
-const HEADER_BYTES: usize = 108;
-/// Bytes of a hash.
-const HASH_BYTES: usize = 32;
-/// Bytes of a record before its payload: length, kind, number, hash.
-const HEAD_BYTES: usize = 16 + HASH_BYTES;
-/// What the hash of the header is derived with.
-const CONTEXT: &str = "razorfs stream version 1";
+pub(super) const HEADER_BYTES: usize = 124;
+/// Bytes of it before what [`Header::decode`] reads: magic, version, length of the name, features.
+pub(super) const HEADER_START: usize = 32;
 
 const _: () = assert!(XATTR_VALUE_MAX + XATTR_NAME_MAX + 16 <= PAYLOAD_MAX);
 const _: () = assert!(SYMLINK_MAX + 128 <= PAYLOAD_MAX);
@@ -38,6 +29,8 @@ pub struct Header {
     pub snapshot: [u8; 16],
     /// UUID of the one it is based on; zeros for none.
     pub base: [u8; 16],
+    /// UUID of the store that sends it.
+    pub sender: [u8; 16],
     /// When the snapshot was taken.
     pub created: Time,
     /// How its dataset compresses.
@@ -106,10 +99,10 @@ pub struct Data {
 }
 
 /// Bytes taken one after the other; what is missing is `None`.
-struct Bytes<'a>(&'a [u8]);
+pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*first)
@@ -119,11 +112,11 @@ impl<'a> Bytes<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
@@ -192,7 +185,7 @@ fn dedup_byte(dedup: Dedup) -> u8 {
 }
 
 impl Header {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_le_bytes());
         let len = u32::try_from(self.name.len()).unwrap_or(u32::MAX);
@@ -201,6 +194,7 @@ impl Header {
         put_u64(&mut out, &[0, 0]);
         out.extend_from_slice(&self.snapshot);
         out.extend_from_slice(&self.base);
+        out.extend_from_slice(&self.sender);
         put_time(&mut out, self.created);
         let (codec, level) = self.compression.to_record();
         out.extend_from_slice(&[codec, level, dedup_byte(self.dedup), 0]);
@@ -211,9 +205,10 @@ impl Header {
         out
     }
 
-    /// The fields behind magic, version, length of the name and features.
-    fn decode(mut bytes: Bytes<'_>) -> Option<Header> {
-        let (snapshot, base) = (bytes.array()?, bytes.array()?);
+    /// The fields behind the first [`HEADER_START`] bytes.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Header> {
+        let mut bytes = Bytes(bytes);
+        let (snapshot, base, sender) = (bytes.array()?, bytes.array()?, bytes.array()?);
         let created = bytes.time()?;
         let compression = Compression::of_record(bytes.u8()?, bytes.u8()?).ok()?;
         let dedup = match bytes.u8()? {
@@ -228,6 +223,7 @@ impl Header {
         Some(Header {
             snapshot,
             base,
+            sender,
             created,
             compression,
             dedup,
@@ -237,23 +233,8 @@ impl Header {
     }
 }
 
-fn hash_header(bytes: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    hasher.update(bytes);
-    *hasher.finalize().as_bytes()
-}
-
-/// The hash of a record says what was before it, too.
-fn hash_record(before: &[u8; 32], head: &[u8], payload: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(before);
-    hasher.update(head);
-    hasher.update(payload);
-    *hasher.finalize().as_bytes()
-}
-
 impl Record {
-    fn kind(&self) -> u32 {
+    pub(super) fn kind(&self) -> u32 {
         match self {
             Record::Inode(..) => 1,
             Record::Xattr(..) => 2,
@@ -270,7 +251,7 @@ impl Record {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
             Record::Inode(ino, inode) => {
@@ -338,7 +319,7 @@ impl Record {
         out
     }
 
-    fn decode(kind: u32, payload: &[u8]) -> Option<Record> {
+    pub(super) fn decode(kind: u32, payload: &[u8]) -> Option<Record> {
         let mut bytes = Bytes(payload);
         let record = match kind {
             1 => Record::Inode(bytes.ino()?, decode_inode(&mut bytes)?),
@@ -404,216 +385,4 @@ fn decode_data(bytes: &mut Bytes<'_>) -> Option<Data> {
         hash: bytes.array()?,
         stored: bytes.rest(),
     })
-}
-
-/// Writes a stream.
-pub struct Writer<W> {
-    out: W,
-    hash: [u8; 32],
-    progress: Progress,
-}
-
-impl<W: Write> Writer<W> {
-    /// Begins one.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn begin(mut out: W, header: &Header) -> Result<Self, StreamError> {
-        let bytes = header.encode();
-        let hash = hash_header(&bytes);
-        let written = out.write_all(&bytes).and_then(|()| out.write_all(&hash));
-        written.map_err(StreamError::Write)?;
-        let progress = Progress {
-            bytes: (bytes.len() + HASH_BYTES) as u64,
-            ..Progress::default()
-        };
-        Ok(Writer {
-            out,
-            hash,
-            progress,
-        })
-    }
-
-    /// Writes a record.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn put(&mut self, record: &Record) -> Result<(), StreamError> {
-        let payload = record.encode();
-        let number = self.progress.records + 1;
-        let mut head = u32::try_from(payload.len())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes()
-            .to_vec();
-        head.extend_from_slice(&record.kind().to_le_bytes());
-        head.extend_from_slice(&number.to_le_bytes());
-        self.hash = hash_record(&self.hash, &head, &payload);
-        let parts = [head.as_slice(), &self.hash, &payload];
-        let mut written = parts.iter().try_for_each(|part| self.out.write_all(part));
-        if matches!(record, Record::End(_)) {
-            written = written.and_then(|()| self.out.flush());
-        }
-        written.map_err(StreamError::Write)?;
-        self.progress.records = number;
-        self.progress.bytes += (HEAD_BYTES + payload.len()) as u64;
-        self.progress.inodes += u64::from(matches!(record, Record::Inode(..)));
-        Ok(())
-    }
-
-    /// What was written so far.
-    pub fn progress(&self) -> Progress {
-        self.progress
-    }
-}
-
-/// Reads a stream, of which nothing is believed.
-pub struct Reader<R> {
-    input: R,
-    hash: [u8; 32],
-    progress: Progress,
-    /// Where the record begins that was read last, and its number.
-    place: (u64, u64),
-    payload: Vec<u8>,
-}
-
-impl<R: Read> Reader<R> {
-    /// Reads the header.
-    ///
-    /// # Errors
-    /// When there is none, or one of another version.
-    pub fn begin(input: R) -> Result<(Self, Header), StreamError> {
-        let mut reader = Reader {
-            input,
-            hash: [0; 32],
-            progress: Progress::default(),
-            place: (0, 0),
-            payload: Vec::new(),
-        };
-        let mut bytes = vec![0; HEADER_BYTES];
-        reader.fill(&mut bytes)?;
-        let mut fields = Bytes(&bytes);
-        let damaged = |reason: &str| StreamError::Damaged {
-            offset: 0,
-            record: 0,
-            reason: reason.into(),
-        };
-        if fields.array() != Some(MAGIC) {
-            return Err(damaged("this is no stream of razorfs send"));
-        }
-        let version = fields.u32().unwrap_or(0);
-        if version != VERSION {
-            let text = format!("the stream is of version {version}; this is for version 1");
-            return Err(StreamError::Unknown(text));
-        }
-        let name_len = fields.u32().unwrap_or(u32::MAX) as usize;
-        if name_len > crate::engine::DATASET_NAME_MAX {
-            return Err(damaged("its name has an impossible length"));
-        }
-        bytes.resize(HEADER_BYTES + name_len, 0);
-        reader.fill(bytes.get_mut(HEADER_BYTES..).unwrap_or_default())?;
-        let mut found = [0; HASH_BYTES];
-        reader.fill(&mut found)?;
-        reader.hash = hash_header(&bytes);
-        if found != reader.hash {
-            return Err(damaged("its header does not match its hash"));
-        }
-        let mut fields = Bytes(bytes.get(16..).unwrap_or_default());
-        let needed = fields.u64().unwrap_or(u64::MAX);
-        if needed != 0 {
-            let text = format!("the stream needs features that are not known here: {needed:#x}");
-            return Err(StreamError::Unknown(text));
-        }
-        let _others = fields.u64();
-        let header = Header::decode(fields).ok_or_else(|| damaged("its header makes no sense"))?;
-        Ok((reader, header))
-    }
-
-    /// Reads the next record.
-    ///
-    /// # Errors
-    /// When it is not there, or is not the one that was written there.
-    pub fn next(&mut self) -> Result<Record, StreamError> {
-        let number = self.progress.records + 1;
-        self.place = (self.progress.bytes, number);
-        let mut head = [0; HEAD_BYTES];
-        self.fill(&mut head)?;
-        let mut fields = Bytes(&head);
-        let len = fields.u32().unwrap_or(u32::MAX) as usize;
-        let kind = fields.u32().unwrap_or(0);
-        if len > PAYLOAD_MAX {
-            return Err(self.damaged("a record of an impossible length"));
-        }
-        if fields.u64() != Some(number) {
-            return Err(self.damaged("it is not the record that belongs here"));
-        }
-        let mut payload = std::mem::take(&mut self.payload);
-        payload.resize(len, 0);
-        self.fill(&mut payload)?;
-        let hash = hash_record(&self.hash, head.get(..16).unwrap_or_default(), &payload);
-        if head.get(16..) != Some(hash.as_slice()) {
-            return Err(self.damaged("it does not match its hash"));
-        }
-        let record = Record::decode(kind, &payload);
-        let record = record.ok_or_else(|| self.damaged("the record makes no sense"))?;
-        self.hash = hash;
-        self.payload = payload;
-        self.progress.records = number;
-        self.progress.inodes += u64::from(matches!(record, Record::Inode(..)));
-        Ok(record)
-    }
-
-    /// Makes sure that nothing follows.
-    ///
-    /// # Errors
-    /// When something does.
-    pub fn end(&mut self) -> Result<(), StreamError> {
-        self.place = (self.progress.bytes, self.progress.records + 1);
-        match self.input.read(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.damaged("something follows behind its end")),
-            Err(source) => Err(self.unreadable(source)),
-        }
-    }
-
-    /// What was read so far.
-    pub fn progress(&self) -> Progress {
-        self.progress
-    }
-
-    /// Where the record begins that was read last, and its number.
-    pub fn place(&self) -> (u64, u64) {
-        self.place
-    }
-
-    fn damaged(&self, reason: &str) -> StreamError {
-        let (offset, record) = self.place;
-        let reason = reason.into();
-        StreamError::Damaged {
-            offset,
-            record,
-            reason,
-        }
-    }
-
-    fn unreadable(&self, source: io::Error) -> StreamError {
-        let (offset, record) = self.place;
-        StreamError::Read {
-            offset,
-            record,
-            source,
-        }
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), StreamError> {
-        match self.input.read_exact(bytes) {
-            Ok(()) => {
-                self.progress.bytes += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(self.damaged("it ends here, before its end"))
-            }
-            Err(error) => Err(self.unreadable(error)),
-        }
-    }
 }

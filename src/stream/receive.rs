@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::format::{Data, Header, Reader, Record};
+use super::format::{Data, Header, Record};
+use super::framing::Reader;
 use super::send::Watch;
 use super::{Progress, StreamError};
 use crate::engine::{Content, DatasetError, EngineError, ReceiveHow, Receiving, Store};
@@ -34,7 +35,7 @@ pub fn receive(
         content: Vec::new(),
     };
     let counts = loop {
-        let done = match reader.next() {
+        let done = match reader.read() {
             Ok(Record::End(counts)) => break receiver.write().map(|()| counts),
             Ok(record) => receiver.apply(record),
             Err(error) => {
@@ -88,6 +89,7 @@ fn how<'a>(
         record: ReceiveRecord {
             snapshot: header.snapshot,
             base: header.base,
+            sender: header.sender,
             created: header.created,
             position: header.position,
             name: name.to_owned(),

@@ -1,8 +1,8 @@
 //! Sending: four walks over what differs in two trees.
 //!
-//! 1. What inodes are, with attributes and content. 2. Names that are gone. 3. Names that there are:
-//! now all inodes are there. 4. Inodes that are gone: now nothing names them. A full stream has no
-//! base, so only the first and the third have anything to say.
+//! First what inodes are, with attributes and content; then names that are gone; then names that
+//! there are, when all inodes are there; then inodes that are gone, when nothing names them. A full
+//! stream has no base, so only the first and the third have anything to say.
 //!
 //! The order is that of the keys, so that who goes on with a stream can say where by a key's parts.
 //! What is sent does not depend on where the walk began but in what is shared: the memory of what
@@ -12,7 +12,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use super::format::{Data, Header, Record, Writer};
+use super::format::{Data, Header, Record};
+use super::framing::Writer;
 use super::{Progress, StreamError};
 use crate::engine::{Difference, EngineError, ReceivedInode, Sending};
 use crate::format::FormatError;
@@ -54,6 +55,7 @@ pub fn send(
     let header = Header {
         snapshot: of.uuid,
         base: from.base_uuid(),
+        sender: from.store_uuid(),
         created: of.created,
         compression: Compression::of_record(of.codec, of.codec_level).unwrap_or(Compression::OFF),
         dedup: Dedup::of_record(of.flags),

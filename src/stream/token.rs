@@ -50,6 +50,7 @@ mod tests {
         let record = ReceiveRecord {
             snapshot: [1; 16],
             base: [0; 16],
+            sender: [2; 16],
             created: Time { sec: 5, nsec: 6 },
             position: StreamPosition {
                 pass: 1,

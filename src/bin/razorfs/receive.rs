@@ -20,9 +20,10 @@ type Error = Box<dyn std::error::Error>;
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reads a snapshot from the standard input, as `razorfs send` writes it: into a new dataset, or,
-/// when it was sent `--from` another snapshot, into the dataset that has that one and was not changed
-/// since. The dataset shows it once all of it is there. What was received before an interruption
-/// (Ctrl-C, SIGTERM, a stream that ends) stays, and can be gone on with. The store must not be in use.
+/// when it was sent `--from` another snapshot, into the dataset that has that one and was not
+/// changed since. The dataset shows it once all of it is there. What was received before an
+/// interruption (Ctrl-C, SIGTERM, a stream that ends) stays, and can be gone on with. The store must
+/// not be in use.
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {
     /// The store's directory.

@@ -8,6 +8,7 @@ use crate::engine::datasets::{
     DatasetError, counters_of, dataset_name, find, found, put_lineage, put_record, record_of,
     split_name,
 };
+use crate::engine::send::orphans_in;
 use crate::engine::volume::Dataset;
 use crate::engine::{EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
@@ -33,8 +34,8 @@ impl Store {
     ///
     /// # Errors
     /// When there is a dataset of that name and the stream is not based on its newest snapshot, or
-    /// the dataset has changed since; when the stream does not go on where a receive was cut off, or
-    /// one was and it does not go on; when the store refuses.
+    /// the dataset has changed since; when the stream does not go on where a receive was cut off,
+    /// or one was and it does not go on; when the store refuses.
     pub fn receive(self: &Arc<Self>, how: &ReceiveHow<'_>) -> Result<Receiving, DatasetError> {
         dataset_name(how.dataset)?;
         let full_name = format!("{}@{}", how.dataset, how.record.name);
@@ -66,7 +67,11 @@ impl Store {
         if receiving.position() == StreamPosition::START {
             // Those of the base are none of the stream's.
             let volume = &receiving.volume;
-            volume.reclaim_orphans(&volume.orphans())?;
+            let orphans = orphans_in(&self.journal.view(), volume.tree(), usize::MAX)?;
+            for ino in orphans {
+                volume.note_orphans(Some(ino), None);
+                volume.reclaim(ino)?;
+            }
         }
         Ok(receiving)
     }
@@ -182,8 +187,7 @@ impl Store {
         if datasets.contains_key(&id) {
             return Err(refused(name, "it is being received already"));
         }
-        let dataset = Dataset::load(id, &self.journal.view())?.for_receiving();
-        let dataset = Arc::new(dataset);
+        let dataset = Arc::new(Dataset::receiving(id));
         datasets.insert(id, Arc::clone(&dataset));
         Ok(Volume::for_user(Arc::clone(self), dataset))
     }
@@ -195,7 +199,8 @@ fn goes_on(how: &ReceiveHow<'_>, state: ReceiveRecord) -> Result<ReceiveRecord, 
     if (state.snapshot, state.base) != (how.record.snapshot, how.record.base) {
         return Err(refused(how.dataset, other));
     }
-    if state.position != how.record.position {
+    let is_begun = state.position != StreamPosition::START;
+    if state.position != how.record.position || is_begun && state.sender != how.record.sender {
         let reason = "a receive was cut off elsewhere: send the rest (--resume-token, send \
                       --resume), or drop what was received (--abort)";
         return Err(refused(how.dataset, reason));

@@ -35,7 +35,7 @@ impl Receiving {
     /// store refuses. It can be tried again then.
     pub fn finish(self, counts: TreeCounts) -> Result<(), DatasetError> {
         let view = self.store().journal.view();
-        if !orphans_in(&view, self.volume.tree())?.is_empty() {
+        if !orphans_in(&view, self.volume.tree(), 1)?.is_empty() {
             return Err(EngineError::Invalid("inodes without a name").into());
         }
         let own = counts_of(&self.volume, &view)?;

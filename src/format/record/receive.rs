@@ -37,6 +37,8 @@ pub struct ReceiveRecord {
     pub snapshot: [u8; 16],
     /// UUID of the snapshot that the stream is based on; zeros for none.
     pub base: [u8; 16],
+    /// UUID of the store that sends it: its order of names is no other's.
+    pub sender: [u8; 16],
     /// When the snapshot that is sent was taken.
     pub created: Time,
     /// How far it got.
@@ -50,6 +52,7 @@ pub struct ReceiveRecord {
 struct ReceiveWire {
     snapshot: [u8; 16],
     base: [u8; 16],
+    sender: [u8; 16],
     created: TimeWire,
     pass: u8,
     kind: u8,
@@ -58,7 +61,7 @@ struct ReceiveWire {
     at: U64,
 }
 
-const _: () = assert!(size_of::<ReceiveWire>() == 64);
+const _: () = assert!(size_of::<ReceiveWire>() == 80);
 
 const WHAT: &str = "receive record";
 
@@ -69,6 +72,7 @@ impl ReceiveRecord {
         let mut bytes = ReceiveWire {
             snapshot: self.snapshot,
             base: self.base,
+            sender: self.sender,
             created: self.created.into(),
             pass: self.position.pass,
             kind: self.position.kind,
@@ -108,6 +112,7 @@ impl ReceiveRecord {
         Ok(ReceiveRecord {
             snapshot: wire.snapshot,
             base: wire.base,
+            sender: wire.sender,
             created: wire.created.decode()?,
             position: StreamPosition {
                 pass: wire.pass,

@@ -7,7 +7,8 @@ use super::*;
 use crate::engine::{ReceivedInode, TreeCounts};
 use crate::format::codec::Compression;
 use crate::format::record::{Codec, Dedup};
-use crate::stream::format::{Data, Header, Writer};
+use crate::stream::format::{Data, Header};
+use crate::stream::framing::Writer;
 
 /// A small tree with everything in it, its stream, and a store to receive it.
 fn setting() -> (Vec<u8>, World) {
@@ -67,8 +68,12 @@ fn a_byte_that_is_not_what_was_sent_is_found_where_it_is() {
 fn nothing_of_a_damaged_record_is_applied() {
     let (stream, to) = setting();
     let all = records(&stream);
-    let is_link = |record: &Option<Record>| matches!(record, Some(Record::Link(_, name, _)) if name == b"file");
-    let index = all.iter().position(|(_, record)| is_link(record)).unwrap();
+    let is_link = |record: &Option<Record>| match record {
+        Some(Record::Link(_, name, _)) => name == b"file",
+        _ => false,
+    };
+    let index = all.iter().position(|(_, record)| is_link(record));
+    let index = index.unwrap();
     let mut other = stream.clone();
     let last = all[index + 1].0 - 1;
     other[last] ^= 1;
@@ -226,6 +231,7 @@ fn what_no_store_sends_does_no_harm() {
             let header = Header {
                 snapshot: [3; 16],
                 base: [0; 16],
+                sender: [4; 16],
                 created: Time { sec: 0, nsec: 0 },
                 compression: Compression::OFF,
                 dedup: Dedup::Off,

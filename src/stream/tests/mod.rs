@@ -11,7 +11,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::format::{Reader, Record};
+use super::format::Record;
+use super::framing::Reader;
 use super::{Progress, StreamError, receive, send};
 use crate::disk::sim::SimMedia;
 use crate::engine::{
@@ -220,7 +221,7 @@ fn records(stream: &[u8]) -> Vec<(usize, Option<Record>)> {
     let mut found = Vec::new();
     loop {
         let at = reader.progress().bytes as usize;
-        let record = reader.next().unwrap();
+        let record = reader.read().unwrap();
         let is_last = matches!(record, Record::End(_));
         found.push((at, Some(record)));
         if is_last {

@@ -116,6 +116,32 @@ fn a_receive_that_was_cut_off_is_gone_on_with_or_dropped() {
 }
 
 #[test]
+fn only_the_store_that_began_a_stream_goes_on_with_it() {
+    let (from, to) = sent();
+    let third = World::new(3);
+    third
+        .receive("main2", &from.stream("main@a", None))
+        .unwrap();
+    third
+        .receive("main2", &from.stream("main@b", Some("main@a")))
+        .unwrap();
+    let stream = from.stream("main@b", Some("main@a"));
+    to.receive("copy", &stream[..stream.len() - 10])
+        .unwrap_err();
+    let state = to.store.receive_record("copy").unwrap().unwrap();
+    assert_ne!(state.position, StreamPosition::START);
+    // It has the same snapshots, and their names in another order.
+    let refused = third.store.send_rest(&state).err().unwrap().to_string();
+    assert!(refused.contains("another store"), "{refused}");
+    let sending = third.store.send("main2@b", Some("main2@a")).unwrap();
+    let mut rest = Vec::new();
+    send(&sending, state.position, &mut rest, &mut go_on).unwrap();
+    assert!(refusal(to.receive("copy", &rest)).contains("cut off elsewhere"));
+    to.receive("copy", &from.rest(&state)).unwrap();
+    assert_eq!(to.tree("copy"), third.tree("main2@b"));
+}
+
+#[test]
 fn only_snapshots_are_sent_and_from_earlier_ones_of_the_same() {
     let (from, _) = sent();
     from.store.clone_dataset("main", "clone").unwrap();
