@@ -370,7 +370,7 @@ mod tests {
             name: "a@b".into(),
         };
         let mut stream = Vec::new();
-        drop(Writer::begin(&mut stream, &header).unwrap());
+        Writer::begin(&mut stream, &header).unwrap();
         let mut endless = Endless(0);
         let (mut reader, _) = Reader::begin(stream.as_slice().chain(&mut endless)).unwrap();
         let error = reader.read().unwrap_err().to_string();

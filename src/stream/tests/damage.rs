@@ -126,6 +126,114 @@ fn records_that_come_twice_or_in_another_order_are_refused() {
     assert_eq!(to.names(), ["main"]);
 }
 
+fn directory() -> ReceivedInode {
+    let time = Time { sec: 0, nsec: 0 };
+    ReceivedInode {
+        mode: DIR,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        flags: 0,
+        projid: 0,
+        size: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        target: Vec::new(),
+    }
+}
+
+fn forged(records: &[Record]) -> Vec<u8> {
+    let header = Header {
+        snapshot: [3; 16],
+        base: [0; 16],
+        sender: [4; 16],
+        created: Time { sec: 0, nsec: 0 },
+        compression: Compression::OFF,
+        dedup: Dedup::Off,
+        position: StreamPosition::START,
+        name: "x@a".into(),
+    };
+    let mut stream = Vec::new();
+    let mut writer = Writer::begin(&mut stream, &header).unwrap();
+    for record in records {
+        writer.put(record).unwrap();
+    }
+    stream
+}
+
+#[test]
+fn trees_that_cannot_be_are_refused() {
+    let (a, b) = (Ino(2), Ino(3));
+    let name = |name: &[u8]| name.to_vec();
+    let file = ReceivedInode {
+        mode: FILE,
+        size: 10,
+        ..directory()
+    };
+    let content = |offset: u64| {
+        Record::Data(Data {
+            ino: Ino(4),
+            offset,
+            codec: Codec::Raw,
+            raw_len: 3,
+            hash: *blake3::hash(b"abc").as_bytes(),
+            stored: b"abc".to_vec(),
+        })
+    };
+    let counts = TreeCounts {
+        inodes: 4,
+        next_ino: 5,
+        ..TreeCounts::default()
+    };
+    let begin = [
+        Record::Inode(a, directory()),
+        Record::Inode(b, directory()),
+        Record::Inode(Ino(4), file.clone()),
+        Record::Link(a, name(b"b"), b),
+    ];
+    let cases: [(&[Record], &str); 9] = [
+        (&[Record::Link(b, name(b"a"), a)], "below itself"),
+        (&[Record::Link(a, name(b"a"), a)], "below itself"),
+        (&[Record::Link(ROOT, name(b"b"), b)], "second name"),
+        (&[Record::Link(ROOT, name(b"x"), Ino(9))], "not there"),
+        (&[Record::Link(a, name(b"b"), Ino(4))], "another's"),
+        (&[Record::Inode(b, file)], "another type"),
+        (
+            &[content(8), Record::Hole(Ino(4), (0, 1))],
+            "out of its place",
+        ),
+        (&[Record::Gone(b)], "goes with names"),
+        (&[Record::End(counts)], "without a name"),
+    ];
+    for (last, reason) in cases {
+        let to = World::new(2);
+        let stream = forged(&[&begin, last].concat());
+        let error = error_of(to.receive("copy", &stream));
+        assert!(error.contains(reason), "{last:?}: {error}");
+        assert_eq!(to.names(), ["main"]);
+    }
+    let to = World::new(2);
+    let all = [
+        Record::Link(ROOT, name(b"a"), a),
+        Record::Link(ROOT, name(b"file"), Ino(4)),
+        content(7),
+    ];
+    let end = |allocated_bytes| {
+        let counts = TreeCounts {
+            allocated_bytes,
+            ..counts
+        };
+        forged(&[&begin, all.as_slice(), &[Record::End(counts)]].concat())
+    };
+    let error = error_of(to.receive("copy", &end(4)));
+    assert!(error.contains("not what the stream says"), "{error}");
+    assert_eq!(to.names(), ["main"]);
+    to.receive("copy", &end(3)).unwrap();
+    assert_eq!(to.names(), ["copy", "copy@a", "main"]);
+}
+
 /// A record of a stream whose hashes are right, and which no store has sent.
 fn any_record(random: &mut ChaCha8Rng) -> Record {
     let ino = |random: &mut ChaCha8Rng| match random.random_range(0..20) {
