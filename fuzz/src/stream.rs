@@ -60,11 +60,9 @@ pub fn run(bytes: &[u8]) {
         // As a change of what is there.
         _ => {
             store.snapshot("main@b").unwrap();
-            let all = store.list().unwrap().into_iter();
-            let uuid = all
-                .filter(|info| info.snapshot_of.is_some())
-                .map(|info| info.uuid);
-            ("main", uuid.last().unwrap_or_default())
+            let all = store.list().unwrap();
+            let newest = all.iter().rfind(|info| info.snapshot_of.is_some());
+            ("main", newest.map_or([0; 16], |info| info.uuid))
         }
     };
     let stream = match how % 8 {
