@@ -1,9 +1,9 @@
 //! A snapshot as a stream of bytes, from one store to another: docs/STREAM.md.
 //!
-//! What is sent are the differences of two trees, not files by their paths: [`mod@send`] walks them
-//! and [`mod@receive`] makes them so, with no more memory than a few records take. [`mod@format`] and
-//! [`framing`] are what lies between: nothing in it is a store's own, as numbers of chunks or
-//! offsets of names are.
+//! What is sent are the differences of two trees, not files by their paths: [`mod@send`] walks
+//! them and [`mod@receive`] makes them so, with no more memory than a few records take. What lies
+//! between is [`mod@format`] and [`framing`]: nothing in it is a store's own, as numbers of chunks
+//! or offsets of names are.
 //!
 //! Imports the engine and below.
 
