@@ -25,7 +25,7 @@ case "$total" in
 esac
 
 # Each target and its share of all executions, in percent.
-targets="formats:40 chains:25 wal:15 fuse_request:15 recovery:5"
+targets="formats:40 chains:25 wal:15 fuse_request:14 recovery:5 stream:1"
 
 cargo +nightly fuzz build --sanitizer "$sanitizer"
 release=fuzz/target/x86_64-unknown-linux-gnu/release

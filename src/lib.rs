@@ -3,6 +3,7 @@
 //! ```text
 //! programs    src/bin        flags, exit codes
 //! transport                  vhost-user device, local mount over /dev/fuse
+//! stream                     snapshots on their way to another store
 //! server                     FUSE messages: decode, dispatch, encode
 //! control                    the control socket, beside server and transport: HTTP and JSON
 //! fs                         FUSE semantics over the engine, errno
@@ -31,5 +32,6 @@ mod memory;
 pub mod sandbox;
 pub mod server;
 pub mod store;
+pub mod stream;
 pub mod sync;
 pub mod transport;

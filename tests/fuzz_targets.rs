@@ -139,3 +139,8 @@ fn fuse_request() {
 fn recovery() {
     named("recovery");
 }
+
+#[test]
+fn stream() {
+    named("stream");
+}

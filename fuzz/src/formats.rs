@@ -7,7 +7,7 @@ use razorfs::format::id::{Generation, Lsn, NameId, PageNo};
 use razorfs::format::page::{PAGE_BYTES, Page};
 use razorfs::format::record::{
     ChunkRecord, DatasetCounters, DatasetRecord, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
-    PendingFree,
+    PendingFree, ReceiveRecord,
 };
 use razorfs::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use razorfs::format::wal::{
@@ -173,7 +173,7 @@ fn changes(bytes: &[u8]) {
 
 fn records(bytes: &[u8]) {
     let [which, rest @ ..] = bytes else { return };
-    match which % 8 {
+    match which % 9 {
         0 => drop(InodeRecord::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
         1 => drop(DentryRecord::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
         2 => drop(ExtentRecord::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
@@ -181,6 +181,7 @@ fn records(bytes: &[u8]) {
         4 => drop(PendingFree::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
         5 => drop(DatasetRecord::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
         6 => drop(DatasetCounters::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
+        7 => drop(ReceiveRecord::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
         _ => drop(PagePtr::decode(rest).map(|r| assert_eq!(r.encode(), rest))),
     }
 }

@@ -7,6 +7,7 @@
 //! wal            the log's reader over arbitrary batches
 //! formats        every on-disk structure, behind its checksum
 //! recovery       a store whose log is arbitrary: opened, used, closed, checked
+//! stream         a snapshot's stream of arbitrary records, received
 //! ```
 //!
 //! The fuzzers in `fuzz_targets` choose the bytes; `tests/fuzz_targets.rs` takes them from a seed,
@@ -19,6 +20,7 @@ mod guest;
 mod log;
 pub mod recovery;
 mod store;
+pub mod stream;
 pub mod wal;
 
 /// A target: what it does with bytes, and bytes to begin with.
@@ -34,7 +36,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "formats",
         run: formats::run,
@@ -57,13 +59,19 @@ pub const TARGETS: [Target; 5] = [
         name: "fuse_request",
         run: fuse_request::run,
         seeds: || random_seeds(3, 900),
-        share: 10,
+        share: 9,
     },
     Target {
         name: "recovery",
         run: recovery::run,
         seeds: || random_seeds(4, 500),
         share: 2,
+    },
+    Target {
+        name: "stream",
+        run: stream::run,
+        seeds: stream::seeds,
+        share: 1,
     },
 ];
 

@@ -25,21 +25,24 @@ use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, Dedup,
-    InodeRecord, Time, UNREACHED_KEY, counters_key, dataset_name_key,
+    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DATASET_RECEIVING, DatasetCounters,
+    DatasetRecord, Dedup, InodeRecord, Time, UNREACHED_KEY, counters_key, dataset_name_key,
+    receive_key,
 };
 use crate::log::{Tx, recovery};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
 pub use browse::SnapshotEntry;
+pub(super) use copies::put_snapshot;
 pub use diff::{Difference, Path, PathChange};
 pub use records::split_name;
 pub(super) use records::{
     all_kept_bytes, all_reserved_bytes, counters_of, found, is_there, kept_of, lineage, lineages,
     put_lineage, put_record, record_of, reserved_bytes,
 };
-use records::{dataset_name, find, new_id};
+pub(super) use records::{dataset_name, find, new_id};
+pub(super) use restore::Sums;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
@@ -151,7 +154,7 @@ impl Store {
         let view = self.journal.view();
         let mut all = Vec::new();
         for (id, record) in recovery::datasets(&view)? {
-            if record.flags & DATASET_DOOMED == 0 {
+            if record.flags & (DATASET_DOOMED | DATASET_RECEIVING) == 0 {
                 all.push(info_of(&view, id, record)?);
             }
         }
@@ -187,7 +190,10 @@ impl Store {
     pub fn volume(self: &Arc<Self>, name: &str) -> Result<Volume, DatasetError> {
         // None is deleted meanwhile.
         let mut datasets = self.datasets.write();
-        let (id, _) = found(&self.journal.view(), name)?;
+        let (id, record) = found(&self.journal.view(), name)?;
+        if record.flags & DATASET_RECEIVING != 0 {
+            return Err(DatasetError::NotFound(name.to_owned()));
+        }
         let was_there = datasets.contains_key(&id);
         let volume = self.attach_in(&mut datasets, id)?;
         // Nobody has had any of its files open since it was used last; from here on others may.
@@ -313,6 +319,7 @@ impl Store {
                     kept += kept_of(&tx, *id, &record)?;
                 }
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
+                tx.delete(TreeId::Datasets, receive_key(*id))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
                 record.name = String::new();
                 put_record(&mut tx, *id, &record)?;
@@ -341,7 +348,7 @@ impl Store {
     }
 
     /// Enters a new name; the number of what will have it.
-    fn name_new(&self, tx: &mut Tx<'_>, name: &str) -> Result<DatasetId, DatasetError> {
+    pub(super) fn name_new(&self, tx: &mut Tx<'_>, name: &str) -> Result<DatasetId, DatasetError> {
         if find(tx, name)?.is_some() {
             return Err(DatasetError::Exists(name.to_owned()));
         }
@@ -350,7 +357,7 @@ impl Store {
         Ok(id)
     }
 
-    fn new_record(&self, tx: &Tx<'_>, id: DatasetId, name: &str) -> DatasetRecord {
+    pub(super) fn new_record(&self, tx: &Tx<'_>, id: DatasetId, name: &str) -> DatasetRecord {
         DatasetRecord::new(name, self.uuid_of(id), tx.generation(), self.now())
     }
 

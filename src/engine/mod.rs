@@ -23,8 +23,10 @@ mod op;
 mod options;
 mod orphan;
 mod reap;
+mod receive;
 mod rename;
 mod scrub;
+mod send;
 mod settings;
 mod status;
 mod store;
@@ -35,6 +37,7 @@ mod types;
 mod volume;
 mod xattr;
 
+pub use data::Content;
 pub use datasets::{
     DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
     split_name,
@@ -42,7 +45,9 @@ pub use datasets::{
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
+pub use receive::{ReceiveHow, ReceivedInode, Receiving};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
+pub use send::{Sending, TreeCounts, TreeDifference};
 pub use settings::Settings;
 pub use status::Status;
 pub use store::{OpenError, Store, system_clock};

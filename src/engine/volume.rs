@@ -12,7 +12,7 @@ use crate::disk::Media;
 use crate::disk::dir::StoreDir;
 use crate::format::id::{DatasetId, Ino, InoHashes};
 use crate::format::key::{self, Kind, TreeId, trailing_u64};
-use crate::format::record::DATASET_READ_ONLY;
+use crate::format::record::{DATASET_READ_ONLY, DatasetCounters, DatasetRecord};
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
@@ -64,15 +64,30 @@ impl Dataset {
         let record = super::datasets::record_of(read, id)?;
         let counters = super::datasets::counters_of(read, id)?;
         Ok(Dataset {
-            id,
-            usage: Usage::new(&record, &counters),
             reserved_bytes: AtomicU64::new(reserved),
-            inodes: InodeTable::default(),
             orphans: RwLock::new(orphans),
-            gate: RwLock::new(()),
             read_only: record.flags & DATASET_READ_ONLY != 0,
-            users: Arc::default(),
+            ..Self::receiving(id, &record, &counters)
         })
+    }
+
+    /// One that a snapshot is received into. Nobody else uses it, and its orphans are not looked for:
+    /// all that has no name yet is one.
+    pub(super) fn receiving(
+        id: DatasetId,
+        record: &DatasetRecord,
+        counters: &DatasetCounters,
+    ) -> Self {
+        Dataset {
+            id,
+            usage: Usage::new(record, counters),
+            reserved_bytes: AtomicU64::new(0),
+            inodes: InodeTable::default(),
+            orphans: RwLock::default(),
+            gate: RwLock::new(()),
+            read_only: false,
+            users: Arc::default(),
+        }
     }
 }
 

@@ -56,6 +56,26 @@ pub(super) fn check_security(name: &[u8], value: &[u8]) -> Result<(), EngineErro
     Ok(())
 }
 
+/// Checks an attribute as it stands in another store.
+pub(super) fn check_received(
+    record: &InodeRecord,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), EngineError> {
+    check_name(name)?;
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(EngineError::TooBig);
+    }
+    let is_list = name == ACL_ACCESS || name == ACL_DEFAULT;
+    if is_out_of_place(record, name) || (is_list && record.is_symlink()) {
+        return Err(EngineError::Invalid("an attribute out of its place"));
+    }
+    if is_list && Acl::decode(value)?.is_none() {
+        return Err(EngineError::Invalid("an empty ACL"));
+    }
+    Ok(())
+}
+
 /// `user.` attributes are for regular files and directories (Linux's `xattr_permission`).
 fn is_out_of_place(record: &InodeRecord, name: &[u8]) -> bool {
     name.starts_with(b"user.") && !record.is_file() && !record.is_dir()

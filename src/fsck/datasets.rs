@@ -8,7 +8,8 @@ use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
     DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LINEAGE_KIND, LineageRecord,
-    NEXT_DATASET_KEY, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY, UNREACHED_KEY,
+    NEXT_DATASET_KEY, RECEIVE_KIND, ReceiveRecord, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY,
+    UNREACHED_KEY,
 };
 
 /// A dataset and what its counters say.
@@ -41,7 +42,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
             key: Bytes(key.to_vec()),
         };
         let id = match key {
-            [1 | 2 | LINEAGE_KIND, id @ ..] => {
+            [1 | 2 | LINEAGE_KIND | RECEIVE_KIND, id @ ..] => {
                 id.try_into().ok().map(u64::from_be_bytes).map(DatasetId)
             }
             _ => None,
@@ -79,6 +80,13 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                     }
                 }
             }
+            ([RECEIVE_KIND, ..], Some(id)) => match ReceiveRecord::decode(value) {
+                Ok(_) if found.contains_key(&id) => {}
+                Ok(_) => issues.add(unknown()),
+                Err(error) => {
+                    issues.bad_record(TREE, format!("receive into dataset {id}"), &error);
+                }
+            },
             _ if key == UNREACHED_KEY && value.is_empty() => {}
             _ if key == SCRUB_KEY => {
                 if let Err(error) = ScrubRecord::decode(value) {

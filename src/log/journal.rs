@@ -24,7 +24,7 @@ use crate::format::superblock::Superblock;
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::store::roots::{AtOneMoment, Reading, Roots, Storage};
-use crate::store::tree::Effects;
+use crate::store::tree::{Differs, Effects};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
@@ -517,6 +517,21 @@ impl View {
         found: &mut dyn FnMut(PagePtr, Option<StoreError>),
     ) -> Result<Option<Key>, StoreError> {
         self.roots.verify(&self.storage, tree, from, max, found)
+    }
+}
+
+impl View {
+    /// In what trees differ: see [`Roots::diff`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn diff(
+        &self,
+        trees: (TreeId, Option<TreeId>),
+        from: &[u8],
+        differs: &mut Differs<'_>,
+    ) -> Result<(), StoreError> {
+        self.roots.diff(&self.storage, trees, from, differs)
     }
 }
 

@@ -4,8 +4,10 @@ mod datasets;
 mod info;
 mod mkfs;
 mod mount;
+mod receive;
 mod recover;
 mod scrub;
+mod send;
 mod served;
 mod set;
 mod snapshots;
@@ -43,6 +45,8 @@ enum Command {
     Release(snapshots::ReleaseArgs),
     Promote(snapshots::PromoteArgs),
     Diff(snapshots::DiffArgs),
+    Send(send::SendArgs),
+    Receive(receive::ReceiveArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -70,6 +74,8 @@ fn main() -> ExitCode {
         Command::Release(args) => snapshots::release(args),
         Command::Promote(args) => snapshots::promote(args),
         Command::Diff(args) => snapshots::diff(args),
+        Command::Send(args) => send::run(args),
+        Command::Receive(args) => receive::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -53,7 +53,7 @@ pub(super) fn describe_raw(content: &[u8]) -> ChunkRecord {
     describe(content, hash(content), Codec::Raw, content)
 }
 
-fn describe(content: &[u8], hash: [u8; 32], codec: Codec, stored: &[u8]) -> ChunkRecord {
+pub(super) fn describe(content: &[u8], hash: [u8; 32], codec: Codec, stored: &[u8]) -> ChunkRecord {
     let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     ChunkRecord {
         start_unit: 0,
@@ -303,6 +303,17 @@ impl Store {
     pub(super) fn holds(&self, id: ChunkId, record: &ChunkRecord, content: &[u8]) -> bool {
         let found = load_content(self.journal.chunks(), id, record);
         found.is_ok_and(|found| *found == *content)
+    }
+
+    /// What is stored of a chunk, read from the disk and checked.
+    pub(in crate::engine) fn stored_chunk(
+        &self,
+        id: ChunkId,
+        record: &ChunkRecord,
+    ) -> Result<Vec<u8>, StoreError> {
+        let mut stored = vec![0; record.stored_len as usize];
+        load(self.journal.chunks(), id, record, 0, &mut stored)?;
+        Ok(stored)
     }
 
     /// Reads all of a chunk from the disk and checks it, whatever is in memory.

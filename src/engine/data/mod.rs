@@ -15,6 +15,7 @@ mod kept;
 mod quota;
 mod ranges;
 mod read;
+mod received;
 mod resize;
 mod space;
 mod sync;
@@ -37,6 +38,9 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
 pub(super) use extents::drop_reference;
+pub(super) use received::chunk_record;
+pub(super) use write::SIZE_MAX as FILE_SIZE_MAX;
+pub use writeout::Content;
 
 const UNIT: u64 = UNIT_BYTES as u64;
 /// Extents that one transaction changes, at most: each may touch a leaf of three trees, and all of
@@ -331,6 +335,11 @@ impl Store {
 /// Bytes of the disk that chunks.dat of this length leaves to the trees.
 fn kept_for_trees(length: u64) -> u64 {
     (length / 128).clamp(METADATA_MIN_BYTES, METADATA_MAX_BYTES)
+}
+
+/// BLAKE3 of content.
+pub(super) fn hash_of(content: &[u8]) -> [u8; 32] {
+    chunks::hash(content)
 }
 
 /// Refuses what is not a regular file.

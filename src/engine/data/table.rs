@@ -142,6 +142,11 @@ impl InodeTable {
         found
     }
 
+    /// Whether any inode has bytes that no chunk holds.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        !self.filter(|data| !data.is_empty()).is_empty()
+    }
+
     /// Forgets inodes of which everything is written and durable, so that memory follows what is in
     /// use.
     pub(crate) fn sweep(&self, durable: Lsn) {

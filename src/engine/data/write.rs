@@ -13,7 +13,7 @@ use crate::format::id::Ino;
 use crate::store::pages::Need;
 
 /// The largest file in bytes.
-pub(super) const SIZE_MAX: u64 = i64::MAX as u64;
+pub(in crate::engine) const SIZE_MAX: u64 = i64::MAX as u64;
 
 /// Of `FS_IOC_GETFLAGS`: bytes may only be added.
 const FLAG_APPEND: u32 = 0x20;

@@ -11,6 +11,9 @@
 
 mod equal;
 mod pieces;
+mod received;
+
+pub use received::Content;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -151,7 +151,7 @@ impl Store {
 }
 
 /// Puts the records of a snapshot `to`, which comes between a dataset and what that went on from.
-fn put_snapshot(
+pub(in crate::engine) fn put_snapshot(
     tx: &mut Tx<'_>,
     from: DatasetId,
     to: DatasetId,

@@ -44,7 +44,7 @@ pub fn split_name(name: &str) -> Result<(&str, Option<&str>), DatasetError> {
     Ok((dataset, snapshot))
 }
 
-pub(super) fn dataset_name(name: &str) -> Result<&str, DatasetError> {
+pub(in crate::engine) fn dataset_name(name: &str) -> Result<&str, DatasetError> {
     match split_name(name)? {
         (dataset, None) => Ok(dataset),
         (_, Some(_)) => Err(DatasetError::Name {
@@ -55,7 +55,10 @@ pub(super) fn dataset_name(name: &str) -> Result<&str, DatasetError> {
 }
 
 /// The dataset of a name.
-pub(super) fn find(read: &impl Read, name: &str) -> Result<Option<DatasetId>, StoreError> {
+pub(in crate::engine) fn find(
+    read: &impl Read,
+    name: &str,
+) -> Result<Option<DatasetId>, StoreError> {
     let found = read.get_u64(TreeId::Datasets, &dataset_name_key(name))?;
     Ok(found.map(DatasetId))
 }
@@ -128,7 +131,7 @@ pub(in crate::engine) fn put_record(
 }
 
 /// A number that no dataset ever had: file bytes in the log are those of a number.
-pub(super) fn new_id(tx: &mut Tx<'_>) -> Result<DatasetId, StoreError> {
+pub(in crate::engine) fn new_id(tx: &mut Tx<'_>) -> Result<DatasetId, StoreError> {
     let next = tx.get_u64(TreeId::Datasets, NEXT_DATASET_KEY)?;
     let next = next.unwrap_or(DatasetId::MAIN.0 + 1);
     let after = next.saturating_add(1);

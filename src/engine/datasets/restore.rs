@@ -9,6 +9,7 @@ use super::records::{
 use super::{DatasetError, STORE_AT_WORK};
 use crate::engine::Store;
 use crate::engine::store::Room;
+use crate::engine::volume::Dataset;
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
@@ -17,6 +18,7 @@ use crate::format::record::{
 };
 use crate::log::Tx;
 use crate::store::pages::Need;
+use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
 
 impl Store {
@@ -58,64 +60,100 @@ impl Store {
                 continue;
             }
             let id = volume.dataset.id;
-            let (before, after) = self.replace_tree(&mut tx, id, name)?;
-            let kept_after = kept_of(&tx, id, &record_of(&tx, id)?)?;
+            let before = Sums::of(&tx, id)?;
+            self.replace_tree(&mut tx, id, name)?;
+            let after = Sums::of(&tx, id)?;
             self.end(tx)?;
-            // What the dataset does not use any more is kept for it again.
-            let kept = &self.data.kept_bytes;
-            kept.fetch_add(kept_after, Ordering::SeqCst);
-            volume.dataset.usage.reserve(0, kept);
-            let reserved = &self.data.reserved_bytes;
-            reserved.fetch_add(after, Ordering::Relaxed);
-            reserved.fetch_sub(before, Ordering::Relaxed);
-            datasets.remove(&id);
+            self.count_replaced(datasets.remove(&id), before, after);
             self.background.reap();
             return Ok(());
         }
     }
 
     /// Gives the dataset `id` the tree of its snapshot, and its own to one that is to be deleted.
-    /// The bytes that it had reserved, and those that it has reserved now.
     fn replace_tree(
         &self,
         tx: &mut Tx<'_>,
         id: DatasetId,
         snapshot: &str,
-    ) -> Result<(u64, u64), DatasetError> {
-        let (from, from_record) = found(tx, snapshot)?;
-        if from_record.snapshot_of != id {
+    ) -> Result<(), DatasetError> {
+        let (from, record) = found(tx, snapshot)?;
+        if record.snapshot_of != id {
             // The dataset was renamed meanwhile, and its name given to another.
             return Err(DatasetError::NotFound(snapshot.to_owned()));
         }
         let (counters, at_snapshot) = (counters_of(tx, id)?, counters_of(tx, from)?);
-        let reserved = (reserved_bytes(tx, id)?, at_snapshot.reserved_bytes);
-
-        let old = new_id(tx)?;
-        let record = DatasetRecord {
-            flags: DATASET_DOOMED | DATASET_READ_ONLY,
-            ..self.new_record(tx, old, "")
-        };
-        put_record(tx, old, &record)?;
-        tx.put(TreeId::Datasets, counters_key(old), counters.encode())?;
-        let own = lineage(tx, id)?;
-        put_lineage(tx, old, &own)?;
-        tx.copy_tree(id, old)?;
-
+        self.set_aside(tx, id)?;
         let counters = DatasetCounters {
             // Guests may remember numbers that only the old tree had.
             next_ino: counters.next_ino.max(at_snapshot.next_ino),
             ..at_snapshot
         };
         tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
-        let own = LineageRecord {
+        let lineage = LineageRecord {
             prev: from,
-            prev_birth: from_record.birth,
+            prev_birth: record.birth,
             shared: LineageRecord::PENDING,
             ..LineageRecord::default()
         };
-        put_lineage(tx, id, &own)?;
+        put_lineage(tx, id, &lineage)?;
+        Ok(tx.copy_tree(from, id)?)
+    }
+
+    /// Gives a dataset's tree to a nameless one that is deleted. The dataset is to get another in
+    /// the same transaction, with the counters and the lineage that belong to that.
+    pub(in crate::engine) fn set_aside(
+        &self,
+        tx: &mut Tx<'_>,
+        id: DatasetId,
+    ) -> Result<(), StoreError> {
+        let old = new_id(tx)?;
+        let nameless = DatasetRecord {
+            flags: DATASET_DOOMED | DATASET_READ_ONLY,
+            ..self.new_record(tx, old, "")
+        };
+        put_record(tx, old, &nameless)?;
+        let counters = counters_of(tx, id)?;
+        tx.put(TreeId::Datasets, counters_key(old), counters.encode())?;
+        let own = lineage(tx, id)?;
+        put_lineage(tx, old, &own)?;
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        tx.copy_tree(from, id)?;
-        Ok(reserved)
+        tx.copy_tree(id, old)
+    }
+
+    /// Counts what a dataset has reserved and what is kept for it, now that it has another tree and
+    /// nobody uses it.
+    pub(in crate::engine) fn count_replaced(
+        &self,
+        dataset: Option<Arc<Dataset>>,
+        before: Sums,
+        after: Sums,
+    ) {
+        let kept = &self.data.kept_bytes;
+        kept.fetch_add(after.kept, Ordering::SeqCst);
+        match dataset {
+            Some(dataset) => drop(dataset.usage.reserve(0, kept)),
+            None => drop(kept.fetch_sub(before.kept, Ordering::SeqCst)),
+        }
+        let reserved = &self.data.reserved_bytes;
+        reserved.fetch_add(after.reserved, Ordering::Relaxed);
+        reserved.fetch_sub(before.reserved, Ordering::Relaxed);
+    }
+}
+
+/// What of a dataset is part of sums over all of them.
+pub(in crate::engine) struct Sums {
+    /// Bytes of reserved extents.
+    reserved: u64,
+    /// Bytes that no other dataset gets.
+    kept: u64,
+}
+
+impl Sums {
+    pub(in crate::engine) fn of(read: &impl Read, id: DatasetId) -> Result<Self, StoreError> {
+        Ok(Sums {
+            reserved: reserved_bytes(read, id)?,
+            kept: kept_of(read, id, &record_of(read, id)?)?,
+        })
     }
 }

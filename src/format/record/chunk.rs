@@ -99,7 +99,8 @@ pub enum Codec {
 
 impl Codec {
     /// The codec that a byte stands for.
-    pub(in crate::format) fn of(byte: u8) -> Option<Codec> {
+    #[must_use]
+    pub fn of(byte: u8) -> Option<Codec> {
         match byte {
             0 => Some(Codec::Raw),
             1 => Some(Codec::Lz4),

@@ -51,6 +51,8 @@ pub const DATASET_DEDUP: u32 = 2;
 pub const DATASET_DOOMED: u32 = 8;
 /// The snapshot must not be deleted.
 pub const DATASET_HELD: u32 = 16;
+/// A snapshot is being received into the dataset: it is nobody's yet, and its name is no name.
+pub const DATASET_RECEIVING: u32 = 32;
 /// It compares content byte by byte before it counts as equal.
 pub const DATASET_DEDUP_VERIFY: u32 = 4;
 
@@ -345,6 +347,15 @@ pub const LINEAGE_KIND: u8 = 6;
 #[must_use]
 pub fn lineage_key(id: DatasetId) -> Key {
     numbered(LINEAGE_KIND, id)
+}
+
+/// The first byte of what [`receive_key`] makes.
+pub const RECEIVE_KIND: u8 = 9;
+
+/// The key of a dataset's [`super::ReceiveRecord`] in the dataset tree.
+#[must_use]
+pub fn receive_key(id: DatasetId) -> Key {
+    numbered(RECEIVE_KIND, id)
 }
 
 /// The key in the dataset tree of the mark (no value) that pages may be in no tree any more and not

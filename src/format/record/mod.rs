@@ -6,6 +6,7 @@ mod chunk;
 mod dataset;
 mod inode;
 mod lineage;
+mod receive;
 
 use zerocopy::byteorder::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -17,6 +18,7 @@ pub use chunk::*;
 pub use dataset::*;
 pub use inode::*;
 pub use lineage::*;
+pub use receive::*;
 
 /// Reads `T` from exactly `bytes`.
 fn exact<T: FromBytes + KnownLayout + Immutable + Unaligned>(

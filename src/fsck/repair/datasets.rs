@@ -6,8 +6,8 @@ use super::inodes::Inodes;
 use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, SCRUB_KEY, UNITS_USED_KEY,
-    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
+    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, RECEIVE_KIND, SCRUB_KEY,
+    UNITS_USED_KEY, UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -38,8 +38,12 @@ pub(super) fn check(
                 found.push((id, dataset_name_key(&record.name)));
             }
             // What is repaired is to be read again from the beginning. And each tree has pages and
-            // references of its own now.
-            _ if key == SCRUB_KEY || key == UNREACHED_KEY || is_lineage(key) => {
+            // references of its own now. A receive cannot go on in a tree that may have changed.
+            _ if key == SCRUB_KEY
+                || key == UNREACHED_KEY
+                || is_of(LINEAGE_KIND, key)
+                || is_of(RECEIVE_KIND, key) =>
+            {
                 builder.delete(TREE, key)?;
             }
             _ if key == NEXT_DATASET_KEY => {
@@ -65,8 +69,8 @@ pub(super) fn check(
     Ok(found.into_iter().map(|(id, _)| id).collect())
 }
 
-fn is_lineage(key: &[u8]) -> bool {
-    key.first() == Some(&LINEAGE_KIND) && key.len() == 9
+fn is_of(kind: u8, key: &[u8]) -> bool {
+    key.first() == Some(&kind) && key.len() == 9
 }
 
 /// The next inode number of a dataset, as recorded.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::id::Lsn;
 use crate::format::key::Kind;
+use crate::format::record::{ReceiveRecord, StreamPosition, Time, receive_key};
 use crate::fsck::issue::Bytes;
 
 const DATASETS: TreeId = TreeId::Datasets;
@@ -47,6 +48,28 @@ fn datasets() {
     let found = planted(|tx| tx.put(DATASETS, vec![9, 9], vec![]).unwrap());
     let (tree, key) = (DATASETS, Bytes(vec![9, 9]));
     assert_eq!(found, [Issue::UnknownKey { tree, key }]);
+}
+
+#[test]
+fn receives() {
+    let record = ReceiveRecord {
+        snapshot: [1; 16],
+        base: [0; 16],
+        sender: [2; 16],
+        created: Time { sec: 3, nsec: 4 },
+        position: StreamPosition::START,
+        name: "a".into(),
+    };
+    let put = |id, value: &[u8]| {
+        let (key, value) = (receive_key(DatasetId(id)), value.to_vec());
+        planted(|tx| tx.put(DATASETS, &key, &value).unwrap())
+    };
+    assert_eq!(put(1, &record.encode()), []);
+    let (tree, key) = (DATASETS, Bytes(receive_key(DatasetId(9)).to_vec()));
+    assert_eq!(put(9, &record.encode()), [Issue::UnknownKey { tree, key }]);
+    let found = put(1, &[5; 80]);
+    let is_bad = matches!(found.as_slice(), [Issue::BadRecord { .. }]);
+    assert!(is_bad, "{found:?}");
 }
 
 #[test]

@@ -83,6 +83,22 @@ impl Captured {
         }
     }
 
+    /// The same of content of which the hash is known, and perhaps what it is as one chunk.
+    pub(super) fn known(
+        start: u64,
+        data: Buffer,
+        how: Storing,
+        hash: [u8; 32],
+        packed: Option<Packed>,
+    ) -> Self {
+        let captured = Captured::new(start, &Arc::new(data), how);
+        let _ = captured.hash.set(hash);
+        if let Some(packed) = packed {
+            let _ = captured.packed.set(packed);
+        }
+        captured
+    }
+
     /// Whether other chunks of the same content will do, or are to find this one.
     pub(super) fn dedup(&self) -> Dedup {
         self.how.dedup
