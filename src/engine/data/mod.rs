@@ -20,11 +20,13 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod write;
 mod writeout;
 
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
+pub use trim::{TrimOptions, Trimmed};
 
 use super::{EngineError, Store, Volume};
 use crate::format::id::Ino;
@@ -67,8 +69,10 @@ pub(super) struct DataState {
     promised_units: AtomicU64,
     /// Log promised to file bytes that are on the way there, which no map counts yet.
     promised_log_bytes: AtomicU64,
-    /// Held while chunks.dat grows.
+    /// Held while chunks.dat grows, and while space is taken from what could be promised.
     growth: Mutex<()>,
+    /// What trims keep.
+    trim: trim::State,
     /// The number of the next chunk. Never used twice.
     next_chunk: AtomicU64,
     /// Chunk content read before.
@@ -87,6 +91,7 @@ impl DataState {
             promised_units: AtomicU64::new(0),
             promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
+            trim: trim::State::default(),
             next_chunk: AtomicU64::new(1),
             cache: kept::Cache::new(cache_bytes),
         }
@@ -101,7 +106,8 @@ struct Promise<'a> {
 
 impl<'a> Promise<'a> {
     fn new(sum: &'a AtomicU64, amount: u64) -> Self {
-        sum.fetch_add(amount, Ordering::Relaxed);
+        // Who takes space away sees it, or is seen: `Store::wait_for_space`.
+        sum.fetch_add(amount, Ordering::SeqCst);
         Promise { sum, amount }
     }
 }
@@ -172,35 +178,26 @@ impl Volume {
         slack: u64,
     ) -> Result<Promise<'_>, EngineError> {
         let promise = Promise::new(&self.store.data.promised_units, units);
-        // In the order in which a unit moves from one to the next, so that none is missed.
-        let promised = self.store.data.promised_units.load(Ordering::SeqCst);
-        let dirty = self.store.data.dirty_units.load(Ordering::SeqCst);
+        self.store.wait_for_space();
+        let promised = self.store.promised_units();
         let view = self.store.journal.view();
-        let wanted = space::units_used(&view)?
-            .saturating_add(self.reserved_units())
-            .saturating_add(dirty)
-            .saturating_add(promised);
+        let wanted = space::units_used(&view)?.saturating_add(promised);
         let capacity = self.store.journal.capacity_bytes();
-        if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
+        let stored = wanted.saturating_sub(space::units_punched(&view)?);
+        if capacity != 0 && stored > (capacity / UNIT).saturating_add(slack) {
             return Err(StoreError::NoSpace("the store's size is used up").into());
         }
-        self.store.grow_to(wanted.saturating_add(spare))?;
+        drop(view);
+        self.store.make_units(wanted.saturating_add(spare))?;
         Ok(promise)
-    }
-
-    fn reserved_units(&self) -> u64 {
-        let bytes = self.store.data.reserved_bytes.load(Ordering::Relaxed);
-        bytes.div_ceil(UNIT)
     }
 
     /// Bytes of file content that can still be written to the store.
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
         let view = self.store.journal.view();
         let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
-        let promised = self
-            .reserved_units()
-            .saturating_add(self.store.data.dirty_units.load(Ordering::Relaxed))
-            .saturating_add(self.store.data.promised_units.load(Ordering::Relaxed));
+        let punched_bytes = space::units_punched(&view)?.saturating_mul(UNIT);
+        let promised = self.store.promised_units();
         let capacity = self.store.journal.capacity_bytes();
         let chunks = self.store.journal.chunks();
         let on_disk = chunks
@@ -211,7 +208,8 @@ impl Volume {
         let total = if capacity == 0 {
             on_disk
         } else {
-            on_disk.min(capacity.saturating_sub(used_bytes))
+            let stored_bytes = used_bytes.saturating_sub(punched_bytes);
+            on_disk.min(capacity.saturating_sub(stored_bytes))
         };
         Ok(total.saturating_sub(promised.saturating_mul(UNIT)))
     }
@@ -273,6 +271,16 @@ impl Store {
         self.data.dirty_bytes.load(Ordering::Relaxed)
     }
 
+    /// Units that unwritten bytes and reserved extents will take.
+    fn promised_units(&self) -> u64 {
+        // In the order in which a unit moves from one to the next, so that none is missed.
+        let promised = self.data.promised_units.load(Ordering::SeqCst);
+        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
+        let reserved = self.data.reserved_bytes.load(Ordering::SeqCst);
+        let reserved = reserved.div_ceil(UNIT);
+        promised.saturating_add(dirty).saturating_add(reserved)
+    }
+
     /// Makes sure that chunks.dat has `units` units: a full disk is found before anything is
     /// written, or acknowledged.
     fn grow_to(&self, units: u64) -> Result<(), EngineError> {
@@ -294,12 +302,7 @@ impl Store {
             .available_bytes()
             .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?;
         // Ahead of use, and more the larger it is; but never the last of a nearly full disk.
-        let ahead = (length / 16).clamp(GROWTH_MIN_BYTES, GROWTH_MAX_BYTES);
-        let step = exact.max(
-            ahead
-                .next_multiple_of(UNIT)
-                .min(available / 8 / UNIT * UNIT),
-        );
+        let step = exact.max(ahead_bytes(length).min(available / 8 / UNIT * UNIT));
         // Overwriting and deleting take tree pages before they give any back.
         if exact > available.saturating_sub(kept_for_trees(length)) {
             return Err(full.into());
@@ -309,6 +312,12 @@ impl Store {
             .or_else(|_| chunks.allocate(length, exact));
         Ok(grown.map_err(|source| StoreError::io("chunks.dat, growing", source))?)
     }
+}
+
+/// Bytes that chunks.dat of this length gets ahead of use, in whole units.
+fn ahead_bytes(length: u64) -> u64 {
+    let ahead = (length / 16).clamp(GROWTH_MIN_BYTES, GROWTH_MAX_BYTES);
+    ahead.next_multiple_of(UNIT)
 }
 
 /// Bytes of the disk that chunks.dat of this length leaves to the trees.

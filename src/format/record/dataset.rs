@@ -366,6 +366,10 @@ pub const UNITS_USED_KEY: &[u8] = &[4];
 /// The key in the dataset tree of how far a scrub got: [`ScrubRecord`].
 pub const SCRUB_KEY: &[u8] = &[5];
 
+/// The key in the dataset tree of the number of units of chunks.dat (u64 LE) in punched ranges
+/// ([`PendingFree::PUNCHED`](super::PendingFree::PUNCHED)); without it they are 0.
+pub const UNITS_PUNCHED_KEY: &[u8] = &[11];
+
 /// How far a scrub got, so that it can go on after an interruption.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScrubRecord {

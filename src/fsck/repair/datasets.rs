@@ -6,8 +6,8 @@ use super::inodes::Inodes;
 use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, SCRUB_KEY, UNITS_USED_KEY,
-    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
+    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, SCRUB_KEY, UNITS_PUNCHED_KEY,
+    UNITS_USED_KEY, UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -38,8 +38,12 @@ pub(super) fn check(
                 found.push((id, dataset_name_key(&record.name)));
             }
             // What is repaired is to be read again from the beginning. And each tree has pages and
-            // references of its own now.
-            _ if key == SCRUB_KEY || key == UNREACHED_KEY || is_lineage(key) => {
+            // references of its own now. And what no chunk takes will be free.
+            _ if key == SCRUB_KEY
+                || key == UNREACHED_KEY
+                || key == UNITS_PUNCHED_KEY
+                || is_lineage(key) =>
+            {
                 builder.delete(TREE, key)?;
             }
             _ if key == NEXT_DATASET_KEY => {

@@ -10,6 +10,7 @@ mod scrub;
 mod sharing;
 mod space;
 mod stream;
+mod trim;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
