@@ -7,6 +7,7 @@ mod mount;
 mod recover;
 mod scrub;
 mod set;
+mod trim;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Command {
     Rename(datasets::RenameArgs),
     Delete(datasets::DeleteArgs),
     Set(set::SetArgs),
+    Trim(trim::TrimArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Rename(args) => datasets::rename(args),
         Command::Delete(args) => datasets::delete(args),
         Command::Set(args) => set::run(args),
+        Command::Trim(args) => trim::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
