@@ -5,6 +5,7 @@
 //! write completed before it durable; any call may fail. Imports nothing of razorfs.
 
 pub mod buffer;
+pub mod counted;
 pub mod dir;
 pub mod file;
 mod mapped;

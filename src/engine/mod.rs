@@ -16,6 +16,7 @@ mod datasets;
 mod dir;
 mod error;
 mod flags;
+pub mod health;
 mod inode;
 mod mkfs;
 mod namespace;

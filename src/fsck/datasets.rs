@@ -9,6 +9,7 @@ use crate::format::key::TreeId;
 use crate::format::record::{
     DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LINEAGE_KIND, LineageRecord,
     NEXT_DATASET_KEY, SCRUB_KEY, ScrubRecord, UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY,
+    WEAR_KEY, WearRecord,
 };
 
 /// A dataset and what its counters say.
@@ -85,6 +86,11 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
             _ if key == SCRUB_KEY => {
                 if let Err(error) = ScrubRecord::decode(value) {
                     issues.bad_record(TREE, "the scrub's position", &error);
+                }
+            }
+            _ if key == WEAR_KEY => {
+                if let Err(error) = WearRecord::decode(value) {
+                    issues.bad_record(TREE, "what was written", &error);
                 }
             }
             _ => match value.try_into().map(u64::from_le_bytes) {

@@ -1,6 +1,7 @@
 //! `razorfs`: administration of stores.
 
 mod datasets;
+mod health;
 mod info;
 mod mkfs;
 mod mount;

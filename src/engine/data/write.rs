@@ -93,6 +93,8 @@ impl Volume {
         drop(promise);
         drop(data);
         drop(gate);
+        let guest_bytes = &self.store.guest_bytes;
+        guest_bytes.fetch_add(len as u64, Ordering::Relaxed);
         drop(state);
         let sync = flags.sync || record.flags & FLAG_SYNC != 0;
         if sync || self.store.options.durability == Durability::Strict {

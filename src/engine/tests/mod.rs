@@ -2,6 +2,7 @@
 
 mod datasets;
 mod deletion;
+mod health;
 mod metadata;
 mod names;
 mod rename;

@@ -7,7 +7,7 @@ use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
     DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, SCRUB_KEY, UNITS_PUNCHED_KEY,
-    UNITS_USED_KEY, UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
+    UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY, counters_key, dataset_key, dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -20,7 +20,7 @@ pub(super) fn check(
 ) -> Result<Vec<DatasetId>, StoreError> {
     let view = builder.view();
     let mut found = Vec::new();
-    let mut known = vec![Key::from_slice(UNITS_USED_KEY)];
+    let mut known = vec![Key::from_slice(UNITS_USED_KEY), Key::from_slice(WEAR_KEY)];
     let mut others = Vec::new();
     let mut next = 0;
     view.scan_all(TREE, &mut |key, value| {
