@@ -35,7 +35,7 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use data::{TrimOptions, Trimmed};
+pub use data::{Compacted, TrimOptions, Trimmed};
 pub use datasets::{DATASET_NAME_MAX, DatasetError, DatasetInfo};
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};

@@ -1,5 +1,6 @@
 //! `razorfs`: administration of stores.
 
+mod compact;
 mod datasets;
 mod health;
 mod info;
@@ -38,6 +39,7 @@ enum Command {
     Delete(datasets::DeleteArgs),
     Set(set::SetArgs),
     Trim(trim::TrimArgs),
+    Compact(compact::CompactArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Delete(args) => datasets::delete(args),
         Command::Set(args) => set::run(args),
         Command::Trim(args) => trim::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -6,6 +6,7 @@
 //! what only the log holds before it frees the log.
 
 mod chunks;
+mod compact;
 mod copy;
 mod dirty;
 mod extents;
@@ -24,6 +25,7 @@ mod trim;
 mod write;
 mod writeout;
 
+pub use compact::Compacted;
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 pub use trim::{TrimOptions, Trimmed};

@@ -27,6 +27,9 @@ pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError>
     Ok(found.unwrap_or(0))
 }
 
+/// Ranges that are looked at to find one.
+const FIT_MAX: usize = 1024;
+
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
     let used = change(units_used(tx)?);
     tx.put(TreeId::Datasets, UNITS_USED_KEY, used.to_le_bytes())
@@ -85,6 +88,28 @@ pub(super) fn best_fit(read: &impl Read, len: u64) -> Result<Free, StoreError> {
         .first_chunk::<8>()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes));
     Ok(Free { start, size })
+}
+
+/// A free range of at least `len` units that lie before unit `end`: a small one. `None` when there
+/// is none among the first few that are large enough.
+pub(super) fn fit_before(read: &impl Read, len: u64, end: u64) -> Result<Option<Free>, StoreError> {
+    let mut found = None;
+    let mut seen = 0;
+    let from = key::free_by_size(len, 0);
+    read.scan(TreeId::FreeBySize, &from, &[0xff; 17], &mut |key, _| {
+        let size = key.first_chunk::<8>().map(|size| u64::from_be_bytes(*size));
+        if let (Ok(start), Some(size)) = (trailing_u64(key), size)
+            && start.saturating_add(len) <= end
+        {
+            found = Some(Free { start, size });
+        }
+        seen += 1;
+        match found.is_none() && seen < FIT_MAX {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(found)
 }
 
 /// Claims the first `len` units of a free range for writing.

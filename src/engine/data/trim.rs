@@ -160,14 +160,15 @@ impl Store {
         self.throttle()?;
         let _holes = self.data.trim.holes.lock();
         let mut tx = self.journal.begin_for(Need::Reclaim)?;
-        let (lsn, pieces) = {
-            let _growth = self.data.growth.lock();
-            let _taking = Taking::begin(&self.data.trim.taking);
+        let marked = self.taking_space(|| {
             let pieces = self.mark(&mut tx, ranges, min)?;
             if pieces.is_empty() {
-                return Ok(false);
+                return Ok::<_, EngineError>(None);
             }
-            (tx.commit()?, pieces)
+            Ok(Some((tx.commit()?, pieces)))
+        });
+        let Some((lsn, pieces)) = marked? else {
+            return Ok(false);
         };
         // Without it, what a crash leaves could count as free and have no space: a promise of it
         // would be broken.
@@ -223,9 +224,7 @@ impl Store {
         let chunks = self.journal.chunks();
         let block = (chunks.block_bytes() / UNIT).clamp(1, STEP_UNITS);
         let backed = chunks.len_bytes() / UNIT;
-        let wanted = space::units_used(tx)?.saturating_add(self.promised_units());
-        let spare = backed.saturating_sub(wanted.saturating_add(SPARE_UNITS));
-        let mut left = spare.min(STEP_UNITS);
+        let mut left = self.spare_units(tx)?.min(STEP_UNITS);
         let mut pieces = Vec::new();
         for (start, len) in ranges {
             let free = space::free_len(tx, *start)?;
@@ -250,7 +249,7 @@ impl Store {
 
     /// Cuts chunks.dat off behind the last unit that is used or promised, and `keep` more; only when
     /// that is twice as much.
-    fn cut_all(&self, keep: u64) -> Result<u64, EngineError> {
+    pub(super) fn cut_all(&self, keep: u64) -> Result<u64, EngineError> {
         let mut sum = 0u64;
         while let Some(bytes) = self.cut_step(keep)? {
             sum = sum.saturating_add(bytes);
@@ -299,6 +298,22 @@ impl Store {
         Ok(Some(cut.saturating_mul(UNIT)))
     }
 
+    /// Units of chunks.dat that are free and that nobody was promised. To be called while space is
+    /// being taken.
+    pub(super) fn spare_units(&self, tx: &Tx<'_>) -> Result<u64, EngineError> {
+        let backed = self.journal.chunks().len_bytes() / UNIT;
+        let wanted = space::units_used(tx)?.saturating_add(self.promised_units());
+        Ok(backed.saturating_sub(wanted.saturating_add(SPARE_UNITS)))
+    }
+
+    /// Takes space from what could be promised: `take` counts promises, and takes no more than none
+    /// of them needs. To be called with a transaction, which `take` commits.
+    pub(super) fn taking_space<T>(&self, take: impl FnOnce() -> T) -> T {
+        let _growth = self.data.growth.lock();
+        let _taking = Taking::begin(&self.data.trim.taking);
+        take()
+    }
+
     /// Waits while space is being taken. To be called between a promise of space and the look whether
     /// it can be kept: either who takes it sees the promise, or this sees what was taken.
     pub(super) fn wait_for_space(&self) {
@@ -320,7 +335,7 @@ impl Store {
 
     /// Allocates punched ranges and makes them free: `missing` units if there are as many and the
     /// disk has the space, else none or some; and more, ahead of use. How many.
-    fn fill(&self, missing: u64) -> Result<u64, EngineError> {
+    pub(super) fn fill(&self, missing: u64) -> Result<u64, EngineError> {
         if space::units_punched(&self.journal.view())? == 0 {
             return Ok(0);
         }

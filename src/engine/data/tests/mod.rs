@@ -1,6 +1,7 @@
 //! File content against a plain vector of bytes, over reopening and power cuts.
 
 mod bounds;
+mod compact;
 mod compressed;
 mod crash;
 mod deduplicated;

@@ -14,13 +14,13 @@ use crate::sync::Mutex;
 
 const CHUNKS: usize = 3;
 
-fn random(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| rng.random()).collect()
 }
 
 /// A store with two files that have names.
-fn make() -> SimMedia {
+pub(super) fn make() -> SimMedia {
     let sim = make_empty(0);
     let volume = open(&sim);
     assert_eq!(
@@ -31,15 +31,15 @@ fn make() -> SimMedia {
     sim
 }
 
-fn trim(volume: &Volume) -> Trimmed {
+pub(super) fn trim(volume: &Volume) -> Trimmed {
     volume.store().trim(&TrimOptions::default()).unwrap()
 }
 
-fn empty(volume: &Volume, ino: Ino) {
+pub(super) fn empty(volume: &Volume, ino: Ino) {
     volume.resize(ino, 0, &mut |_, _| Ok(())).unwrap();
 }
 
-fn check(sim: &SimMedia, context: &str) {
+pub(super) fn check(sim: &SimMedia, context: &str) {
     assert_eq!(fsck::errors(&sim.media()).unwrap(), [""; 0], "{context}");
 }
 
@@ -49,7 +49,7 @@ fn punched_bytes(volume: &Volume) -> u64 {
 
 /// Two files whose windows lie side by side in chunks.dat by turns, 128 KiB each. The content of the
 /// first, and of the second.
-fn interleaved(volume: &Volume, windows: usize) -> [Vec<u8>; 2] {
+pub(super) fn interleaved(volume: &Volume, windows: usize) -> [Vec<u8>; 2] {
     const WINDOW: usize = 128 << 10;
     let models = [random(1, windows * WINDOW), random(2, windows * WINDOW)];
     for index in 0..windows {
@@ -341,7 +341,7 @@ fn an_end_that_cannot_be_cut_off_harms_nobody() {
     }
 }
 
-type Act = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+pub(super) type Act = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 /// Does something just before a trim reaches the disk.
 struct Before {
