@@ -7,6 +7,7 @@ mod info;
 mod mkfs;
 mod mount;
 mod recover;
+mod rewrite;
 mod scrub;
 mod set;
 mod trim;
@@ -40,6 +41,7 @@ enum Command {
     Set(set::SetArgs),
     Trim(trim::TrimArgs),
     Compact(compact::CompactArgs),
+    Rewrite(rewrite::RewriteArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Set(args) => set::run(args),
         Command::Trim(args) => trim::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Rewrite(args) => rewrite::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -16,6 +16,7 @@ mod kept;
 mod ranges;
 mod read;
 mod resize;
+mod rewrite;
 mod space;
 mod sync;
 mod table;

@@ -96,7 +96,7 @@ impl Volume {
     }
 
     /// Reads what is on disk: chunks, and zeros where there is none.
-    fn read_stored(
+    pub(super) fn read_stored(
         &self,
         view: &View,
         ino: Ino,

@@ -116,7 +116,7 @@ impl Volume {
 
     /// Writes out when memory holds more than its limit. A file that cannot be written out takes no
     /// more bytes then; others do.
-    fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
+    pub(super) fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
         let limit = self.store.options.dirty_limit_bytes;
         let over = || self.store.data.dirty_memory.load(Ordering::Relaxed) > limit;
         if over() {

@@ -7,6 +7,7 @@ mod crash;
 mod deduplicated;
 mod full;
 mod lost;
+mod rewrite;
 mod scrub;
 mod sharing;
 mod space;
