@@ -5,9 +5,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::trim::{Act, check, empty, interleaved, make, random, trim};
+use super::trim::{check, empty, interleaved, make, open_hooked, random, trim};
 use super::*;
-use crate::disk::Disk;
 use crate::disk::sim::{Call, Fault};
 use crate::engine::Compacted;
 
@@ -70,50 +69,6 @@ fn compressed_chunks_move_too() {
     assert!(content(&open(&sim), file) == model);
 }
 
-/// Does something before a read of much reaches the disk.
-struct BeforeRead {
-    disk: Arc<dyn Disk>,
-    act: Act,
-}
-
-impl Disk for BeforeRead {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let act = self.act.lock().take();
-        if let Some(act) = act {
-            act();
-        }
-        self.disk.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.disk.write_at(offset, buf)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.disk.flush()
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.allocate(offset, len)
-    }
-
-    fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.trim(offset, len)
-    }
-
-    fn cut(&self, len: u64) -> io::Result<()> {
-        self.disk.cut(len)
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.disk.len_bytes()
-    }
-
-    fn available_bytes(&self) -> io::Result<u64> {
-        self.disk.available_bytes()
-    }
-}
-
 #[test]
 fn who_has_looked_where_a_chunk_is_finds_it_after_it_was_moved() {
     for compression in ["off", "lz4"] {
@@ -132,19 +87,9 @@ fn who_has_looked_where_a_chunk_is_finds_it_after_it_was_moved() {
         }
         empty(&volume, other);
         volume.store().close().unwrap();
-        let act = Act::default();
-        let mut media = sim.media();
-        media.chunks = Arc::new(BeforeRead {
-            disk: Arc::clone(&media.chunks),
-            act: Arc::clone(&act),
-        });
-        let options = OpenOptions {
-            background: false,
-            ..OpenOptions::default()
-        };
-        let volume = Volume::open_media(media, options, clock()).unwrap();
+        let (volume, before) = open_hooked(&sim);
         let mover = Arc::clone(&volume);
-        *act.lock() = Some(Box::new(move || {
+        *before.read.lock() = Some(Box::new(move || {
             assert!(compact(&mover).moved_chunks > 0);
             // What was behind the end is written to again.
             write(&mover, other, 0, &random(9, 6 << 20));
@@ -153,7 +98,10 @@ fn who_has_looked_where_a_chunk_is_finds_it_after_it_was_moved() {
         let last = model.len() - (100 << 10);
         let mut found = Vec::new();
         volume.read(file, at(last), 100 << 10, &mut found).unwrap();
-        assert!(act.lock().is_none(), "{compression}: something was read");
+        assert!(
+            before.read.lock().is_none(),
+            "{compression}: something was read"
+        );
         assert!(found == model[last..], "{compression}");
     }
 }

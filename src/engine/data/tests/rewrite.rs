@@ -1,6 +1,6 @@
 //! Content that is written anew stays what it is.
 
-use super::trim::{check, random};
+use super::trim::{check, open_hooked, random};
 use super::*;
 use crate::engine::health;
 use crate::format::record::Codec;
@@ -112,6 +112,25 @@ fn who_writes_meanwhile_is_not_overwritten() {
     volume.store().close().unwrap();
     check(&sim, "closed");
     assert!(content(&open(&sim), file) == model);
+}
+
+/// Between the write-out of what there was and the look at what is stored.
+#[test]
+fn what_comes_in_between_is_newer() {
+    let sim = make_empty(0);
+    let (volume, before) = open_hooked(&sim);
+    let file = create(&volume, "file");
+    let mut model = random(1, 600_000);
+    write(&volume, file, 0, &model);
+    volume.write_out(file).unwrap();
+    write(&volume, file, 0, &[5; 100]);
+    put(&mut model, 0, &[5; 100]);
+    let writer = Arc::clone(&volume);
+    *before.write.lock() = Some(Box::new(move || write(&writer, file, 300_000, &[6; 5000])));
+    put(&mut model, 300_000, &[6; 5000]);
+    assert_eq!(rewrite(&volume, file), 600_000);
+    assert!(before.write.lock().is_none());
+    assert!(content(&volume, file) == model);
 }
 
 #[test]

@@ -343,69 +343,84 @@ fn an_end_that_cannot_be_cut_off_harms_nobody() {
 
 pub(super) type Act = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-/// Does something just before a trim reaches the disk.
-struct Before {
-    disk: Arc<dyn Disk>,
-    act: Act,
+/// Does things once, just before a call of a kind reaches chunks.dat.
+#[derive(Default, Clone)]
+pub(super) struct Before {
+    pub(super) read: Act,
+    pub(super) write: Act,
+    pub(super) trim: Act,
 }
 
-impl Disk for Before {
+/// The disk of chunks.dat, with things to do before its calls. It cannot be cut, so that there is
+/// space for what is written in the middle of a trim, which holds what allocates holes.
+struct Hooked(Arc<dyn Disk>, Before);
+
+fn act(act: &Act) {
+    let taken = act.lock().take();
+    if let Some(act) = taken {
+        act();
+    }
+}
+
+impl Disk for Hooked {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.disk.read_at(offset, buf)
+        act(&self.1.read);
+        self.0.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.disk.write_at(offset, buf)
+        act(&self.1.write);
+        self.0.write_at(offset, buf)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.disk.flush()
+        self.0.flush()
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.disk.allocate(offset, len)
+        self.0.allocate(offset, len)
     }
 
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
-        let act = self.act.lock().take();
-        if let Some(act) = act {
-            act();
-        }
-        self.disk.trim(offset, len)
+        act(&self.1.trim);
+        self.0.trim(offset, len)
     }
 
     fn len_bytes(&self) -> u64 {
-        self.disk.len_bytes()
+        self.0.len_bytes()
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
-        self.disk.available_bytes()
+        self.0.available_bytes()
     }
 }
 
-#[test]
-fn nobody_writes_to_what_is_being_punched() {
-    let sim = make();
-    let act = Act::default();
+/// Opens a store, with things to be done before calls of chunks.dat.
+pub(super) fn open_hooked(sim: &SimMedia) -> (Arc<Volume>, Before) {
+    let before = Before::default();
     let mut media = sim.media();
-    media.chunks = Arc::new(Before {
-        disk: Arc::clone(&media.chunks),
-        act: Arc::clone(&act),
-    });
+    media.chunks = Arc::new(Hooked(media.chunks, before.clone()));
     let options = OpenOptions {
         background: false,
         ..OpenOptions::default()
     };
     let volume = Volume::open_media(media, options, clock()).unwrap();
+    (volume, before)
+}
+
+#[test]
+fn nobody_writes_to_what_is_being_punched() {
+    let sim = make();
+    let (volume, before) = open_hooked(&sim);
     let [first, second] = interleaved(&volume, 16);
     empty(&volume, OTHER);
     let (writer, bytes) = (Arc::clone(&volume), second[..128 << 10].to_vec());
-    *act.lock() = Some(Box::new(move || {
+    *before.trim.lock() = Some(Box::new(move || {
         write(&writer, OTHER, 0, &bytes);
         writer.fsync(OTHER, false).unwrap();
     }));
     trim(&volume);
-    assert!(act.lock().is_none(), "something was punched");
+    assert!(before.trim.lock().is_none(), "something was punched");
     volume.store().close().unwrap();
     check(&sim, "closed");
     let volume = open(&sim);
