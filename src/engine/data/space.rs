@@ -1,6 +1,6 @@
 //! Units of chunks.dat: which are free.
 //!
-//! Every unit below [`UNITS_END`](crate::format::superblock::UNITS_END) is in exactly one place: a
+//! Every unit below [`UNITS_END`] is in exactly one place: a
 //! chunk, a free range (in both free trees), or a pending range. A pending range is freed by a
 //! checkpoint not yet durable; or, marked with [`CLAIMED`], is being written to by a process: after
 //! a crash nobody writes to it any more, and it is free; or, marked with [`PUNCHED`], its space went
