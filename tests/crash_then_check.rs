@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::{SimMedia, Survival};
 use razorfs::engine::{
     Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode, SetAttr,
-    SetXattr, Time, Volume, WriteFlags, mkfs,
+    SetXattr, Time, TrimOptions, Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
 use razorfs::fsck;
@@ -69,7 +69,7 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
     let cred = Cred::default();
     let (dir, other) = (pick(&world.dirs, rng), pick(&world.dirs, rng));
     let file = pick(&world.files, rng);
-    match rng.random_range(0..24) {
+    match rng.random_range(0..26) {
         0..3 => {
             let made = volume.create(cred, dir, &name(rng), &new(0o100_644))?;
             world.files.push(made.ino);
@@ -149,6 +149,8 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
         20 => volume.removexattr(file, b"user.1")?,
         21 => volume.fsync(file, false)?,
         22 => volume.store().commit_tick()?,
+        24 => drop(volume.store().compact(&mut || true)?),
+        23 => drop(volume.store().trim(&TrimOptions { min_bytes: 4096 })?),
         _ => volume.store().checkpoint()?,
     }
     Ok(())

@@ -77,6 +77,10 @@ struct Args {
     /// Bytes that a scrub reads in a second, at most; takes K, M, G.
     #[arg(long, value_name = "BYTES", default_value = "16M")]
     scrub_rate: String,
+    /// Seconds between two looks for space that has stayed free and goes back to the host's disk; 0
+    /// for never. See `razorfs trim`.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    trim_interval: u32,
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
@@ -300,6 +304,8 @@ impl Args {
                 allow_volatile: self.allow_volatile,
                 scrub_interval: self.scrub_interval.as_deref().map(days).transpose()?,
                 scrub_bytes_per_sec: bytes("--scrub-rate", &self.scrub_rate)?,
+                trim_interval: (self.trim_interval > 0)
+                    .then(|| Duration::from_secs(self.trim_interval.into())),
                 ..OpenOptions::default()
             },
             exports,

@@ -255,10 +255,33 @@ impl Disk for FileDisk {
 
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, offset, len) {
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-            other => other.map_err(|error| self.named(error.into())),
+        loop {
+            match fallocate(&self.file, flags, offset, len) {
+                Err(Errno::INTR) => {}
+                // Of a kernel without the call, too.
+                Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                    let kind = io::ErrorKind::Unsupported;
+                    return Err(self.named(io::Error::new(kind, error)));
+                }
+                other => return other.map_err(|error| self.named(error.into())),
+            }
         }
+    }
+
+    fn cut(&self, len: u64) -> io::Result<()> {
+        if self.is_device {
+            return Err(self.named(io::ErrorKind::Unsupported.into()));
+        }
+        if len >= self.length.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.file.set_len(len).map_err(|error| self.named(error))?;
+        self.length.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn block_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.file).map_or(BLOCK_BYTES as u64, |stat| stat.f_bsize)
     }
 
     fn len_bytes(&self) -> u64 {
@@ -308,6 +331,8 @@ mod tests {
             disk.trim(8192, 4096).unwrap();
             disk.read_at(8192, &mut buf).unwrap();
             assert_eq!(buf, [0; 4096]);
+            disk.cut(3 << 20).unwrap();
+            assert_eq!(disk.len_bytes(), 2 << 20, "it does not grow");
             let error = disk.read_at((2 << 20) - 8, &mut buf).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }

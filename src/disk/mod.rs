@@ -5,6 +5,7 @@
 //! write completed before it durable; any call may fail. Imports nothing of razorfs.
 
 pub mod buffer;
+pub mod counted;
 pub mod dir;
 pub mod file;
 mod mapped;
@@ -75,11 +76,27 @@ pub trait Disk: Send + Sync {
         self.allocate(offset, len)
     }
 
-    /// Gives the range's space back; reads of it give zeros afterwards. Only a hint.
+    /// Gives the space of whole blocks of the range back to the medium; reads of it give zeros
+    /// afterwards. Durable only after a later [`Disk::flush`]: until then a crash may undo any of it.
     ///
     /// # Errors
-    /// A media error.
+    /// `Unsupported` where the medium cannot do it, and nothing was done. Any other: what was done is
+    /// unknown.
     fn trim(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes the file end at `len`, if it ends behind it. Nothing behind `len` may be in use.
+    ///
+    /// # Errors
+    /// `Unsupported` for what is not a file; a media error.
+    fn cut(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The medium's blocks, of which [`Disk::trim`] gives back whole ones only.
+    fn block_bytes(&self) -> u64 {
+        4096
+    }
 
     /// Length in bytes.
     fn len_bytes(&self) -> u64;

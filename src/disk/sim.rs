@@ -5,9 +5,11 @@
 //!
 //! What survives: a write that a later completed flush of its disk covers, and one that was written
 //! through, wholly; of any other write any subset of its 512-byte sectors, whatever became of the
-//! writes around it.
+//! writes around it. Of a trim that was not flushed, any subset of its blocks. A write behind a trim
+//! is behind it on the disk too, where both survive: one file's changes keep their order.
 
-use std::collections::BTreeMap;
+mod image;
+
 use std::io;
 use std::sync::Arc;
 
@@ -16,68 +18,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Disk, Media, SECTOR_BYTES};
 use crate::sync::Mutex;
+use image::{Image, PAGE};
 
-const PAGE: usize = 4096;
 const DISKS: usize = 5;
-
-/// The content of a disk, sparse: what was never written is zeros.
-#[derive(Clone, Default)]
-pub struct Image {
-    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
-    len: u64,
-}
-
-impl Image {
-    fn read(&self, offset: u64, buf: &mut [u8]) {
-        for_pages(offset, buf.len(), |page, at, range| {
-            let Some(target) = buf.get_mut(range) else {
-                return;
-            };
-            match self
-                .pages
-                .get(&page)
-                .and_then(|page| page.get(at..at + target.len()))
-            {
-                Some(source) => target.copy_from_slice(source),
-                None => target.fill(0),
-            }
-        });
-    }
-
-    fn write(&mut self, offset: u64, buf: &[u8]) {
-        for_pages(offset, buf.len(), |page, at, range| {
-            let Some(source) = buf.get(range) else { return };
-            let page = self
-                .pages
-                .entry(page)
-                .or_insert_with(|| Arc::new([0; PAGE]));
-            if let Some(target) = Arc::make_mut(page).get_mut(at..at + source.len()) {
-                target.copy_from_slice(source);
-            }
-        });
-        self.len = self.len.max(offset + buf.len() as u64);
-    }
-
-    fn trim(&mut self, offset: u64, len: u64) {
-        let first = offset.div_ceil(PAGE as u64);
-        let end = (offset + len) / PAGE as u64;
-        for page in first..end {
-            self.pages.remove(&page);
-        }
-    }
-}
-
-/// Cuts a range at page boundaries: page, offset in it, range of the buffer.
-fn for_pages(offset: u64, len: usize, mut each: impl FnMut(u64, usize, std::ops::Range<usize>)) {
-    let mut done = 0;
-    while done < len {
-        let position = offset + done as u64;
-        let at = usize::try_from(position % PAGE as u64).unwrap_or(0);
-        let part = (PAGE - at).min(len - done);
-        each(position / PAGE as u64, at, done..done + part);
-        done += part;
-    }
-}
 
 /// What happened to a disk.
 #[derive(Clone)]
@@ -89,7 +32,12 @@ enum Event {
     },
     Allocate {
         disk: usize,
+        offset: u64,
         end: u64,
+    },
+    Cut {
+        disk: usize,
+        len: u64,
     },
     Trim {
         disk: usize,
@@ -117,6 +65,10 @@ pub enum Call {
     Flush,
     /// [`Disk::allocate`]
     Allocate,
+    /// [`Disk::trim`]; half of it is done before it fails, unless it is unsupported.
+    Trim,
+    /// [`Disk::cut`]
+    Cut,
 }
 
 /// Which call is to fail.
@@ -186,6 +138,12 @@ impl Disk for SimDisk {
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
         let mut world = self.world.lock();
+        let used: u64 = self.live.lock().iter().map(Image::allocated).sum();
+        let end = offset + buf.len() as u64;
+        let more = self.live(|image| image.unallocated(offset, end));
+        if more > 0 && world.capacity.is_some_and(|most| used + more > most) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let result = world.call(Call::Write);
         let written = if result.is_ok() {
             buf
@@ -222,20 +180,21 @@ impl Disk for SimDisk {
         let mut world = self.world.lock();
         world.call(Call::Allocate)?;
         let end = offset + len;
-        let used: u64 = self.live.lock().iter().map(|image| image.len).sum();
+        let used: u64 = self.live.lock().iter().map(Image::allocated).sum();
         self.live(|image| {
-            let growth = end.saturating_sub(image.len);
+            let growth = end.saturating_sub(image.len) + image.unallocated(offset, end);
             if world
                 .capacity
                 .is_some_and(|capacity| used + growth > capacity)
             {
                 return Err(io::Error::from(io::ErrorKind::StorageFull));
             }
-            image.len = image.len.max(end);
+            image.allocate(offset, end);
             Ok(())
         })?;
         world.events.push(Event::Allocate {
             disk: self.index,
+            offset,
             end,
         });
         Ok(())
@@ -243,12 +202,27 @@ impl Disk for SimDisk {
 
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut world = self.world.lock();
+        let result = world.call(Call::Trim);
+        let len = match &result {
+            Ok(()) => len,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return result,
+            Err(_) => len / 2,
+        };
         self.live(|image| image.trim(offset, len));
         world.events.push(Event::Trim {
             disk: self.index,
             offset,
             len,
         });
+        result
+    }
+
+    fn cut(&self, len: u64) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.call(Call::Cut)?;
+        self.live(|image| image.cut(len));
+        let disk = self.index;
+        world.events.push(Event::Cut { disk, len });
         Ok(())
     }
 
@@ -257,7 +231,7 @@ impl Disk for SimDisk {
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
-        let used: u64 = self.live.lock().iter().map(|image| image.len).sum();
+        let used: u64 = self.live.lock().iter().map(Image::allocated).sum();
         Ok(self
             .world
             .lock()
@@ -330,7 +304,7 @@ impl SimMedia {
     /// Bytes that all disks have allocated.
     #[must_use]
     pub fn allocated(&self) -> u64 {
-        self.live.lock().iter().map(|image| image.len).sum()
+        self.live.lock().iter().map(Image::allocated).sum()
     }
 
     /// How many events there were: a position for [`Recording::crash_at`].
@@ -507,6 +481,7 @@ fn disk_of(event: &Event) -> usize {
         Event::Write { disk, .. }
         | Event::Allocate { disk, .. }
         | Event::Trim { disk, .. }
+        | Event::Cut { disk, .. }
         | Event::Flush { disk }
         | Event::Through { disk, .. } => *disk,
     }
@@ -518,7 +493,8 @@ fn apply(images: &mut [Image; DISKS], event: &Event) {
     };
     match event {
         Event::Write { offset, bytes, .. } => image.write(*offset, bytes),
-        Event::Allocate { end, .. } => image.len = image.len.max(*end),
+        Event::Allocate { offset, end, .. } => image.allocate(*offset, *end),
+        Event::Cut { len, .. } => image.cut(*len),
         Event::Trim { offset, len, .. } => image.trim(*offset, *len),
         Event::Flush { .. } | Event::Through { .. } => {}
     }
@@ -528,6 +504,7 @@ fn apply(images: &mut [Image; DISKS], event: &Event) {
 fn overlap(a: &Event, b: &Event) -> bool {
     let place = |event: &Event| match event {
         Event::Write { offset, bytes, .. } => (*offset, offset + bytes.len() as u64),
+        Event::Trim { offset, len, .. } => (*offset, offset + len),
         _ => (0, 0),
     };
     let (a_start, a_end) = place(a);
@@ -561,6 +538,17 @@ fn apply_some(images: &mut [Image; DISKS], event: &Event, rng: &mut ChaCha8Rng) 
                 }
                 position += part.len() as u64;
                 rest = next;
+            }
+        }
+        (1, Event::Trim { disk, offset, len }) => {
+            let Some(image) = images.get_mut(*disk) else {
+                return;
+            };
+            let first = offset.div_ceil(PAGE as u64);
+            for page in first..(offset + len) / PAGE as u64 {
+                if rng.random() {
+                    image.trim(page * PAGE as u64, PAGE as u64);
+                }
             }
         }
         _ => apply(images, event),

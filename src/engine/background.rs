@@ -118,6 +118,10 @@ impl Background {
                 scrub_loop(&shared, &weak, interval)
             })?);
         }
+        if let Some(interval) = store.options.trim_interval {
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            threads.push(spawn("trim", move || trim_loop(&shared, &weak, interval))?);
+        }
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("stream", move || stream_loop(&shared, &weak))?
@@ -377,6 +381,24 @@ fn scrub_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
                 ::log::error!("there will be no further scrub: {error}");
                 return;
             }
+        }
+    }
+}
+
+/// Gives free space back that nobody needs. What goes wrong there is nobody else's trouble: it is
+/// tried again at the next opening.
+fn trim_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
+    let interval = interval.max(Duration::from_millis(1));
+    while sleep(shared, Instant::now() + interval) {
+        let Some(store) = store.upgrade() else {
+            return;
+        };
+        if !store.is_writable() {
+            return;
+        }
+        if let Err(error) = store.trim_idle() {
+            ::log::warn!("free space stays with the store until it is reopened: {error}");
+            return;
         }
     }
 }

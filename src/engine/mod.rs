@@ -16,6 +16,7 @@ mod datasets;
 mod dir;
 mod error;
 mod flags;
+pub mod health;
 mod inode;
 mod mkfs;
 mod namespace;
@@ -37,7 +38,7 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use data::Content;
+pub use data::{Compacted, Content, TrimOptions, Trimmed};
 pub use datasets::{
     DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
     split_name,

@@ -37,6 +37,9 @@ pub struct OpenOptions {
     pub scrub_interval: Option<Duration>,
     /// Bytes that a scrub reads in a second, at most; 0 for as many as the disk gives.
     pub scrub_bytes_per_sec: u64,
+    /// How often free space that has stayed free since the last time goes back to the disk below;
+    /// `None` for never.
+    pub trim_interval: Option<Duration>,
     /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
     pub discard_damaged_log: bool,
 }
@@ -53,6 +56,7 @@ impl Default for OpenOptions {
             background: true,
             scrub_interval: None,
             scrub_bytes_per_sec: 16 << 20,
+            trim_interval: Some(Duration::from_secs(60)),
             discard_damaged_log: false,
         }
     }

@@ -10,6 +10,7 @@ use super::data::DataState;
 use super::volume::Dataset;
 use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
+use crate::disk::counted::{Written, counted};
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::DatasetId;
 use crate::format::page::PAGE_BYTES;
@@ -32,6 +33,10 @@ pub struct Store {
     /// What opening found and did.
     recovery: Report,
     orphans_freed: AtomicU64,
+    /// Bytes that guests wrote.
+    pub(super) guest_bytes: AtomicU64,
+    /// Bytes that the disks were written.
+    pub(super) disk_written: Written,
     /// One checkpoint at a time: held until the space that it freed is released.
     checkpointing: Mutex<()>,
     /// One deletion of trees at a time.
@@ -137,6 +142,7 @@ impl Store {
         lock: Option<StoreLock>,
     ) -> Result<Arc<Store>, EngineError> {
         crate::memory::keep_large_apart();
+        let (media, disk_written) = counted(media);
         let opened = recovery::open(
             media,
             recovery::Options {
@@ -160,6 +166,8 @@ impl Store {
             datasets: RwLock::default(),
             recovery: opened.report,
             orphans_freed: AtomicU64::new(0),
+            guest_bytes: AtomicU64::new(0),
+            disk_written,
             checkpointing: Mutex::new(()),
             reaping: Mutex::new(()),
             background: Background::default(),
@@ -416,6 +424,9 @@ impl Store {
             return Ok(());
         }
         let written = self.write_out_all();
+        if let Err(error) = self.save_wear() {
+            ::log::debug!("what was written is not counted: {error}");
+        }
         self.checkpoint()?;
         let _one = self.checkpointing.lock();
         // Bytes that could not be written out stay in the log.

@@ -199,7 +199,7 @@ impl Volume {
         self.store.try_begin(need, room)
     }
 
-    fn check_writable(&self) -> Result<(), EngineError> {
+    pub(super) fn check_writable(&self) -> Result<(), EngineError> {
         if self.dataset.read_only {
             return Err(StoreError::ReadOnly("the dataset is read-only".into()).into());
         }

@@ -8,8 +8,8 @@ use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
     DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LINEAGE_KIND, LineageRecord,
-    NEXT_DATASET_KEY, RECEIVE_KIND, ReceiveRecord, SCRUB_KEY, ScrubRecord, UNITS_USED_KEY,
-    UNREACHED_KEY,
+    NEXT_DATASET_KEY, RECEIVE_KIND, ReceiveRecord, SCRUB_KEY, ScrubRecord, UNITS_PUNCHED_KEY,
+    UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY, WearRecord,
 };
 
 /// A dataset and what its counters say.
@@ -25,6 +25,8 @@ pub(super) struct Datasets {
     pub(super) found: Vec<Dataset>,
     /// Units of chunks.dat that are not free, as recorded.
     pub(super) units_used: u64,
+    /// Of them, in punched ranges.
+    pub(super) units_punched: u64,
     pub(super) complete: bool,
 }
 
@@ -34,7 +36,7 @@ const TREE: TreeId = TreeId::Datasets;
 pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     let mut found: BTreeMap<DatasetId, Dataset> = BTreeMap::new();
     let mut names: Vec<(Vec<u8>, DatasetId)> = Vec::new();
-    let mut units_used = 0;
+    let (mut units_used, mut units_punched) = (0, 0);
     let mut next = DatasetId::MAIN.0 + 1;
     let complete = walk_all(context, TREE, issues, &mut |issues, key, value| {
         let unknown = || Issue::UnknownKey {
@@ -93,8 +95,14 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                     issues.bad_record(TREE, "the scrub's position", &error);
                 }
             }
+            _ if key == WEAR_KEY => {
+                if let Err(error) = WearRecord::decode(value) {
+                    issues.bad_record(TREE, "what was written", &error);
+                }
+            }
             _ => match value.try_into().map(u64::from_le_bytes) {
                 Ok(units) if key == UNITS_USED_KEY => units_used = units,
+                Ok(units) if key == UNITS_PUNCHED_KEY => units_punched = units,
                 Ok(number) if key == NEXT_DATASET_KEY => next = number,
                 _ => issues.add(unknown()),
             },
@@ -108,6 +116,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     Datasets {
         found: found.into_values().collect(),
         units_used,
+        units_punched,
         complete,
     }
 }

@@ -282,6 +282,8 @@ pub enum Issue {
     SpaceBeyondEnd { what: String },
     #[error("chunks.dat: {found} units are not free, {recorded} are recorded")]
     UnitsUsed { found: u64, recorded: u64 },
+    #[error("chunks.dat: {found} units are punched, {recorded} are recorded")]
+    UnitsPunched { found: u64, recorded: u64 },
     #[error("chunks.dat: free range {start} of {len} units is known by its {known} only")]
     FreeTrees {
         start: u64,

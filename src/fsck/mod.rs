@@ -205,8 +205,11 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     if complete {
         chunks::check_references(&chunks, issues);
     }
-    let units_used = datasets.complete.then_some(datasets.units_used);
-    space::check(context, chunks, units_used, issues);
+    let recorded = datasets.complete.then_some(space::Recorded {
+        used: datasets.units_used,
+        punched: datasets.units_punched,
+    });
+    space::check(context, chunks, recorded, issues);
     hashes::check(context, issues);
     names::check(context, issues);
     if context.data {

@@ -32,15 +32,24 @@ struct Range {
     owner: Owner,
 }
 
+/// What is written down of units.
+#[derive(Clone, Copy)]
+pub(super) struct Recorded {
+    /// Units in chunks and in pending ranges.
+    pub(super) used: u64,
+    /// Units in punched ranges.
+    pub(super) punched: u64,
+}
+
 /// Checks the free trees against each other and against the chunks.
 pub(super) fn check(
     context: &Context<'_>,
     chunks: Table,
-    units_used: Option<u64>,
+    recorded: Option<Recorded>,
     issues: &mut Issues<'_>,
 ) {
     let (free, free_complete) = load_free(context, issues);
-    let (pending, pending_complete) = load_pending(context, issues);
+    let (pending, punched, pending_complete) = load_pending(context, issues);
     let complete = chunks.complete && free_complete && pending_complete;
     let taken = pending
         .iter()
@@ -49,8 +58,16 @@ pub(super) fn check(
         .chunks
         .iter()
         .fold(taken, |sum, chunk| sum.saturating_add(chunk.units()));
-    if let Some(recorded) = units_used.filter(|units| *units != found && complete) {
+    if let Some(Recorded { used, .. }) = recorded.filter(|units| units.used != found && complete) {
+        let recorded = used;
         issues.add(Issue::UnitsUsed { found, recorded });
+    }
+    let differs = |units: &Recorded| units.punched != punched && pending_complete;
+    if let Some(recorded) = recorded.filter(differs) {
+        issues.add(Issue::UnitsPunched {
+            found: punched,
+            recorded: recorded.punched,
+        });
     }
     let mut ranges = free;
     ranges.extend(pending);
@@ -176,8 +193,10 @@ fn compare(by_start: &[(u64, u64)], by_size: &[(u64, u64)], issues: &mut Issues<
     }
 }
 
-fn load_pending(context: &Context<'_>, issues: &mut Issues<'_>) -> (Vec<Range>, bool) {
+/// The pending ranges; how many units of them are punched; and whether these are all.
+fn load_pending(context: &Context<'_>, issues: &mut Issues<'_>) -> (Vec<Range>, u64, bool) {
     let mut ranges = Vec::new();
+    let mut punched = 0u64;
     let tree = TreeId::FreePending;
     let newest = Generation(context.newest_generation());
     let complete = walk_all(context, tree, issues, &mut |issues, key, value| {
@@ -188,9 +207,13 @@ fn load_pending(context: &Context<'_>, issues: &mut Issues<'_>) -> (Vec<Range>, 
             Ok(pending) => pending,
             Err(error) => return issues.bad_record(tree, format!("range at {start}"), &error),
         };
-        if pending.generation > newest && pending.generation != PendingFree::CLAIMED {
-            let generation = pending.generation;
-            issues.add(Issue::PendingGeneration { start, generation });
+        match pending.generation {
+            PendingFree::CLAIMED => {}
+            PendingFree::PUNCHED => punched = punched.saturating_add(pending.len_units),
+            generation if generation > newest => {
+                issues.add(Issue::PendingGeneration { start, generation });
+            }
+            _ => {}
         }
         ranges.push(Range {
             start,
@@ -198,5 +221,5 @@ fn load_pending(context: &Context<'_>, issues: &mut Issues<'_>) -> (Vec<Range>, 
             owner: Owner::Pending,
         });
     });
-    (ranges, complete)
+    (ranges, punched, complete)
 }

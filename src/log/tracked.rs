@@ -67,6 +67,14 @@ impl Disk for Tracked {
         self.disk.trim(offset, len)
     }
 
+    fn cut(&self, len: u64) -> io::Result<()> {
+        self.disk.cut(len)
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.disk.block_bytes()
+    }
+
     fn len_bytes(&self) -> u64 {
         self.disk.len_bytes()
     }

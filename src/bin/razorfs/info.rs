@@ -19,6 +19,8 @@ use razorfs::store::Read;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::health::{Health, Walk, hundredths};
+
 type Error = Box<dyn std::error::Error>;
 
 /// Bytes of memory for pages: the few of the dataset tree are read.
@@ -36,10 +38,14 @@ pub struct InfoArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Read the records of all chunks too, and say how much space compression saves. No daemon may
-    /// serve the store meanwhile.
+    /// Read the records of all chunks and free ranges too, and say how much space compression and
+    /// sharing save, and how the free space lies. No daemon may serve the store meanwhile.
     #[arg(long)]
     pub(crate) chunks: bool,
+    /// Read the trees of all files too, and say how much storing names once saves, and how files are
+    /// cut up. No daemon may serve the store meanwhile.
+    #[arg(long)]
+    pub(crate) files: bool,
 }
 
 struct Dataset {
@@ -103,8 +109,11 @@ impl Chunks {
         self.stored_bytes += u64::from(chunk.stored_len.next_multiple_of(UNIT_BYTES));
     }
 
-    fn as_json(&self) -> Value {
+    /// `allocated_bytes`: content of all files, what several share counted in each.
+    fn as_json(&self, allocated_bytes: u64) -> Value {
         json!({
+            "allocated_bytes": allocated_bytes,
+            "sharing_percent": self.sharing_percent(allocated_bytes),
             "count": self.count,
             "compressed": self.compressed,
             "references": self.references,
@@ -114,18 +123,28 @@ impl Chunks {
         })
     }
 
-    fn as_text(&self) -> String {
-        let percent = self.ratio_percent();
+    fn as_text(&self, allocated_bytes: u64) -> String {
+        let sharing = self.sharing_percent(allocated_bytes);
         format!(
-            "chunks          {}, {} of them compressed, of {} extents: {} in {}, {}.{:02}:1\n",
+            "sharing         {} of files are {} of content, {}:1\n\
+             chunks          {}, {} of them compressed, of {} extents: {} in {}, {}:1\n",
+            human(allocated_bytes),
+            human(self.content_bytes),
+            hundredths(sharing),
             self.count,
             self.compressed,
             self.references,
             human(self.content_bytes),
             human(self.stored_bytes),
-            percent / 100,
-            percent % 100
+            hundredths(self.ratio_percent())
         )
+    }
+
+    /// Bytes of files for each of content, in hundredths: what deduplication, copies, snapshots and
+    /// clones save, less what overwriting left behind.
+    fn sharing_percent(&self, allocated_bytes: u64) -> u64 {
+        let ratio = allocated_bytes.saturating_mul(100);
+        ratio.checked_div(self.content_bytes).unwrap_or(100)
     }
 
     /// Bytes of content for each stored, in hundredths.
@@ -178,16 +197,28 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
         ),
         false => None,
     };
+    let ids = datasets.iter().map(|dataset| dataset.id).collect();
+    let walk = Walk {
+        free: args.chunks,
+        files: args.files.then(|| (ids, view.strings_end())),
+    };
+    let health = Health::read(&view, walk).map_err(at_store)?;
+    let allocated = datasets.iter().fold(0u64, |sum, dataset| {
+        sum.saturating_add(dataset.counters.allocated_bytes)
+    });
     if args.json {
         let mut value = as_json(&opened.report, &datasets, chunks_bytes);
-        if let (Some(chunks), Some(fields)) = (chunks, value.as_object_mut()) {
-            fields.insert("chunks".into(), chunks.as_json());
+        if let Some(fields) = value.as_object_mut() {
+            health.put_json(fields);
+            if let Some(chunks) = chunks {
+                fields.insert("chunks".into(), chunks.as_json(allocated));
+            }
         }
         crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
     } else {
-        let chunks = chunks.map(|chunks| chunks.as_text()).unwrap_or_default();
+        let chunks = chunks.map(|chunks| chunks.as_text(allocated));
         let text = as_text(&opened.report, &datasets, chunks_bytes);
-        crate::tell(&(text + &chunks));
+        crate::tell(&(text + &health.as_text() + &chunks.unwrap_or_default()));
     }
     Ok(())
 }
@@ -339,7 +370,8 @@ mod tests {
         assert_eq!(chunks.ratio_percent(), 100);
         chunks.content_bytes = 192;
         chunks.stored_bytes = 100;
-        assert!(chunks.as_text().ends_with("1.92:1\n"));
+        assert!(chunks.as_text(288).ends_with("1.92:1\n"));
+        assert!(chunks.as_text(288).contains("1.50:1\n"));
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! `razorfs`: administration of stores.
 
+mod compact;
 mod datasets;
+mod health;
 mod info;
 mod mkfs;
 mod mount;
 mod receive;
 mod recover;
+mod rewrite;
 mod scrub;
 mod send;
 mod served;
 mod set;
 mod snapshots;
 mod store;
+mod trim;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -47,6 +51,9 @@ enum Command {
     Diff(snapshots::DiffArgs),
     Send(send::SendArgs),
     Receive(receive::ReceiveArgs),
+    Trim(trim::TrimArgs),
+    Compact(compact::CompactArgs),
+    Rewrite(rewrite::RewriteArgs),
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.
@@ -76,6 +83,9 @@ fn main() -> ExitCode {
         Command::Diff(args) => snapshots::diff(args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
+        Command::Trim(args) => trim::run(args),
+        Command::Compact(args) => compact::run(args),
+        Command::Rewrite(args) => rewrite::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -13,9 +13,10 @@ type Error = Box<dyn std::error::Error>;
 /// # Errors
 /// When it does not answer; when what is asked for takes a store that is not in use.
 pub fn run(args: &InfoArgs, daemon: &Client) -> Result<(), Error> {
-    if args.chunks {
+    if args.chunks || args.files {
         let store = args.store.display();
-        return Err(format!("{store}: --chunks reads a store that no daemon serves").into());
+        let flag = if args.chunks { "--chunks" } else { "--files" };
+        return Err(format!("{store}: {flag} reads a store that no daemon serves").into());
     }
     let (stats, datasets, exports) = (daemon.stats()?, daemon.datasets()?, daemon.exports()?);
     if args.json {

@@ -93,3 +93,48 @@ fn fails_the_call_it_is_told_to() {
     let error = media.chunks.allocate(8000, 8000).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn a_trim_that_was_not_flushed_may_survive_in_part() {
+    let sim = SimMedia::new();
+    let disk = sim.media().chunks;
+    let count = |disk: &dyn Disk, byte: u8| {
+        let mut buf = vec![9; 8 * 4096];
+        disk.read_at(0, &mut buf).unwrap();
+        buf.chunks(4096).filter(|page| page[0] == byte).count()
+    };
+    disk.write_at(0, &[1; 8 * 4096]).unwrap();
+    disk.flush().unwrap();
+    disk.trim(0, 8 * 4096).unwrap();
+    assert_eq!((count(&*disk, 0), sim.allocated()), (8, 0));
+    let mut recording = sim.recording();
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let crashed = recording.crash_at(3, Survival::Random(seed)).media().chunks;
+        seen.insert(count(&*crashed, 0));
+        assert_eq!(count(&*crashed, 0) + count(&*crashed, 1), 8);
+    }
+    assert!(seen.len() > 5 && seen.contains(&0) && seen.contains(&8));
+    // What is written behind it is there when both are.
+    disk.write_at(4096, &[1; 4096]).unwrap();
+    disk.flush().unwrap();
+    let flushed = sim.recording().crash_at(5, Survival::None);
+    assert_eq!(count(&*flushed.media().chunks, 1), 1);
+    assert_eq!(flushed.allocated(), 4096);
+}
+
+#[test]
+fn space_that_was_given_back_may_be_gone() {
+    let sim = SimMedia::new();
+    let disk = sim.media().chunks;
+    disk.allocate(0, 8 * 4096).unwrap();
+    sim.set_capacity(Some(8 * 4096));
+    disk.trim(0, 2 * 4096).unwrap();
+    disk.allocate(8 * 4096, 4096).unwrap();
+    disk.write_at(4096, &[1; 4096]).unwrap();
+    let full = disk.write_at(0, &[1; 4096]).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    disk.cut(8 * 4096).unwrap();
+    disk.write_at(0, &[1; 4096]).unwrap();
+    assert_eq!(disk.len_bytes(), 8 * 4096);
+}

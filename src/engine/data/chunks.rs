@@ -88,9 +88,44 @@ pub(super) struct Reader<'a> {
     pub(super) disk: &'a Arc<dyn Disk>,
     pub(super) cache: &'a Cache,
     pub(super) id: ChunkId,
+    /// The chunk's record as it is now.
+    pub(super) now: &'a dyn Fn() -> Result<ChunkRecord, StoreError>,
 }
 
+/// How often a chunk may be moved while it is read.
+const MOVES_MAX: usize = 8;
+
 impl Reader<'_> {
+    /// Reads blocks of the chunk from the disk, from byte `start` on, checked.
+    fn load(&self, record: &ChunkRecord, start: usize, bytes: &mut [u8]) -> Result<(), StoreError> {
+        self.following(record, |record| {
+            load(self.disk, self.id, record, start, bytes)
+        })
+    }
+
+    /// Reads the chunk from where its record says; when that fails, because it was moved meanwhile
+    /// and its old place may hold anything, from where it is now.
+    fn following<T>(
+        &self,
+        record: &ChunkRecord,
+        mut read: impl FnMut(&ChunkRecord) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut result = read(record);
+        let mut place = record.start_unit;
+        for _ in 0..MOVES_MAX {
+            if result.is_ok() {
+                break;
+            }
+            // Where it cannot be told, the first error says more.
+            let Ok(now) = (self.now)() else { break };
+            if now.start_unit == place {
+                break;
+            }
+            place = now.start_unit;
+            result = read(&now);
+        }
+        result
+    }
     /// Hands `len` bytes at `offset` of the chunk's content to `sink`, checked against their
     /// checksums when they were read. Asks for the chunk's record only when not all of them are in
     /// memory.
@@ -173,7 +208,7 @@ impl Reader<'_> {
             let start = range.start / BLOCK * BLOCK;
             let stop = range.end.next_multiple_of(BLOCK).min(stored);
             let blocks = buffer.get_mut(..stop - start).unwrap_or_default();
-            load(self.disk, self.id, record, start, blocks)?;
+            self.load(record, start, blocks)?;
             let wanted = range.start - start..range.end - start;
             return sink.put(blocks.get(wanted).unwrap_or_default());
         }
@@ -181,7 +216,7 @@ impl Reader<'_> {
         let len = all.end.min(stored) - all.start;
         let mut content: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
         let bytes = Arc::get_mut(&mut content).unwrap_or_default();
-        load(self.disk, self.id, record, all.start, bytes)?;
+        self.load(record, all.start, bytes)?;
         self.cache.keep(self.id, part, Arc::clone(&content));
         sink.put(part.slice(&content, range).unwrap_or_default())
     }
@@ -238,7 +273,7 @@ impl Reader<'_> {
         sink: &mut dyn Sink,
     ) -> Result<(), EngineError> {
         // Not to where the caller wants it: a guest could change there what the codec looks back at.
-        let content = load_content(self.disk, self.id, record)?;
+        let content = self.following(record, |record| load_content(self.disk, self.id, record))?;
         let first = Part::group(0);
         if range != (0..content.len()) || self.cache.is_worth_keeping(self.id, first, 0) {
             for (index, group) in content.chunks(GROUP).enumerate() {
@@ -275,6 +310,24 @@ fn load(
         }
     }
     Ok(())
+}
+
+/// Reads what is stored of a chunk, checked, in whole units.
+pub(super) fn load_stored(
+    disk: &Arc<dyn Disk>,
+    id: ChunkId,
+    record: &ChunkRecord,
+) -> Result<Buffer, StoreError> {
+    let len = record.stored_len as usize;
+    let mut stored = Buffer::zeroed(len.next_multiple_of(UNIT_BYTES as usize));
+    load(
+        disk,
+        id,
+        record,
+        0,
+        stored.get_mut(..len).unwrap_or_default(),
+    )?;
+    Ok(stored)
 }
 
 /// Reads all of a chunk from the disk, checked.

@@ -6,6 +6,7 @@
 //! what only the log holds before it frees the log.
 
 mod chunks;
+mod compact;
 mod copy;
 mod dirty;
 mod extents;
@@ -17,17 +18,21 @@ mod ranges;
 mod read;
 mod received;
 mod resize;
+mod rewrite;
 mod space;
 mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod write;
 mod writeout;
 
+pub use compact::Compacted;
 pub(super) use quota::{Usage, kept_bytes};
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
+pub use trim::{TrimOptions, Trimmed};
 
 use super::{EngineError, Store, Volume};
 use crate::format::id::Ino;
@@ -77,8 +82,10 @@ pub(super) struct DataState {
     promised_units: AtomicU64,
     /// Log promised to file bytes that are on the way there, which no map counts yet.
     promised_log_bytes: AtomicU64,
-    /// Held while chunks.dat grows.
+    /// Held while chunks.dat grows, and while space is taken from what could be promised.
     growth: Mutex<()>,
+    /// What trims keep.
+    trim: trim::State,
     /// The number of the next chunk. Never used twice.
     next_chunk: AtomicU64,
     /// Chunk content read before.
@@ -99,6 +106,7 @@ impl DataState {
             promised_units: AtomicU64::new(0),
             promised_log_bytes: AtomicU64::new(0),
             growth: Mutex::default(),
+            trim: trim::State::default(),
             next_chunk: AtomicU64::new(1),
             cache: kept::Cache::new(cache_bytes),
         }
@@ -113,7 +121,8 @@ pub(super) struct Promise<'a> {
 
 impl<'a> Promise<'a> {
     pub(super) fn new(sum: &'a AtomicU64, amount: u64) -> Self {
-        sum.fetch_add(amount, Ordering::Relaxed);
+        // Who takes space away sees it, or is seen: `Store::wait_for_space`.
+        sum.fetch_add(amount, Ordering::SeqCst);
         Promise { sum, amount }
     }
 
@@ -219,25 +228,20 @@ impl Store {
         spare: u64,
         slack: u64,
     ) -> Result<(), EngineError> {
-        // In the order in which a unit moves from one to the next, so that none is missed.
-        let promised = self.data.promised_units.load(Ordering::SeqCst);
-        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
+        // Behind whatever was counted for this.
+        self.wait_for_space();
+        let promised = self.promised_units();
         let view = self.journal.view();
         let wanted = space::units_used(&view)?
-            .saturating_add(self.reserved_units())
-            .saturating_add(dirty)
             .saturating_add(promised)
             .saturating_add(kept.div_ceil(UNIT));
         let capacity = self.journal.capacity_bytes();
-        if capacity != 0 && wanted > (capacity / UNIT).saturating_add(slack) {
+        let stored = wanted.saturating_sub(space::units_punched(&view)?);
+        if capacity != 0 && stored > (capacity / UNIT).saturating_add(slack) {
             return Err(StoreError::NoSpace("the store's size is used up").into());
         }
-        self.grow_to(wanted.saturating_add(spare))
-    }
-
-    fn reserved_units(&self) -> u64 {
-        let bytes = self.data.reserved_bytes.load(Ordering::Relaxed);
-        bytes.div_ceil(UNIT)
+        drop(view);
+        self.make_units(wanted.saturating_add(spare))
     }
 
     /// Bytes of file content that the store has room for beside what is used and promised, and
@@ -245,12 +249,8 @@ impl Store {
     pub(in crate::engine) fn free_bytes(&self, kept: u64) -> Result<u64, EngineError> {
         let view = self.journal.view();
         let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
-        let promised = self
-            .reserved_units()
-            .saturating_add(self.data.dirty_units.load(Ordering::Relaxed))
-            .saturating_add(self.data.promised_units.load(Ordering::Relaxed))
-            .saturating_mul(UNIT)
-            .saturating_add(kept);
+        let punched_bytes = space::units_punched(&view)?.saturating_mul(UNIT);
+        let promised = self.promised_units().saturating_mul(UNIT);
         let capacity = self.journal.capacity_bytes();
         let chunks = self.journal.chunks();
         let on_disk = chunks
@@ -261,9 +261,10 @@ impl Store {
         let total = if capacity == 0 {
             on_disk
         } else {
-            on_disk.min(capacity.saturating_sub(used_bytes))
+            let stored_bytes = used_bytes.saturating_sub(punched_bytes);
+            on_disk.min(capacity.saturating_sub(stored_bytes))
         };
-        Ok(total.saturating_sub(promised))
+        Ok(total.saturating_sub(promised.saturating_add(kept)))
     }
 
     /// Changes a dirty map and keeps the sums over all of them.
@@ -294,6 +295,22 @@ impl Store {
         self.data.dirty_bytes.load(Ordering::Relaxed)
     }
 
+    /// Units that unwritten bytes and reserved extents will take.
+    fn promised_units(&self) -> u64 {
+        // In the order in which a unit moves from one to the next, so that none is missed.
+        let promised = self.data.promised_units.load(Ordering::SeqCst);
+        let dirty = self.data.dirty_units.load(Ordering::SeqCst);
+        let reserved = self.data.reserved_bytes.load(Ordering::SeqCst);
+        let reserved = reserved.div_ceil(UNIT);
+        promised.saturating_add(dirty).saturating_add(reserved)
+    }
+
+    /// The same, and those that are kept for datasets.
+    fn claimed_units(&self) -> u64 {
+        let kept = self.data.kept_bytes.load(Ordering::SeqCst);
+        self.promised_units().saturating_add(kept.div_ceil(UNIT))
+    }
+
     /// Makes sure that chunks.dat has `units` units: a full disk is found before anything is
     /// written, or acknowledged.
     fn grow_to(&self, units: u64) -> Result<(), EngineError> {
@@ -315,12 +332,7 @@ impl Store {
             .available_bytes()
             .map_err(|source| StoreError::io("chunks.dat, asking for space", source))?;
         // Ahead of use, and more the larger it is; but never the last of a nearly full disk.
-        let ahead = (length / 16).clamp(GROWTH_MIN_BYTES, GROWTH_MAX_BYTES);
-        let step = exact.max(
-            ahead
-                .next_multiple_of(UNIT)
-                .min(available / 8 / UNIT * UNIT),
-        );
+        let step = exact.max(ahead_bytes(length).min(available / 8 / UNIT * UNIT));
         // Overwriting and deleting take tree pages before they give any back.
         if exact > available.saturating_sub(kept_for_trees(length)) {
             return Err(full.into());
@@ -330,6 +342,12 @@ impl Store {
             .or_else(|_| chunks.allocate(length, exact));
         Ok(grown.map_err(|source| StoreError::io("chunks.dat, growing", source))?)
     }
+}
+
+/// Bytes that chunks.dat of this length gets ahead of use, in whole units.
+fn ahead_bytes(length: u64) -> u64 {
+    let ahead = (length / 16).clamp(GROWTH_MIN_BYTES, GROWTH_MAX_BYTES);
+    ahead.next_multiple_of(UNIT)
 }
 
 /// Bytes of the disk that chunks.dat of this length leaves to the trees.

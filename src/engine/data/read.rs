@@ -96,7 +96,7 @@ impl Volume {
     }
 
     /// Reads what is on disk: chunks, and zeros where there is none.
-    fn read_stored(
+    pub(super) fn read_stored(
         &self,
         view: &View,
         ino: Ino,
@@ -116,12 +116,15 @@ impl Volume {
                 } else {
                     let len = usize::try_from(part.record.len)
                         .map_err(|_| EngineError::Invalid("length"))?;
+                    let id = part.record.chunk;
+                    let now = || extents::chunk(&self.store.journal.view(), id);
                     let chunk = chunks::Reader {
                         disk: self.store.journal.chunks(),
                         cache: &self.store.data.cache,
-                        id: part.record.chunk,
+                        id,
+                        now: &now,
                     };
-                    let find = || extents::chunk(view, chunk.id);
+                    let find = || extents::chunk(view, id);
                     chunk
                         .read(part.record.chunk_offset, len, find, sink)
                         .inspect_err(|error| {

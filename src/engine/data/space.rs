@@ -1,20 +1,25 @@
 //! Units of chunks.dat: which are free.
 //!
-//! Every unit below [`UNITS_END`](crate::format::superblock::UNITS_END) is in exactly one place: a
+//! Every unit below [`UNITS_END`] is in exactly one place: a
 //! chunk, a free range (in both free trees), or a pending range. A pending range is freed by a
-//! checkpoint not yet durable, or, marked with [`CLAIMED`], is being written to by a process; after
-//! a crash nobody writes to it any more, and it is free.
+//! checkpoint not yet durable; or, marked with [`CLAIMED`], is being written to by a process: after
+//! a crash nobody writes to it any more, and it is free; or, marked with [`PUNCHED`], its space went
+//! back to the disk below: it is free only after it has been allocated again. So what is free can be
+//! written to on a full disk too, and nobody writes to what is being punched.
 
 use std::ops::ControlFlow;
 
 use crate::format::id::Generation;
 use crate::format::key::{self, TreeId, trailing_u64};
-use crate::format::record::{PendingFree, UNITS_USED_KEY};
+use crate::format::record::{PendingFree, UNITS_PUNCHED_KEY, UNITS_USED_KEY};
+use crate::format::superblock::UNITS_END;
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
 
 /// The generation of a range that is being written to.
 pub(super) const CLAIMED: Generation = PendingFree::CLAIMED;
+/// The generation of a range whose space went back to the disk below.
+pub(super) const PUNCHED: Generation = PendingFree::PUNCHED;
 
 /// Units that are not free: chunks and pending ranges.
 pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError> {
@@ -22,9 +27,23 @@ pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError>
     Ok(found.unwrap_or(0))
 }
 
+/// Ranges that are looked at to find one.
+const FIT_MAX: usize = 1024;
+
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
     let used = change(units_used(tx)?);
     tx.put(TreeId::Datasets, UNITS_USED_KEY, used.to_le_bytes())
+}
+
+/// Units in punched ranges: of [`units_used`].
+pub(in crate::engine) fn units_punched(read: &impl Read) -> Result<u64, StoreError> {
+    let found = read.get_u64(TreeId::Datasets, UNITS_PUNCHED_KEY)?;
+    Ok(found.unwrap_or(0))
+}
+
+fn change_punched(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
+    let punched = change(units_punched(tx)?);
+    tx.put(TreeId::Datasets, UNITS_PUNCHED_KEY, punched.to_le_bytes())
 }
 
 fn put_free(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
@@ -71,6 +90,28 @@ pub(super) fn best_fit(read: &impl Read, len: u64) -> Result<Free, StoreError> {
     Ok(Free { start, size })
 }
 
+/// A free range of at least `len` units that lie before unit `end`: a small one. `None` when there
+/// is none among the first few that are large enough.
+pub(super) fn fit_before(read: &impl Read, len: u64, end: u64) -> Result<Option<Free>, StoreError> {
+    let mut found = None;
+    let mut seen = 0;
+    let from = key::free_by_size(len, 0);
+    read.scan(TreeId::FreeBySize, &from, &[0xff; 17], &mut |key, _| {
+        let size = key.first_chunk::<8>().map(|size| u64::from_be_bytes(*size));
+        if let (Ok(start), Some(size)) = (trailing_u64(key), size)
+            && start.saturating_add(len) <= end
+        {
+            found = Some(Free { start, size });
+        }
+        seen += 1;
+        match found.is_none() && seen < FIT_MAX {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(found)
+}
+
 /// Claims the first `len` units of a free range for writing.
 pub(super) fn claim(tx: &mut Tx<'_>, free: Free, len: u64) -> Result<(), StoreError> {
     let Free { start, size } = free;
@@ -95,7 +136,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, free: Free, len: u64) -> Result<(), StoreEr
 pub(super) fn has_freed(read: &impl Read) -> Result<bool, StoreError> {
     let mut found = false;
     read.scan(TreeId::FreePending, &[], &[0xff; 9], &mut |_, value| {
-        found = PendingFree::decode(value).is_ok_and(|pending| pending.generation != CLAIMED);
+        found = PendingFree::decode(value).is_ok_and(|pending| pending.generation < PUNCHED);
         if found {
             ControlFlow::Break(())
         } else {
@@ -190,6 +231,193 @@ fn give_back(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
     }
     put_free(tx, first, end - first)?;
     change_used(tx, |used| used.saturating_sub(len))
+}
+
+/// Free ranges of at least `min` units that lie before unit `end`, or begin before it: at most `max`,
+/// from the one on that begins at unit `from`. First unit and length; and where to go on.
+pub(super) fn free_ranges(
+    read: &impl Read,
+    from: u64,
+    end: u64,
+    min: u64,
+    max: usize,
+) -> Result<Released, StoreError> {
+    let mut found = Vec::new();
+    let mut wrong = None;
+    let mut next = None;
+    let (from, end) = (key::u64_key(from), key::u64_key(end));
+    read.scan(TreeId::FreeByStart, &from, &end, &mut |key, value| {
+        match range_of(key, value) {
+            Ok((start, _)) if found.len() == max => {
+                next = Some(start);
+                return ControlFlow::Break(());
+            }
+            Ok((start, len)) if len >= min => found.push((start, len)),
+            Ok(_) => {}
+            Err(error) => {
+                wrong = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    wrong.map_or(Ok((found, next)), Err)
+}
+
+/// Free ranges of at least `min` units, at most `max`: first unit and length.
+pub(super) fn large_free_ranges(
+    read: &impl Read,
+    min: u64,
+    max: usize,
+) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut found = Vec::new();
+    let from = key::free_by_size(min, 0);
+    read.scan(TreeId::FreeBySize, &from, &[0xff; 17], &mut |key, _| {
+        let len = key.first_chunk::<8>().map(|len| u64::from_be_bytes(*len));
+        if let (Ok(start), Some(len)) = (trailing_u64(key), len) {
+            found.push((start, len));
+        }
+        match found.len() < max {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(found)
+}
+
+/// The length of the free range that begins at unit `start`; 0 when none does.
+pub(super) fn free_len(read: &impl Read, start: u64) -> Result<u64, StoreError> {
+    let at = key::u64_key(start);
+    let found = read.get_with(TreeId::FreeByStart, &at, |value| range_of(&at, value))?;
+    Ok(found.transpose()?.map_or(0, |(_, len)| len))
+}
+
+/// Where what is free to the end begins.
+pub(super) fn tail(read: &impl Read) -> Result<u64, StoreError> {
+    let last = key::u64_key(UNITS_END);
+    let found = read.floor_with(TreeId::FreeByStart, &last, range_of)?;
+    let tail = found
+        .transpose()?
+        .filter(|(start, len)| start + len == UNITS_END);
+    Ok(tail.map_or(UNITS_END, |(start, _)| start))
+}
+
+/// The pending range that ends at unit `end`, when it is punched: first unit and length.
+pub(super) fn punched_before(read: &impl Read, end: u64) -> Result<Option<(u64, u64)>, StoreError> {
+    let Some(last) = end.checked_sub(1) else {
+        return Ok(None);
+    };
+    let last = key::u64_key(last);
+    let found = read.floor_with(TreeId::FreePending, &last, pending_of)?;
+    let found = found.transpose()?.filter(|(start, pending)| {
+        pending.generation == PUNCHED && start.checked_add(pending.len_units) == Some(end)
+    });
+    Ok(found.map(|(start, pending)| (start, pending.len_units)))
+}
+
+/// Punched ranges from the first on, at most `max` that have `units` together: first unit and length.
+pub(super) fn punched_ranges(
+    read: &impl Read,
+    units: u64,
+    max: usize,
+) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut found = Vec::new();
+    let mut wrong = None;
+    let mut missing = units;
+    read.scan(TreeId::FreePending, &[], &[0xff; 9], &mut |key, value| {
+        match pending_of(key, value) {
+            Ok((start, pending)) if pending.generation == PUNCHED => {
+                found.push((start, pending.len_units));
+                missing = missing.saturating_sub(pending.len_units);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                wrong = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        if missing == 0 || found.len() == max {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    wrong.map_or(Ok(found), Err)
+}
+
+/// Punches the units from `start` on, part of the free range `of`: nobody may take them from here on.
+pub(super) fn punch(
+    tx: &mut Tx<'_>,
+    of: (u64, u64),
+    start: u64,
+    len: u64,
+) -> Result<(), StoreError> {
+    let (free, free_len) = of;
+    delete_free(tx, free, free_len)?;
+    let (end, free_end) = (start.saturating_add(len), free.saturating_add(free_len));
+    if start > free {
+        put_free(tx, free, start - free)?;
+    }
+    if free_end > end {
+        put_free(tx, end, free_end - end)?;
+    }
+    // What lies side by side is one range, so that there are few.
+    let (mut first, mut joined) = (start, len);
+    if let Some((before, before_len)) = punched_before(tx, start)? {
+        tx.delete(TreeId::FreePending, key::u64_key(before))?;
+        first = before;
+        joined = joined.saturating_add(before_len);
+    }
+    let at = key::u64_key(end);
+    let after = tx.get_with(TreeId::FreePending, &at, |value| pending_of(&at, value))?;
+    if let Some((_, after)) = after.transpose()?
+        && after.generation == PUNCHED
+    {
+        tx.delete(TreeId::FreePending, key::u64_key(end))?;
+        joined = joined.saturating_add(after.len_units);
+    }
+    let pending = PendingFree {
+        len_units: joined,
+        generation: PUNCHED,
+    };
+    tx.put(TreeId::FreePending, key::u64_key(first), pending.encode())?;
+    change_punched(tx, |punched| punched.saturating_add(len))?;
+    change_used(tx, |used| used.saturating_add(len))
+}
+
+/// Makes units free that lie in a punched range: their space is allocated again.
+pub(super) fn unpunch(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> {
+    let at = key::u64_key(start);
+    let found = tx.floor_with(TreeId::FreePending, &at, pending_of)?;
+    let end = start.saturating_add(len);
+    let (first, range_end) = match found.transpose()? {
+        Some((first, pending)) if pending.generation == PUNCHED => {
+            (first, first.saturating_add(pending.len_units))
+        }
+        _ => (0, 0),
+    };
+    if range_end < end {
+        return Err(StoreError::Corrupt(format!(
+            "unit {start} of chunks.dat is not punched"
+        )));
+    }
+    tx.delete(TreeId::FreePending, key::u64_key(first))?;
+    for (rest, rest_end) in [(first, start), (end, range_end)] {
+        if rest < rest_end {
+            let pending = PendingFree {
+                len_units: rest_end - rest,
+                generation: PUNCHED,
+            };
+            tx.put(TreeId::FreePending, key::u64_key(rest), pending.encode())?;
+        }
+    }
+    change_punched(tx, |punched| punched.saturating_sub(len))?;
+    give_back(tx, start, len)
+}
+
+fn pending_of(key: &[u8], value: &[u8]) -> Result<(u64, PendingFree), StoreError> {
+    let at_fault = |source| StoreError::format("pending free range", source);
+    let start = trailing_u64(key).map_err(at_fault)?;
+    Ok((start, PendingFree::decode(value).map_err(at_fault)?))
 }
 
 fn range_of(key: &[u8], value: &[u8]) -> Result<(u64, u64), StoreError> {

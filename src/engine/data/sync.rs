@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::Promise;
 use super::dirty::{DirtyMap, cut};
-use super::space;
+use super::space::{self, PUNCHED};
 use super::table::InodeState;
 use crate::disk::buffer::forget_spare;
 use crate::engine::volume::Dataset;
@@ -321,9 +321,12 @@ impl Store {
     }
 
     /// After recovery, when nobody writes to claimed space any more and everything freed is
-    /// durably so: all pending space is free.
+    /// durably so: all pending space is free but what is punched.
     pub(in crate::engine) fn recover_space(&self) -> Result<(), EngineError> {
-        Self::release_pending(|| self.begin_tx(Need::Reclaim).map(Some), |_| true)
+        Self::release_pending(
+            || self.begin_tx(Need::Reclaim).map(Some),
+            |generation| generation != PUNCHED,
+        )
     }
 
     fn release_pending<'a>(

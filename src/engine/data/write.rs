@@ -96,6 +96,8 @@ impl Volume {
         drop(promise);
         drop(data);
         drop(gate);
+        let guest_bytes = &self.store.guest_bytes;
+        guest_bytes.fetch_add(len as u64, Ordering::Relaxed);
         drop(state);
         let sync = flags.sync || record.flags & FLAG_SYNC != 0;
         if sync || self.store.options.durability == Durability::Strict {
@@ -117,7 +119,7 @@ impl Volume {
 
     /// Writes out when memory holds more than its limit. A file that cannot be written out takes no
     /// more bytes then; others do.
-    fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
+    pub(super) fn relieve(&self, ino: Ino) -> Result<(), EngineError> {
         let limit = self.store.options.dirty_limit_bytes;
         let over = || self.store.data.dirty_memory.load(Ordering::Relaxed) > limit;
         if over() {

@@ -3,6 +3,7 @@
 mod datasets;
 mod deletion;
 mod differences;
+mod health;
 mod metadata;
 mod names;
 mod rename;

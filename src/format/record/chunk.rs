@@ -242,6 +242,9 @@ impl PendingFree {
     /// In the place of the checkpoint: the range is being written to, by a process that will make
     /// it a chunk; after a crash it is free.
     pub const CLAIMED: Generation = Generation(u64::MAX);
+    /// The range is not used, and its space may have gone back to the disk below: what is to be
+    /// written there must be allocated first.
+    pub const PUNCHED: Generation = Generation(u64::MAX - 1);
 
     /// The bytes of the record.
     #[must_use]

@@ -379,6 +379,13 @@ pub const UNITS_USED_KEY: &[u8] = &[4];
 /// The key in the dataset tree of how far a scrub got: [`ScrubRecord`].
 pub const SCRUB_KEY: &[u8] = &[5];
 
+/// The key in the dataset tree of what was written: [`WearRecord`].
+pub const WEAR_KEY: &[u8] = &[12];
+
+/// The key in the dataset tree of the number of units of chunks.dat (u64 LE) in punched ranges
+/// ([`PendingFree::PUNCHED`](super::PendingFree::PUNCHED)); without it they are 0.
+pub const UNITS_PUNCHED_KEY: &[u8] = &[11];
+
 /// How far a scrub got, so that it can go on after an interruption.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScrubRecord {
@@ -436,6 +443,44 @@ impl ScrubRecord {
             errors,
             cursor: cursor.to_vec(),
         })
+    }
+}
+
+/// What was written to a store while it was open, as of its last closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WearRecord {
+    /// Bytes that guests wrote.
+    pub guest_bytes: u64,
+    /// Bytes that the disks were written.
+    pub disk_bytes: u64,
+}
+
+impl WearRecord {
+    /// The bytes of the record.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        [self.guest_bytes, self.disk_bytes]
+            .map(u64::to_le_bytes)
+            .concat()
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// When the length of the bytes is not that of the record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let [guest, disk]: [U64; 2] = exact("wear record", bytes)?;
+        Ok(WearRecord {
+            guest_bytes: guest.get(),
+            disk_bytes: disk.get(),
+        })
+    }
+
+    /// Bytes written for each that guests wrote, in hundredths.
+    #[must_use]
+    pub fn amplification_percent(&self) -> u64 {
+        let written = self.disk_bytes.saturating_mul(100);
+        written.checked_div(self.guest_bytes).unwrap_or(0)
     }
 }
 

@@ -7,7 +7,8 @@ use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
     DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, RECEIVE_KIND, SCRUB_KEY,
-    UNITS_USED_KEY, UNREACHED_KEY, counters_key, dataset_key, dataset_name_key,
+    UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY, counters_key, dataset_key,
+    dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -20,7 +21,7 @@ pub(super) fn check(
 ) -> Result<Vec<DatasetId>, StoreError> {
     let view = builder.view();
     let mut found = Vec::new();
-    let mut known = vec![Key::from_slice(UNITS_USED_KEY)];
+    let mut known = vec![Key::from_slice(UNITS_USED_KEY), Key::from_slice(WEAR_KEY)];
     let mut others = Vec::new();
     let mut next = 0;
     view.scan_all(TREE, &mut |key, value| {
@@ -38,9 +39,11 @@ pub(super) fn check(
                 found.push((id, dataset_name_key(&record.name)));
             }
             // What is repaired is to be read again from the beginning. And each tree has pages and
-            // references of its own now. A receive cannot go on in a tree that may have changed.
+            // references of its own now. A receive cannot go on in a tree that may have changed. And
+            // what no chunk takes will be free.
             _ if key == SCRUB_KEY
                 || key == UNREACHED_KEY
+                || key == UNITS_PUNCHED_KEY
                 || is_of(LINEAGE_KIND, key)
                 || is_of(RECEIVE_KIND, key) =>
             {

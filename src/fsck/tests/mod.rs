@@ -11,7 +11,8 @@ use crate::format::id::{ChunkId, DatasetId, Generation, Ino};
 use crate::format::key::{self, Key, TreeId};
 use crate::format::record::{
     ChunkRecord, Codec, DatasetCounters, DatasetRecord, DentryRecord, ExtentRecord, InodeRecord,
-    PagePtr, PendingFree, Time, UNITS_USED_KEY, counters_key, dataset_key, dataset_name_key,
+    PagePtr, PendingFree, Time, UNITS_PUNCHED_KEY, UNITS_USED_KEY, counters_key, dataset_key,
+    dataset_name_key,
 };
 use crate::format::superblock::UNITS_END;
 use crate::format::xattr;

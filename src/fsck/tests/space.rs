@@ -132,6 +132,26 @@ fn a_range_that_is_being_written_is_in_order() {
 }
 
 #[test]
+fn punched_units() {
+    let punch = |tx: &mut Tx<'_>| {
+        let pending = PendingFree {
+            len_units: 2,
+            generation: PendingFree::PUNCHED,
+        };
+        tx.put(TreeId::FreePending, key::u64_key(3), pending.encode())
+            .unwrap();
+    };
+    let (found, recorded) = (2, 0);
+    assert_eq!(planted(punch), [Issue::UnitsPunched { found, recorded }]);
+    let found = planted(|tx| {
+        punch(tx);
+        let value = 2u64.to_le_bytes().to_vec();
+        tx.put(TreeId::Datasets, UNITS_PUNCHED_KEY, value).unwrap();
+    });
+    assert_eq!(found, []);
+}
+
+#[test]
 fn free_trees() {
     let found = planted(|tx| {
         let at = key::free_by_size(TAIL, FREE_START);

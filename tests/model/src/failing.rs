@@ -51,7 +51,7 @@ impl Way {
     #[must_use]
     pub fn of(call: Call) -> &'static [Way] {
         match call {
-            Call::Read => &Way::ALL[..1],
+            Call::Read | Call::Trim | Call::Cut => &Way::ALL[..1],
             Call::Write => &Way::ALL[..3],
             Call::Flush => &Way::ALL[3..],
             Call::Allocate => &Way::ALL[2..3],
@@ -206,7 +206,10 @@ impl Disk for Failing {
     }
 
     fn trim(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.trim(offset, len)
+        match self.shared.lock().call(Call::Trim) {
+            Some(fault) => Err(fault.way.error()),
+            None => self.file.trim(offset, len),
+        }
     }
 
     fn len_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! File content against a plain vector of bytes, over reopening and power cuts.
 
 mod bounds;
+mod compact;
 mod compressed;
 mod crash;
 mod deduplicated;
@@ -8,10 +9,12 @@ mod full;
 mod limits;
 mod lost;
 mod quota;
+mod rewrite;
 mod scrub;
 mod sharing;
 mod space;
 mod stream;
+mod trim;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,0 +1,115 @@
+//! Writing a file's content anew: what is stored then is what the dataset's settings ask for now, in
+//! few extents.
+//!
+//! Content is read into memory as if somebody had written it, and written out. Neither size nor times
+//! change, and a crash leaves old extents or new ones of the same bytes.
+
+use super::dirty::windows;
+use super::{UNIT, check_file, extents};
+use crate::disk::buffer::Buffer;
+use crate::engine::{EngineError, Volume};
+use crate::format::id::Ino;
+
+/// Bytes of a file that are written anew at a time: others wait for them.
+const STEP_BYTES: u64 = 1 << 20;
+/// Extents that are looked at in one step.
+const EXTENTS_MAX: usize = 64;
+
+impl Volume {
+    /// Writes all content of a file anew, durable on return. Holes and reserved space stay what they
+    /// are. What a dataset finds by its content it does not store again: there a chunk stays as it is
+    /// stored. How many bytes were written; `go_on` is asked now and then.
+    ///
+    /// # Errors
+    /// `ReadOnly` for a snapshot, `IsDirectory` or `Invalid` for what has no content, `NoSpace`: old
+    /// and new content need room at the same time, a part of the file at a time; a store error when
+    /// content cannot be read.
+    pub fn rewrite(&self, ino: Ino, go_on: &mut dyn FnMut() -> bool) -> Result<u64, EngineError> {
+        self.check_writable()?;
+        let size = {
+            let record = self.load_inode(&self.store.journal.view(), ino)?;
+            check_file(&record)?;
+            record.size
+        };
+        let mut at = 0;
+        let mut sum = 0u64;
+        while let Some(start) = self.next_stored(ino, at, size)?
+            && go_on()
+        {
+            let (end, bytes) = self.rewrite_some(ino, start, size)?;
+            sum = sum.saturating_add(bytes);
+            at = end;
+        }
+        self.fsync(ino, false)?;
+        Ok(sum)
+    }
+
+    /// Where the first extent with content is, at or behind `at`.
+    fn next_stored(&self, ino: Ino, at: u64, size: u64) -> Result<Option<u64>, EngineError> {
+        let view = self.store.journal.view();
+        let mut at = at;
+        while at < size {
+            let found = extents::overlapping(&view, self.tree(), ino, at, size, EXTENTS_MAX)?;
+            let stored = found.iter().find(|extent| !extent.record.is_reserved());
+            if let Some(extent) = stored {
+                return Ok(Some(extent.start.max(at)));
+            }
+            match found.last() {
+                Some(last) if found.len() == EXTENTS_MAX => at = last.end(),
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes a part of a file anew that begins at `start`; where it ends, and how many bytes it had.
+    fn rewrite_some(&self, ino: Ino, start: u64, size: u64) -> Result<(u64, u64), EngineError> {
+        self.relieve(ino)?;
+        // Each extent may share its first and its last unit with what lies beside it.
+        let units = STEP_BYTES / UNIT + 2 * EXTENTS_MAX as u64;
+        let promise = self.reserve_units(units)?;
+        let state = self.live_state(ino)?;
+        let io = state.io.lock();
+        let (end, bytes) = loop {
+            self.write_out_locked(ino, &state)?;
+            let _gate = self.dataset.gate.read();
+            let mut data = state.data.write();
+            // Cut shorter since, as it may be.
+            let end = start.saturating_add(STEP_BYTES).min(size);
+            // Written to since: then once more.
+            if data.overlaps(start, end) {
+                continue;
+            }
+            let view = self.store.journal.view();
+            let found = extents::overlapping(&view, self.tree(), ino, start, end, EXTENTS_MAX)?;
+            let reached = match found.last() {
+                Some(last) if found.len() == EXTENTS_MAX => last.end().min(end),
+                _ => end,
+            };
+            let mut pieces = Vec::new();
+            for extent in found.iter().filter(|extent| !extent.record.is_reserved()) {
+                let part = extent.clipped(start, end);
+                for window in windows(part.start, part.record.len) {
+                    let len = usize::try_from(window.end - window.start).unwrap_or_default();
+                    let mut bytes = Vec::with_capacity(len);
+                    self.read_stored(&view, ino, window.start, window.end, &mut bytes)?;
+                    pieces.push((window.start, Buffer::from(bytes.as_slice())));
+                }
+            }
+            let sum = pieces
+                .iter()
+                .map(|(_, bytes)| bytes.len() as u64)
+                .sum::<u64>();
+            self.change_dirty(&mut data, |map| {
+                for (at, bytes) in pieces {
+                    map.insert(at, bytes);
+                }
+            });
+            break (reached, sum);
+        };
+        drop(promise);
+        self.write_out_locked(ino, &state)?;
+        drop(io);
+        Ok((end, bytes))
+    }
+}
