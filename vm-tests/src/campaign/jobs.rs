@@ -1,6 +1,9 @@
 //! What guests do between power cuts, and how it is judged afterwards.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use super::snapshots::Snapshots;
 
 use crate::guest::{Agent, Error, Result};
 use crate::poweroff::{Round, Summary, tree_of};
@@ -37,12 +40,15 @@ pub(super) struct Model {
     round: Option<Round>,
     /// It has nothing left to do.
     finished: bool,
+    /// Of all that it works on.
+    pub(super) snapshots: Snapshots,
 }
 
 /// Where the workload was.
-struct Dir {
-    path: String,
-    seed: u64,
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub(super) path: String,
+    pub(super) seed: u64,
     /// What was there after its cut: durable, so it must outlive all others.
     settled: Option<Tree>,
 }
@@ -122,12 +128,20 @@ impl Job {
     }
 }
 
+impl Dir {
+    /// It, and what was there after its cut, if that is known.
+    pub(super) fn settled(&self) -> Option<(&Dir, &Tree)> {
+        Some((self, self.settled.as_ref()?))
+    }
+}
+
 impl Model {
     pub(super) fn new() -> Model {
         Model {
             dirs: Vec::new(),
             round: None,
             finished: false,
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -142,6 +156,7 @@ impl Model {
         });
         self.round = Some(round);
         self.finished = false;
+        self.snapshots.heard.store(0, Ordering::Release);
         Ok(())
     }
 
@@ -151,11 +166,15 @@ impl Model {
             .as_mut()
             .ok_or(Error("no work was begun".into()))?;
         self.finished = !round.note(line)?;
+        self.snapshots
+            .heard
+            .store(round.returned, Ordering::Release);
         Ok(!self.finished)
     }
 
     fn judge(&mut self, agent: &mut Agent) -> Result<Verdict> {
-        let (Some(round), Some(dir)) = (self.round.take(), self.dirs.last_mut()) else {
+        let (Some(round), Some((dir, before))) = (self.round.take(), self.dirs.split_last_mut())
+        else {
             return Ok(Verdict::default());
         };
         let tree = tree_of(&agent.lines(&format!("dump {} {}", dir.seed, dir.path))?)?;
@@ -163,11 +182,15 @@ impl Model {
         counted.note(&round);
         let found = round.judge(round.begun_at_most(0), round.returned, &tree);
         dir.settled = Some(tree);
+        let mut breaches: Vec<Breach> = found.as_ref().err().cloned().into_iter().collect();
+        let judged = self.snapshots.judged;
+        breaches.extend(self.snapshots.judge(agent, (&round, dir), before.last())?);
+        let snapshots = self.snapshots.judged - judged;
         let (returned, begun) = (round.returned, round.begun);
         let state = found.as_ref().map_or(0, |state| *state);
         Ok(Verdict {
-            told: format!("{returned} of {begun} operations, state {state}"),
-            breaches: found.err().into_iter().collect(),
+            told: format!("{returned} of {begun} operations, state {state}, {snapshots} snapshots"),
+            breaches,
             operations: counted.operations,
             syncs: counted.syncs,
         })
@@ -184,6 +207,8 @@ impl Model {
                 });
             }
         }
+        let dirs: Vec<&Dir> = self.dirs.iter().collect();
+        breaches.extend(self.snapshots.judge_all(agent, &dirs)?);
         Ok(breaches)
     }
 }

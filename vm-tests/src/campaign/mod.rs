@@ -2,8 +2,10 @@
 //! cut comes back and is judged. One guest does what a model knows, the others run applications.
 
 mod jobs;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
@@ -14,6 +16,7 @@ use crate::poweroff::Summary;
 use crate::store::{Daemon, check, mkfs};
 use crate::workload::Kind;
 use jobs::{Apps, Job, Model, Verdict};
+use snapshots::Snapshots;
 
 /// Programs of the host that the applications need in a guest.
 pub const PROGRAMS: [&str; 2] = ["/usr/bin/sqlite3", "/usr/bin/git"];
@@ -231,11 +234,8 @@ impl Campaign {
     fn round(&mut self, plan: &Plan, number: u32) -> Result<()> {
         let cut = Cut::random(&mut self.rng, self.seats.len());
         let time = Duration::from_millis(self.rng.random_range(WORK_MILLIS));
-        at_once(&mut self.seats, |_| true, |seat| seat.listen(time))?;
+        self.work(number, cut, time)?;
         println!("round {number}: {cut:?} after {} ms", time.as_millis());
-        if cut == Cut::Everything {
-            self.daemon.kill();
-        }
         at_once(
             &mut self.seats,
             |seat| cut.concerns(seat),
@@ -247,7 +247,44 @@ impl Campaign {
             self.daemon = start_daemon(&self.store, &self.seats, &self.log)?;
         }
         self.come_back(plan, cut, number)?;
+        let (store, mut rng) = (self.store.clone(), self.fork());
+        self.snapshots()?.thin_out(&store, &mut rng)?;
         self.begin(cut)
+    }
+
+    /// Lets the guests work, takes snapshots meanwhile, and kills the daemon if it is to be cut,
+    /// perhaps in the middle of one.
+    fn work(&mut self, number: u32, cut: Cut, time: Duration) -> Result<()> {
+        let stop = AtomicBool::new(false);
+        let heard = self.snapshots()?.heard.clone();
+        let mut rng = self.fork();
+        let (store, daemon, seats) = (&self.store, &mut self.daemon, &mut self.seats);
+        let taken = std::thread::scope(|scope| {
+            let taking = scope.spawn(|| snapshots::take(store, number, &heard, &stop, &mut rng));
+            let heard = at_once(seats, |_| true, |seat| seat.listen(time));
+            stop.store(true, Ordering::Release);
+            if cut == Cut::Everything {
+                daemon.kill();
+            }
+            let taken = taking.join().map_err(|_| Error("a thread failed".into()));
+            heard.and(taken)
+        })?;
+        self.snapshots()?.add(taken, cut == Cut::Everything)
+    }
+
+    /// Randomness for something else.
+    fn fork(&mut self) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(self.rng.random())
+    }
+
+    /// The snapshots of the guest that a model knows.
+    fn snapshots(&mut self) -> Result<&mut Snapshots> {
+        let jobs = self.seats.iter_mut().map(|seat| &mut seat.job);
+        let mut models = jobs.filter_map(|job| match job {
+            Job::Model(model) => Some(&mut model.snapshots),
+            Job::Apps(_) => None,
+        });
+        models.next().ok_or(Error("no guest has a model".into()))
     }
 
     /// Brings back what was cut, and judges it.
@@ -307,6 +344,9 @@ impl Campaign {
                 self.summary.note_breach(breach.kind);
                 println!("in the end, guest {}: {breach}", seat + 1);
             }
+        }
+        if self.summary.rounds > 4 && self.snapshots()?.judged == 0 {
+            return Err(Error("no snapshot was ever looked at".into()));
         }
         self.daemon.stop()?;
         if let Err(error) = check(&self.store) {

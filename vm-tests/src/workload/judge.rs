@@ -86,6 +86,31 @@ pub fn judge(ops: &[Op], begun: u32, returned: u32, tree: &Tree) -> Result<u32, 
     })
 }
 
+/// Judges a tree as it was at one moment while the operations went on: `returned` had returned
+/// before, `begun` were begun then or later. The number of operations whose effects are there.
+///
+/// # Errors
+/// How it is none of the states in between.
+pub fn judge_live(ops: &[Op], begun: u32, returned: u32, tree: &Tree) -> Result<u32, Breach> {
+    let begun = begun.max(returned);
+    let mut model = Model::new();
+    for (id, op) in (1u32..).zip(ops).take(returned as usize) {
+        model.apply(op, id);
+    }
+    if let Some(id) = find_state(model, ops, returned..begun, tree) {
+        return Ok(id);
+    }
+    match find_state(Model::new(), ops, 0..returned, tree) {
+        Some(id) => Err(Breach {
+            kind: Kind::Lost,
+            reason: format!("it is as after operation {id}, and {returned} had returned"),
+        }),
+        None => Err(Breach::wrong(format!(
+            "no state from operation {returned} to {begun}"
+        ))),
+    }
+}
+
 /// The states, up to the one after `returned` operations, that the syncs among these allow.
 fn candidates(ops: &[Op], returned: u32) -> Vec<(u32, Model)> {
     let mut model = Model::new();

@@ -13,10 +13,10 @@ mod ops;
 mod tests;
 mod tree;
 
-pub use judge::{Breach, Kind, judge};
+pub use judge::{Breach, Kind, judge, judge_live};
 pub use model::Model;
 pub use ops::{Able, Op, Wait, plan, syncs};
-pub use tree::{File, Found, Tree, dump_line, parse_dump_line};
+pub use tree::{File, Found, Tree, dump_line, parse_dump_line, renumbered};
 
 /// Bytes of a cell: the unit of content.
 pub const CELL_BYTES: usize = 1024;

@@ -39,6 +39,21 @@ pub enum Found {
 /// A tree as found after a crash, by path.
 pub type Tree = BTreeMap<String, Found>;
 
+/// The tree with its inodes numbered in the order in which they appear: two are the same but for
+/// the numbers of their inodes when these are equal.
+#[must_use]
+pub fn renumbered(tree: &Tree) -> Tree {
+    let mut numbers = BTreeMap::new();
+    let mut tree = tree.clone();
+    for found in tree.values_mut() {
+        if let Found::Symlink { ino, .. } | Found::File(File { ino, .. }) = found {
+            let next = numbers.len() as u64;
+            *ino = *numbers.entry(*ino).or_insert(next);
+        }
+    }
+    tree
+}
+
 /// One line of a dump for each path.
 #[must_use]
 pub fn dump_line(path: &str, found: &Found) -> String {
