@@ -160,6 +160,28 @@ pub struct NewClone {
     pub name: String,
 }
 
+/// How to give free space back to the disk below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trim {
+    /// The shortest range that is worth it, in bytes; 64 KiB if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_bytes: Option<u64>,
+}
+
+/// What went back to the disk below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trimmed {
+    /// Bytes inside of chunks.dat.
+    pub punched_bytes: u64,
+    /// Pieces that they were in.
+    pub pieces: u64,
+    /// Bytes at its end.
+    pub cut_bytes: u64,
+    /// Whether the file system below takes no space back from inside of a file.
+    pub unsupported: bool,
+}
+
 /// How to delete a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
-    NewDataset, NewSnapshot, Opening, PathChange, Snapshot, Stats,
+    NewDataset, NewSnapshot, Opening, PathChange, Snapshot, Stats, Trim, Trimmed,
 };
 use crate::engine::{
     self, DatasetError, DatasetInfo, EngineError, Settings, Store, Time, split_name,
@@ -291,6 +291,24 @@ pub fn clone_dataset(store: &Arc<Store>, new: &NewClone) -> Result<Made<Dataset>
     let make = || store.clone_dataset(&new.source, &new.name);
     let made = make_once(store, &new.name, make, is_the_same)?;
     described_made(store, &made)
+}
+
+/// Gives free space back to the disk below.
+///
+/// # Errors
+/// When the store or the disk refuses: some of it may have gone back then, and content is whole.
+pub fn trim(store: &Arc<Store>, how: &Trim) -> Result<Trimmed> {
+    let default = engine::TrimOptions::default();
+    let options = engine::TrimOptions {
+        min_bytes: how.min_bytes.unwrap_or(default.min_bytes),
+    };
+    let done = store.trim(&options)?;
+    Ok(Trimmed {
+        punched_bytes: done.punched_bytes,
+        pieces: done.pieces,
+        cut_bytes: done.cut_bytes,
+        unsupported: done.unsupported,
+    })
 }
 
 /// Numbers of the store.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
-    NewSnapshot, Snapshot,
+    NewSnapshot, Snapshot, Trim, Trimmed,
 };
 use super::operations::{self, Made};
 use super::{Client, socket};
@@ -270,6 +270,17 @@ impl Session {
         match self {
             Session::Served(client) => client.post("/api/v1/clones", new),
             Session::Opened(store) => Ok(operations::clone_dataset(store, new)?),
+        }
+    }
+
+    /// See [`operations::trim`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn trim(&self, how: &Trim) -> Result<Trimmed> {
+        match self {
+            Session::Served(client) => client.post("/api/v1/trim", how).map(|made| made.it),
+            Session::Opened(store) => Ok(operations::trim(store, how)?),
         }
     }
 }

@@ -90,6 +90,60 @@ fn a_dataset_goes_back_to_a_snapshot() {
     daemon.terminate();
 }
 
+/// One golden image serves a hundred guests at once.
+#[test]
+fn a_hundred_clones_serve_a_hundred_guests() {
+    const GUESTS: usize = 100;
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
+    let daemon = Daemon::start(&[]);
+    let mut main = daemon.mount(&Options::default());
+    make(&mut main, "file", b"golden");
+    drop(main);
+    let done = daemon.command("snapshot", &["main@golden"]);
+    assert!(done.status.success(), "{done:?}");
+    for guest in 0..GUESTS {
+        let done = daemon.command("clone", &["main@golden", &format!("c{guest}")]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    let exports: Vec<_> = (0..GUESTS)
+        .map(|guest| format!("--export=c{guest}:s{guest}"))
+        .collect();
+    let exports: Vec<_> = exports.iter().map(String::as_str).collect();
+    let daemon = daemon.restart_after(&[], &exports);
+    let mounts = (0..GUESTS).map(|guest| daemon.mount_at(&format!("s{guest}")));
+    let mut mounts: Vec<_> = mounts.collect();
+    std::thread::scope(|scope| {
+        for (guest, mount) in mounts.iter_mut().enumerate() {
+            scope.spawn(move || {
+                assert_eq!(content(mount, "file").unwrap(), b"golden");
+                let found = mount.client(0).call(request::lookup(ROOT, "file")).unwrap();
+                let own = format!("{guest:6}");
+                let write = request::write(found.nodeid, 0, 0, own.as_bytes());
+                mount.client(0).call(write).unwrap();
+                make(mount, &format!("only {guest}"), own.as_bytes());
+                let sync = request::fsync(found.nodeid, 0, 0);
+                mount.client(0).call(sync).unwrap();
+            });
+        }
+    });
+    for (guest, mount) in mounts.iter_mut().enumerate() {
+        let own = format!("{guest:6}");
+        assert_eq!(content(mount, "file").unwrap(), own.as_bytes());
+        assert!(content(mount, &format!("only {guest}")).is_some());
+        let next = format!("only {}", (guest + 1) % GUESTS);
+        assert!(content(mount, &next).is_none());
+    }
+    let mut main = daemon.mount(&Options::default());
+    assert_eq!(content(&mut main, "file").unwrap(), b"golden");
+    drop((main, mounts));
+    daemon.terminate();
+}
+
 #[test]
 fn an_export_of_nothing_is_named() {
     let output = Daemon::refused(&["--export=nobody:n"]);

@@ -1,10 +1,9 @@
 //! `razorfs trim STORE`: gives free space back to the host's disk.
 
-use std::path::PathBuf;
-
 use clap::Args;
-use razorfs::engine::{OpenOptions, Store, TrimOptions, Trimmed};
-use serde_json::json;
+use razorfs::control::api::Trim;
+
+use super::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -15,58 +14,31 @@ type Error = Box<dyn std::error::Error>;
 /// is free at its end is cut off.
 #[derive(Debug, Args)]
 pub struct TrimArgs {
-    /// The store's directory.
-    store: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The shortest range to give back (K, M, G for powers of 1024).
     #[arg(long, value_name = "BYTES", default_value = "64K",
           value_parser = razorfs::config::parse_size)]
     min: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-    /// Accept a store on a file system that does not survive a power cut.
-    #[arg(long)]
-    allow_volatile: bool,
 }
 
 /// Does it.
 ///
 /// # Errors
-/// When the store cannot be opened, trimmed or closed.
+/// When the store cannot be reached, opened, trimmed or closed.
 pub fn run(args: &TrimArgs) -> Result<(), Error> {
-    let options = OpenOptions {
-        allow_volatile: args.allow_volatile,
-        background: false,
-        ..OpenOptions::default()
+    let how = Trim {
+        min_bytes: Some(args.min),
     };
-    let store = Store::open(&args.store, options)?;
-    let options = TrimOptions {
-        min_bytes: args.min,
-    };
-    // It is closed whatever came of it: what is free stays free.
-    let trimmed = store.trim(&options);
-    store.close()?;
-    tell(args, &trimmed?)
-}
-
-fn tell(args: &TrimArgs, trimmed: &Trimmed) -> Result<(), Error> {
-    let store = args.store.display();
-    if args.json {
-        let value = json!({
-            "store": store.to_string(),
-            "punched_bytes": trimmed.punched_bytes,
-            "pieces": trimmed.pieces,
-            "cut_bytes": trimmed.cut_bytes,
-            "unsupported": trimmed.unsupported,
-        });
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
-        return Ok(());
+    let done = args.store.with(false, |session| session.trim(&how))?;
+    if args.store.is_json() {
+        return args.store.tell(&done);
     }
     crate::tell(&format!(
-        "{store}: {} bytes given back in {} pieces, {} bytes cut off the end\n",
-        trimmed.punched_bytes, trimmed.pieces, trimmed.cut_bytes
+        "{} bytes given back in {} pieces, {} bytes cut off the end\n",
+        done.punched_bytes, done.pieces, done.cut_bytes
     ));
-    if trimmed.unsupported {
+    if done.unsupported {
         crate::tell("The file system below takes no space back from inside of a file.\n");
     }
     Ok(())

@@ -17,7 +17,8 @@ use super::Served;
 use super::exchange::{Answer, Json, Name, Options, method_not_allowed, not_found};
 use crate::control::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats,
+    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
+    Trimmed,
 };
 use crate::control::operations::{self, Made};
 
@@ -43,6 +44,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(promote))
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
+        .routes(routes!(trim))
         .routes(routes!(list_exports))
         .routes(routes!(stats))
         .routes(routes!(openapi))
@@ -337,6 +339,19 @@ async fn clone_dataset(
 ) -> Result<Made<Dataset>> {
     let clone = move |store: &_| operations::clone_dataset(store, &new);
     served.run(clone).await
+}
+
+/// Gives free space back to the disk below. While the daemon runs it does so by itself with what has
+/// stayed free for a while.
+#[utoipa::path(
+    post,
+    path = "/api/v1/trim",
+    request_body = Trim,
+    responses((status = OK, description = "What went back", body = Trimmed), Refusals),
+)]
+async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Answer<Trimmed>> {
+    let trim = move |store: &_| operations::trim(store, &how);
+    served.run(trim).await.map(Answer)
 }
 
 /// What guests can reach.

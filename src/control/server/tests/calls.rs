@@ -21,6 +21,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
+        ("/api/v1/trim", "post"),
         ("/api/v1/exports", "get"),
         ("/api/v1/stats", "get"),
         ("/api/v1/openapi.json", "get"),
@@ -45,6 +46,28 @@ fn each_path_has_the_methods_that_the_document_says() {
     assert_eq!(served["openapi"], "3.1.0");
     assert_eq!(kind(&world.get("/api/v2/datasets")), "not_found");
     assert_eq!(kind(&world.get("/")), "not_found");
+    world.finish();
+}
+
+#[test]
+fn space_goes_back_when_that_is_asked_for() {
+    let world = World::new();
+    let main = world.store.main().unwrap();
+    let ino = write(&main, "f", &vec![7; 8 << 20]);
+    main.store().checkpoint().unwrap();
+    let trim = |how: Value| world.post("/api/v1/trim", &how);
+    assert_eq!(trim(json!({})).0, 200);
+    let set = crate::engine::SetAttr {
+        size: Some(0),
+        ..crate::engine::SetAttr::default()
+    };
+    main.setattr(ino, &set).unwrap();
+    drop(main);
+    let (status, done) = trim(json!({"min_bytes": 4096}));
+    let freed = done["punched_bytes"].as_u64().unwrap() + done["cut_bytes"].as_u64().unwrap();
+    assert_eq!(status, 200);
+    assert!(freed >= 4 << 20, "{done}");
+    assert_eq!(kind(&trim(json!({"max_bytes": 1}))), "bad_request");
     world.finish();
 }
 
