@@ -524,3 +524,23 @@ fn what_is_free_after_a_power_cut_has_its_space() {
         assert!(holes <= punched, "{survival:?}: {holes} of {punched}");
     }
 }
+
+/// A repair does not know what has space, but for what was noted.
+#[test]
+fn what_is_free_after_a_repair_has_its_space() {
+    let sim = make();
+    let volume = open(&sim);
+    interleaved(&volume, 64);
+    empty(&volume, OTHER);
+    trim(&volume);
+    volume.store().close().unwrap();
+    drop(volume);
+    let fixes = fsck::repair(&sim.media(), fsck::Options::default(), &mut |_| {});
+    assert_eq!(fixes.unwrap(), 0);
+    check(&sim, "repaired");
+    let holes = sim.holes(CHUNKS);
+    assert!(holes > 1 << 20);
+    let volume = open(&sim);
+    assert_eq!(punched_bytes(&volume), holes);
+    check_space(&volume, "after a repair");
+}
