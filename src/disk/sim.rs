@@ -328,6 +328,14 @@ impl SimMedia {
         }
     }
 
+    /// Bytes of a disk before its end that take no space.
+    #[must_use]
+    pub fn holes(&self, disk: usize) -> u64 {
+        let live = self.live.lock();
+        live.get(disk)
+            .map_or(0, |image| image.unallocated(0, image.len))
+    }
+
     /// Length of a disk in bytes.
     #[must_use]
     pub fn disk_len(&self, disk: usize) -> u64 {

@@ -16,10 +16,12 @@ mod promote;
 mod records;
 mod restore;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::store::Room;
+use super::volume::Dataset;
 use super::{EngineError, Settings, Store, Volume};
 use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
@@ -46,6 +48,30 @@ pub(super) use restore::Sums;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
+
+/// Datasets that somebody waits to delete: those who read them all the time begin no more.
+#[derive(Default)]
+struct Leaving(BTreeMap<DatasetId, Weak<Dataset>>);
+
+impl Leaving {
+    fn note<'a>(&mut self, datasets: impl Iterator<Item = &'a Arc<Dataset>>) {
+        for dataset in datasets {
+            dataset.leaving.store(true, Ordering::Release);
+            self.0
+                .entry(dataset.id)
+                .or_insert_with(|| Arc::downgrade(dataset));
+        }
+    }
+}
+
+impl Drop for Leaving {
+    /// Where they are not deleted after all.
+    fn drop(&mut self) {
+        for dataset in self.0.values().filter_map(Weak::upgrade) {
+            dataset.leaving.store(false, Ordering::Release);
+        }
+    }
+}
 
 /// How long a deletion waits for what the store itself does to a dataset, before it looks again.
 const STORE_AT_WORK: Duration = Duration::from_millis(1);
@@ -292,6 +318,7 @@ impl Store {
     /// When there is none of that name, or it is in use or has snapshots; when the store refuses.
     pub fn delete(&self, name: &str, recursive: bool) -> Result<(), DatasetError> {
         let mut room = Room::default();
+        let mut leaving = Leaving::default();
         loop {
             // With no lock held: a checkpoint asks which datasets are in use.
             self.make_room(&mut room)?;
@@ -307,6 +334,7 @@ impl Store {
             }
             if in_use().any(|dataset| Arc::strong_count(dataset) > 1) {
                 // The store itself is about it: what it writes out must not come behind the end.
+                leaving.note(in_use());
                 drop((tx, datasets));
                 std::thread::sleep(STORE_AT_WORK);
                 continue;

@@ -17,7 +17,7 @@ use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::RwLock;
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What memory holds of a dataset.
 pub(super) struct Dataset {
@@ -32,6 +32,8 @@ pub(super) struct Dataset {
     pub(super) read_only: bool,
     /// Held by each volume that the store gave away.
     users: Arc<()>,
+    /// Somebody waits for the end of what the store does to it, and nobody is to begin anew.
+    pub(super) leaving: AtomicBool,
     /// Bytes of its reserved extents, as the store has counted them.
     pub(super) reserved_bytes: AtomicU64,
     /// What it uses of what it may.
@@ -87,6 +89,7 @@ impl Dataset {
             gate: RwLock::new(()),
             read_only: false,
             users: Arc::default(),
+            leaving: AtomicBool::new(false),
         }
     }
 }

@@ -68,7 +68,8 @@ impl Disk for Tracked {
     }
 
     fn cut(&self, len: u64) -> io::Result<()> {
-        self.disk.cut(len)
+        // The log may know that there are holes no more, which the end took along.
+        self.note(self.disk.cut(len))
     }
 
     fn block_bytes(&self) -> u64 {

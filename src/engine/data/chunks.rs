@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::extents;
 use super::kept::{Cache, Part};
 use crate::disk::Disk;
 use crate::disk::buffer::Buffer;
@@ -358,14 +359,20 @@ impl Store {
         found.is_ok_and(|found| *found == *content)
     }
 
-    /// What is stored of a chunk, read from the disk and checked.
+    /// What is stored of a chunk, read from the disk and checked. It may be moved meanwhile.
     pub(in crate::engine) fn stored_chunk(
         &self,
         id: ChunkId,
         record: &ChunkRecord,
     ) -> Result<Vec<u8>, StoreError> {
         let mut stored = vec![0; record.stored_len as usize];
-        load(self.journal.chunks(), id, record, 0, &mut stored)?;
+        let chunk = Reader {
+            disk: self.journal.chunks(),
+            cache: &self.data.cache,
+            id,
+            now: &|| extents::chunk(&self.journal.view(), id),
+        };
+        chunk.load(record, 0, &mut stored)?;
         Ok(stored)
     }
 

@@ -69,10 +69,11 @@ impl Volume {
         let units = STEP_BYTES / UNIT + 2 * EXTENTS_MAX as u64;
         let promise = self.reserve_units(units)?;
         let state = self.live_state(ino)?;
+        // Before `io`, which a snapshot wants when it has closed the gate.
+        let gate = self.dataset.gate.read();
         let io = state.io.lock();
         let (end, bytes) = loop {
             self.write_out_locked(ino, &state)?;
-            let _gate = self.dataset.gate.read();
             let mut data = state.data.write();
             // Cut shorter since, as it may be.
             let end = start.saturating_add(STEP_BYTES).min(size);
@@ -107,7 +108,7 @@ impl Volume {
             });
             break (reached, sum);
         };
-        drop(promise);
+        drop((gate, promise));
         self.write_out_locked(ino, &state)?;
         drop(io);
         Ok((end, bytes))

@@ -259,6 +259,8 @@ impl Store {
 
     /// Takes one punched range at the end, or none, off the file; `None` when nothing can be cut off.
     fn cut_step(&self, keep: u64) -> Result<Option<u64>, EngineError> {
+        // There may be thousands of holes, each a transaction.
+        self.throttle()?;
         let chunks = self.journal.chunks();
         let _holes = self.data.trim.holes.lock();
         let mut tx = self.journal.begin_for(Need::Reclaim)?;

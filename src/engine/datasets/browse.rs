@@ -8,6 +8,7 @@ use crate::format::id::DatasetId;
 use crate::format::record::{DATASET_DOOMED, DatasetRecord};
 use crate::log::recovery;
 use crate::store::Read;
+use crate::sync::atomic::Ordering;
 
 /// A snapshot of a dataset, as it is listed in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,8 @@ impl Volume {
     /// A snapshot of the dataset, to be read. Its deletion waits until it is dropped: not for long.
     ///
     /// # Errors
-    /// `Stale` when the dataset has no such snapshot; when the store cannot be read.
+    /// `Stale` when the dataset has no such snapshot, or somebody waits to delete it; when the store
+    /// cannot be read.
     pub fn snapshot(&self, id: DatasetId) -> Result<Volume, EngineError> {
         let is_own = |read: &_| match is_snapshot_of(read, id, self.dataset.id) {
             Ok(true) => Ok(()),
@@ -62,6 +64,9 @@ impl Volume {
         let in_use = self.store.datasets.read();
         if let Some(dataset) = in_use.get(&id) {
             is_own(&self.store.journal.view())?;
+            if dataset.leaving.load(Ordering::Acquire) {
+                return Err(EngineError::Stale);
+            }
             let store = Arc::clone(&self.store);
             return Ok(Volume::for_store(store, Arc::clone(dataset)));
         }

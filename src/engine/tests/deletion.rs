@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::data::units_used;
-use crate::engine::{DatasetError, Fallocate, Store, WriteFlags};
+use crate::engine::{DatasetError, EngineError, Fallocate, Store, WriteFlags};
 use crate::log::journal::Pressure;
 
 /// A store of which the caller drives checkpoints, or threads do.
@@ -252,4 +252,78 @@ fn a_thousand_clones_take_little() {
     store.delete("main@s", false).unwrap();
     drop(main);
     finish(&sim, &store);
+}
+
+/// Guests that read a snapshot below `.snapshots` do not keep it from being deleted.
+#[test]
+fn who_reads_a_snapshot_all_the_time_does_not_hold_its_deletion_up() {
+    let (_sim, store) = store(false);
+    let main = store.main().unwrap();
+    let id = store.snapshot("main@s").unwrap();
+    let (done, deleted) = mpsc::channel();
+    let deleter = Arc::clone(&store);
+    // Each begins before the one before it ends.
+    let mut reading = main.snapshot(id).unwrap();
+    thread::spawn(move || done.send(deleter.delete("main@s", false)));
+    let mut stale = 0;
+    for _ in 0..400 {
+        thread::sleep(Duration::from_millis(2));
+        match main.snapshot(id) {
+            Ok(next) => reading = next,
+            Err(error) => {
+                assert!(matches!(error, EngineError::Stale), "{error}");
+                stale += 1;
+                break;
+            }
+        }
+        assert!(reading.getattr(ROOT).is_ok());
+    }
+    assert_eq!(stale, 1, "it goes on for ever");
+    drop(reading);
+    let deleted = deleted.recv_timeout(Duration::from_secs(10));
+    deleted.expect("nobody reads any more").unwrap();
+}
+
+/// Bytes of a file that the log has and that are gone with the file are not those of the file that
+/// comes back.
+#[test]
+fn a_restored_file_has_nothing_that_was_synced_before() {
+    for (reclaims, cut) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (sim, store) = store(false);
+        let main = store.main().unwrap();
+        let file = make(&main, "file");
+        write(&main, file, 0, &[1; 5000]);
+        drop(main);
+        store.snapshot("main@s").unwrap();
+        store.checkpoint().unwrap();
+        let main = store.main().unwrap();
+        write(&main, file, 0, &[2; 5000]);
+        main.fsync(file, false).unwrap();
+        if cut {
+            write(&main, file, 100, &[3; 50]);
+        }
+        main.unlink(ROOT, b"file").unwrap();
+        if reclaims {
+            main.reclaim(file).unwrap();
+        }
+        drop(main);
+        store.restore("main@s").unwrap();
+        assert_eq!(store.dirty_bytes(), 0);
+        let clock = clock(&Arc::new(AtomicI64::new(2000)));
+        let mut recording = sim.recording();
+        let end = recording.len();
+        let crashed = recording.crash_at(end, crate::disk::sim::Survival::All);
+        let options = OpenOptions {
+            background: false,
+            ..OpenOptions::default()
+        };
+        let again = Store::open_media(crashed.media(), options, clock).unwrap();
+        let main = again.main().unwrap();
+        let mut found = Vec::new();
+        main.read(file, 0, 6000, &mut found).unwrap();
+        assert!(found == [1; 5000], "{reclaims} {cut}");
+        drop(main);
+        again.close().unwrap();
+        assert_eq!(errors(&crashed), [""; 0]);
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn check(
             }
             // What is repaired is to be read again from the beginning. And each tree has pages and
             // references of its own now. A receive cannot go on in a tree that may have changed. And
-            // what no chunk takes will be free.
+            // what is punched is counted anew.
             _ if key == SCRUB_KEY
                 || key == UNREACHED_KEY
                 || key == UNITS_PUNCHED_KEY

@@ -291,3 +291,21 @@ fn churn(volume: &Volume, file: Ino, seed: u64) -> Vec<u8> {
     }
     model
 }
+
+#[test]
+fn who_sends_a_chunk_finds_it_after_it_was_moved() {
+    let sim = make();
+    let volume = open(&sim);
+    let [first, second] = interleaved(&volume, 16);
+    let before = chunks(&volume);
+    empty(&volume, OTHER);
+    assert!(compact(&volume).moved_chunks > 0);
+    // What was behind the end is written to again.
+    write(&volume, OTHER, 0, &second);
+    volume.write_out(OTHER).unwrap();
+    let is_left = |id: &ChunkId| chunks(&volume).iter().any(|(left, _)| left == id);
+    let left = before.iter().filter(|(id, _)| is_left(id));
+    assert_eq!(left.clone().count(), 16);
+    let sent = left.flat_map(|(id, old)| volume.store().stored_chunk(*id, old).unwrap());
+    assert!(sent.eq(first));
+}

@@ -1,5 +1,8 @@
 //! Content that is written anew stays what it is.
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use super::trim::{check, open_hooked, random};
 use super::*;
 use crate::engine::health;
@@ -147,4 +150,33 @@ fn what_has_rotted_is_an_error_and_stays() {
     assert!(volume.store().is_writable());
     let mut found = Vec::new();
     assert!(volume.read(file, 0, 300_000, &mut found).is_err());
+}
+
+/// Who takes a snapshot closes the gate, and needs each file's `io` then.
+#[test]
+fn a_snapshot_beside_it_waits_for_it_and_it_for_none() {
+    let sim = make_empty(0);
+    let (volume, before) = open_hooked(&sim);
+    let file = create(&volume, "file");
+    let mut model = random(1, 600_000);
+    write(&volume, file, 0, &model);
+    volume.write_out(file).unwrap();
+    write(&volume, file, 0, &[5; 100]);
+    put(&mut model, 0, &[5; 100]);
+    // As one does that finds the file written to after its first look.
+    let taker = Arc::clone(&volume);
+    *before.write.lock() = Some(Box::new(move || {
+        std::thread::spawn(move || {
+            let _gate = taker.dataset.gate.write();
+            taker.write_out_files().unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+    }));
+    let (done, rewritten) = mpsc::channel();
+    let writer = Arc::clone(&volume);
+    std::thread::spawn(move || done.send(rewrite(&writer, file)).unwrap());
+    let rewritten = rewritten.recv_timeout(Duration::from_secs(10));
+    assert_eq!(rewritten.expect("neither waits for the other"), 600_000);
+    assert!(content(&volume, file) == model);
+    volume.store().snapshot("main@s").unwrap();
 }

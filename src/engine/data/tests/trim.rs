@@ -495,3 +495,52 @@ fn a_power_cut_around_trims_takes_nothing_that_was_fsynced() {
         }
     }
 }
+
+/// The log could know of an end that was cut off, and the disk below not: what counts as free there
+/// would have no space.
+#[test]
+fn what_is_free_after_a_power_cut_has_its_space() {
+    for survival in [Survival::None, Survival::All] {
+        let sim = make();
+        let volume = open(&sim);
+        interleaved(&volume, 64);
+        empty(&volume, OTHER);
+        trim(&volume);
+        volume.store().close().unwrap();
+        let volume = open(&sim);
+        // Most holes go with the end.
+        let length = sim.disk_len(CHUNKS);
+        empty(&volume, FILE);
+        trim(&volume);
+        assert!(sim.disk_len(CHUNKS) < length / 2);
+        let journal = &volume.store().journal;
+        journal.sync(journal.end_lsn()).unwrap();
+        let mut recording = sim.recording();
+        let end = recording.len();
+        let crashed = recording.crash_at(end, survival);
+        let volume = open(&crashed);
+        let holes = crashed.holes(CHUNKS);
+        let punched = punched_bytes(&volume);
+        assert!(holes <= punched, "{survival:?}: {holes} of {punched}");
+    }
+}
+
+/// A repair does not know what has space, but for what was noted.
+#[test]
+fn what_is_free_after_a_repair_has_its_space() {
+    let sim = make();
+    let volume = open(&sim);
+    interleaved(&volume, 64);
+    empty(&volume, OTHER);
+    trim(&volume);
+    volume.store().close().unwrap();
+    drop(volume);
+    let fixes = fsck::repair(&sim.media(), fsck::Options::default(), &mut |_| {});
+    assert_eq!(fixes.unwrap(), 0);
+    check(&sim, "repaired");
+    let holes = sim.holes(CHUNKS);
+    assert!(holes > 1 << 20);
+    let volume = open(&sim);
+    assert_eq!(punched_bytes(&volume), holes);
+    check_space(&volume, "after a repair");
+}
