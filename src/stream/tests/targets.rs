@@ -1,7 +1,7 @@
 //! What else is done to a dataset that streams are received into: restoring, promoting, limits.
 
 use super::*;
-use crate::engine::Settings;
+use crate::engine::{EngineError, Settings};
 
 fn sent() -> (World, World) {
     let (from, to) = (World::new(1), World::new(2));
@@ -10,6 +10,40 @@ fn sent() -> (World, World) {
     from.snapshot("main@a");
     to.receive("copy", &from.stream("main@a", None)).unwrap();
     (from, to)
+}
+
+#[test]
+fn a_quota_that_is_raised_lets_a_receive_go_on() {
+    let (from, to) = sent();
+    let more = from.make(ROOT, "more", FILE);
+    let bytes: Vec<u8> = (0..400_000u32)
+        .map(|at| (at.wrapping_mul(at) / 77) as u8)
+        .collect();
+    from.write(more, 0, &bytes);
+    from.snapshot("main@b");
+    let quota = |bytes| Settings {
+        quota_bytes: Some(bytes),
+        ..Settings::default()
+    };
+    to.store.change_settings("copy", quota(600_000)).unwrap();
+    let stream = from.stream("main@b", Some("main@a"));
+    let refused = to.receive("copy", &stream).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            StreamError::Store {
+                source: DatasetError::Engine(EngineError::Quota),
+                ..
+            }
+        ),
+        "{refused}"
+    );
+    assert_eq!(to.tree("copy"), from.tree("main@a"));
+    to.store.change_settings("copy", quota(1_000_000)).unwrap();
+    let state = to.store.receive_record("copy").unwrap().unwrap();
+    to.receive("copy", &from.rest(&state)).unwrap();
+    assert_eq!(to.tree("copy"), from.tree("main@b"));
+    assert_eq!(to.store.find("copy").unwrap().quota_bytes, 1_000_000);
 }
 
 #[test]
