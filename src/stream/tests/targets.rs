@@ -1,7 +1,7 @@
 //! What else is done to a dataset that streams are received into: restoring, promoting, limits.
 
 use super::*;
-use crate::engine::{EngineError, Settings};
+use crate::engine::{EngineError, Fallocate, SetAttr, Settings};
 
 fn sent() -> (World, World) {
     let (from, to) = (World::new(1), World::new(2));
@@ -10,6 +10,42 @@ fn sent() -> (World, World) {
     from.snapshot("main@a");
     to.receive("copy", &from.stream("main@a", None)).unwrap();
     (from, to)
+}
+
+/// Makes a file in `copy`.
+fn make_in_copy(world: &World, name: &str) {
+    let copy = world.volume("copy");
+    copy.create(Cred::default(), ROOT, name.as_bytes(), &new(FILE))
+        .unwrap();
+}
+
+#[test]
+fn what_was_restored_goes_on_receiving() {
+    let (from, mut to) = sent();
+    for at in 0..20 {
+        make_in_copy(&to, &format!("mistake{at}"));
+    }
+    to.store.restore("copy@a").unwrap();
+    let mut base = "main@a".to_owned();
+    for name in ["b", "c", "d"] {
+        from.make(ROOT, name, FILE);
+        let next = format!("main@{name}");
+        from.snapshot(&next);
+        to.receive("copy", &from.stream(&next, Some(&base)))
+            .unwrap();
+        base = next;
+        to.reopen();
+        assert_eq!(to.tree("copy"), from.tree("main"), "{name}");
+    }
+    // Numbers that were given before the restore do not come again.
+    make_in_copy(&to, "own");
+    let own = to.volume("copy").lookup(ROOT, b"own").unwrap().ino;
+    assert!(own.0 > 22, "{own}");
+    // And back.
+    to.snapshot("copy@e");
+    let back = to.stream("copy@e", Some("copy@d"));
+    from.receive("main", &back).unwrap();
+    assert_eq!(from.tree("main"), to.tree("copy"));
 }
 
 #[test]
@@ -47,6 +83,65 @@ fn a_quota_that_is_raised_lets_a_receive_go_on() {
 }
 
 #[test]
+fn what_is_kept_is_right_behind_a_receive() {
+    let (from, mut to) = sent();
+    let reserve = Settings {
+        reservation_bytes: Some(2_000_000),
+        ..Settings::default()
+    };
+    to.store.change_settings("copy", reserve).unwrap();
+    let more = from.make(ROOT, "more", FILE);
+    from.write(more, 0, &[3; 400_000]);
+    let keep = Fallocate::Allocate { keep_size: true };
+    from.volume("main")
+        .fallocate(more, 500_000, 70_000, keep)
+        .unwrap();
+    from.snapshot("main@b");
+    let kept = |world: &World| world.store.sums_for_tests();
+    to.receive("copy", &from.stream("main@b", Some("main@a")))
+        .unwrap();
+    let before = kept(&to);
+    to.reopen();
+    assert_eq!(kept(&to), before);
+    // Less again, and while the dataset is known.
+    let set = SetAttr {
+        size: Some(0),
+        ..SetAttr::default()
+    };
+    from.volume("main").setattr(more, &set).unwrap();
+    from.snapshot("main@c");
+    drop(to.volume("copy"));
+    to.receive("copy", &from.stream("main@c", Some("main@b")))
+        .unwrap();
+    let before = kept(&to);
+    to.reopen();
+    assert_eq!(kept(&to), before);
+}
+
+#[test]
+fn reservations_behind_a_shorter_end_arrive() {
+    let (from, to) = (World::new(1), World::new(2));
+    let file = from.make(ROOT, "file", FILE);
+    let keep = Fallocate::Allocate { keep_size: true };
+    let main = from.volume("main");
+    from.write(file, 0, &[7; 100_000]);
+    main.fallocate(file, 131_072, 131_072, keep).unwrap();
+    from.snapshot("main@a");
+    to.receive("copy", &from.stream("main@a", None)).unwrap();
+    let set = SetAttr {
+        size: Some(50_000),
+        ..SetAttr::default()
+    };
+    main.setattr(file, &set).unwrap();
+    main.fallocate(file, 131_072, 131_072, keep).unwrap();
+    drop(main);
+    from.snapshot("main@b");
+    to.receive("copy", &from.stream("main@b", Some("main@a")))
+        .unwrap();
+    assert_eq!(to.tree("copy"), from.tree("main"));
+}
+
+#[test]
 fn what_is_being_received_is_nobodys() {
     let (from, to) = sent();
     let stream = from.stream("main@a", None);
@@ -80,4 +175,40 @@ fn what_is_being_received_is_nobodys() {
     assert!(is_missing(to.store.diff(hidden, "copy").unwrap_err()));
     let state = to.store.receive_record("other").unwrap().unwrap();
     to.receive("other", &from.rest(&state)).unwrap();
+}
+
+#[test]
+fn a_promoted_clone_takes_streams_and_gives_them() {
+    let (from, mut to) = sent();
+    to.store.clone_dataset("copy@a", "clone").unwrap();
+    to.store.promote("clone").unwrap();
+    from.make(ROOT, "more", FILE);
+    from.snapshot("main@b");
+    let stream = from.stream("main@b", Some("main@a"));
+    to.receive("copy", &stream).unwrap_err();
+    to.receive("clone", &stream).unwrap();
+    assert_eq!(to.names(), ["clone", "clone@a", "clone@b", "copy", "main"]);
+    assert_eq!(to.tree("clone"), from.tree("main"));
+    assert_eq!(to.tree("copy"), from.tree("main@a"));
+    to.reopen();
+    // Back to the older one, with the newer one there, and on from it.
+    to.store.restore("clone@a").unwrap();
+    from.store.restore("main@a").unwrap();
+    from.make(ROOT, "another", FILE);
+    from.snapshot("main@c");
+    to.receive("clone", &from.stream("main@c", Some("main@a")))
+        .unwrap();
+    assert_eq!(to.tree("clone"), from.tree("main"));
+    to.reopen();
+    // A deleted snapshot, and one of a clone that nobody sees, stand between.
+    to.snapshot("clone@x");
+    to.store.clone_dataset("clone", "second").unwrap();
+    to.store.delete("clone@x", false).unwrap();
+    from.make(ROOT, "last", FILE);
+    from.snapshot("main@d");
+    to.receive("clone", &from.stream("main@d", Some("main@c")))
+        .unwrap();
+    assert_eq!(to.tree("clone"), from.tree("main"));
+    to.reopen();
+    assert_eq!(to.tree("clone"), from.tree("main"));
 }
