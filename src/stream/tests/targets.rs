@@ -212,3 +212,114 @@ fn a_promoted_clone_takes_streams_and_gives_them() {
     to.reopen();
     assert_eq!(to.tree("clone"), from.tree("main"));
 }
+
+/// Whether it could be done.
+type Act = fn(&World) -> bool;
+
+/// What may be done to the target of a receive that is under way.
+const MEANWHILE: [(&str, Act); 12] = [
+    ("rename", |to| to.store.rename("copy", "moved").is_ok()),
+    ("delete", |to| to.store.delete("copy", true).is_ok()),
+    ("delete the base", |to| {
+        to.store.delete("copy@a", false).is_ok()
+    }),
+    ("restore", |to| to.store.restore("copy@a").is_ok()),
+    ("snapshot", |to| to.store.snapshot("copy@x").is_ok()),
+    ("clone", |to| to.store.clone_dataset("copy", "x").is_ok()),
+    ("promote", |to| {
+        to.store.clone_dataset("copy@a", "x").is_ok() && to.store.promote("x").is_ok()
+    }),
+    ("rename the base", |to| {
+        to.store.rename("copy@a", "copy@x").is_ok()
+    }),
+    ("hold", |to| to.store.hold("copy@a").is_ok()),
+    ("abort", |to| to.store.abort_receive("copy").is_err()),
+    ("checkpoint", |to| to.store.checkpoint().is_ok()),
+    ("change", |to| {
+        make_in_copy(to, "own");
+        true
+    }),
+];
+
+#[test]
+fn whatever_is_done_meanwhile_nothing_is_lost() {
+    for (what, act) in MEANWHILE {
+        let (from, mut to) = sent();
+        let more = from.make(ROOT, "more", FILE);
+        from.write(more, 0, &[3; 300_000]);
+        let keep = Fallocate::Allocate { keep_size: true };
+        from.volume("main")
+            .fallocate(more, 500_000, 70_000, keep)
+            .unwrap();
+        from.snapshot("main@b");
+        let reserve = Settings {
+            reservation_bytes: Some(2_000_000),
+            ..Settings::default()
+        };
+        to.store.change_settings("copy", reserve).unwrap();
+        let stream = from.stream("main@b", Some("main@a"));
+        let mut watch = |progress: Progress| {
+            if progress.records == 3 {
+                assert!(act(&to), "{what}");
+            }
+            ControlFlow::Continue(())
+        };
+        let done = receive(&to.store, ("copy", None), stream.as_slice(), &mut watch);
+        let sums = to.store.sums_for_tests();
+        to.reopen();
+        assert_eq!(to.store.sums_for_tests(), sums, "{what}");
+        if done.is_ok() {
+            assert_eq!(to.tree("copy"), from.tree("main"), "{what}");
+        } else {
+            to.store.abort_receive("copy").unwrap();
+        }
+        for name in ["x", "copy", "moved"] {
+            if to.store.find("copy@a").is_ok_and(|found| found.held) {
+                to.store.release("copy@a").unwrap();
+            }
+            let _ = to.store.delete(name, true);
+        }
+        assert_eq!(to.names(), ["main"], "{what}");
+        to.store.reap(&|| false).unwrap();
+        to.reopen();
+        assert_eq!(to.store.sums_for_tests(), (0, 0), "{what}");
+        assert_eq!(to.store.units_used_for_tests(), 0, "{what}");
+    }
+}
+
+#[test]
+fn what_the_log_has_of_a_number_does_not_come_into_a_received_file() {
+    for how in 0..3 {
+        let (from, to) = sent();
+        let copy = to.volume("copy");
+        let made = copy.create(Cred::default(), ROOT, b"own", &new(FILE));
+        let own = made.unwrap().ino;
+        let flags = WriteFlags::default();
+        copy.write(own, 0, 5000, &mut &[9; 5000][..], flags)
+            .unwrap();
+        copy.fsync(own, false).unwrap();
+        if how == 1 {
+            copy.unlink(ROOT, b"own").unwrap();
+            copy.reclaim(own).unwrap();
+        }
+        if how == 2 {
+            let set = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
+            copy.setattr(own, &set).unwrap();
+        }
+        drop(copy);
+        to.store.restore("copy@a").unwrap();
+        // Another of the same number.
+        let other = from.make(ROOT, "other", FILE);
+        assert_eq!(other, own);
+        from.write(other, 0, &[1; 20_000]);
+        from.snapshot("main@b");
+        to.receive("copy", &from.stream("main@b", Some("main@a")))
+            .unwrap();
+        let killed = to.copy();
+        assert_eq!(killed.tree("copy"), from.tree("main"), "{how}");
+        assert_eq!(killed.tree("copy@b"), from.tree("main"), "{how}");
+    }
+}
