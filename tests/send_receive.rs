@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -237,6 +238,31 @@ fn what_arrives_is_what_was_sent() {
     assert!(dirs.receive("two", &["other@renamed"], "full"));
     assert!(dirs.list("two").contains("other@renamed"));
     dirs.check("two");
+}
+
+#[test]
+fn a_silent_sender_keeps_nobody_from_breaking_off() {
+    let Some(dirs) = Dirs::new() else { return };
+    run_with(dirs.razorfs("snapshot", "one"), "main@first");
+    dirs.send("one", &["main@first"], "full");
+    let whole = fs::read(dirs.path("full")).unwrap();
+    let mut receive = dirs.razorfs("receive", "two");
+    let mut receive = receive.arg("copy").stdin(Stdio::piped()).spawn().unwrap();
+    let mut sender = receive.stdin.take().unwrap();
+    sender.write_all(&whole[..whole.len() / 2]).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = rustix::process::Pid::from_child(&receive);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = (0..100).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        receive.try_wait().unwrap()
+    });
+    drop(sender);
+    receive.wait().unwrap();
+    assert_eq!(ended.and_then(|status| status.code()), Some(1));
+    dirs.check("two");
+    assert!(dirs.receive("two", &["copy", "--abort"], "full"));
+    assert!(dirs.receive("two", &["copy"], "full"));
 }
 
 fn run_with(mut command: Command, arg: &str) {

@@ -216,10 +216,7 @@ impl Store {
     pub fn volume(self: &Arc<Self>, name: &str) -> Result<Volume, DatasetError> {
         // None is deleted meanwhile.
         let mut datasets = self.datasets.write();
-        let (id, record) = found(&self.journal.view(), name)?;
-        if record.flags & DATASET_RECEIVING != 0 {
-            return Err(DatasetError::NotFound(name.to_owned()));
-        }
+        let (id, _) = found(&self.journal.view(), name)?;
         let was_there = datasets.contains_key(&id);
         let volume = self.attach_in(&mut datasets, id)?;
         // Nobody has had any of its files open since it was used last; from here on others may.
@@ -433,7 +430,9 @@ fn info_of(
 
 /// What goes with a dataset or snapshot when it is deleted: it, then its snapshots.
 fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, DatasetError> {
-    let (id, record) = found(tx, name)?;
+    // A receive that is dropped is found too.
+    let id = find(tx, name)?.ok_or_else(|| DatasetError::NotFound(name.to_owned()))?;
+    let record = record_of(tx, id)?;
     if id == DatasetId::MAIN {
         return Err(DatasetError::Refused {
             name: name.to_owned(),

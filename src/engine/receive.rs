@@ -181,6 +181,12 @@ impl Store {
         Volume::for_store(Arc::clone(self), Arc::new(dataset))
     }
 
+    /// What is reserved and what is kept, of all datasets.
+    pub fn sums_for_tests(&self) -> (u64, u64) {
+        let of = |sum: &crate::sync::atomic::AtomicU64| sum.load(Ordering::SeqCst);
+        (of(&self.data.reserved_bytes), of(&self.data.kept_bytes))
+    }
+
     pub fn units_used_for_tests(&self) -> u64 {
         super::data::units_used(&self.journal.view()).unwrap()
     }

@@ -1,7 +1,9 @@
 //! `razorfs receive STORE DATASET`: a stream of `razorfs send` becomes a snapshot.
 
-use std::io::{BufReader, IsTerminal};
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use razorfs::engine::{OpenOptions, Store};
 use razorfs::stream::{receive, token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::send::{Bar, named};
@@ -18,6 +22,12 @@ type Error = Box<dyn std::error::Error>;
 
 /// How often a terminal is told how far it is.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a sender that is silent is waited for before a signal is looked for.
+const SILENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Reads a snapshot from the standard input, as `razorfs send` writes it: into a new dataset, or,
 /// when it was sent `--from` another snapshot, into the dataset that has that one and was not
@@ -85,7 +95,8 @@ fn act(store: &Arc<Store>, args: &ReceiveArgs, stop: &AtomicBool) -> Result<(), 
     }
     let bar = Bar::new(0);
     let mut told = Instant::now();
-    let input = BufReader::with_capacity(1 << 20, std::io::stdin().lock());
+    let stream = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let input = BufReader::with_capacity(1 << 20, Input { stream, stop });
     let done = receive(store, (dataset, snapshot), input, &mut |progress| {
         if told.elapsed() > TELL_INTERVAL {
             told = Instant::now();
@@ -102,4 +113,28 @@ fn act(store: &Arc<Store>, args: &ReceiveArgs, stop: &AtomicBool) -> Result<(), 
     bar.end();
     done?;
     Ok(())
+}
+
+/// A stream that ends with an error when it is broken off, though its sender may be silent for as
+/// long as it likes.
+struct Input<'a> {
+    stream: File,
+    stop: &'a AtomicBool,
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                // Who is told `Interrupted` reads again.
+                return Err(io::Error::other("broken off by a signal"));
+            }
+            let mut events = [PollFd::new(&self.stream, PollFlags::IN)];
+            match poll(&mut events, Some(&SILENCE)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.stream.read(bytes),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }

@@ -10,7 +10,8 @@ use crate::engine::Store;
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_READ_ONLY, DatasetRecord, LineageRecord, UNREACHED_KEY, counters_key,
+    DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetRecord, LineageRecord, UNREACHED_KEY,
+    counters_key,
 };
 use crate::log::Tx;
 use crate::store::StoreError;
@@ -132,7 +133,7 @@ impl Store {
             _ => (from, record.birth),
         };
         let clone = DatasetRecord {
-            flags: record.flags & !(DATASET_READ_ONLY | DATASET_DOOMED),
+            flags: record.flags & !(DATASET_READ_ONLY | DATASET_DOOMED | DATASET_HELD),
             origin: from,
             codec: record.codec,
             codec_level: record.codec_level,

@@ -7,8 +7,8 @@ use crate::engine::data::kept_bytes;
 use crate::format::id::DatasetId;
 use crate::format::key::{self, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LineageRecord,
-    NEXT_DATASET_KEY, counters_key, dataset_key, dataset_name_key, lineage_key,
+    DATASET_DOOMED, DATASET_READ_ONLY, DATASET_RECEIVING, DatasetCounters, DatasetRecord,
+    LineageRecord, NEXT_DATASET_KEY, counters_key, dataset_key, dataset_name_key, lineage_key,
 };
 use crate::log::{Tx, recovery};
 use crate::store::{Read, StoreError};
@@ -89,13 +89,18 @@ pub(super) fn undeleted(
     Ok(record.filter(|record| record.flags & DATASET_DOOMED == 0))
 }
 
-/// The dataset or snapshot of a name, which there has to be.
+/// The dataset or snapshot of a name, which there has to be. What is being received has a name that
+/// is for the store alone.
 pub(in crate::engine) fn found(
     read: &impl Read,
     name: &str,
 ) -> Result<(DatasetId, DatasetRecord), DatasetError> {
     let id = find(read, name)?.ok_or_else(|| DatasetError::NotFound(name.to_owned()))?;
-    Ok((id, record_of(read, id)?))
+    let record = record_of(read, id)?;
+    match record.flags & DATASET_RECEIVING {
+        0 => Ok((id, record)),
+        _ => Err(DatasetError::NotFound(name.to_owned())),
+    }
 }
 
 /// A dataset's lineage.

@@ -56,7 +56,11 @@ impl Store {
         };
         let base = match record.base {
             NO_BASE => None,
-            uuid => Some(self.base_of(how.dataset, uuid)?),
+            uuid => {
+                let base = self.base_of(how.dataset, uuid)?;
+                self.renew_quota(id, base.0)?;
+                Some(base)
+            }
         };
         let receiving = Receiving {
             volume: self.attach_receiving(id, how.dataset)?,
@@ -175,6 +179,23 @@ impl Store {
         uuid: [u8; 16],
     ) -> Result<(DatasetId, DatasetId), DatasetError> {
         base_in(&self.journal.view(), dataset, uuid)
+    }
+
+    /// Gives a hidden dataset the quota that its target has now: another, perhaps, than when the
+    /// receive was cut off.
+    fn renew_quota(&self, id: DatasetId, target: DatasetId) -> Result<(), DatasetError> {
+        let of = |record: &DatasetRecord| (record.quota_bytes, record.quota_inodes);
+        let view = self.journal.view();
+        let is_known = of(&record_of(&view, id)?) == of(&record_of(&view, target)?);
+        drop(view);
+        if is_known {
+            return Ok(());
+        }
+        let mut tx = self.begin_tx(Need::Reclaim)?;
+        let mut record = record_of(&tx, id)?;
+        (record.quota_bytes, record.quota_inodes) = of(&record_of(&tx, target)?);
+        put_record(&mut tx, id, &record)?;
+        self.end(tx)
     }
 
     /// The hidden dataset, in use from now on by who receives into it.

@@ -15,8 +15,8 @@ use crate::engine::{EngineError, TreeCounts};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
-    DATASET_READ_ONLY, DATASET_RECEIVING, DatasetRecord, LineageRecord, UNREACHED_KEY,
-    counters_key, dataset_key, dataset_name_key, receive_key,
+    DATASET_READ_ONLY, DATASET_RECEIVING, DatasetCounters, DatasetRecord, LineageRecord,
+    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key, receive_key,
 };
 use crate::log::Tx;
 use crate::store::StoreError;
@@ -75,7 +75,7 @@ impl Receiving {
         let name = dataset_name_key(&self.dataset);
         tx.put(TreeId::Datasets, name, id.0.to_le_bytes())?;
         put_next_ino(&mut tx, id, counts.next_ino)?;
-        self.take_snapshot(&mut tx, id)?;
+        self.take_snapshot(&mut tx, id, counts)?;
         store.end(tx)?;
         let reserved = &store.data.reserved_bytes;
         reserved.fetch_add(counts.reserved_bytes, Ordering::Relaxed);
@@ -146,14 +146,23 @@ impl Receiving {
         ] {
             tx.delete(TreeId::Datasets, key)?;
         }
-        self.take_snapshot(tx, target)
+        self.take_snapshot(tx, target, counts)
     }
 
-    /// The snapshot that was sent, of a dataset that has its tree.
-    fn take_snapshot(&self, tx: &mut Tx<'_>, of: DatasetId) -> Result<(), DatasetError> {
+    /// The snapshot that was sent, of a dataset that has its tree. The dataset may have given away
+    /// more numbers of inodes, before it was restored; the snapshot has not.
+    fn take_snapshot(
+        &self,
+        tx: &mut Tx<'_>,
+        of: DatasetId,
+        counts: TreeCounts,
+    ) -> Result<(), DatasetError> {
         let name = format!("{}@{}", self.dataset, self.record.name);
         let to = self.store().name_new(tx, &name)?;
-        let counters = counters_of(tx, of)?;
+        let counters = DatasetCounters {
+            next_ino: counts.next_ino,
+            ..counters_of(tx, of)?
+        };
         tx.put(TreeId::Datasets, counters_key(to), counters.encode())?;
         let new = DatasetRecord {
             uuid: self.record.snapshot,

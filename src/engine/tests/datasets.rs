@@ -512,6 +512,18 @@ fn a_snapshot_that_is_held_stays() {
 }
 
 #[test]
+fn a_clone_of_what_is_held_is_not_held() {
+    let bench = Bench::new(1);
+    let store = &bench.store;
+    store.snapshot("main@s").unwrap();
+    store.hold("main@s").unwrap();
+    store.clone_dataset("main@s", "c").unwrap();
+    assert!(!store.find("c").unwrap().held);
+    store.delete("c", false).unwrap();
+    assert_eq!(names(store), ["main", "main@s"]);
+}
+
+#[test]
 fn what_is_in_use_is_not_restored() {
     let bench = Bench::new(1);
     let store = &bench.store;

@@ -4,6 +4,7 @@ mod damage;
 mod interruptions;
 mod model;
 mod refusals;
+mod targets;
 mod work;
 
 use std::collections::BTreeMap;
