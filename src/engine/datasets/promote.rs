@@ -7,6 +7,7 @@ use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{DATASET_HELD, DatasetRecord, dataset_name_key};
 use crate::log::Tx;
+use crate::store::StoreError;
 use crate::store::pages::Need;
 
 impl Store {
@@ -52,13 +53,13 @@ impl Store {
         let mut tx = self.begin_tx(Need::Space)?;
         let (id, mut record) = found(&tx, clone)?;
         let common = common(&tx, id)?;
-        let Some((from, origin)) = common.first().map(|(id, newest)| (*id, newest.snapshot_of))
-        else {
+        let Some(origin) = common.first().map(|(_, newest)| newest.snapshot_of) else {
             return Err(DatasetError::Refused {
                 name: clone.to_owned(),
                 reason: "it is no clone of a dataset that has its snapshots",
             });
         };
+        let from = goes_on_from(&tx, origin, &common)?;
         for (each, snapshot) in common {
             give(&mut tx, (each, snapshot), (id, clone))?;
         }
@@ -91,6 +92,26 @@ fn common(tx: &Tx<'_>, clone: DatasetId) -> Result<Vec<(DatasetId, DatasetRecord
         common.clear();
     }
     Ok(common)
+}
+
+/// The newest of some snapshots with a name that a dataset goes on from: not the newest of all, where
+/// an older one was restored.
+fn goes_on_from(
+    tx: &Tx<'_>,
+    dataset: DatasetId,
+    snapshots: &[(DatasetId, DatasetRecord)],
+) -> Result<DatasetId, StoreError> {
+    let mut next = lineage(tx, dataset)?.prev;
+    let is_named = |id: DatasetId| {
+        let mut named = snapshots
+            .iter()
+            .filter(|(_, record)| !record.name.is_empty());
+        named.any(|(each, _)| *each == id)
+    };
+    while next.0 != 0 && !is_named(next) {
+        next = lineage(tx, next)?.prev;
+    }
+    Ok(next)
 }
 
 /// Makes a snapshot that of another dataset.

@@ -490,6 +490,23 @@ fn a_clone_takes_over_the_snapshots_that_it_has_too() {
 }
 
 #[test]
+fn who_was_restored_counts_as_a_clone_of_what_it_goes_on_from() {
+    let bench = Bench::new(1);
+    let store = &bench.store;
+    store.snapshot("main@1").unwrap();
+    store.snapshot("main@2").unwrap();
+    store.clone_dataset("main@2", "c").unwrap();
+    store.restore("main@1").unwrap();
+    store.promote("c").unwrap();
+    let all = store.list().unwrap();
+    let of = |name: &str| all.iter().find(|info| info.name == name).unwrap();
+    assert_eq!(of("main").origin, Some(of("c@1").id));
+    assert_eq!(of("c").origin, None);
+    store.close().unwrap();
+    assert_eq!(errors(&bench.sim), [""; 0]);
+}
+
+#[test]
 fn a_snapshot_that_is_held_stays() {
     let bench = Bench::new(1);
     let store = &bench.store;
