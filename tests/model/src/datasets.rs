@@ -9,9 +9,10 @@ use razorfs::engine::{DatasetError, EngineError, Store};
 use razorfs::format::id::Ino;
 
 use crate::ensure;
+use crate::found::Found;
 use crate::model::{Content, Made, Model, Node, Nodes, linked};
 use crate::ops::Op;
-use crate::world::{Found, Outcome, World, name_of};
+use crate::world::{Outcome, World, name_of};
 
 /// The one at a place of a list that has any.
 fn pick(of: &[Made], index: u8) -> Option<Made> {

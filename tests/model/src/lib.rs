@@ -11,6 +11,7 @@ pub mod datasets;
 pub mod explore;
 pub mod failing;
 pub mod faults;
+pub mod found;
 pub mod limits;
 pub mod model;
 pub mod ops;
