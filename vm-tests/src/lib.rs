@@ -10,5 +10,6 @@ pub mod host;
 pub mod measure;
 pub mod poweroff;
 pub mod requests;
+pub mod services;
 pub mod store;
 pub mod workload;

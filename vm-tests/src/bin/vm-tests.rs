@@ -8,6 +8,7 @@ use vm_tests::campaign::{self, PROGRAMS, Plan};
 use vm_tests::guest::image::run;
 use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
 use vm_tests::requests;
+use vm_tests::services;
 use vm_tests::store::{Daemon, check, mkfs, programs};
 
 /// Boots real guests on razorfs and cuts their power.
@@ -33,6 +34,8 @@ struct Args {
 enum Command {
     /// A guest writes, loses power, and finds its data again.
     Quickstart,
+    /// Guests see quotas, snapshots, clones, restored datasets, and what was sent to another store.
+    Services,
     /// A guest carries out everyday commands; how many requests each takes, by flags of razorfsd.
     Requests {
         /// Flags, as one word; once for each that are to be compared.
@@ -155,6 +158,18 @@ fn real_main(args: &Args) -> Result<bool> {
     run(std::process::Command::new("qemu-system-x86_64").arg("--version"))?;
     match &args.command {
         Command::Quickstart => quickstart(args),
+        Command::Services => {
+            let image = prepare(args, &[])?;
+            let accelerator = accelerator(&args.dir, &image);
+            let dir = args.dir.clone();
+            services::go(&services::Plan {
+                dir,
+                image,
+                accelerator,
+            })?;
+            println!("PASS");
+            Ok(true)
+        }
         Command::Requests { flags } => {
             let image = prepare(args, &[])?;
             let accelerator = accelerator(&args.dir, &image);
