@@ -50,10 +50,12 @@ impl Node {
         if id & SNAPSHOTS == 0 {
             return Node::Own(Ino(id));
         }
-        match (id >> INO_BITS) & DATASET_MASK {
-            0 => Node::Directory,
-            dataset => Node::Snapshot(DatasetId(dataset), Ino(id & INO_MASK)),
+        if id == DIRECTORY.0 {
+            return Node::Directory;
         }
+        // Of dataset 0 there is nothing else.
+        let dataset = DatasetId((id >> INO_BITS) & DATASET_MASK);
+        Node::Snapshot(dataset, Ino(id & INO_MASK))
     }
 }
 
@@ -222,6 +224,8 @@ mod tests {
             assert_eq!(comes_and_goes(Ino(node)), ino == Ino::ROOT);
         }
         assert_eq!(Node::of(DIRECTORY.0), Node::Directory);
+        let none = Node::Snapshot(DatasetId(0), Ino(0));
+        assert_eq!(Node::of(SNAPSHOTS), none);
         assert!(comes_and_goes(DIRECTORY));
         assert_eq!(Node::of(Ino::ROOT.0), Node::Own(Ino::ROOT));
         assert_eq!(Node::of(SNAPSHOTS - 1), Node::Own(Ino(SNAPSHOTS - 1)));
