@@ -74,7 +74,7 @@ impl Drop for Leaving {
 }
 
 /// How long a deletion waits for what the store itself does to a dataset, before it looks again.
-const STORE_AT_WORK: Duration = Duration::from_millis(1);
+pub(super) const STORE_AT_WORK: Duration = Duration::from_millis(1);
 
 /// Why something cannot be done to a dataset. Nothing has changed then.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -139,11 +139,9 @@ impl Server {
         room: usize,
         out: &mut Reply<'_>,
     ) -> Result<(), FsError> {
-        let mut body = request.body;
-        let asked: ReadIn = body.take()?;
-        let room = listing_room(&asked, room);
+        let (after, room) = listing(request, room)?;
         self.fs
-            .readdir(Ino(request.header.nodeid), asked.offset, &mut |entry| {
+            .readdir(Ino(request.header.nodeid), after, &mut |entry| {
                 let fits = out.body_len() + dirent_bytes(&entry) <= room;
                 if fits {
                     put_dirent(out, &entry);
@@ -159,9 +157,7 @@ impl Server {
         room: usize,
         out: &mut Reply<'_>,
     ) -> Result<(), FsError> {
-        let mut body = request.body;
-        let asked: ReadIn = body.take()?;
-        let room = listing_room(&asked, room);
+        let (after, room) = listing(request, room)?;
         let mut visit = |entry: DirEntry, attr: &Attr| {
             let bytes = size_of::<EntryOut>() + dirent_bytes(&entry);
             if out.body_len() + bytes > room {
@@ -180,15 +176,16 @@ impl Server {
             true
         };
         self.fs
-            .readdirplus(Ino(request.header.nodeid), asked.offset, &mut visit)
+            .readdirplus(Ino(request.header.nodeid), after, &mut visit)
     }
 }
 
-pub(super) fn listing_room(asked: &ReadIn, room: usize) -> usize {
-    usize::try_from(asked.size)
-        .unwrap_or(usize::MAX)
-        .min(room)
-        .min(WRITE_MAX_BYTES)
+/// Behind which cookie a listing goes on, and the bytes that it may have.
+pub(super) fn listing(request: &Request<'_>, room: usize) -> Result<(u64, usize), FsError> {
+    let mut body = request.body;
+    let asked: ReadIn = body.take()?;
+    let size = usize::try_from(asked.size).unwrap_or(usize::MAX);
+    Ok((asked.offset, size.min(room).min(WRITE_MAX_BYTES)))
 }
 
 pub(super) fn dirent_bytes(entry: &DirEntry) -> usize {

@@ -3,9 +3,9 @@
 
 use std::sync::atomic::AtomicU64;
 
-use super::abi::{EntryOut, GetxattrIn, InHeader, ReadIn, StatxIn};
+use super::abi::{EntryOut, GetxattrIn, InHeader, StatxIn};
 use super::consts::{feature, opcode};
-use super::data::{dirent_bytes, listing_room, put_dirent};
+use super::data::{dirent_bytes, listing, put_dirent};
 use super::dispatch::{put_open, put_sized};
 use super::reply::Reply;
 use super::request::Request;
@@ -103,12 +103,10 @@ impl Server {
         room: usize,
         out: &mut Reply<'_>,
     ) -> Result<(), FsError> {
-        let mut body = request.body;
-        let asked: ReadIn = body.take()?;
-        let room = listing_room(&asked, room);
+        let (after, room) = listing(request, room)?;
         let plus = request.header.opcode == opcode::READDIRPLUS;
         let before = if plus { size_of::<EntryOut>() } else { 0 };
-        self.fs.list_snapshots(asked.offset, &mut |entry| {
+        self.fs.list_snapshots(after, &mut |entry| {
             let fits = out.body_len() + before + dirent_bytes(&entry) <= room;
             if fits {
                 if plus {

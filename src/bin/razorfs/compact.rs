@@ -1,13 +1,11 @@
 //! `razorfs compact STORE`: makes chunks.dat shorter.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use razorfs::engine::{OpenOptions, Store};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -31,10 +29,7 @@ pub struct CompactArgs {
 /// # Errors
 /// When the store cannot be opened, compacted or closed.
 pub fn run(args: &CompactArgs) -> Result<(), Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = crate::stop_on_signals()?;
     let options = OpenOptions {
         allow_volatile: args.allow_volatile,
         background: false,

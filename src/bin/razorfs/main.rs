@@ -17,10 +17,13 @@ mod snapshots;
 mod store;
 mod trim;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Administration of razorfs stores.
 #[derive(Debug, Parser)]
@@ -56,9 +59,18 @@ enum Command {
     Rewrite(rewrite::RewriteArgs),
 }
 
+/// What SIGINT (Ctrl-C) and SIGTERM set from here on, in the place of ending the program.
+fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
 /// Prints a result. Whoever closed the pipe wants no more of it.
 fn tell(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn main() -> ExitCode {

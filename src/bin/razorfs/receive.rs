@@ -14,7 +14,6 @@ use razorfs::engine::{OpenOptions, Store};
 use razorfs::stream::{receive, token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::send::{Bar, named};
 
@@ -66,10 +65,7 @@ pub fn run(args: &ReceiveArgs) -> Result<(), Error> {
     if !args.resume_token && !args.abort && input.is_terminal() {
         return Err("a stream does not come from a terminal: see razorfs send".into());
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = crate::stop_on_signals()?;
     let store = Store::open(&args.store, options)?;
     let done = act(&store, args, &stop).map_err(|error| named(&args.store, &*error));
     let closed = store.close().map_err(|error| named(&args.store, &error));

@@ -2,12 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use razorfs::engine::{OpenOptions, Store, Volume};
 use razorfs::format::id::Ino;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -34,10 +33,7 @@ pub struct RewriteArgs {
 /// # Errors
 /// When the store cannot be opened or closed, or a file cannot be found or written.
 pub fn run(args: &RewriteArgs) -> Result<(), Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = crate::stop_on_signals()?;
     let options = OpenOptions {
         allow_volatile: args.allow_volatile,
         background: false,

@@ -3,14 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use razorfs::engine::{OpenOptions, ScrubEvent, ScrubOptions, ScrubProgress, Volume};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -46,10 +44,7 @@ pub struct ScrubArgs {
 /// # Errors
 /// When the store cannot be opened, walked or closed.
 pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = crate::stop_on_signals()?;
     let options = OpenOptions {
         allow_volatile: args.allow_volatile,
         ..OpenOptions::default()

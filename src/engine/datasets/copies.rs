@@ -140,13 +140,7 @@ impl Store {
             ..new
         };
         put_record(tx, to, &clone)?;
-        let lineage = LineageRecord {
-            prev: snapshot,
-            prev_birth: birth,
-            shared: LineageRecord::PENDING,
-            ..LineageRecord::default()
-        };
-        put_lineage(tx, to, &lineage)?;
+        put_lineage(tx, to, &LineageRecord::behind(snapshot, birth))?;
         Ok(snapshot)
     }
 }
@@ -168,11 +162,5 @@ pub(in crate::engine) fn put_snapshot(
     put_record(tx, to, &record)?;
     let before = lineage(tx, from)?;
     put_lineage(tx, to, &before)?;
-    let lineage = LineageRecord {
-        prev: to,
-        prev_birth: birth,
-        shared: LineageRecord::PENDING,
-        ..LineageRecord::default()
-    };
-    put_lineage(tx, from, &lineage)
+    put_lineage(tx, from, &LineageRecord::behind(to, birth))
 }

@@ -90,13 +90,7 @@ impl Store {
             ..at_snapshot
         };
         tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
-        let lineage = LineageRecord {
-            prev: from,
-            prev_birth: record.birth,
-            shared: LineageRecord::PENDING,
-            ..LineageRecord::default()
-        };
-        put_lineage(tx, id, &lineage)?;
+        put_lineage(tx, id, &LineageRecord::behind(from, record.birth))?;
         Ok(tx.copy_tree(from, id)?)
     }
 

@@ -350,13 +350,7 @@ fn put_clone(
     put_record(tx, id, &record)?;
     let counters = counters_of(tx, base)?;
     tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
-    let lineage = LineageRecord {
-        prev: base,
-        prev_birth: snapshot.birth,
-        shared: LineageRecord::PENDING,
-        ..LineageRecord::default()
-    };
-    put_lineage(tx, id, &lineage)?;
+    put_lineage(tx, id, &LineageRecord::behind(base, snapshot.birth))?;
     tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
     Ok(tx.copy_tree(base, id)?)
 }

@@ -1,13 +1,12 @@
 //! How what was received takes its place: in one transaction.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::begin::{base_in, check_unchanged};
 use super::{Receiving, hidden};
 use crate::engine::datasets::{
-    DatasetError, Sums, counters_of, find, lineage, put_lineage, put_record, put_snapshot,
-    record_of,
+    DatasetError, STORE_AT_WORK, Sums, counters_of, find, lineage, put_lineage, put_record,
+    put_snapshot, record_of,
 };
 use crate::engine::send::{counts_of, orphans_in};
 use crate::engine::store::Room;
@@ -22,9 +21,6 @@ use crate::log::Tx;
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
-
-/// How long to wait for what the store itself does to a dataset.
-const STORE_AT_WORK: Duration = Duration::from_millis(1);
 
 impl Receiving {
     /// Ends the receive, when the tree holds what the sender's does: the dataset and the snapshot
@@ -135,8 +131,11 @@ impl Receiving {
         tx.copy_tree(id, target)?;
         put_lineage(tx, target, &pending(received))?;
         let counters = counters_of(tx, id)?;
+        let counters = DatasetCounters {
+            next_ino: counters.next_ino.max(next_ino),
+            ..counters
+        };
         tx.put(TreeId::Datasets, counters_key(target), counters.encode())?;
-        put_next_ino(tx, target, next_ino)?;
         put_lineage(tx, id, &LineageRecord::default())?;
         for key in [
             counters_key(id),

@@ -10,7 +10,7 @@ use crate::engine::{DatasetError, EngineError, Fallocate, Store, WriteFlags};
 use crate::log::journal::Pressure;
 
 /// A store of which the caller drives checkpoints, or threads do.
-fn store(background: bool) -> (SimMedia, Arc<Store>) {
+pub(super) fn store(background: bool) -> (SimMedia, Arc<Store>) {
     let sim = SimMedia::new();
     let clock = clock(&Arc::new(AtomicI64::new(1000)));
     mkfs(sim.media(), &MkfsOptions::reproducible(), &clock).unwrap();

@@ -131,14 +131,7 @@ fn judge(work: &Work, old: &str, new: &str) {
 #[test]
 fn differences_are_what_was_done() {
     for seed in 0..30 {
-        let sim = SimMedia::new();
-        let clock = clock(&Arc::new(AtomicI64::new(1000)));
-        mkfs(sim.media(), &MkfsOptions::reproducible(), &clock).unwrap();
-        let options = OpenOptions {
-            background: false,
-            ..OpenOptions::default()
-        };
-        let store = Store::open_media(sim.media(), options, clock).unwrap();
+        let (_, store) = super::deletion::store(false);
         let mut work = Work {
             volume: store.main().unwrap(),
             store,

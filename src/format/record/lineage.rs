@@ -39,6 +39,17 @@ impl LineageRecord {
     /// In the place of a checkpoint: every page.
     pub const PENDING: Generation = Generation(u64::MAX);
 
+    /// That of a tree which is a copy of the snapshot `prev`, taken in `birth`, as of now.
+    #[must_use]
+    pub fn behind(prev: DatasetId, birth: Generation) -> Self {
+        LineageRecord {
+            prev,
+            prev_birth: birth,
+            shared: LineageRecord::PENDING,
+            ..LineageRecord::default()
+        }
+    }
+
     /// Extents with this key that were born in this checkpoint or before have their references
     /// elsewhere.
     #[must_use]
