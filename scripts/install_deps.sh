@@ -9,6 +9,7 @@ PACKAGES=(
     qemu-system-x86 qemu-utils busybox-static cpio sqlite3 # guests and what they run
     e2fsprogs fuse3 acl attr rsync util-linux kmod         # file systems and their tests
     valgrind                                               # counts of instructions
+    prometheus                                             # promtool, which reads /metrics
 )
 [ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)
 

@@ -17,7 +17,8 @@
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
 //! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
 //! `transport`, `memory` (giving it back) for the engine, `sandbox` (confinement of the process) for
-//! programs; `sync` (locks and threads) is for all who share something between threads.
+//! programs; `sync` (locks and threads) is for all who share something between threads, `metrics`
+//! (counting) for all in whom something happens that operators want to know of.
 
 pub mod config;
 pub mod control;
@@ -29,6 +30,7 @@ pub mod fs;
 pub mod fsck;
 pub mod log;
 mod memory;
+pub mod metrics;
 pub mod sandbox;
 pub mod server;
 pub mod store;

@@ -180,6 +180,7 @@ fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Serving>, Error> {
             socket: endpoint.to_string(),
             tag: tag.clone().or_else(|| config.device.tag.clone()),
             read_only: options.read_only || !is_writable,
+            meter: Arc::default(),
         };
         let export = exports
             .entry(dataset)
@@ -188,7 +189,8 @@ fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Serving>, Error> {
             read_only: exported.read_only,
             ..*options
         };
-        let server = Arc::new(Server::new(export.kernel(options)));
+        let server = Server::new(export.kernel(options));
+        let server = Arc::new(server.counting(&exported.meter.refused));
         servers.push((server, exported));
     }
     Ok(servers)
@@ -208,6 +210,7 @@ fn serve_store(
         Durability::Strict | Durability::Fsync => {}
     }
     let (servers, exported): (Vec<_>, Vec<_>) = servers(config, store)?.into_iter().unzip();
+    let meters: Vec<_> = exported.iter().map(|each| each.meter.clone()).collect();
     let path = config.store.display();
     // Ends before the store is closed.
     let _commands = match control {
@@ -220,10 +223,12 @@ fn serve_store(
     };
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
-        for ((export, server), socket) in config.exports.iter().zip(servers).zip(sockets) {
+        let served = servers.into_iter().zip(meters).zip(sockets);
+        for (export, ((server, meter), socket)) in config.exports.iter().zip(served) {
             log::info!("serving '{}' of {path} on {socket}", export.dataset);
             let mut device = config.device.clone();
             device.tag = export.tag.clone().or(device.tag);
+            device.meter = meter;
             let serve = move || {
                 let served = serve(&server, socket, &device, stop);
                 if served.is_err() {

@@ -330,6 +330,7 @@ impl Args {
                     at_most("--poll-us", self.poll_us, 0, POLL_MAX_US)? as u64,
                 ),
                 cpus: Cpus::new(self.cpu_affinity.as_deref().map_or(Ok(Vec::new()), cpus)?),
+                ..DeviceOptions::default()
             },
             log_level: said.log_level.unwrap_or(LevelFilter::Info),
             syslog: self.syslog,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
+use super::activity::Activity;
 use super::api::{Dataset, Export, Failure, Stats};
 use super::operations::Made;
 use super::session::SessionError;
@@ -60,6 +61,14 @@ impl Client {
     /// As there; when the daemon does not answer.
     pub fn stats(&self) -> Result<Stats, SessionError> {
         self.get("/api/v1/stats")
+    }
+
+    /// What happens in the store and at its exports.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn activity(&self) -> Result<Activity, SessionError> {
+        self.get("/api/v1/activity")
     }
 
     /// What guests can reach.

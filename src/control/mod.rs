@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! api         what requests and answers are made of: both sides have these types
+//! activity    what happens, as numbers; prometheus, the same as Prometheus wants it
 //! operations  what each request does to an open store
 //! server      HTTP and JSON over a UNIX socket: handlers, OpenAPI document, connections
 //! socket      where the daemon listens, and how a client finds it
@@ -15,11 +16,14 @@
 //! transactions, never by a look before them, so requests that race end as if one came first. The
 //! threads of guests never wait for this one.
 //!
-//! Imports the engine and what is below it, nothing of transport and server.
+//! Imports the engine and what is below it, nothing of transport, and of server the protocol's
+//! numbers.
 
+pub mod activity;
 pub mod api;
 mod client;
 pub mod operations;
+mod prometheus;
 pub mod server;
 mod session;
 pub mod socket;

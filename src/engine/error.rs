@@ -72,3 +72,15 @@ pub enum EngineError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl EngineError {
+    /// Whether what the disk gave cannot be what was written there.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use StoreError::{Corrupt, Format, Page};
+        matches!(
+            self,
+            EngineError::Store(Page { .. } | Format { .. } | Corrupt(_))
+        )
+    }
+}

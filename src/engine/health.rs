@@ -206,7 +206,7 @@ impl Store {
     fn wear_since_opened(&self) -> WearRecord {
         WearRecord {
             guest_bytes: self.guest_bytes.load(Ordering::Relaxed),
-            disk_bytes: self.disk_written.bytes(),
+            disk_bytes: self.disks.written_bytes(),
         }
     }
 

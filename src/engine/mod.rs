@@ -50,7 +50,7 @@ pub use receive::{ReceiveHow, ReceivedInode, Receiving};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
 pub use send::{Sending, TreeCounts, TreeDifference};
 pub use settings::Settings;
-pub use status::Status;
+pub use status::{Activity, Status};
 pub use store::{OpenError, Store, system_clock};
 pub use types::*;
 pub use volume::Volume;

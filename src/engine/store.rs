@@ -10,7 +10,7 @@ use super::data::DataState;
 use super::volume::Dataset;
 use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
-use crate::disk::counted::{Written, counted};
+use crate::disk::counted::{Counted, counted};
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
 use crate::format::id::DatasetId;
 use crate::format::page::PAGE_BYTES;
@@ -35,8 +35,8 @@ pub struct Store {
     orphans_freed: AtomicU64,
     /// Bytes that guests wrote.
     pub(super) guest_bytes: AtomicU64,
-    /// Bytes that the disks were written.
-    pub(super) disk_written: Written,
+    /// What was asked of the disks.
+    pub(super) disks: Counted,
     /// One checkpoint at a time: held until the space that it freed is released.
     checkpointing: Mutex<()>,
     /// One deletion of trees at a time.
@@ -142,7 +142,7 @@ impl Store {
         lock: Option<StoreLock>,
     ) -> Result<Arc<Store>, EngineError> {
         crate::memory::keep_large_apart();
-        let (media, disk_written) = counted(media);
+        let (media, disks) = counted(media);
         let opened = recovery::open(
             media,
             recovery::Options {
@@ -167,7 +167,7 @@ impl Store {
             recovery: opened.report,
             orphans_freed: AtomicU64::new(0),
             guest_bytes: AtomicU64::new(0),
-            disk_written,
+            disks,
             checkpointing: Mutex::new(()),
             reaping: Mutex::new(()),
             background: Background::default(),

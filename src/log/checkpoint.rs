@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::journal::{Journal, Retired};
 use crate::format::id::{Generation, Lsn};
@@ -44,6 +45,7 @@ impl Journal {
         let Some(mut frozen) = self.latching(self.freeze(&newest, clean))? else {
             return Ok(());
         };
+        let since = Instant::now();
         let lsn = frozen.superblock.checkpoint_lsn;
         self.latching(self.carry(lsn, carry_over))?;
         // What was carried over must be found by the next opening, which does not look for it in a
@@ -61,6 +63,7 @@ impl Journal {
         self.storage.strings.settle(frozen.superblock.strings_end);
         self.settle();
         *newest = frozen.superblock;
+        self.checkpoints.took(since.elapsed());
         self.latching(self.release_retired())
     }
 

@@ -15,14 +15,15 @@ use super::Tx;
 use super::change::Changes;
 use super::tracked::Tracked;
 use super::tx::Pending;
-use super::wal::Wal;
+use super::wal::{GroupCommits, Wal};
 use crate::disk::{Disk, Media};
 use crate::format::id::{Generation, Lsn, PageNo};
 use crate::format::key::{Key, TreeId};
 use crate::format::record::PagePtr;
 use crate::format::superblock::Superblock;
+use crate::metrics::Histogram;
 use crate::store::StoreError;
-use crate::store::pages::Need;
+use crate::store::pages::{Looks, Need};
 use crate::store::roots::{AtOneMoment, Reading, Roots, Storage};
 use crate::store::tree::{Differs, Effects};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,6 +69,7 @@ pub struct Journal {
     pub(super) closed: AtomicBool,
     chunks: Arc<dyn Disk>,
     latch: RwLock<Option<StoreError>>,
+    pub(super) checkpoints: Histogram,
 }
 
 /// Pages that a checkpoint freed.
@@ -158,6 +160,7 @@ impl Journal {
             durable_generation: AtomicU64::new(generation.0),
             chunks,
             latch: RwLock::new(None),
+            checkpoints: Histogram::default(),
         })
     }
 
@@ -348,6 +351,37 @@ impl Journal {
     #[must_use]
     pub fn durable_generation(&self) -> Generation {
         Generation(self.durable_generation.load(Ordering::Acquire))
+    }
+
+    /// How long each checkpoint took that wrote anything.
+    #[must_use]
+    pub fn checkpoint_times(&self) -> &Histogram {
+        &self.checkpoints
+    }
+
+    /// The log's group commits, where there is a log.
+    #[must_use]
+    pub fn commits(&self) -> Option<&GroupCommits> {
+        self.wal.as_ref().map(Wal::commits)
+    }
+
+    /// Bytes of the log.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.opened.log_bytes
+    }
+
+    /// How the memory for tree pages does, and how many pages that were read could not be believed.
+    #[must_use]
+    pub fn pages(&self) -> (Looks, u64) {
+        let pages = &self.storage.pages;
+        (pages.looks(), pages.damaged())
+    }
+
+    /// Bytes of the log that the next checkpoint frees.
+    #[must_use]
+    pub fn log_used_bytes(&self) -> u64 {
+        self.wal.as_ref().map_or(0, Wal::used_bytes)
     }
 
     /// Whether a checkpoint should be made.

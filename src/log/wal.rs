@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::change::Changes;
 use super::journal::Barrier;
@@ -20,6 +21,7 @@ use crate::format::wal::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, ENTRY_HEADER_BYTES, EntryHeader, LogHeader,
     LogKey, RING_START, encode_entry, padded_bytes,
 };
+use crate::metrics::{Counter, Histogram};
 use crate::store::StoreError;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -111,6 +113,18 @@ pub struct Wal {
     state: Mutex<State>,
     /// A group commit ended.
     done: Condvar,
+    commits: GroupCommits,
+}
+
+/// Group commits since the log was opened.
+#[derive(Debug, Default)]
+pub struct GroupCommits {
+    /// How long each took: chunks.dat flushed, then the log written and durable.
+    pub times: Histogram,
+    /// Transactions in each.
+    pub transactions: Histogram,
+    /// Bytes of the log that they took.
+    pub bytes: Counter,
 }
 
 struct State {
@@ -248,6 +262,7 @@ impl Wal {
                 releases: 0,
             }),
             done: Condvar::new(),
+            commits: GroupCommits::default(),
         })
     }
 
@@ -337,7 +352,14 @@ impl Wal {
         state.writing = true;
         let batches: Vec<Batch> = state.closed.drain(..).collect();
         let (end, durable) = (state.open.lsn, state.durable);
+        let since = Instant::now();
         let result = MutexGuard::unlocked(state, || self.write(&batches, durable));
+        if let (Some(first), true) = (batches.first(), result.is_ok()) {
+            self.commits.times.took(since.elapsed());
+            let transactions = batches.iter().map(|batch| u64::from(batch.entries)).sum();
+            self.commits.transactions.note(transactions);
+            self.commits.bytes.add(end.0.saturating_sub(first.lsn.0));
+        }
         state.writing = false;
         match result {
             Ok(()) => state.durable = state.durable.max(end),
@@ -442,6 +464,12 @@ impl Wal {
         self.disk
             .write_at(copy * BLOCK_BYTES as u64, &header.encode())
             .map_err(|source| WalError::io("writing its header", source))
+    }
+
+    /// Its group commits.
+    #[must_use]
+    pub fn commits(&self) -> &GroupCommits {
+        &self.commits
     }
 
     /// Where the log ends: everything appended lies before it.

@@ -6,7 +6,7 @@ use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
 use super::consts::WRITE_KILL_SUIDGID;
 use super::reply::Reply;
 use super::request::Request;
-use super::{Error, Input, Output, Server, WRITE_MAX_BYTES, convert, send};
+use super::{Error, Input, Output, Server, WRITE_MAX_BYTES, convert};
 use crate::engine::{Attr, DirEntry, EngineError, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
 use crate::fs::{FsError, errno};
@@ -64,7 +64,7 @@ impl Server {
         let mut body = request.body;
         let asked = match body.take::<ReadIn>() {
             Ok(asked) => asked,
-            Err(error) => return send(writer, &request.header, out, Err(error)),
+            Err(error) => return self.send(writer, &request.header, out, Err(error)),
         };
         let mut data = writer.split_at(HEADER_BYTES).map_err(Error::Reply)?;
         let len = usize::try_from(asked.size)
@@ -81,7 +81,11 @@ impl Server {
         let done = len - sink.room;
         let (error, done) = match result {
             Ok(()) => (0, done),
-            Err(error) => (errno::of(&error), 0),
+            Err(error) => {
+                let errno = errno::of(&error);
+                self.refused.note(errno);
+                (errno, 0)
+            }
         };
         let header = OutHeader {
             len: u32::try_from(HEADER_BYTES + done).unwrap_or(u32::MAX),

@@ -22,11 +22,13 @@ mod request;
 mod snapshots;
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::EngineError;
 use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, Node, errno};
+use crate::metrics::Refused;
 use abi::{InHeader, OutHeader};
 use consts::opcode;
 pub use io::{Input, Output};
@@ -58,6 +60,7 @@ pub struct Server {
     fs: FileSystem,
     /// [`consts::feature`] bits both sides agreed on, and [`SESSION`] once they have.
     session: AtomicU64,
+    refused: Arc<Refused>,
 }
 
 /// The bit of [`Server::session`] that says INIT was done. No feature has it.
@@ -105,6 +108,16 @@ impl Server {
         Server {
             fs,
             session: AtomicU64::new(0),
+            refused: Arc::default(),
+        }
+    }
+
+    /// The same, which counts there what it refuses.
+    #[must_use]
+    pub fn counting(self, refused: &Arc<Refused>) -> Self {
+        Server {
+            refused: Arc::clone(refused),
+            ..self
         }
     }
 
@@ -142,7 +155,7 @@ impl Server {
         let mut out = Reply::new(&mut buffers.reply, &mut buffers.looked_up);
         let result = match Request::read(&mut request, &mut buffers.request) {
             Err(error) => Err(error),
-            Ok(Err(malformed)) => send(
+            Ok(Err(malformed)) => self.send(
                 &mut reply,
                 &malformed.header,
                 &mut out,
@@ -233,13 +246,30 @@ impl Server {
         if let Err(error) = &result {
             log::trace!("opcode {}: {error}", request.header.opcode);
         }
-        let sent = send(writer, &request.header, out, result);
+        let sent = self.send(writer, &request.header, out, result);
         if failed || sent.is_err() {
             for ino in out.take_looked_up() {
                 self.fs.forget(ino, 1);
             }
         }
         sent
+    }
+
+    /// Sends what is in `out`, or an error, in one write.
+    fn send(
+        &self,
+        writer: &mut impl Output,
+        header: &InHeader,
+        out: &mut Reply<'_>,
+        result: Result<(), FsError>,
+    ) -> Result<usize, Error> {
+        let error = result.err().map_or(0, |error| errno::of(&error));
+        if error != 0 {
+            self.refused.note(error);
+        }
+        let bytes = out.finish(header.unique, error);
+        writer.write_all(bytes).map_err(Error::Reply)?;
+        Ok(bytes.len())
     }
 }
 
@@ -248,19 +278,6 @@ fn room(writer: &impl Output) -> usize {
     writer
         .available_bytes()
         .saturating_sub(size_of::<OutHeader>())
-}
-
-/// Sends what is in `out`, or an error, in one write.
-fn send(
-    writer: &mut impl Output,
-    header: &InHeader,
-    out: &mut Reply<'_>,
-    result: Result<(), FsError>,
-) -> Result<usize, Error> {
-    let error = result.err().map_or(0, |error| errno::of(&error));
-    let bytes = out.finish(header.unique, error);
-    writer.write_all(bytes).map_err(Error::Reply)?;
-    Ok(bytes.len())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Requests about a dataset's snapshots: those about inodes in one are answered by a server of its
 //! own, those about the directory that has them all here.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::abi::{EntryOut, GetxattrIn, InHeader, StatxIn};
@@ -9,7 +10,7 @@ use super::data::{dirent_bytes, listing, put_dirent};
 use super::dispatch::{put_open, put_sized};
 use super::reply::Reply;
 use super::request::Request;
-use super::{Error, Input, Output, Server, convert, send};
+use super::{Error, Input, Output, Server, convert};
 use crate::engine::EngineError;
 use crate::format::id::{DatasetId, Ino};
 use crate::fs::FsError;
@@ -27,11 +28,12 @@ impl Server {
     ) -> Result<usize, Error> {
         let fs = match self.fs.snapshot(snapshot) {
             Ok(fs) => fs,
-            Err(error) => return send(writer, &request.header, out, Err(error)),
+            Err(error) => return self.send(writer, &request.header, out, Err(error)),
         };
         let server = Server {
             fs,
             session: AtomicU64::new(session),
+            refused: Arc::clone(&self.refused),
         };
         let request = Request {
             header: InHeader {

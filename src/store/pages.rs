@@ -17,6 +17,7 @@ use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
 use crate::format::page::{PAGE_BYTES, Page};
 use crate::format::record::PagePtr;
+use crate::metrics::Counter;
 use crate::sync::{Mutex, MutexGuard};
 
 /// nodes.dat grows by at least this many pages at a time, and by a sixteenth of its size.
@@ -37,10 +38,23 @@ pub enum Need {
     Log,
 }
 
+/// What came of looking for something that memory may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Looks {
+    /// It was there.
+    pub hits: u64,
+    /// It was not.
+    pub misses: u64,
+    /// What is kept takes so many bytes.
+    pub bytes: u64,
+}
+
 /// The pages of a store.
 pub struct PageStore {
     disk: Arc<dyn Disk>,
     cache: Cache<PagePtr, Arc<Node>>,
+    /// Pages that were read and could not be believed.
+    damaged: Counter,
     space: Mutex<Space>,
     /// Held while free pages are searched for.
     search: Mutex<()>,
@@ -73,6 +87,7 @@ impl PageStore {
         PageStore {
             disk,
             cache: Cache::new(pages.max(64)),
+            damaged: Counter::default(),
             space: Mutex::new(Space {
                 free: BTreeMap::new(),
                 free_pages: 0,
@@ -114,10 +129,29 @@ impl PageStore {
             .map_err(|source| {
                 StoreError::io(format!("nodes.dat, reading page {}", place.page), source)
             })?;
-        Page::decode(bytes, place).map_err(|source| StoreError::Page {
-            page: place.page,
-            reason: source.to_string(),
+        Page::decode(bytes, place).map_err(|source| {
+            self.damaged.note();
+            StoreError::Page {
+                page: place.page,
+                reason: source.to_string(),
+            }
         })
+    }
+
+    /// What came of looking for pages in memory.
+    #[must_use]
+    pub fn looks(&self) -> Looks {
+        Looks {
+            hits: self.cache.hits(),
+            misses: self.cache.misses(),
+            bytes: self.cache.weight().saturating_mul(PAGE_BYTES as u64),
+        }
+    }
+
+    /// How often a page was read that could not be believed.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.damaged.get()
     }
 
     /// Writes nodes that have places, and keeps them in the cache.

@@ -17,6 +17,7 @@ mod hostile_ring;
 mod hostile_setup;
 mod kill;
 mod memory;
+mod metrics;
 mod needs_reset;
 mod opcodes;
 mod pipeline;

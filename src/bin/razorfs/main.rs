@@ -2,6 +2,7 @@
 
 mod compact;
 mod datasets;
+mod doctor;
 mod health;
 mod info;
 mod mkfs;
@@ -15,6 +16,7 @@ mod served;
 mod set;
 mod snapshots;
 mod store;
+mod top;
 mod trim;
 
 use std::io::{self, Write};
@@ -54,6 +56,8 @@ enum Command {
     Diff(snapshots::DiffArgs),
     Send(send::SendArgs),
     Receive(receive::ReceiveArgs),
+    Top(top::TopArgs),
+    Doctor(doctor::DoctorArgs),
     Trim(trim::TrimArgs),
     Compact(compact::CompactArgs),
     Rewrite(rewrite::RewriteArgs),
@@ -96,8 +100,13 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Trim(args) => trim::run(args),
+        Command::Top(args) => top::run(args),
         Command::Compact(args) => compact::run(args),
         Command::Rewrite(args) => rewrite::run(args),
+        Command::Doctor(args) => match doctor::run(args) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

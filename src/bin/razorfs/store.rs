@@ -1,9 +1,9 @@
 //! The store that a command is about, whether a daemon serves it or not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use razorfs::control::{Session, SessionError, StorePlace, named};
+use razorfs::control::{Client, Session, SessionError, StorePlace, named, served};
 use serde::Serialize;
 
 type Error = Box<dyn std::error::Error>;
@@ -36,17 +36,33 @@ impl StoreArgs {
         act: impl FnOnce(&Session) -> Result<T, SessionError>,
     ) -> Result<T, Error> {
         let named = |error: SessionError| named(&self.store, &error);
-        let place = StorePlace {
-            store: self.store.clone(),
-            control: self.control.clone(),
-            allow_volatile: self.allow_volatile,
-        };
-        let session = Session::begin(&place, read_only).map_err(named)?;
+        let session = Session::begin(&self.place(), read_only).map_err(named)?;
         let done = act(&session).map_err(named);
         let ended = session.end().map_err(named);
         let done = done?;
         ended?;
         Ok(done)
+    }
+
+    fn place(&self) -> StorePlace {
+        StorePlace {
+            store: self.store.clone(),
+            control: self.control.clone(),
+            allow_volatile: self.allow_volatile,
+        }
+    }
+
+    /// The store's directory.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// The daemon that serves the store; `None` when none does.
+    ///
+    /// # Errors
+    /// When it may not be spoken to.
+    pub fn daemon(&self) -> Result<Option<Client>, Error> {
+        served(&self.place()).map_err(|error| named(&self.store, &error))
     }
 
     /// Whether JSON is to be printed.

@@ -85,6 +85,19 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
+/// An answer that is text of a type.
+pub(super) struct Plain(pub(super) &'static str, pub(super) String);
+
+impl IntoResponse for Plain {
+    fn into_response(self) -> Response {
+        let Plain(kind, text) = self;
+        let mut response = Response::new(Body::from(text));
+        let kind = HeaderValue::from_static(kind);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+}
+
 impl<T: Serialize> IntoResponse for Made<T> {
     fn into_response(self) -> Response {
         let status = match self.is_new {

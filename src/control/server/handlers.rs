@@ -14,13 +14,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::exchange::{Answer, Json, Name, Options, method_not_allowed, not_found};
+use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
+use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
     Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
     Trimmed,
 };
 use crate::control::operations::{self, Made};
+use crate::control::prometheus;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -47,6 +49,8 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(trim))
         .routes(routes!(list_exports))
         .routes(routes!(stats))
+        .routes(routes!(get_activity))
+        .routes(routes!(metrics))
         .routes(routes!(openapi))
 }
 
@@ -374,6 +378,30 @@ async fn list_exports(State(served): State<Served>) -> Result<Answer<Vec<Export>
 )]
 async fn stats(State(served): State<Served>) -> Result<Answer<Stats>> {
     served.run(operations::stats).await.map(Answer)
+}
+
+/// What happens in the store and at its exports, as numbers since the daemon began: what happened in a
+/// while is the difference of two answers.
+#[utoipa::path(
+    get,
+    path = "/api/v1/activity",
+    responses((status = OK, body = Activity), Unreadable),
+)]
+async fn get_activity(State(served): State<Served>) -> Result<Answer<Activity>> {
+    served.activity().await.map(Answer)
+}
+
+/// The same for Prometheus, in its text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = OK, body = String, content_type = "text/plain"), Unreadable),
+)]
+async fn metrics(State(served): State<Served>) -> Result<Plain> {
+    let activity = served.activity().await?;
+    let text = prometheus::text(&activity);
+    let text = text.map_err(|error| Failure::new(ErrorKind::Failed, error.to_string()))?;
+    Ok(Plain(prometheus::CONTENT_TYPE, text))
 }
 
 /// This document.

@@ -19,9 +19,11 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::activity::{self, Activity};
 use super::api::{ErrorKind, Export, Failure};
 use crate::engine::Store;
 use crate::format::id::DatasetId;
+use crate::metrics::Meter;
 
 pub use connections::{Running, start};
 pub use handlers::{document, router};
@@ -31,7 +33,7 @@ pub use handlers::{document, router};
 const REQUESTS_MAX: usize = 128;
 
 /// Something that a guest can reach.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Exported {
     /// The dataset.
     pub dataset: DatasetId,
@@ -41,6 +43,8 @@ pub struct Exported {
     pub tag: Option<String>,
     /// Whether changes are refused.
     pub read_only: bool,
+    /// What its guests do.
+    pub meter: Arc<Meter>,
 }
 
 impl Exported {
@@ -73,6 +77,20 @@ impl Served {
             exports: exports.into(),
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
         }
+    }
+
+    /// What happens in the store and at its exports.
+    async fn activity(&self) -> Result<Activity, Failure> {
+        let exports = Arc::clone(&self.exports);
+        let gather = move |store: &_| {
+            let described = exports.iter().map(|each| {
+                let described = each.describe(store)?;
+                Ok((described.dataset, described.socket, each.meter.read()))
+            });
+            let described: Vec<_> = described.collect::<Result<_, Failure>>()?;
+            activity::gather(store, described.into_iter())
+        };
+        self.run(gather).await
     }
 
     /// Does something that may wait for the disk.

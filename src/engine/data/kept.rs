@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::chunks::{BLOCK, GROUP};
 use crate::format::id::ChunkId;
+use crate::store::pages::Looks;
 
 /// A part of a chunk that is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +95,15 @@ impl Cache {
     /// A part that is kept.
     pub(super) fn get(&self, id: ChunkId, part: Part) -> Option<Arc<[u8]>> {
         self.parts.get(&(id, part))
+    }
+
+    /// What came of looking for parts.
+    pub(super) fn looks(&self) -> Looks {
+        Looks {
+            hits: self.parts.hits(),
+            misses: self.parts.misses(),
+            bytes: self.parts.weight(),
+        }
     }
 
     /// Whether a part that is about to be read, from byte `start` of the chunk on, is worth

@@ -38,7 +38,9 @@ use super::{EngineError, Store, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::format::superblock::UNIT_BYTES;
+use crate::metrics::Counter;
 use crate::store::StoreError;
+use crate::store::pages::Looks;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
@@ -90,6 +92,8 @@ pub(super) struct DataState {
     next_chunk: AtomicU64,
     /// Chunk content read before.
     cache: kept::Cache,
+    /// Reads of content that could not be believed.
+    pub(super) damaged: Counter,
 }
 
 impl DataState {
@@ -109,7 +113,13 @@ impl DataState {
             trim: trim::State::default(),
             next_chunk: AtomicU64::new(1),
             cache: kept::Cache::new(cache_bytes),
+            damaged: Counter::default(),
         }
+    }
+
+    /// What came of looking for content in memory.
+    pub(super) fn looks(&self) -> Looks {
+        self.cache.looks()
     }
 }
 

@@ -128,6 +128,9 @@ impl Volume {
                     chunk
                         .read(part.record.chunk_offset, len, find, sink)
                         .inspect_err(|error| {
+                            if error.is_damage() {
+                                self.store.data.damaged.note();
+                            }
                             ::log::error!("inode {ino} at {}: {error}", part.start)
                         })?;
                 }

@@ -55,6 +55,7 @@ impl InProcess {
             slow: Slow::default(),
             poll_max: Duration::ZERO,
             cpus: Cpus::default(),
+            meter: Arc::default(),
         });
         let ring = Arc::new(Ring::new(1, work.memory.clone())?);
         let worker = Worker::new(ring.clone(), work.clone());

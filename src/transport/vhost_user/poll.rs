@@ -299,6 +299,7 @@ mod tests {
             slow: Slow::default(),
             poll_max: MAX,
             cpus: Cpus::default(),
+            meter: Arc::default(),
         });
         let mut guest = Guest {
             memory,

@@ -25,9 +25,10 @@ use super::socket::Socket;
 use super::status;
 use super::worker::Work;
 use super::{Answer, REQUEST_QUEUES_MAX, VhostUserError};
+use crate::metrics::Meter;
 
 /// What the device is like.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
     /// Request queues offered, 1 to [`REQUEST_QUEUES_MAX`], beside the high-priority one.
     pub request_queues: usize,
@@ -43,6 +44,8 @@ pub struct DeviceOptions {
     pub poll_max: Duration,
     /// Where queues' threads run.
     pub cpus: Cpus,
+    /// Where its requests are counted.
+    pub meter: Arc<Meter>,
 }
 
 /// How long after a failure to accept a connection the next attempt is made.
@@ -135,6 +138,7 @@ fn serve_all(
             slow: Slow::default(),
             poll_max: options.poll_max,
             cpus: options.cpus.clone(),
+            meter: options.meter.clone(),
         });
         if let Err(error) = serve_one(stream, work, options, peer, stop) {
             log::error!("{socket}: a front-end is let go: {error}");

@@ -25,6 +25,7 @@ use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::{Next, Ring, Watch};
 use super::slow::Slow;
+use crate::metrics::{Carried, Meter, QueueMeter};
 use crate::server::Error;
 use crate::server::consts::opcode;
 
@@ -32,6 +33,12 @@ use crate::server::consts::opcode;
 const UNTOLD_MAX: u32 = 8;
 /// Their bytes: a large request takes long enough to be told by itself.
 const UNTOLD_BYTES_MAX: u64 = 64 * 1024;
+
+/// What the reply to a READ has besides its data: `fuse_out_header`.
+const READ_BESIDES_BYTES: u64 = 16;
+/// What a WRITE has besides its data: `fuse_in_header`, `fuse_write_in`, and room for
+/// `fuse_out_header` and `fuse_write_out`.
+const WRITE_BESIDES_BYTES: u64 = 40 + 40 + 16 + 8;
 
 /// What all workers of a session share.
 pub(super) struct Work {
@@ -46,6 +53,8 @@ pub(super) struct Work {
     pub(super) poll_max: Duration,
     /// Where rings' threads run.
     pub(super) cpus: Cpus,
+    /// What is counted.
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Work {
@@ -78,6 +87,7 @@ impl Work {
 pub(super) struct Worker {
     ring: Arc<Ring>,
     work: Arc<Work>,
+    meter: Arc<QueueMeter>,
     lead: Lead<Poller>,
 }
 
@@ -85,6 +95,7 @@ impl Worker {
     pub(super) fn new(ring: Arc<Ring>, work: Arc<Work>) -> Worker {
         let poller = Poller::new(work.poll_max);
         Worker {
+            meter: work.meter.queue(ring.index),
             ring,
             work,
             lead: Lead::new(poller),
@@ -152,7 +163,10 @@ impl Worker {
                 self.start_second(scope);
             }
             look = match listener.wait()? {
-                Heard::Event => true,
+                Heard::Event => {
+                    self.meter.kicks.note();
+                    true
+                }
                 Heard::Nothing => false,
                 Heard::NoEvent => {
                     self.ring.fail("its kick descriptor is no event");
@@ -253,7 +267,10 @@ impl Worker {
                     continue;
                 };
                 let now = Instant::now();
-                work.slow.took(shape.opcode, now.duration_since(since));
+                let took = now.duration_since(since);
+                work.slow.took(shape.opcode, took);
+                self.meter
+                    .answered(shape.opcode, took, carried(shape, written));
                 untold = untold.saturating_add(1);
                 untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
                 let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
@@ -271,13 +288,26 @@ impl Worker {
             if stopped {
                 return None;
             }
-            if poller.look(ring) {
+            if self.look(poller) {
                 continue;
             }
             if !ring.want_kicks(true) {
                 return None;
             }
         }
+    }
+
+    /// Looks whether more comes.
+    fn look(&self, poller: &mut Poller) -> bool {
+        let found = poller.look(&self.ring);
+        if !self.work.poll_max.is_zero() {
+            let looks = match found {
+                true => &self.meter.looks_paid,
+                false => &self.meter.looks_unpaid,
+            };
+            looks.note();
+        }
+        found
     }
 
     /// Whether the request that was taken last is the only one, and the other thread is there to
@@ -304,7 +334,7 @@ impl Worker {
     /// Answers a request while the other thread may lead. Returns the seat, if it is still free:
     /// before the guest has its answer, as what it then does next need not wake anybody.
     fn answer_aside(&self, chain: &Chain) -> Option<Poller> {
-        let answered = answer_slowly(&self.work, chain);
+        let answered = answer_slowly(&self.work, &self.meter, chain);
         let seat = self.lead.come_back();
         if seat.is_some() {
             self.ring.hold_kicks();
@@ -316,24 +346,38 @@ impl Worker {
     /// Has a request answered by the pool.
     fn hand_over(&self, chain: Chain) {
         let (ring, work) = (self.ring.clone(), self.work.clone());
-        self.work
-            .pool
-            .run(move || give_back(&ring, &chain, answer_slowly(&work, &chain)));
+        let meter = self.meter.clone();
+        meter.handed_over.note();
+        self.work.pool.run(move || {
+            give_back(&ring, &chain, answer_slowly(&work, &meter, &chain));
+            meter.handed_back.note();
+        });
     }
 }
 
 /// Has a request answered that waits for the disk.
-fn answer_slowly(work: &Work, chain: &Chain) -> Result<u32, ChainError> {
+fn answer_slowly(work: &Work, meter: &QueueMeter, chain: &Chain) -> Result<u32, ChainError> {
     let since = Instant::now();
     // Walked again: it was a chain a moment ago, and only the guest can have changed it.
     let parts = chain.parts()?;
     let shape = parts.shape();
     let written = answer(&*work.answer, parts);
+    let took = since.elapsed();
+    meter.answered(shape.opcode, took, carried(shape, written));
     // What is known to wait says nothing of others of its kind.
     if !shape.may_block(work.strict) {
-        work.slow.took(shape.opcode, since.elapsed());
+        work.slow.took(shape.opcode, took);
     }
     Ok(written)
+}
+
+/// What a request carried, that had a reply of so many bytes.
+fn carried(shape: Shape, reply_bytes: u32) -> Carried {
+    match shape.opcode {
+        opcode::READ => Carried::Read(u64::from(reply_bytes).saturating_sub(READ_BESIDES_BYTES)),
+        opcode::WRITE => Carried::Written(shape.len_bytes.saturating_sub(WRITE_BESIDES_BYTES)),
+        _ => Carried::Nothing,
+    }
 }
 
 /// Gives a request back by itself.

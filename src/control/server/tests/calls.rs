@@ -24,6 +24,8 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/trim", "post"),
         ("/api/v1/exports", "get"),
         ("/api/v1/stats", "get"),
+        ("/api/v1/activity", "get"),
+        ("/metrics", "get"),
         ("/api/v1/openapi.json", "get"),
     ];
     let world = World::new();

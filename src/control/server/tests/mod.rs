@@ -3,6 +3,7 @@
 mod calls;
 mod connections;
 mod faults;
+mod metrics;
 mod races;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use http_body_util::BodyExt;
 use hyper::Request;
+use hyper::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
@@ -20,11 +22,14 @@ use crate::disk::sim::SimMedia;
 use crate::engine::{Clock, Cred, MkfsOptions, NewInode, OpenOptions, Store, Time, Volume, mkfs};
 use crate::format::id::Ino;
 use crate::fsck;
+use crate::metrics::Meter;
 
 /// A store, and what answers requests about it.
 struct World {
     sim: SimMedia,
     store: Arc<Store>,
+    /// Of its export.
+    meter: Arc<Meter>,
     router: Router,
     runtime: Runtime,
     document: Value,
@@ -62,16 +67,19 @@ impl World {
 
     fn on(sim: SimMedia, read_only: bool) -> World {
         let store = open(&sim, read_only);
+        let meter = Arc::new(Meter::default());
         let exported = Exported {
             dataset: store.main().unwrap().dataset_id(),
             socket: "/run/main.sock".into(),
             tag: Some("files".into()),
             read_only: false,
+            meter: Arc::clone(&meter),
         };
         let served = Served::new(Arc::clone(&store), vec![exported]);
         World {
             sim,
             store,
+            meter,
             router: router(served),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -123,7 +131,8 @@ impl World {
         let operation = &described[method.to_lowercase()];
         let response = &operation["responses"][status.to_string()];
         assert!(response.is_object(), "not in the document: {place}");
-        match response["content"].get("application/json") {
+        let contents = response["content"].as_object();
+        match contents.and_then(|contents| contents.values().next()) {
             Some(content) => self.fits(&content["schema"], body, &place),
             None => assert!(body.is_null(), "{place}"),
         }
@@ -207,9 +216,12 @@ async fn send(router: &Router, method: &str, path: &str, body: String) -> Answer
     let request = request.body(Body::from(body)).unwrap();
     let answer = router.clone().oneshot(request).await.unwrap();
     let status = answer.status().as_u16();
+    let is_text = answer.headers().get(CONTENT_TYPE);
+    let is_text = is_text.is_some_and(|kind| kind.as_bytes().starts_with(b"text/"));
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     let body = match body.is_empty() {
         true => Value::Null,
+        false if is_text => String::from_utf8(body.to_vec()).unwrap().into(),
         false => serde_json::from_slice(&body).unwrap(),
     };
     (status, body)

@@ -89,6 +89,7 @@ impl Guest {
             slow: Slow::default(),
             poll_max,
             cpus: Cpus::default(),
+            meter: Arc::default(),
         });
         let ring = Arc::new(Ring::new(1, work.memory.clone()).unwrap());
         ring.set_event_idx(event_idx);

@@ -98,6 +98,7 @@ fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
         slow: Slow::default(),
         poll_max: Duration::ZERO,
         cpus: Cpus::default(),
+        meter: Arc::default(),
     });
     let ring = Arc::new(Ring::new(1, work.memory.clone()).unwrap());
     assert!(ring.set_size(8) && ring.set_addresses(0, AVAILABLE, USED));

@@ -1,0 +1,156 @@
+//! The store's directory, and the disk below it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use razorfs::disk::dir::SUPERBLOCK_FILE;
+
+use super::Findings;
+use crate::info::human;
+
+/// The files of a store.
+const FILES: [&str; 5] = [
+    SUPERBLOCK_FILE,
+    "nodes.dat",
+    "strings.dat",
+    "chunks.dat",
+    "wal.log",
+];
+/// Free space of the disk below from which on one should think of more: bytes, and a share.
+const FREE_MIN_BYTES: u64 = 1 << 30;
+const FREE_MIN_SHARE: u64 = 20;
+
+/// Kinds of file systems, by the magic number of statfs(2).
+const TMPFS: u64 = 0x0102_1994;
+const RAMFS: u64 = 0x8584_58f6;
+const NFS: u64 = 0x6969;
+const FUSE: u64 = 0x6573_5546;
+const OVERLAYFS: u64 = 0x794c_7630;
+
+/// Looks at them.
+pub(super) fn look(store: &Path, found: &mut Findings) {
+    let path = store.display().to_string();
+    let metadata = match fs::metadata(store) {
+        Ok(metadata) if metadata.is_dir() => metadata,
+        Ok(_) => {
+            return found.wrong(path, "it is no directory", "name the store's directory");
+        }
+        Err(error) => {
+            let advice = format!("make a store: razorfs mkfs {}", store.display());
+            return found.wrong(path, error.to_string(), advice);
+        }
+    };
+    let missing: Vec<_> = FILES
+        .into_iter()
+        .filter(|file| !store.join(file).exists())
+        .collect();
+    match missing.len() {
+        0 => found.good(&path, "a store, with all its files"),
+        5 => {
+            let advice = format!("make one: razorfs mkfs {}", store.display());
+            return found.wrong(path, "there is no store in it", advice);
+        }
+        _ => found.wrong(
+            &path,
+            format!(
+                "of the store's files there are missing: {}",
+                missing.join(", ")
+            ),
+            "bring them back from a copy: without them it cannot be opened",
+        ),
+    }
+    owners(store, metadata.uid(), found);
+    disk(store, found);
+}
+
+/// Whether all files are of one owner.
+fn owners(store: &Path, uid: u32, found: &mut Findings) {
+    let of_others = FILES.into_iter().filter(|file| {
+        let metadata = fs::metadata(store.join(file));
+        metadata.is_ok_and(|metadata| metadata.uid() != uid)
+    });
+    let of_others: Vec<_> = of_others.collect();
+    if !of_others.is_empty() {
+        found.doubtful(
+            store.display().to_string(),
+            format!(
+                "not all is of user {uid}, as the directory is: {}",
+                of_others.join(", ")
+            ),
+            "a daemon that runs as the directory's owner cannot open them: chown -R",
+        );
+    }
+}
+
+fn disk(store: &Path, found: &mut Findings) {
+    let about = "the disk below";
+    let stat = File::open(store).map(|dir| rustix::fs::fstatfs(&dir));
+    let Ok(Ok(stat)) = stat else {
+        return found.doubtful(about, "it does not say what it is", "look at it with df");
+    };
+    // Its width differs between machines.
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    let kind = stat.f_type as u64 & 0xffff_ffff;
+    match kind {
+        TMPFS | RAMFS => found.wrong(
+            about,
+            "the store lies in memory: nothing in it survives this machine",
+            "move it to a disk",
+        ),
+        NFS | FUSE => found.doubtful(
+            about,
+            "it is a network file system or one in user space: what it calls durable may not be",
+            "prefer a local disk, or make sure that fsync means what it says there",
+        ),
+        OVERLAYFS => found.doubtful(
+            about,
+            "it is an overlay, as in a container: it goes with the container",
+            "mount a volume for the store",
+        ),
+        _ => {}
+    }
+    let block = u64::try_from(stat.f_frsize).unwrap_or(4096);
+    let free = stat.f_bavail.saturating_mul(block);
+    let all = stat.f_blocks.saturating_mul(block);
+    let what = format!("{} of {} are free", human(free), human(all));
+    if free < FREE_MIN_BYTES || free < all / FREE_MIN_SHARE {
+        let advice =
+            "delete, in guests or snapshots, and give it back: razorfs trim; or a larger disk";
+        found.doubtful(about, what, advice);
+    } else {
+        found.good(about, what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Grade;
+    use super::*;
+
+    fn looked(store: &Path) -> Findings {
+        let mut found = Findings::default();
+        look(store, &mut found);
+        found
+    }
+
+    #[test]
+    fn what_is_no_store_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for store in [dir.path().join("none"), dir.path().to_owned()] {
+            let found = looked(&store);
+            assert_eq!(found.worst(), Grade::Wrong);
+            assert!(found.as_text().contains("razorfs mkfs"), "{found:?}");
+        }
+        fs::write(dir.path().join(SUPERBLOCK_FILE), "").unwrap();
+        let text = looked(dir.path()).as_text();
+        assert!(
+            text.contains("missing: nodes.dat, strings.dat, chunks.dat, wal.log"),
+            "{text}"
+        );
+        for file in FILES {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        assert!(looked(dir.path()).as_text().contains("with all its files"));
+    }
+}
