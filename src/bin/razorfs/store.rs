@@ -62,7 +62,7 @@ impl StoreArgs {
     /// # Errors
     /// When it may not be spoken to.
     pub fn daemon(&self) -> Result<Option<Client>, Error> {
-        served(&self.place()).map_err(|error| named(&self.store, &error))
+        Ok(served(&self.place()).map_err(|error| named(&self.store, &error))?)
     }
 
     /// Whether JSON is to be printed.
