@@ -74,6 +74,10 @@ struct State {
     ended: u64,
     /// Whether there is a thread that makes checkpoints.
     checkpointing: bool,
+    /// How long after a scrub the next one begins.
+    scrub_interval: Option<Duration>,
+    /// How often free space that nobody needs goes back.
+    trim_interval: Option<Duration>,
     /// There may be deleted datasets.
     doomed: bool,
     /// Files that are written in order, each once.
@@ -112,16 +116,19 @@ impl Background {
             let weak = weak.clone();
             spawn("pages", move || find_free_pages(&weak))?
         });
-        if let Some(interval) = store.options.scrub_interval {
-            let (shared, weak) = (Arc::clone(shared), weak.clone());
-            threads.push(spawn("scrub", move || {
-                scrub_loop(&shared, &weak, interval)
-            })?);
+        {
+            let mut state = shared.state.lock();
+            state.scrub_interval = store.options.scrub_interval;
+            state.trim_interval = store.options.trim_interval;
         }
-        if let Some(interval) = store.options.trim_interval {
+        threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
-            threads.push(spawn("trim", move || trim_loop(&shared, &weak, interval))?);
-        }
+            spawn("scrub", move || scrub_loop(&shared, &weak))?
+        });
+        threads.push({
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            spawn("trim", move || trim_loop(&shared, &weak))?
+        });
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("stream", move || stream_loop(&shared, &weak))?
@@ -142,6 +149,14 @@ impl Background {
             spawn("checkpoint", move || checkpoint_loop(&shared, &weak))?
         });
         Ok(())
+    }
+
+    /// Scrubs and trims so often from here on, if there are threads; `None` for never.
+    pub(super) fn set_intervals(&self, scrub: Option<Duration>, trim: Option<Duration>) {
+        let mut state = self.shared.state.lock();
+        state.scrub_interval = scrub;
+        state.trim_interval = trim;
+        self.shared.wake.notify_all();
     }
 
     /// Asks for a checkpoint soon.
@@ -258,6 +273,31 @@ fn sleep(shared: &Shared, deadline: Instant) -> bool {
     false
 }
 
+/// Sleeps while something is done never, then until `next` of its interval; the interval, or `None`
+/// when the store is being closed. A change of the interval counts at once.
+fn sleep_interval(
+    shared: &Shared,
+    interval: impl Fn(&State) -> Option<Duration>,
+    next: impl Fn(Duration) -> Instant,
+) -> Option<Duration> {
+    let mut state = shared.state.lock();
+    while !state.stopping {
+        match interval(&state) {
+            None => shared.wake.wait(&mut state),
+            Some(interval)
+                if shared
+                    .wake
+                    .wait_until(&mut state, next(interval))
+                    .timed_out() =>
+            {
+                return Some(interval).filter(|_| !state.stopping);
+            }
+            Some(_) => {}
+        }
+    }
+    None
+}
+
 /// Bounds what a crash can take of what was not synced; and once nothing changes any more, gives
 /// back the memory that changes and their checkpoint took.
 fn commit_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
@@ -348,8 +388,11 @@ fn help(shared: &Shared) {
 }
 
 /// Scrubs when it is time; goes on at once with one that was interrupted.
-fn scrub_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
-    while sleep(shared, Instant::now() + LOOK_INTERVAL) {
+fn scrub_loop(shared: &Shared, store: &Weak<Store>) {
+    let wanted = |state: &State| state.scrub_interval;
+    let mut looked = Instant::now();
+    while let Some(interval) = sleep_interval(shared, wanted, |_| looked + LOOK_INTERVAL) {
+        looked = Instant::now();
         let Some(store) = store.upgrade() else {
             return;
         };
@@ -387,9 +430,12 @@ fn scrub_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
 
 /// Gives free space back that nobody needs. What goes wrong there is nobody else's trouble: it is
 /// tried again at the next opening.
-fn trim_loop(shared: &Shared, store: &Weak<Store>, interval: Duration) {
-    let interval = interval.max(Duration::from_millis(1));
-    while sleep(shared, Instant::now() + interval) {
+fn trim_loop(shared: &Shared, store: &Weak<Store>) {
+    let wanted = |state: &State| state.trim_interval;
+    let mut last = Instant::now();
+    let next = |last: Instant, interval: Duration| last + interval.max(Duration::from_millis(1));
+    while sleep_interval(shared, wanted, |interval| next(last, interval)).is_some() {
+        last = Instant::now();
         let Some(store) = store.upgrade() else {
             return;
         };

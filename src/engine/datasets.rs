@@ -37,6 +37,7 @@ use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
 pub use browse::SnapshotEntry;
 pub(super) use copies::put_snapshot;
+pub(super) use diff::is_changed;
 pub use diff::{Difference, Path, PathChange};
 pub use records::split_name;
 pub(super) use records::{

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::background::Background;
 use super::data::DataState;
@@ -289,6 +289,12 @@ impl Store {
     #[must_use]
     pub fn now(&self) -> Time {
         (self.clock)()
+    }
+
+    /// Scrubs and gives free space back so often from here on; `None` for never. Where the store
+    /// has no threads for that, it changes nothing.
+    pub fn set_intervals(&self, scrub: Option<Duration>, trim: Option<Duration>) {
+        self.background.set_intervals(scrub, trim);
     }
 
     /// What opening found and did.

@@ -12,6 +12,7 @@ use crate::format::key::{self, Kind, TreeId};
 use crate::format::record::{DentryRecord, InodeRecord, Time};
 use crate::log::journal::View;
 use crate::store::roots::AtOneMoment;
+use crate::store::tree::Differs;
 use crate::store::{Read, StoreError};
 
 /// A path, from the root directory on, without a slash before it; that of the root is empty.
@@ -69,6 +70,81 @@ impl Store {
             },
         );
         Ok(seen.differences(&old, &new)?)
+    }
+
+    /// Whether a dataset was changed since a snapshot of it was taken: no more is looked at than
+    /// it takes to find the first difference. Writes out what memory holds of its files.
+    ///
+    /// # Errors
+    /// When there is no such dataset or snapshot; when the store cannot be read, or written to.
+    pub fn has_changed_since(
+        self: &Arc<Self>,
+        dataset: &str,
+        snapshot: &str,
+    ) -> Result<bool, DatasetError> {
+        let volume = self.volume(dataset)?;
+        if volume.is_writable() {
+            volume.write_out_files()?;
+        }
+        let view = self.journal.view();
+        let (old, new) = (found(&view, snapshot)?.0, found(&view, dataset)?.0);
+        let differences = |trees, differs: &mut Differs<'_>| view.diff(trees, &[], differs);
+        Ok(is_changed(&view, old, new, differences)?)
+    }
+}
+
+/// Whether a dataset differs from a snapshot, or any two trees of their kind, in what somebody can
+/// find. That somebody has read a file is no difference, nor what becomes of inodes that nobody can
+/// find. Ends at the first that is one.
+pub(in crate::engine) fn is_changed(
+    read: &impl Read,
+    snapshot: DatasetId,
+    dataset: DatasetId,
+    differences: impl FnOnce((TreeId, Option<TreeId>), &mut Differs<'_>) -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
+    let (old, new) = (TreeId::Fs(snapshot), TreeId::Fs(dataset));
+    let mut changed = Ok(false);
+    let mut nameless = None;
+    differences((old, Some(new)), &mut |key, was, is| {
+        let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
+        let Some(ino) = ino.filter(|ino| ino.0 != 0 && nameless != Some(*ino)) else {
+            return ControlFlow::Continue(());
+        };
+        if key::is_of_kind(key, Kind::Inode) && is_access(was, is) {
+            return ControlFlow::Continue(());
+        }
+        changed = has_name(read, old, ino).and_then(|had| Ok(had || has_name(read, new, ino)?));
+        match changed {
+            Ok(false) => {
+                nameless = Some(ino);
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        }
+    })?;
+    changed
+}
+
+/// Whether an inode is there and has a name.
+fn has_name(read: &impl Read, tree: TreeId, ino: Ino) -> Result<bool, StoreError> {
+    let record = read.get_with(tree, &key::inode(ino), InodeRecord::decode)?;
+    let record = record
+        .transpose()
+        .map_err(|source| StoreError::format(format!("inode {ino}"), source))?;
+    Ok(record.is_some_and(|record| record.nlink > 0))
+}
+
+/// Whether nothing but the time of the last access differs.
+fn is_access(old: Option<&[u8]>, new: Option<&[u8]>) -> bool {
+    let decode = |bytes: Option<&[u8]>| InodeRecord::decode(bytes?).ok();
+    match (decode(old), decode(new)) {
+        (Some(old), Some(new)) => {
+            InodeRecord {
+                atime: old.atime,
+                ..new
+            } == old
+        }
+        _ => false,
     }
 }
 

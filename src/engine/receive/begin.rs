@@ -1,18 +1,17 @@
 //! Where a receive begins, goes on, or is dropped.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{ReceiveHow, Receiving, hidden};
 use crate::engine::datasets::{
-    DatasetError, counters_of, dataset_name, find, found, lineage, put_lineage, put_record,
-    record_of, split_name,
+    DatasetError, counters_of, dataset_name, find, found, is_changed, lineage, put_lineage,
+    put_record, record_of, split_name,
 };
 use crate::engine::send::orphans_in;
 use crate::engine::volume::Dataset;
 use crate::engine::{EngineError, Store, Volume};
 use crate::format::id::{DatasetId, Ino};
-use crate::format::key::{self, Kind, TreeId};
+use crate::format::key::{self, TreeId};
 use crate::format::record::{
     DATASET_DOOMED, DATASET_READ_ONLY, DATASET_RECEIVING, DatasetCounters, DatasetRecord,
     InodeRecord, LineageRecord, ReceiveRecord, StreamPosition, UNREACHED_KEY, counters_key,
@@ -20,6 +19,7 @@ use crate::format::record::{
 };
 use crate::log::{Tx, recovery};
 use crate::store::pages::Need;
+use crate::store::tree::Differs;
 use crate::store::{Read, StoreError};
 
 const NO_BASE: [u8; 16] = [0; 16];
@@ -280,52 +280,10 @@ pub(super) fn check_unchanged(
     dataset: DatasetId,
     snapshot: DatasetId,
 ) -> Result<(), DatasetError> {
-    let (old, new) = (TreeId::Fs(snapshot), TreeId::Fs(dataset));
-    let mut changed = Ok(false);
-    let mut nameless = None;
-    tx.diff((old, Some(new)), &[], &mut |key, was, is| {
-        let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
-        let Some(ino) = ino.filter(|ino| ino.0 != 0 && nameless != Some(*ino)) else {
-            return ControlFlow::Continue(());
-        };
-        if key::is_of_kind(key, Kind::Inode) && is_access(was, is) {
-            return ControlFlow::Continue(());
-        }
-        changed = has_name(tx, old, ino).and_then(|had| Ok(had || has_name(tx, new, ino)?));
-        match changed {
-            Ok(false) => {
-                nameless = Some(ino);
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Break(()),
-        }
-    })?;
-    match changed? {
+    let differences = |trees, differs: &mut Differs<'_>| tx.diff(trees, &[], differs);
+    match is_changed(tx, snapshot, dataset, differences)? {
         true => Err(refused(name, "it has changed since its newest snapshot")),
         false => Ok(()),
-    }
-}
-
-/// Whether an inode is there and has a name.
-fn has_name(read: &impl Read, tree: TreeId, ino: Ino) -> Result<bool, StoreError> {
-    let record = read.get_with(tree, &key::inode(ino), InodeRecord::decode)?;
-    let record = record
-        .transpose()
-        .map_err(|source| StoreError::format(format!("inode {ino}"), source))?;
-    Ok(record.is_some_and(|record| record.nlink > 0))
-}
-
-/// Whether nothing but the time of the last access differs.
-fn is_access(old: Option<&[u8]>, new: Option<&[u8]>) -> bool {
-    let decode = |bytes: Option<&[u8]>| InodeRecord::decode(bytes?).ok();
-    match (decode(old), decode(new)) {
-        (Some(old), Some(new)) => {
-            InodeRecord {
-                atime: old.atime,
-                ..new
-            } == old
-        }
-        _ => false,
     }
 }
 
