@@ -6,6 +6,8 @@
 //! stream                     snapshots on their way to another store
 //! server                     FUSE messages: decode, dispatch, encode
 //! control                    the control socket, beside server and transport: HTTP and JSON
+//! export                     datasets on sockets, which come and go
+//! schedule                   snapshots at their time, and which of them stay
 //! fs                         FUSE semantics over the engine, errno
 //! engine                     a volume: inodes, dentries, extents, xattrs, datasets
 //! log                        WAL, group commit, transactions, checkpoint, recovery
@@ -24,6 +26,7 @@ pub mod config;
 pub mod control;
 pub mod disk;
 pub mod engine;
+pub mod export;
 mod fault;
 pub mod format;
 pub mod fs;
@@ -32,6 +35,7 @@ pub mod log;
 mod memory;
 pub mod metrics;
 pub mod sandbox;
+pub mod schedule;
 pub mod server;
 pub mod store;
 pub mod stream;
