@@ -1,4 +1,4 @@
-//! Flags of razorfsd to one validated configuration.
+//! Flags of razorfsd, and its configuration file, to one validated configuration.
 //!
 //! The flags are virtiofsd's where they mean the same, so that tools which start a virtiofs daemon
 //! can start this one. Flags that such tools pass and that have nothing to act on here are
@@ -7,8 +7,17 @@
 
 mod args;
 mod exports;
+mod file;
+mod reload;
+mod report;
+mod table;
+#[cfg(test)]
+mod tests;
 mod values;
 
+pub use crate::export::Endpoint;
+pub use exports::{parse_export, staleness};
+pub use table::Place;
 pub use values::parse_size;
 
 use std::ffi::OsString;
@@ -17,40 +26,19 @@ use std::path::PathBuf;
 use log::LevelFilter;
 
 use crate::engine::OpenOptions;
+use crate::export::{Defaults, NewExport};
 use crate::fs::Options;
 use crate::sandbox::Action;
+use crate::schedule::Schedule;
 use crate::transport::vhost_user::DeviceOptions;
-
-/// Where a front-end connects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A socket to be made.
-    Path(PathBuf),
-    /// A listening socket this process was started with.
-    Fd(i32),
-}
 
 /// A dataset for one guest at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportConfig {
-    /// The name of the dataset or snapshot.
-    pub dataset: String,
-    /// Where the front-end connects; no two the same.
-    pub endpoint: Endpoint,
-    /// The tag to offer, if not that of [`DeviceOptions`].
-    pub tag: Option<String>,
-    /// How to export it.
+    /// What was asked for.
+    pub new: NewExport,
+    /// How to export it, given what else is exported.
     pub options: Options,
-}
-
-/// For messages: where it is.
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Endpoint::Path(path) => write!(f, "{}", path.display()),
-            Endpoint::Fd(fd) => write!(f, "fd:{fd}"),
-        }
-    }
 }
 
 /// Where the daemon can be found by commands.
@@ -67,8 +55,18 @@ pub enum Control {
 /// All that razorfsd needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What is exported where: one or more.
+    /// What is exported where; none only where some may come later.
     pub exports: Vec<ExportConfig>,
+    /// How what comes later is exported.
+    pub export_defaults: Defaults,
+    /// Below which directory sockets of exports that come later are made.
+    pub socket_dir: Option<PathBuf>,
+    /// Snapshots to be taken.
+    pub schedules: Vec<Schedule>,
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// What is in force, flag by flag.
+    pub settings: Vec<InForce>,
     /// Where commands find the daemon.
     pub control: Control,
     /// A group, by name or number, whose members may connect too.
@@ -93,9 +91,38 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// A flag's value that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The flag, without dashes.
+    pub name: String,
+    /// Its value; several of a flag that can be given several times.
+    pub values: Vec<String>,
+    /// Who said so.
+    pub source: SaidBy,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SaidBy {
+    /// Nobody said anything else.
+    Default,
+    /// The command line.
+    Flag,
+    /// The configuration file.
+    File(Place),
+}
+
 /// What the command line asks for.
 #[derive(Debug, Clone)]
 pub enum Command {
+    /// Print what would be in force.
+    Check {
+        /// That.
+        config: Box<Config>,
+        /// As JSON.
+        json: bool,
+    },
     /// Print [`CAPABILITIES`].
     PrintCapabilities,
     /// Serve a store.
@@ -131,6 +158,22 @@ pub enum ConfigError {
     /// Something must be said.
     #[error("{0}")]
     Missing(&'static str),
+    /// The configuration file cannot be read.
+    #[error("the configuration file {path}: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The configuration file says what cannot be.
+    #[error("{place}: {reason}")]
+    File {
+        /// Where.
+        place: Place,
+        /// What is wrong there, and what is allowed.
+        reason: String,
+    },
 }
 
 impl Command {
@@ -144,282 +187,5 @@ impl Command {
         T: Into<OsString> + Clone,
     {
         args::parse(args)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Durability;
-    use crate::fs::CacheMode;
-    use crate::transport::vhost_user::Cpus;
-    use std::time::Duration;
-
-    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
-        let all = std::iter::once("razorfsd").chain(args.iter().copied());
-        match Command::parse(all)? {
-            Command::Serve(config) => Ok(*config),
-            Command::PrintCapabilities => panic!("capabilities"),
-        }
-    }
-
-    fn error(args: &[&str]) -> String {
-        parse(args).unwrap_err().to_string()
-    }
-
-    const MIN: [&str; 4] = ["--socket-path", "/run/s", "--store", "/srv/store"];
-
-    fn with(more: &[&str]) -> Vec<&'static str> {
-        let more = more
-            .iter()
-            .map(|s| -> &'static str { s.to_string().leak() });
-        MIN.into_iter().chain(more).collect()
-    }
-
-    #[test]
-    fn the_least_command_line_serves_safely() {
-        let config = parse(&MIN).unwrap();
-        assert_eq!(config.store, PathBuf::from("/srv/store"));
-        assert_eq!(config.open.durability, Durability::Fsync);
-        assert!(!config.open.allow_volatile && !config.open.read_only);
-        assert_eq!(config.device.tag, None);
-        assert!(!config.device.exit_on_disconnect);
-        assert!(config.notes.is_empty());
-    }
-
-    #[test]
-    fn libvirt_s_old_way_is_understood() {
-        let config = parse(&[
-            "--fd=14",
-            "-o",
-            "source=/srv/store,cache=always,sandbox=chroot,xattr,no_flock,no_posix_lock",
-            "-d",
-        ])
-        .unwrap();
-        assert_eq!(config.exports[0].endpoint, Endpoint::Fd(14));
-        assert_eq!(config.store, PathBuf::from("/srv/store"));
-        assert_eq!(config.exports[0].options.cache, CacheMode::Always);
-        assert!(config.exports[0].options.xattr);
-        assert_eq!(config.log_level, LevelFilter::Debug);
-        assert!(config.device.exit_on_disconnect, "as libvirt expects");
-    }
-
-    #[test]
-    fn libvirt_s_new_way_is_understood() {
-        let config = parse(&[
-            "--fd=14",
-            "--shared-dir",
-            "/srv/store",
-            "--cache",
-            "never",
-            "--sandbox",
-            "namespace",
-            "--xattr",
-            "--thread-pool-size=8",
-            "--rlimit-nofile=4096",
-            "--uid-map=:0:100000:1000:",
-            "--gid-map=:0:100000:1000:",
-            "--log-level",
-            "debug",
-        ])
-        .unwrap();
-        assert_eq!(config.exports[0].options.cache, CacheMode::Never);
-        assert_eq!(config.device.pool_threads_max, 8);
-        assert_eq!(config.descriptors_max, Some(4096));
-        assert!(config.notes.iter().any(|n| n.contains("--uid-map")));
-        assert_eq!(config.sandbox, Some(Action::Kill));
-    }
-
-    #[test]
-    fn numbers_have_units_and_limits() {
-        let config = parse(&with(&[
-            "--dirty-limit",
-            "1.5G",
-            "--commit-interval",
-            "0.25",
-            "--cache-size",
-            "64M",
-        ]))
-        .unwrap();
-        assert_eq!(config.open.cache_bytes, 64 << 20);
-        assert_eq!(config.open.dirty_limit_bytes, 3 << 29);
-        assert_eq!(config.open.commit_interval, Duration::from_millis(250));
-        for (option, value) in [
-            ("--dirty-limit", "1X"),
-            ("--dirty-limit", "-1"),
-            ("--dirty-limit", "99999999999G"),
-            ("--dirty-limit", "1"),
-            ("--commit-interval", "0"),
-            ("--commit-interval", "nan"),
-            ("--commit-interval", "1e9"),
-            ("--tag", ""),
-            ("--tag", "a tag of more than thirty-six bytes, really"),
-            ("--num-queues", "0"),
-            ("--num-queues", "129"),
-            ("--thread-pool-size", "100000"),
-            ("--poll-us", "10001"),
-            ("--cpu-affinity", ""),
-            ("--cpu-affinity", "1,x"),
-            ("--cpu-affinity", "3-1"),
-            ("--cpu-affinity", "1024"),
-            ("--durability", "maybe"),
-            ("--cache", "sometimes"),
-        ] {
-            let message = error(&with(&[&format!("{option}={value}")]));
-            assert!(message.contains(option), "{option} {value}: {message}");
-        }
-    }
-
-    #[test]
-    fn each_guest_has_a_socket_of_its_own() {
-        let config = parse(&with(&["--socket-path=/run/b"])).unwrap();
-        let paths = ["/run/s", "/run/b"].map(|path| Endpoint::Path(path.into()));
-        let found: Vec<_> = config.exports.iter().map(|each| &each.endpoint).collect();
-        assert_eq!(found, [&paths[0], &paths[1]]);
-        assert!(config.exports.iter().all(|each| each.dataset == "main"));
-        assert!(error(&with(&["--socket-path", "/run/s"])).contains("/run/s"));
-        assert!(config.notes.is_empty() && config.warnings.is_empty());
-    }
-
-    #[test]
-    fn datasets_are_exported_each_to_its_own_guest() {
-        let args = [
-            "--store=/s",
-            "--export=a:/run/a:files",
-            "--export=b@x:/run/b:ro",
-        ];
-        let config = parse(&args).unwrap();
-        let [a, b] = config.exports.as_slice() else {
-            panic!("{:?}", config.exports);
-        };
-        assert_eq!((a.dataset.as_str(), a.tag.as_deref()), ("a", Some("files")));
-        assert!(b.options.read_only && !a.options.read_only && !config.open.read_only);
-        assert!(error(&["--store=/s", "--export=a"]).contains("DATASET:SOCKET"));
-        assert!(error(&with(&["--export=a:/run/s"])).contains("/run/s"));
-        let both = parse(&with(&["--export=main:/run/b"])).unwrap();
-        assert!(both.exports.iter().all(|export| export.options.shared));
-    }
-
-    #[test]
-    fn a_kernel_that_has_the_store_for_itself_keeps_everything() {
-        let export = |args: &[&str]| parse(&with(args)).unwrap().exports[0].options;
-        assert_eq!(export(&[]).cache, CacheMode::Always);
-        assert!(!export(&[]).no_open() && export(&[]).no_opendir());
-        assert!(export(&["--cache=always"]).no_open());
-        assert!(!export(&["--cache=always", "--readonly"]).no_open());
-        let asked = export(&["--cache=auto"]);
-        assert!(asked.cache == CacheMode::Auto && !asked.no_open() && !asked.shared);
-        let several = export(&["--socket-path=/run/b"]);
-        assert!(several.cache == CacheMode::Auto && several.shared);
-        // Nobody can change it.
-        let several = export(&["--socket-path=/run/b", "--readonly"]);
-        assert!(several.cache == CacheMode::Always && !several.shared);
-    }
-
-    #[test]
-    fn flags_that_let_guests_see_what_is_not_so_are_named() {
-        for stale in [
-            &["--cache=always"] as &[_],
-            &["--cache=metadata"],
-            &["--writeback"],
-            &["--allow-mmap", "--cache=never"],
-        ] {
-            let warnings = |several: &[&str]| {
-                let more: Vec<&str> = [several, stale].concat();
-                parse(&with(&more)).unwrap().warnings
-            };
-            let found = warnings(&["--socket-path=/run/b"]);
-            let named = found.iter().any(|said| said.contains(stale[0]));
-            assert!(named, "{found:?}");
-            assert!(warnings(&[]).is_empty());
-            assert!(warnings(&["--socket-path=/run/b", "--readonly"]).is_empty());
-        }
-        let mapped = parse(&with(&["--socket-path=/run/b", "--allow-mmap"])).unwrap();
-        assert!(mapped.exports[0].options.allow_mmap && mapped.warnings.is_empty());
-    }
-
-    #[test]
-    fn threads_are_bound_to_listed_cpus() {
-        let device = |args: &[&str]| parse(&with(args)).unwrap().device;
-        let cpus = |list: &[usize]| Cpus::new(list.to_vec());
-        assert_eq!(device(&[]).cpus, cpus(&[]));
-        assert_eq!(device(&["--cpu-affinity=2,4-6"]).cpus, cpus(&[2, 4, 5, 6]));
-        assert_eq!(
-            device(&["--poll-us=50"]).poll_max,
-            Duration::from_micros(50)
-        );
-    }
-
-    #[test]
-    fn what_is_missing_or_contradictory_is_named() {
-        assert!(error(&["--store", "/s"]).contains("--socket-path"));
-        assert!(error(&["--socket-path", "/s"]).contains("--store"));
-        assert!(error(&with(&["--fd", "5"])).contains("--fd"));
-        assert!(error(&with(&["-o", "source=/elsewhere"])).contains("source"));
-        assert!(error(&["--fd", "5", "--store", "/s", "--socket-group", "kvm"]).contains("group"));
-    }
-
-    #[test]
-    fn what_would_not_be_done_is_refused_by_name() {
-        for (args, name) in [
-            (["--xattrmap", ":map::user.:"], "--xattrmap"),
-            (["--translate-uid", "map:0:1:1"], "--translate-uid"),
-            (["--migration-mode", "find-paths"], "--migration-mode"),
-            (["-o", "xattrmap=x"], "xattrmap"),
-            (["-o", "frobnicate"], "frobnicate"),
-        ] {
-            let message = error(&with(&args));
-            assert!(message.contains(name), "{message}");
-        }
-    }
-
-    #[test]
-    fn capabilities_are_json_and_need_nothing_else() {
-        assert!(matches!(
-            Command::parse(["razorfsd", "--print-capabilities"]),
-            Ok(Command::PrintCapabilities)
-        ));
-        let json: serde_json::Value = serde_json::from_str(CAPABILITIES).unwrap();
-        assert_eq!(json["type"], "fs");
-        assert_eq!(json["features"][0], "separate-options");
-    }
-
-    #[test]
-    fn confinement_is_on_unless_it_is_switched_off() {
-        let sandbox = |args: &[&str]| parse(&with(args)).unwrap().sandbox;
-        assert_eq!(sandbox(&[]), Some(Action::Kill));
-        assert_eq!(sandbox(&["--sandbox=chroot"]), Some(Action::Kill));
-        assert_eq!(sandbox(&["-o", "sandbox=none"]), None);
-        assert_eq!(sandbox(&["--sandbox=none"]), None);
-        assert_eq!(sandbox(&["--seccomp=log"]), Some(Action::Log));
-        assert_eq!(sandbox(&["--seccomp=none"]), Some(Action::Allow));
-        for bad in ["--sandbox=sometimes", "--seccomp=maybe"] {
-            let option = bad.split('=').next().unwrap();
-            assert!(error(&with(&[bad])).contains(option));
-        }
-    }
-
-    #[test]
-    fn commands_find_the_daemon_unless_they_are_not_to() {
-        let control = |args: &[&str]| parse(&with(args)).unwrap().control;
-        assert_eq!(control(&[]), Control::InStore);
-        assert_eq!(control(&["--control=none"]), Control::Off);
-        assert_eq!(control(&["--control=/run/c"]), Control::At("/run/c".into()));
-    }
-
-    #[test]
-    fn options_switch_the_export() {
-        let config = parse(&with(&[
-            "-o",
-            "no_readdirplus,writeback,no_xattr,no_snapshots",
-            "--readonly",
-        ]))
-        .unwrap();
-        assert!(!config.exports[0].options.readdirplus && config.exports[0].options.writeback);
-        assert!(!config.exports[0].options.snapshots);
-        assert!(!config.exports[0].options.xattr && !config.exports[0].options.posix_acl);
-        assert!(config.exports[0].options.read_only && config.open.read_only);
-        let config = parse(&with(&["--posix-acl=never"])).unwrap();
-        assert!(config.exports[0].options.xattr && !config.exports[0].options.posix_acl);
     }
 }

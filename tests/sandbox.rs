@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use razorfs::sandbox::{Action, confine};
+use razorfs::sandbox::{Action, Reach, confine};
 
 /// landlock_create_ruleset(2).
 const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
@@ -178,9 +178,17 @@ fn what_a_confined_process_does() {
         return;
     };
     let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
-    let inside = dir.join("file");
+    let sockets = dir.join("sockets");
+    fs::create_dir(&sockets).unwrap();
+    let store = dir.join("store");
+    fs::create_dir(&store).unwrap();
+    let reach = Reach {
+        socket_dir: (what == "listen").then_some(sockets.as_path()),
+        ..Reach::of(&store)
+    };
+    let inside = reach.store.join("file");
     fs::write(&inside, b"1").unwrap();
-    confine(&dir, &[], Action::Kill).unwrap();
+    confine(&reach, Action::Kill).unwrap();
     match what.as_str() {
         "work" => {
             assert_eq!(fs::read(&inside).unwrap(), b"1");
@@ -188,6 +196,16 @@ fn what_a_confined_process_does() {
             assert_eq!(sum, 4);
         }
         "connect" => drop(std::net::TcpListener::bind("127.0.0.1:0")),
+        "listen" => {
+            let listen = |dir: &Path| std::os::unix::net::UnixListener::bind(dir.join("s"));
+            listen(&sockets).unwrap();
+            fs::remove_file(sockets.join("s")).unwrap();
+            match listen(&dir) {
+                Ok(_) => println!("opened"),
+                Err(error) => println!("refused: {error}"),
+            }
+        }
+        "bind" => drop(std::os::unix::net::UnixListener::bind(sockets.join("s"))),
         "run" => drop(Command::new("/bin/true").status()),
         "map" => drop(
             memmap2::MmapOptions::new()
@@ -208,15 +226,22 @@ fn a_system_call_outside_the_list_ends_the_process() {
     const SIGSYS: i32 = 31;
     let work = confined("work");
     assert!(work.status.success(), "{work:?}");
-    for what in ["connect", "run", "map"] {
+    for what in ["connect", "bind", "run", "map"] {
         let output = confined(what);
         assert_eq!(output.status.signal(), Some(SIGSYS), "{what}: {output:?}");
     }
 }
 
 #[test]
-fn a_file_outside_the_store_cannot_be_opened() {
-    let output = confined("open");
+fn what_is_outside_the_store_is_out_of_reach() {
+    for what in ["open", "listen"] {
+        let output = confined(what);
+        is_refused(&output);
+    }
+}
+
+/// Where the kernel can refuse it.
+fn is_refused(output: &Output) {
     let said = String::from_utf8_lossy(&output.stdout);
     // SAFETY: with this flag the call only tells the version of Landlock.
     let version = unsafe {

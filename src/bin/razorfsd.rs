@@ -1,9 +1,9 @@
 //! razorfsd: serves a store to virtual machines as a vhost-user virtiofs device.
 //!
-//! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line.
+//! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line; with
+//! --check-config 1 when anything is wrong.
 #![allow(unsafe_code)] // setrlimit(2) has no safe form in std.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
 use razorfs::config::{
-    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig,
+    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig, staleness,
 };
 use razorfs::control;
-use razorfs::control::server::{Exported, Served};
+use razorfs::control::server::Served;
 use razorfs::control::socket::{Listener, default_path};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
-use razorfs::fs::{Export, Options};
-use razorfs::sandbox;
-use razorfs::server::Server;
-use razorfs::transport::vhost_user::{Answer, Socket, Stop, serve};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use razorfs::export::{Common, Exports};
+use razorfs::sandbox::{self, Reach};
+use razorfs::schedule::{Schedule, Scheduler};
+use razorfs::transport::vhost_user::{Socket, group_id};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -30,17 +30,14 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let config = match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => config,
-        Ok(Command::PrintCapabilities) => {
-            return match writeln!(io::stdout(), "{CAPABILITIES}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            };
+        Ok(Command::PrintCapabilities) => return tell(&format!("{CAPABILITIES}\n")),
+        Ok(Command::Check { config, json }) => {
+            return tell(&match json {
+                true => format!("{:#}\n", config.as_json()),
+                false => config.as_text(),
+            });
         }
-        Err(ConfigError::Usage(error)) => error.exit(),
-        Err(error) => {
-            eprintln!("razorfsd: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return refuse(error),
     };
     match start_logging(&config).and_then(|()| run(&config)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +49,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a result.
+fn tell(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Says what is wrong with flags or configuration file.
+fn refuse(error: ConfigError) -> ExitCode {
+    let checks = std::env::args_os().any(|arg| arg == "--check-config");
+    match error {
+        // Help and the version are among these.
+        ConfigError::Usage(error) if !checks || !error.use_stderr() => error.exit(),
+        error => eprintln!("razorfsd: {error}"),
+    }
+    ExitCode::from(if checks { 1 } else { 2 })
 }
 
 fn run(config: &Config) -> Result<(), Error> {
@@ -77,33 +93,25 @@ fn run(config: &Config) -> Result<(), Error> {
         read_only: config.open.read_only,
         allow_volatile: config.open.allow_volatile,
     };
+    let group = config.group.as_deref().map(group_id).transpose()?;
     let files = open_store(&config.store, how)?;
-    let mut paths = Vec::new();
     // The first: who finds the daemon by another socket finds it by this one.
     let control = listen_for_commands(config)?;
-    if let Control::At(path) = &config.control {
-        paths.push(path.clone());
-    }
-    let mut sockets = Vec::new();
-    for export in &config.exports {
-        sockets.push(match &export.endpoint {
-            Endpoint::Path(path) => {
-                paths.push(path.clone());
-                Socket::bind(path, config.group.as_deref())?
-            }
-            Endpoint::Fd(fd) => Socket::inherit(*fd)?,
-        });
-    }
+    let sockets = sockets(config, group)?;
     // Before there is a second thread, and before anything in the store is believed.
-    match config.sandbox {
-        Some(action) => sandbox::confine(&config.store, &paths, action)?,
-        None => log::warn!("the daemon is not confined (--sandbox none)"),
-    }
-    let stop = Arc::new(Stop::new()?);
-    stop_on_signals(&stop)?;
+    confine(config)?;
+    // From here on they wait until somebody looks for them.
+    let signals = signals()?;
     let store = Store::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &store);
-    let served = serve_store(config, &store, (sockets, control), &stop);
+    let common = Common {
+        device: config.device.clone(),
+        defaults: config.export_defaults,
+        group,
+        socket_dir: config.socket_dir.clone(),
+    };
+    let exports = Exports::new(Arc::clone(&store), common);
+    let served = serve_store(config, &store, &exports, (sockets, control), signals);
     // Whatever went wrong with the device: the store is closed cleanly.
     let closed = store.close();
     if let (Err(error), Err(_)) = (&closed, &served) {
@@ -113,6 +121,40 @@ fn run(config: &Config) -> Result<(), Error> {
     closed.map_err(|error| format!("closing {}: {error}", config.store.display()))?;
     log::info!("closed {}", config.store.display());
     Ok(())
+}
+
+/// The sockets of the exports.
+fn sockets(config: &Config, group: Option<u32>) -> Result<Vec<Socket>, Error> {
+    let endpoints = config.exports.iter().map(|export| &export.new.endpoint);
+    let socket = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Path(path) => Socket::bind(path, group),
+        Endpoint::Fd(fd) => Socket::inherit(*fd),
+    };
+    Ok(endpoints.map(socket).collect::<Result<_, _>>()?)
+}
+
+/// Gives up what the daemon does not need.
+fn confine(config: &Config) -> Result<(), Error> {
+    let Some(action) = config.sandbox else {
+        log::warn!("the daemon is not confined (--sandbox none)");
+        return Ok(());
+    };
+    let mut sockets = Vec::new();
+    if let Control::At(path) = &config.control {
+        sockets.push(path.clone());
+    }
+    for export in &config.exports {
+        if let Endpoint::Path(path) = &export.new.endpoint {
+            sockets.push(path.clone());
+        }
+    }
+    let reach = Reach {
+        store: &config.store,
+        sockets: &sockets,
+        socket_dir: config.socket_dir.as_deref(),
+        config: config.file.as_deref(),
+    };
+    Ok(sandbox::confine(&reach, action)?)
 }
 
 /// Where commands will find the daemon. That it can do without, unless it was asked for.
@@ -156,51 +198,12 @@ fn report_recovery(config: &Config, opened: &Store) {
     }
 }
 
-/// What answers the guests of an export, and what commands are told of it.
-type Serving = (Arc<dyn Answer>, Exported);
-
-/// All exports. Those of one dataset know of each other.
-fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Serving>, Error> {
-    let mut exports: BTreeMap<&str, Export> = BTreeMap::new();
-    let mut servers: Vec<Serving> = Vec::new();
-    for ExportConfig {
-        dataset,
-        options,
-        endpoint,
-        tag,
-    } in &config.exports
-    {
-        let volume = Arc::new(store.volume(dataset)?);
-        let is_writable = volume.is_writable();
-        if !options.read_only && !is_writable {
-            log::warn!("dataset '{dataset}' cannot be changed: it is served read-only");
-        }
-        let exported = Exported {
-            dataset: volume.dataset_id(),
-            socket: endpoint.to_string(),
-            tag: tag.clone().or_else(|| config.device.tag.clone()),
-            read_only: options.read_only || !is_writable,
-            meter: Arc::default(),
-        };
-        let export = exports
-            .entry(dataset)
-            .or_insert_with(|| Export::new(volume));
-        let options = Options {
-            read_only: exported.read_only,
-            ..*options
-        };
-        let server = Server::new(export.kernel(options));
-        let server = Arc::new(server.counting(&exported.meter.refused));
-        servers.push((server, exported));
-    }
-    Ok(servers)
-}
-
 fn serve_store(
     config: &Config,
     store: &Arc<Store>,
+    exports: &Arc<Exports>,
     (sockets, control): (Vec<Socket>, Option<Listener>),
-    stop: &Stop,
+    signals: Signals,
 ) -> Result<(), Error> {
     match config.open.durability {
         Durability::Relaxed => log::warn!(
@@ -209,56 +212,67 @@ fn serve_store(
         ),
         Durability::Strict | Durability::Fsync => {}
     }
-    let (servers, exported): (Vec<_>, Vec<_>) = servers(config, store)?.into_iter().unzip();
-    let meters: Vec<_> = exported.iter().map(|each| each.meter.clone()).collect();
+    // Before anybody is served: who asks for what is not there is told at once.
+    for export in &config.exports {
+        store.find(&export.new.dataset)?;
+    }
+    let schedules = schedules(config);
+    let scheduler = Scheduler::start(Arc::clone(store), schedules)?;
     let path = config.store.display();
+    let started = config
+        .exports
+        .iter()
+        .zip(sockets)
+        .try_for_each(|(export, socket)| {
+            let ExportConfig { new, options } = export.clone();
+            exports.start(new, options, socket)
+        });
+    if let Err(error) = started {
+        exports.end();
+        exports.wait()?;
+        return Err(error.into());
+    }
     // Ends before the store is closed.
-    let _commands = match control {
+    let commands = match control {
         Some(listener) => {
             log::info!("commands for {path} are taken on {listener}");
-            let served = Served::new(Arc::clone(store), exported);
+            let served = Served::new(Arc::clone(store), Arc::clone(exports));
             Some(control::server::start(listener, served)?)
         }
         None => None,
     };
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        let served = servers.into_iter().zip(meters).zip(sockets);
-        for (export, ((server, meter), socket)) in config.exports.iter().zip(served) {
-            log::info!("serving '{}' of {path} on {socket}", export.dataset);
-            let mut device = config.device.clone();
-            device.tag = export.tag.clone().or(device.tag);
-            device.meter = meter;
-            let serve = move || {
-                let served = serve(&server, socket, &device, stop);
-                if served.is_err() {
-                    // All or none: who started the daemon finds out, and starts it anew.
-                    stop.trigger()?;
-                }
-                served.map_err(Error::from)
-            };
-            let named = std::thread::Builder::new().name("razorfs-socket".into());
-            match named.spawn_scoped(scope, serve) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    stop.trigger()?;
-                    return Err(error.into());
-                }
-            }
-        }
-        let served = threads.into_iter().map(|thread| {
-            let ended = thread.join();
-            ended.unwrap_or_else(|_| Err("a thread failed".into()))
-        });
-        served.collect()
-    })
+    let live = Live {
+        config: config.clone(),
+        store: Arc::clone(store),
+        exports: Arc::clone(exports),
+        scheduler,
+    };
+    let followed = follow_signals(signals, live);
+    if followed.is_err() {
+        exports.end();
+    }
+    let served = exports.wait();
+    drop(commands);
+    followed?.end();
+    Ok(served?)
+}
+
+/// Snapshots to be taken, if they can be.
+fn schedules(config: &Config) -> Vec<Schedule> {
+    if config.open.read_only && !config.schedules.is_empty() {
+        log::warn!("no scheduled snapshots are taken: the store is opened read-only");
+        return Vec::new();
+    }
+    config.schedules.clone()
 }
 
 fn start_logging(config: &Config) -> Result<(), Error> {
     if !config.syslog {
+        // What is let through is said once, for all loggers, and can change.
         env_logger::Builder::new()
-            .filter_level(config.log_level)
+            .filter_level(LevelFilter::Trace)
             .try_init()?;
+        log::set_max_level(config.log_level);
         return Ok(());
     }
     let formatter = syslog::Formatter3164 {
@@ -284,27 +298,97 @@ fn abort_on_panic() {
     }));
 }
 
-/// The first SIGTERM or SIGINT closes the store and ends the daemon; a second one ends it at once,
-/// and the next opening recovers.
-fn stop_on_signals(stop: &Arc<Stop>) -> Result<(), Error> {
+/// Signals, which wait from here on for [`follow_signals`]. A second SIGTERM or SIGINT ends the daemon
+/// at once, and the next opening recovers.
+fn signals() -> Result<Signals, Error> {
     let again = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, again.clone())?;
         signal_hook::flag::register(signal, again.clone())?;
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let stop = stop.clone();
-    std::thread::Builder::new()
+    Ok(Signals::new([SIGTERM, SIGINT, SIGHUP])?)
+}
+
+/// What can change while the daemon runs.
+struct Live {
+    /// What is in force.
+    config: Config,
+    store: Arc<Store>,
+    exports: Arc<Exports>,
+    scheduler: Scheduler,
+}
+
+/// Who follows signals; to be ended before the store is closed.
+struct Following {
+    handle: signal_hook::iterator::Handle,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Following {
+    fn end(self) {
+        self.handle.close();
+        if self.thread.join().is_err() {
+            log::error!("the thread that follows signals failed");
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT ends the exports, and so the daemon; SIGHUP has the configuration read
+/// again.
+fn follow_signals(mut signals: Signals, mut live: Live) -> Result<Following, Error> {
+    let handle = signals.handle();
+    let thread = std::thread::Builder::new()
         .name("razorfs-signals".into())
         .spawn(move || {
             for signal in &mut signals {
-                log::info!("signal {signal}: closing the store");
-                if let Err(error) = stop.trigger() {
-                    log::error!("cannot end: {error}");
+                if signal == SIGHUP {
+                    live.reload();
+                    continue;
                 }
+                log::info!("signal {signal}: closing the store");
+                live.exports.end();
             }
         })?;
-    Ok(())
+    Ok(Following { handle, thread })
+}
+
+impl Live {
+    /// Reads the configuration again, and does what can be done: all of it is in order, or nothing
+    /// changes.
+    fn reload(&mut self) {
+        let Some(file) = &self.config.file else {
+            log::warn!("SIGHUP: there is no configuration file to read again (--config)");
+            return;
+        };
+        let new = match Command::parse(std::env::args_os()) {
+            Ok(Command::Serve(new)) => new,
+            Ok(_) => return,
+            Err(error) => {
+                log::error!("SIGHUP: nothing changes: {error}");
+                return;
+            }
+        };
+        for line in self.config.fixed_differences(&new) {
+            log::warn!("{}: {line}", file.display());
+        }
+        log::set_max_level(new.log_level);
+        let (scrub, trim) = (new.open.scrub_interval, new.open.trim_interval);
+        self.store.set_intervals(scrub, trim);
+        self.config.schedules.clone_from(&new.schedules);
+        self.scheduler.replace(schedules(&self.config));
+        for warning in staleness(&new.exports) {
+            log::warn!("{warning}");
+        }
+        let wanted: Vec<_> = new
+            .exports
+            .iter()
+            .map(|export| export.new.clone())
+            .collect();
+        for error in self.exports.reload(&wanted) {
+            log::error!("{}: {error}", file.display());
+        }
+        log::info!("{} is in force", file.display());
+    }
 }
 
 fn limit_descriptors(max: u64) -> Result<(), Error> {

@@ -1,19 +1,25 @@
 //! The command line.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use log::LevelFilter;
 
-use super::exports::{Asked, exports, staleness};
+use super::exports::{exports, parse_export, staleness};
+use super::file::{File, Setting, has_key};
 use super::values::{
-    at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, tag, value,
+    at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
+    tag_of_flag, value,
 };
-use super::{Command, Config, ConfigError, Control, Endpoint};
+use super::{Command, Config, ConfigError, Control, Endpoint, InForce, Place, SaidBy};
 use crate::engine::{Durability, OpenOptions};
+use crate::export::{Defaults, NewExport};
 use crate::fs::{CacheMode, Options};
+use crate::schedule::Schedule;
 use crate::transport::vhost_user::{Cpus, DeviceOptions, REQUEST_QUEUES_MAX};
 
 const THREADS_DEFAULT: usize = 16;
@@ -29,6 +35,18 @@ const POLL_MAX_US: usize = 10_000;
 #[derive(Debug, Parser)]
 #[command(name = "razorfsd", version, max_term_width = 100)]
 struct Args {
+    /// Read this file (TOML) first: it may have what flags say under their names, exports and
+    /// scheduled snapshots. A flag takes the place of what the file says of the same; --socket-path,
+    /// --export and --fd of all exports in it. See configs/ for examples.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check flags and configuration file, print what would be in force, and end: with 0 if all is
+    /// well, else 1. Nothing is opened or made.
+    #[arg(long)]
+    check_config: bool,
+    /// With --check-config: print JSON.
+    #[arg(long, requires = "check_config")]
+    json: bool,
     /// Listen for the virtual machine on this unix socket; a stale one is replaced. Once for each
     /// virtual machine that is to use the store at the same time.
     #[arg(long, value_name = "PATH")]
@@ -43,6 +61,10 @@ struct Args {
     /// Listen on this inherited socket, and end when the virtual machine disconnects.
     #[arg(long, value_name = "FD")]
     fd: Option<i32>,
+    /// Let exports come while the daemon runs (`razorfs export`, the API, a changed configuration file),
+    /// with sockets below this directory.
+    #[arg(long, value_name = "DIR")]
+    socket_dir: Option<PathBuf>,
     /// Where `razorfs` finds the daemon, to list and change the store's datasets while it serves
     /// them: a socket's path, or none. By default control.sock in the store's directory.
     #[arg(long, value_name = "PATH|none")]
@@ -79,8 +101,8 @@ struct Args {
     scrub_rate: String,
     /// Seconds between two looks for space that has stayed free and goes back to the host's disk; 0
     /// for never. See `razorfs trim`.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    trim_interval: u32,
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    trim_interval: String,
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
@@ -225,16 +247,139 @@ impl From<CacheArg> for CacheMode {
     }
 }
 
+/// The flags. A switch can be switched off too (`--readonly=false`), as the file may have it on.
+pub(super) fn command() -> clap::Command {
+    Args::command().mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue if has_key(&arg) => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .value_name("true|false")
+            .hide_default_value(true)
+            .hide_possible_values(true),
+        _ => arg,
+    })
+}
+
 pub(super) fn parse<I, T>(args: I) -> Result<Command, ConfigError>
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let args = Args::try_parse_from(args)?;
+    let all: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let said = command().try_get_matches_from(&all)?;
+    let args = Args::from_arg_matches(&said)?;
     if args.print_capabilities {
         return Ok(Command::PrintCapabilities);
     }
-    args.config().map(|config| Command::Serve(Box::new(config)))
+    let file = match &args.config {
+        Some(path) => File::read(path, &command())?,
+        None => File::default(),
+    };
+    let read = Read::new(&all, &said, &args, file);
+    let matches = command().try_get_matches_from(&read.command_line)?;
+    let (check, json) = (args.check_config, args.json);
+    let config = Args::from_arg_matches(&matches)?
+        .config(read.exports, read.schedules)
+        .map_err(|error| in_file(error, &read.places))?;
+    let settings = settings(&matches, &said, &read.places);
+    let config = Box::new(Config { settings, ..config });
+    Ok(match check {
+        true => Command::Check { config, json },
+        false => Command::Serve(config),
+    })
+}
+
+/// Flags that say what is exported: on the command line, one of them takes the place of all that the
+/// file exports.
+const EXPORTING: [&str; 3] = ["socket-path", "export", "fd"];
+
+/// The command line with what the file says before it, as far as that counts.
+struct Read {
+    command_line: Vec<OsString>,
+    /// Where the file says what.
+    places: HashMap<String, Place>,
+    exports: Vec<NewExport>,
+    schedules: Vec<Schedule>,
+}
+
+impl Read {
+    fn new(all: &[OsString], said: &ArgMatches, args: &Args, file: File) -> Read {
+        let is_said = |name: &str| {
+            let id = name.replace('-', "_");
+            said.value_source(&id) == Some(ValueSource::CommandLine)
+        };
+        let exports_said = EXPORTING.iter().any(|name| is_said(name));
+        let store_said = args.options.iter().any(|one| one.starts_with("source="));
+        let counts = |setting: &Setting| match setting.name.as_str() {
+            name if EXPORTING.contains(&name) => !exports_said,
+            "store" if store_said => false,
+            name => !is_said(name),
+        };
+        let (program, flags) = all.split_first().map_or((None, all), |(p, f)| (Some(p), f));
+        let mut command_line: Vec<OsString> = program.cloned().into_iter().collect();
+        let mut places = HashMap::new();
+        for setting in file.settings.into_iter().filter(counts) {
+            command_line.extend(setting.flags().map(OsString::from));
+            places.insert(setting.name, setting.place);
+        }
+        command_line.extend(flags.iter().cloned());
+        Read {
+            command_line,
+            places,
+            exports: if exports_said {
+                Vec::new()
+            } else {
+                file.exports
+            },
+            schedules: file.schedules,
+        }
+    }
+}
+
+/// An error that says where in the file, when it is about what the file says.
+fn in_file(error: ConfigError, places: &HashMap<String, Place>) -> ConfigError {
+    let (option, reason) = match &error {
+        ConfigError::Value { option, reason } => (option, reason.clone()),
+        ConfigError::NotSupported { option, .. } => (option, error.to_string()),
+        _ => return error,
+    };
+    let name = option.trim_start_matches('-');
+    match places.get(name) {
+        Some(place) => ConfigError::File {
+            place: place.clone(),
+            reason: format!("'{name}': {reason}"),
+        },
+        None => error,
+    }
+}
+
+/// What is in force, flag by flag, and who said so.
+fn settings(
+    matches: &ArgMatches,
+    said: &ArgMatches,
+    places: &HashMap<String, Place>,
+) -> Vec<InForce> {
+    let command = command();
+    let args = command.get_arguments().filter(|arg| has_key(arg));
+    let settings = args.filter_map(|arg| {
+        let (id, name) = (arg.get_id().as_str(), arg.get_long()?);
+        let values = matches.get_raw(id).into_iter().flatten();
+        let values: Vec<_> = values.map(|value| value.to_string_lossy().into()).collect();
+        let source = match (said.value_source(id), places.get(name)) {
+            (Some(ValueSource::CommandLine), _) => SaidBy::Flag,
+            (_, Some(place)) => SaidBy::File(place.clone()),
+            _ => SaidBy::Default,
+        };
+        (!values.is_empty()).then(|| InForce {
+            name: name.to_owned(),
+            values,
+            source,
+        })
+    });
+    settings.collect()
 }
 
 /// What flags and `-o` both can say.
@@ -249,8 +394,12 @@ struct Said {
 }
 
 impl Args {
-    fn config(self) -> Result<Config, ConfigError> {
-        let asked = self.asked()?;
+    fn config(
+        self,
+        mut exported: Vec<NewExport>,
+        schedules: Vec<Schedule>,
+    ) -> Result<Config, ConfigError> {
+        exported.splice(0..0, self.asked(!exported.is_empty())?);
         let has_fd = self.fd.is_some();
         let mut said = Said {
             store: self.store.clone(),
@@ -283,7 +432,11 @@ impl Args {
             said.log_level = Some(LevelFilter::Debug);
         }
         said.export.posix_acl &= said.export.xattr;
-        let exports = exports(asked, said.export, said.cache)?;
+        let defaults = Defaults {
+            options: said.export,
+            cache: said.cache,
+        };
+        let exports = exports(exported, &defaults)?;
         said.warnings.extend(staleness(&exports));
         let sandbox = sandbox(&said.sandbox, &self.seccomp)?;
         let durability = match self.durability {
@@ -304,11 +457,15 @@ impl Args {
                 allow_volatile: self.allow_volatile,
                 scrub_interval: self.scrub_interval.as_deref().map(days).transpose()?,
                 scrub_bytes_per_sec: bytes("--scrub-rate", &self.scrub_rate)?,
-                trim_interval: (self.trim_interval > 0)
-                    .then(|| Duration::from_secs(self.trim_interval.into())),
+                trim_interval: seconds_or_never("--trim-interval", &self.trim_interval)?,
                 ..OpenOptions::default()
             },
             exports,
+            export_defaults: defaults,
+            schedules,
+            socket_dir: self.socket_dir,
+            file: self.config,
+            settings: Vec::new(),
             control: match self.control {
                 None => Control::InStore,
                 Some(path) if path.as_os_str() == "none" => Control::Off,
@@ -323,7 +480,7 @@ impl Args {
                     0,
                     THREADS_MAX,
                 )?,
-                tag: self.tag.map(tag).transpose()?,
+                tag: self.tag.map(tag_of_flag).transpose()?,
                 exit_on_disconnect: self.exit_on_disconnect || has_fd,
                 strict: durability == Durability::Strict,
                 poll_max: Duration::from_micros(
@@ -341,29 +498,31 @@ impl Args {
         })
     }
 
-    /// What is to be exported where.
-    fn asked(&self) -> Result<Vec<Asked>, ConfigError> {
-        let main = |endpoint| Asked {
+    /// What flags export where. `more`: whether there are others.
+    fn asked(&self, more: bool) -> Result<Vec<NewExport>, ConfigError> {
+        let main = |endpoint| NewExport {
             dataset: "main".into(),
             endpoint,
             tag: None,
             read_only: false,
+            shared: false,
+            cache: None,
         };
         let paths = self.socket_path.iter().cloned().map(Endpoint::Path);
-        let mut asked: Vec<Asked> = paths.map(main).collect();
+        let mut asked: Vec<NewExport> = paths.map(main).collect();
         for text in &self.export {
-            asked.push(Asked::parse(text)?);
+            asked.push(parse_export(text).map_err(|reason| value("--export", reason))?);
         }
         let Some(fd) = self.fd else {
-            if asked.is_empty() {
+            if asked.is_empty() && !more && self.socket_dir.is_none() {
                 return Err(ConfigError::Missing(
-                    "--socket-path PATH, --export DATASET:PATH or --fd FD is needed: where the \
-                     virtual machine connects",
+                    "--socket-path PATH, --export DATASET:PATH, --fd FD, or --socket-dir DIR for \
+                     exports that come later, is needed: where the virtual machine connects",
                 ));
             }
             return Ok(asked);
         };
-        if !asked.is_empty() {
+        if !asked.is_empty() || more {
             return Err(value("--fd", "a socket's path is given too".into()));
         }
         if self.socket_group.is_some() {

@@ -7,13 +7,18 @@ use log::LevelFilter;
 
 use super::ConfigError;
 use crate::sandbox::Action;
-use crate::transport::vhost_user::TAG_BYTES_MAX;
+use crate::transport::vhost_user::check_tag;
 
 /// As many as the system has a name for.
 const CPUS_MAX: usize = rustix::thread::CpuSet::MAX_CPU;
 const COMMIT_INTERVAL_MAX_SECONDS: f64 = 3600.0;
 const SCRUB_INTERVAL_MAX_DAYS: f64 = 3650.0;
+const TRIM_INTERVAL_MAX_SECONDS: f64 = 31_536_000.0;
 const SIZE_MIN_BYTES: u64 = 1 << 20;
+
+/// Units of time: how many seconds, and the name.
+const SECOND: (f64, &str) = (1.0, "seconds");
+const DAY: (f64, &str) = (86_400.0, "days");
 
 pub(super) fn value(option: &str, reason: String) -> ConfigError {
     ConfigError::Value {
@@ -50,14 +55,14 @@ pub(super) fn level(name: &str) -> Result<LevelFilter, ConfigError> {
         .map_err(|_| value("--log-level", format!("'{name}' is not a level")))
 }
 
-pub(super) fn tag(tag: String) -> Result<String, ConfigError> {
-    if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.contains('\0') {
-        return Err(value(
-            "--tag",
-            format!("a tag has 1 to {TAG_BYTES_MAX} bytes, none of them 0"),
-        ));
-    }
+/// A tag that can be one; else what is wrong with it.
+pub(super) fn tag(tag: String) -> Result<String, String> {
+    check_tag(&tag)?;
     Ok(tag)
+}
+
+pub(super) fn tag_of_flag(given: String) -> Result<String, ConfigError> {
+    tag(given).map_err(|reason| value("--tag", reason))
 }
 
 /// CPUs as in `2,4-7`.
@@ -101,43 +106,57 @@ pub(super) fn at_most(
 }
 
 pub(super) fn seconds(option: &str, given: &str) -> Result<Duration, ConfigError> {
-    span(
-        option,
-        given,
-        0.001..=COMMIT_INTERVAL_MAX_SECONDS,
-        1.0,
-        "seconds",
-    )
+    let range = 0.001..=COMMIT_INTERVAL_MAX_SECONDS;
+    span(option, given, range, SECOND)
+}
+
+/// Seconds, or 0 for never.
+pub(super) fn seconds_or_never(option: &str, given: &str) -> Result<Option<Duration>, ConfigError> {
+    let span = span(option, given, 0.0..=TRIM_INTERVAL_MAX_SECONDS, SECOND)?;
+    Ok(Some(span).filter(|span| !span.is_zero()))
 }
 
 pub(super) fn days(given: &str) -> Result<Duration, ConfigError> {
-    span(
-        "--scrub-interval",
-        given,
-        0.0..=SCRUB_INTERVAL_MAX_DAYS,
-        86_400.0,
-        "days",
-    )
+    let range = 0.0..=SCRUB_INTERVAL_MAX_DAYS;
+    span("--scrub-interval", given, range, DAY)
 }
 
-/// A number of units of time, of so many seconds each.
+/// A number of units of time within a range, or a time with a unit of its own.
 fn span(
     option: &str,
     given: &str,
     range: RangeInclusive<f64>,
-    seconds: f64,
-    unit: &str,
+    unit: (f64, &str),
 ) -> Result<Duration, ConfigError> {
-    given
-        .parse::<f64>()
-        .ok()
-        .filter(|number| range.contains(number))
-        .and_then(|number| Duration::try_from_secs_f64(number * seconds).ok())
+    let (seconds, name) = unit;
+    let allowed = range.start() * seconds..=range.end() * seconds;
+    interval(given, Some(seconds))
+        .filter(|span| allowed.contains(&span.as_secs_f64()))
         .ok_or_else(|| {
             let (min, max) = range.into_inner();
-            let reason = format!("'{given}' is not within {min} to {max} {unit}");
+            let reason = format!(
+                "'{given}' is not within {min} to {max} {name} (or with a unit: ms, s, m, h, d, w)"
+            );
             value(option, reason)
         })
+}
+
+/// A time such as `15m`, `30 s` or `0.5 h`. A number alone has the unit of so many seconds, if one
+/// is given.
+pub(super) fn interval(given: &str, unit: Option<f64>) -> Option<Duration> {
+    let number = given.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match given.get(number.len()..)? {
+        "" => unit?,
+        "ms" => 0.001,
+        "s" | "sec" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => DAY.0,
+        "w" => 7.0 * DAY.0,
+        _ => return None,
+    };
+    let number: f64 = number.trim_end().parse().ok()?;
+    Duration::try_from_secs_f64(number * seconds).ok()
 }
 
 pub(super) fn bytes(option: &str, given: &str) -> Result<u64, ConfigError> {
@@ -173,6 +192,7 @@ fn size_of(given: &str) -> Option<u64> {
         "P" | "PIB" => 50,
         _ => return None,
     };
+    let number = number.trim_end();
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let unit = 1u128 << shift;
     let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok().filter(|n| *n <= 9)?)?;
@@ -194,6 +214,7 @@ mod tests {
             ("1g", 1 << 30),
             ("1.5G", 3 << 29),
             ("3P", 3 << 50),
+            ("64 MiB", 64 << 20),
         ] {
             assert_eq!(parse_size(given), Ok(bytes));
         }
@@ -208,5 +229,27 @@ mod tests {
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn times_have_the_flag_s_unit_or_one_of_their_own() {
+        let ms = Duration::from_millis;
+        for (given, expected) in [
+            ("5", ms(5_000)),
+            ("0.25", ms(250)),
+            ("30 s", ms(30_000)),
+            ("500ms", ms(500)),
+            ("15m", ms(900_000)),
+            ("1.5 h", ms(5_400_000)),
+            ("2d", ms(172_800_000)),
+            ("1w", ms(604_800_000)),
+        ] {
+            assert_eq!(interval(given, Some(1.0)), Some(expected), "{given}");
+        }
+        for wrong in ["", "m", "5y", "5 5", "-1s", "1e300d", "nan", "inf", "5M"] {
+            assert_eq!(interval(wrong, Some(1.0)), None, "{wrong}");
+        }
+        assert_eq!(interval("5", None), None);
+        assert_eq!(seconds_or_never("--x", "0").unwrap(), None);
     }
 }

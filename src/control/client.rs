@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
 use super::activity::Activity;
-use super::api::{Dataset, Export, Failure, Stats};
+use super::api::{Dataset, Export, Failure, NewExport, Stats};
 use super::operations::Made;
-use super::session::SessionError;
+use super::session::{SessionError, path};
 use super::socket;
 
 /// A daemon's control socket.
@@ -77,6 +77,22 @@ impl Client {
     /// When the daemon does not answer.
     pub fn exports(&self) -> Result<Vec<Export>, SessionError> {
         self.get("/api/v1/exports")
+    }
+
+    /// See [`super::operations::add_export`].
+    ///
+    /// # Errors
+    /// As there; when the daemon does not answer.
+    pub fn add_export(&self, new: &NewExport) -> Result<Export, SessionError> {
+        self.post("/api/v1/exports", new).map(|made| made.it)
+    }
+
+    /// See [`super::operations::remove_export`].
+    ///
+    /// # Errors
+    /// As there; when the daemon does not answer.
+    pub fn remove_export(&self, socket: &str, force: bool) -> Result<(), SessionError> {
+        self.delete(&format!("{}?force={force}", path("exports", socket)))
     }
 
     /// See [`super::operations::datasets`].

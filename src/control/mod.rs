@@ -16,8 +16,8 @@
 //! transactions, never by a look before them, so requests that race end as if one came first. The
 //! threads of guests never wait for this one.
 //!
-//! Imports the engine and what is below it, nothing of transport, and of server the protocol's
-//! numbers.
+//! Imports exports, the engine and what is below it. Of transport and server only exports know, but for the
+//! protocol's numbers.
 
 pub mod activity;
 pub mod api;
@@ -29,4 +29,4 @@ mod session;
 pub mod socket;
 
 pub use client::Client;
-pub use session::{Session, SessionError, StorePlace, named, served};
+pub use session::{Session, SessionError, StorePlace, daemon, named, served};

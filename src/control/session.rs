@@ -44,6 +44,17 @@ pub enum SessionError {
         /// Where a daemon would listen.
         control: PathBuf,
     },
+    /// What takes a daemon has none.
+    #[error(
+        "{store}: no daemon serves it: nobody listens on {control}. Exports are what a running \
+         razorfsd serves; start one, with --socket-dir for exports that come later"
+    )]
+    NoDaemon {
+        /// The store.
+        store: PathBuf,
+        /// Where a daemon would listen.
+        control: PathBuf,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -79,6 +90,17 @@ type Result<T> = std::result::Result<T, SessionError>;
 /// When it may not be spoken to.
 pub fn served(place: &StorePlace) -> Result<Option<Client>> {
     Client::find(&place.socket())
+}
+
+/// The daemon of a store, for what cannot be done without.
+///
+/// # Errors
+/// When there is none, or it may not be spoken to.
+pub fn daemon(place: &StorePlace) -> Result<Client> {
+    served(place)?.ok_or_else(|| SessionError::NoDaemon {
+        store: place.store.clone(),
+        control: place.socket(),
+    })
 }
 
 impl StorePlace {
@@ -300,7 +322,7 @@ fn reap(store: &Store) -> Result<()> {
 }
 
 /// The path of a resource (RFC 3986, 3.3).
-fn path(kind: &str, name: &str) -> String {
+pub(super) fn path(kind: &str, name: &str) -> String {
     format!("/api/v1/{kind}/{}", escaped(name))
 }
 
@@ -328,9 +350,10 @@ pub fn named(store: &Path, error: &SessionError) -> String {
             format!("{}: {error}", store.display())
         }
         // They name it themselves.
-        SessionError::NotServed { .. } | SessionError::Open(_) | SessionError::Lost { .. } => {
-            error.to_string()
-        }
+        SessionError::NotServed { .. }
+        | SessionError::NoDaemon { .. }
+        | SessionError::Open(_)
+        | SessionError::Lost { .. } => error.to_string(),
     }
 }
 

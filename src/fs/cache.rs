@@ -41,6 +41,32 @@ pub enum CacheMode {
 }
 
 impl CacheMode {
+    /// The names of all, as flags have them.
+    pub const NAMES: [&str; 4] = ["auto", "always", "metadata", "never"];
+
+    /// The mode of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<CacheMode> {
+        match name {
+            "auto" => Some(CacheMode::Auto),
+            "always" => Some(CacheMode::Always),
+            "metadata" => Some(CacheMode::Metadata),
+            "never" => Some(CacheMode::Never),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheMode::Auto => "auto",
+            CacheMode::Always => "always",
+            CacheMode::Metadata => "metadata",
+            CacheMode::Never => "never",
+        }
+    }
+
     /// How long names and attributes may be believed.
     #[must_use]
     pub fn timeout(self) -> Duration {

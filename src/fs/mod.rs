@@ -149,7 +149,11 @@ impl Export {
     #[must_use]
     pub fn kernel(&self, options: Options) -> FileSystem {
         let lookups = Arc::<Lookups>::default();
-        self.everyone.lookups.write().push(lookups.clone());
+        let mut everyone = self.everyone.lookups.write();
+        // Those whose file system is gone.
+        everyone.retain(|lookups| Arc::strong_count(lookups) > 1);
+        everyone.push(lookups.clone());
+        drop(everyone);
         FileSystem {
             volume: self.volume.clone(),
             options,

@@ -118,8 +118,22 @@ const ANY_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ANY_HERE: &[c_long] = &[];
 
-/// Restricts this thread and those that it makes.
-pub(super) fn restrict(action: Action) -> Result<(), SandboxError> {
+/// What making a socket takes, and giving it to a group; Landlock says where.
+const SOCKETS: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+];
+
+/// As above, where the processor has them.
+#[cfg(target_arch = "x86_64")]
+const SOCKETS_HERE: &[c_long] = &[libc::SYS_chmod, libc::SYS_chown];
+#[cfg(not(target_arch = "x86_64"))]
+const SOCKETS_HERE: &[c_long] = &[];
+
+/// Restricts this thread and those that it makes. `sockets`: whether listening sockets can be made.
+pub(super) fn restrict(sockets: bool, action: Action) -> Result<(), SandboxError> {
     let refused = match action {
         Action::Kill => SeccompAction::KillProcess,
         Action::Log => SeccompAction::Log,
@@ -130,7 +144,7 @@ pub(super) fn restrict(action: Action) -> Result<(), SandboxError> {
     let hidden = Rules::from([(libc::SYS_clone3, Vec::new())]);
     let no_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let hide = compile(hidden, SeccompAction::Allow, no_call).map_err(|error| failed(&error))?;
-    let rules = rules().map_err(|error| failed(&error))?;
+    let rules = rules(sockets).map_err(|error| failed(&error))?;
     let count = rules.len();
     let list = compile(rules, refused, SeccompAction::Allow).map_err(|error| failed(&error))?;
     apply_filter(&hide).map_err(|error| failed(&error))?;
@@ -148,12 +162,14 @@ fn compile(
     SeccompFilter::new(rules, otherwise, listed, arch)?.try_into()
 }
 
-fn rules() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = ANY
-        .iter()
-        .chain(ANY_HERE)
-        .map(|call| (*call, Vec::new()))
-        .collect();
+fn rules(sockets: bool) -> Result<Rules, seccompiler::BackendError> {
+    let any = |calls: &[c_long]| calls.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: Rules = any(ANY);
+    rules.extend::<Rules>(any(ANY_HERE));
+    if sockets {
+        rules.extend::<Rules>(any(SOCKETS));
+        rules.extend::<Rules>(any(SOCKETS_HERE));
+    }
     let number = |value: i32| u64::from(value.unsigned_abs());
     let unix = || argument(0, SeccompCmpOp::Eq, number(libc::AF_UNIX));
     rules.insert(libc::SYS_socket, vec![unix()?]);

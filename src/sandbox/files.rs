@@ -8,27 +8,33 @@ use landlock::{
     RulesetStatus,
 };
 
-use super::SandboxError;
+use super::{Reach, SandboxError};
 
 /// The newest version of Landlock whose rights are known here; older kernels take what they know.
 const KNOWN: ABI = ABI::V5;
 
-/// Leaves the store, the directories of the sockets (removed in the end), and reading /proc,
-/// where a front-end's mappings say whether it shares its guest's memory.
-pub(super) fn restrict(store: &Path, sockets: &[PathBuf]) -> Result<(), SandboxError> {
+/// Directories as near to the root as this are not the configuration's own: `/etc`, say.
+const OWN_DEPTH_MIN: usize = 3;
+
+/// Leaves the store, the directories of the sockets (removed in the end), that in which sockets are
+/// made, the configuration file, and reading /proc, where a front-end's mappings say whether it
+/// shares its guest's memory.
+pub(super) fn restrict(reach: &Reach<'_>) -> Result<(), SandboxError> {
     let failed = SandboxError::new("restricting files");
     let rule = |path: &Path, access| {
         let path = PathFd::new(path).map_err(|error| failed(&error))?;
         Ok::<_, SandboxError>(PathBeneath::new(path, access))
     };
-    let mut rules = vec![rule(store, AccessFs::from_all(KNOWN))?];
-    for directory in sockets.iter().filter_map(|socket| socket.parent()) {
-        let directory = match directory.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => directory,
-        };
-        let access = AccessFs::RemoveFile | AccessFs::MakeSock | AccessFs::ReadDir;
-        rules.push(rule(directory, access)?);
+    let mut rules = vec![rule(reach.store, AccessFs::from_all(KNOWN))?];
+    let remove = AccessFs::RemoveFile | AccessFs::ReadDir;
+    for socket in reach.sockets {
+        rules.push(rule(&directory_of(socket), remove)?);
+    }
+    if let Some(directory) = reach.socket_dir {
+        rules.push(rule(directory, remove | AccessFs::MakeSock)?);
+    }
+    if let Some(config) = reach.config {
+        rules.push(rule(&readable_for(config), AccessFs::ReadFile.into())?);
     }
     rules.push(rule(Path::new("/proc"), AccessFs::ReadFile.into())?);
     let status = Ruleset::default()
@@ -49,4 +55,40 @@ pub(super) fn restrict(store: &Path, sockets: &[PathBuf]) -> Result<(), SandboxE
         }
     }
     Ok(())
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// What can be read so that a file can be read again. Whoever changes a file puts another in its
+/// place, mostly, so it is the directory; but not one that holds what is none of this program's
+/// business. There the file is read again only if it is the same.
+fn readable_for(file: &Path) -> PathBuf {
+    let directory = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let directory = directory_of(&directory);
+    match directory.components().count() >= OWN_DEPTH_MIN {
+        true => directory,
+        false => file.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_its_own_is_readable_and_no_other() {
+        for (file, readable) in [
+            ("/etc/razorfs/vm.toml", "/etc/razorfs"),
+            ("/etc/vm.toml", "/etc/vm.toml"),
+            ("/vm.toml", "/vm.toml"),
+            ("/srv/a/b/vm.toml", "/srv/a/b"),
+        ] {
+            assert_eq!(readable_for(Path::new(file)), Path::new(readable));
+        }
+    }
 }

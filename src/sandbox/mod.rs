@@ -46,13 +46,38 @@ impl SandboxError {
     }
 }
 
-/// Confines the process for good. `store` and the directories of `sockets` stay reachable. To be
-/// called while there is one thread.
+/// What a confined process may still do with files and sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// The store: all that is in it.
+    pub store: &'a Path,
+    /// Sockets, of which the files can be removed.
+    pub sockets: &'a [PathBuf],
+    /// The directory below which sockets can be made.
+    pub socket_dir: Option<&'a Path>,
+    /// The configuration file, which can be read again.
+    pub config: Option<&'a Path>,
+}
+
+impl<'a> Reach<'a> {
+    /// A store, and nothing besides.
+    #[must_use]
+    pub fn of(store: &'a Path) -> Self {
+        Reach {
+            store,
+            sockets: &[],
+            socket_dir: None,
+            config: None,
+        }
+    }
+}
+
+/// Confines the process for good. To be called while there is one thread.
 ///
 /// # Errors
 /// When the system refuses a step that every kernel has.
-pub fn confine(store: &Path, sockets: &[PathBuf], action: Action) -> Result<(), SandboxError> {
+pub fn confine(reach: &Reach<'_>, action: Action) -> Result<(), SandboxError> {
     privileges::drop_all()?;
-    files::restrict(store, sockets)?;
-    calls::restrict(action)
+    files::restrict(reach)?;
+    calls::restrict(reach.socket_dir.is_some(), action)
 }

@@ -3,6 +3,7 @@
 mod compact;
 mod datasets;
 mod doctor;
+mod exports;
 mod health;
 mod info;
 mod mkfs;
@@ -61,6 +62,8 @@ enum Command {
     Trim(trim::TrimArgs),
     Compact(compact::CompactArgs),
     Rewrite(rewrite::RewriteArgs),
+    Export(exports::ExportArgs),
+    Unexport(exports::UnexportArgs),
 }
 
 /// What SIGINT (Ctrl-C) and SIGTERM set from here on, in the place of ending the program.
@@ -107,6 +110,8 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        Command::Export(args) => exports::export(args),
+        Command::Unexport(args) => exports::unexport(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

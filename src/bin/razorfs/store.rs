@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use razorfs::control::{Client, Session, SessionError, StorePlace, named, served};
+use razorfs::control::{Client, Session, SessionError, StorePlace, daemon, named, served};
 use serde::Serialize;
 
 type Error = Box<dyn std::error::Error>;
@@ -42,6 +42,18 @@ impl StoreArgs {
         let done = done?;
         ended?;
         Ok(done)
+    }
+
+    /// Does something that takes a daemon that serves the store.
+    ///
+    /// # Errors
+    /// When none does; when it cannot be done.
+    pub fn with_daemon<T>(
+        &self,
+        act: impl FnOnce(&Client) -> Result<T, SessionError>,
+    ) -> Result<T, Error> {
+        let done = daemon(&self.place()).and_then(|daemon| act(&daemon));
+        Ok(done.map_err(|error| named(&self.store, &error))?)
     }
 
     fn place(&self) -> StorePlace {

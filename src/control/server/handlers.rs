@@ -17,9 +17,9 @@ use super::Served;
 use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
-    Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, DeleteExport, Difference,
+    ErrorKind, Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewExport,
+    NewSnapshot, Snapshot, Stats, Trim, Trimmed,
 };
 use crate::control::operations::{self, Made};
 use crate::control::prometheus;
@@ -47,7 +47,8 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
         .routes(routes!(trim))
-        .routes(routes!(list_exports))
+        .routes(routes!(list_exports, add_export))
+        .routes(routes!(remove_export))
         .routes(routes!(stats))
         .routes(routes!(get_activity))
         .routes(routes!(metrics))
@@ -366,8 +367,50 @@ async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Ans
 )]
 async fn list_exports(State(served): State<Served>) -> Result<Answer<Vec<Export>>> {
     let exports = served.exports.clone();
-    let list = move |store: &_| exports.iter().map(|each| each.describe(store)).collect();
+    let list = move |store: &_| operations::exports(store, &exports);
     served.run(list).await.map(Answer)
+}
+
+/// Exports a dataset or snapshot on a socket that is made for it. Asking again for the same is
+/// answered with what is there.
+#[utoipa::path(
+    post,
+    path = "/api/v1/exports",
+    request_body = NewExport,
+    responses(
+        (status = CREATED, description = "It was exported", body = Export),
+        (status = OK, description = "It was exported already", body = Export),
+        Refusals,
+    ),
+)]
+async fn add_export(
+    State(served): State<Served>,
+    Json(new): Json<NewExport>,
+) -> Result<Made<Export>> {
+    let exports = served.exports.clone();
+    let add = move |store: &_| operations::add_export(store, &exports, &new);
+    served.run(add).await
+}
+
+/// Ends an export, and removes its socket.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/exports/{socket}",
+    params(
+        ("socket" = String, Path, description = "The socket's path, with %2F for each slash"),
+        DeleteExport,
+    ),
+    responses((status = NO_CONTENT, description = "It is gone"), Refusals),
+)]
+async fn remove_export(
+    State(served): State<Served>,
+    Name(socket): Name,
+    Options(how): Options<DeleteExport>,
+) -> Result<StatusCode> {
+    let exports = served.exports.clone();
+    let remove = move |_: &_| operations::remove_export(&exports, &socket, how.force);
+    served.run(remove).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Numbers of the store.

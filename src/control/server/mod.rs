@@ -20,10 +20,10 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::activity::{self, Activity};
-use super::api::{ErrorKind, Export, Failure};
+use super::api::{ErrorKind, Failure};
+use super::operations;
 use crate::engine::Store;
-use crate::format::id::DatasetId;
-use crate::metrics::Meter;
+use crate::export::Exports;
 
 pub use connections::{Running, start};
 pub use handlers::{document, router};
@@ -32,49 +32,21 @@ pub use handlers::{document, router};
 /// asked for.
 const REQUESTS_MAX: usize = 128;
 
-/// Something that a guest can reach.
-#[derive(Debug, Clone)]
-pub struct Exported {
-    /// The dataset.
-    pub dataset: DatasetId,
-    /// Where a front-end connects.
-    pub socket: String,
-    /// The tag, if the daemon says it.
-    pub tag: Option<String>,
-    /// Whether changes are refused.
-    pub read_only: bool,
-    /// What its guests do.
-    pub meter: Arc<Meter>,
-}
-
-impl Exported {
-    fn describe(&self, store: &Arc<Store>) -> Result<Export, Failure> {
-        // It is in use, so it is there; somebody may have renamed it.
-        let found = store.find_by_id(self.dataset)?;
-        Ok(Export {
-            dataset: found.map(|found| found.name).unwrap_or_default(),
-            socket: self.socket.clone(),
-            tag: self.tag.clone(),
-            is_readonly: self.read_only,
-        })
-    }
-}
-
 /// What requests are about.
 #[derive(Clone)]
 pub struct Served {
     store: Arc<Store>,
-    exports: Arc<[Exported]>,
+    exports: Arc<Exports>,
     room: Arc<Semaphore>,
 }
 
 impl Served {
     /// An open store, and what of it is exported.
     #[must_use]
-    pub fn new(store: Arc<Store>, exports: Vec<Exported>) -> Self {
+    pub fn new(store: Arc<Store>, exports: Arc<Exports>) -> Self {
         Served {
             store,
-            exports: exports.into(),
+            exports,
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
         }
     }
@@ -83,8 +55,9 @@ impl Served {
     async fn activity(&self) -> Result<Activity, Failure> {
         let exports = Arc::clone(&self.exports);
         let gather = move |store: &_| {
-            let described = exports.iter().map(|each| {
-                let described = each.describe(store)?;
+            let all = exports.list();
+            let described = all.iter().map(|each| {
+                let described = operations::as_export(store, each)?;
                 Ok((described.dataset, described.socket, each.meter.read()))
             });
             let described: Vec<_> = described.collect::<Result<_, Failure>>()?;

@@ -51,13 +51,26 @@ use crate::server::{Error, Server};
 pub use affinity::Cpus;
 pub use chain::{Readable, Writable};
 pub use session::{DeviceOptions, Stop, serve};
-pub use socket::Socket;
+pub use socket::{Socket, group_id};
 
 /// Request queues at most; each has a thread or two while a front-end uses it.
 pub const REQUEST_QUEUES_MAX: usize = 128;
 
 /// Bytes of a tag at most (VirtIO 1.3, 5.11.4).
 pub const TAG_BYTES_MAX: usize = 36;
+
+/// Whether a tag can be one.
+///
+/// # Errors
+/// What is wrong with it, for the user.
+pub fn check_tag(tag: &str) -> Result<(), String> {
+    match !tag.is_empty() && tag.len() <= TAG_BYTES_MAX && !tag.contains('\0') {
+        true => Ok(()),
+        false => Err(format!(
+            "a tag has 1 to {TAG_BYTES_MAX} bytes, none of them 0"
+        )),
+    }
+}
 
 /// What answers a device's requests: a [`Server`], or in benchmarks something that has nothing to
 /// do.

@@ -8,9 +8,9 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use vhost::vhost_user::{BackendReqHandler, Error};
 use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -51,10 +51,17 @@ pub struct DeviceOptions {
 /// How long after a failure to accept a connection the next attempt is made.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Ends [`serve`] from elsewhere.
+/// Ends [`serve`] from elsewhere, and knows whether a front-end is being served.
 pub struct Stop {
     event: EventFd,
-    stopped: AtomicBool,
+    state: Mutex<StopState>,
+}
+
+#[derive(Default)]
+struct StopState {
+    stopped: bool,
+    /// A session has begun and is not over.
+    serving: bool,
 }
 
 impl Stop {
@@ -65,7 +72,7 @@ impl Stop {
     pub fn new() -> io::Result<Stop> {
         Ok(Stop {
             event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
-            stopped: AtomicBool::new(false),
+            state: Mutex::default(),
         })
     }
 
@@ -74,12 +81,38 @@ impl Stop {
     /// # Errors
     /// When the system refuses.
     pub fn trigger(&self) -> io::Result<()> {
-        self.stopped.store(true, Ordering::Release);
+        self.state.lock().stopped = true;
         self.event.write(1)
     }
 
+    /// Lets no session begin from here on, unless one is under way: whether that is so. What waits
+    /// for one ends with [`Stop::trigger`].
+    #[must_use]
+    pub fn close_when_idle(&self) -> bool {
+        let mut state = self.state.lock();
+        state.stopped |= !state.serving;
+        !state.serving
+    }
+
+    /// Whether a front-end is connected.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.state.lock().serving
+    }
+
     fn is_triggered(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.state.lock().stopped
+    }
+
+    /// Begins a session, unless the end was told.
+    fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        state.serving = !state.stopped;
+        state.serving
+    }
+
+    fn end_session(&self) {
+        self.state.lock().serving = false;
     }
 }
 
@@ -126,6 +159,9 @@ fn serve_all(
                 continue;
             }
         };
+        if !stop.begin() {
+            return Ok(());
+        }
         log::info!(
             "{socket}: a front-end connected{}",
             peer.map_or_else(String::new, |pid| format!(": process {pid}"))
@@ -144,6 +180,7 @@ fn serve_all(
             log::error!("{socket}: a front-end is let go: {error}");
         }
         answer.reset();
+        stop.end_session();
         if stop.is_triggered() || options.exit_on_disconnect {
             return Ok(());
         }

@@ -33,16 +33,15 @@ impl std::fmt::Display for Socket {
 }
 
 impl Socket {
-    /// Listens at `path`; members of `group`, a name or a number, may connect too.
+    /// Listens at `path`; members of `group` may connect too.
     ///
     /// # Errors
     /// When the path is taken or cannot be used.
-    pub fn bind(path: &Path, group: Option<&str>) -> Result<Socket, VhostUserError> {
+    pub fn bind(path: &Path, group: Option<u32>) -> Result<Socket, VhostUserError> {
         let failed = |source| VhostUserError::Listen {
             path: path.to_owned(),
             source,
         };
-        let group = group.map(group_id).transpose()?;
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -64,7 +63,10 @@ impl Socket {
             made: Some((path.to_owned(), metadata.dev(), metadata.ino())),
         };
         if let Some(group) = group {
-            std::os::unix::fs::chown(path, None, Some(group)).map_err(failed)?;
+            // A directory may have seen to that (setgid), where this process may not.
+            if metadata.gid() != group {
+                std::os::unix::fs::chown(path, None, Some(group)).map_err(failed)?;
+            }
             fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
         }
         socket.listener.set_nonblocking(true).map_err(failed)?;
@@ -173,7 +175,10 @@ fn peer_process(stream: &UnixStream) -> Option<u32> {
 }
 
 /// A group's number, by name or number.
-fn group_id(name: &str) -> Result<u32, VhostUserError> {
+///
+/// # Errors
+/// When there is no such group.
+pub fn group_id(name: &str) -> Result<u32, VhostUserError> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }

@@ -22,7 +22,8 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
-        ("/api/v1/exports", "get"),
+        ("/api/v1/exports", "get post"),
+        ("/api/v1/exports/{socket}", "delete"),
         ("/api/v1/stats", "get"),
         ("/api/v1/activity", "get"),
         ("/metrics", "get"),
@@ -37,7 +38,9 @@ fn each_path_has_the_methods_that_the_document_says() {
         found.sort_unstable();
         assert_eq!(found.join(" "), methods, "{path}");
         for method in ["get", "post", "patch", "delete", "put"] {
-            let path = path.replace("{name}", "none@none");
+            let path = path
+                .replace("{name}", "none@none")
+                .replace("{socket}", "%2Fnone");
             let answer = world.call(&method.to_uppercase(), &path, &Value::Null);
             let is_there = found.contains(&method);
             assert_eq!(answer.0 != 405, is_there, "{method} {path}: {answer:?}");
@@ -460,13 +463,8 @@ fn what_is_in_use_is_not_deleted() {
 }
 
 #[test]
-fn exports_and_numbers_are_told() {
+fn numbers_are_told() {
     let world = World::new();
-    let (_, exports) = world.get("/api/v1/exports");
-    let export = json!([{
-        "dataset": "main", "socket": "/run/main.sock", "tag": "files", "is_readonly": false,
-    }]);
-    assert_eq!(exports, export);
     world.post(DATASETS, &name("web"));
     world.post(SNAPSHOTS, &name("web@a"));
     write(&world.store.main().unwrap(), "file", b"unwritten");

@@ -25,7 +25,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SOCKET_FILE);
         let listener = Listener::bind(&path).unwrap();
-        let served = Served::new(Arc::clone(&world.store), Vec::new());
+        let served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
         Server {
             world,
             running: Some(start_within(listener, served, limits).unwrap()),

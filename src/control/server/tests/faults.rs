@@ -117,7 +117,7 @@ fn a_full_disk_is_told_of() {
 #[test]
 fn too_many_requests_at_once_are_refused() {
     let world = World::new();
-    let mut served = Served::new(Arc::clone(&world.store), Vec::new());
+    let mut served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
     served.room = Arc::new(tokio::sync::Semaphore::new(0));
     let busy = router(served);
     let answer = world

@@ -1,12 +1,13 @@
 //! What Prometheus is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{World, write};
-use crate::metrics::Carried;
+use crate::metrics::{Carried, Meter};
 
 /// A page, taken apart: the type of each metric, and each sample with its value.
 struct Page {
@@ -59,13 +60,22 @@ impl Page {
     }
 }
 
+/// What counts for an export of `main`.
+fn metered(world: &World) -> Arc<Meter> {
+    let socket = world.dir.path().join("main.sock");
+    let new = json!({ "dataset": "main", "socket": socket });
+    assert_eq!(world.post("/api/v1/exports", &new).0, 201);
+    Arc::clone(&world.exports.0.list()[0].meter)
+}
+
 /// A store in which all happened that is counted.
 fn busy() -> World {
     let world = World::new();
     write(&world.store.main().unwrap(), "file", &[7; 5000]);
     world.store.commit_tick().unwrap();
     world.store.checkpoint().unwrap();
-    let queue = world.meter.queue(1);
+    let meter = metered(&world);
+    let queue = meter.queue(1);
     for (opcode, micros, carried) in [
         (15, 3, Carried::Read(4096)),
         (15, 5000, Carried::Read(4096)),
@@ -74,7 +84,7 @@ fn busy() -> World {
     ] {
         queue.answered(opcode, Duration::from_micros(micros), carried);
     }
-    world.meter.refused.note(libc::ENOENT);
+    meter.refused.note(libc::ENOENT);
     world
 }
 
@@ -88,7 +98,8 @@ fn page(world: &World) -> Page {
 fn what_happened_is_told() {
     let world = busy();
     let page = page(&world);
-    let export = r#"dataset="main",socket="/run/main.sock""#;
+    let socket = world.dir.path().join("main.sock");
+    let export = format!(r#"dataset="main",socket="{}""#, socket.display());
     let of = |name: &str| page.value(&format!("{name}{{{export}}}"));
     assert_eq!(of("razorfs_read_bytes_total"), 8192.0);
     assert_eq!(of("razorfs_written_bytes_total"), 100.0);

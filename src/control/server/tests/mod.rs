@@ -2,10 +2,12 @@
 
 mod calls;
 mod connections;
+mod exports;
 mod faults;
 mod metrics;
 mod races;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -17,19 +19,22 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-use super::{Exported, Served, document, router};
+use super::{Served, document, router};
 use crate::disk::sim::SimMedia;
 use crate::engine::{Clock, Cred, MkfsOptions, NewInode, OpenOptions, Store, Time, Volume, mkfs};
+use crate::export::{Common, Defaults, Exports};
 use crate::format::id::Ino;
+use crate::fs::Options;
 use crate::fsck;
-use crate::metrics::Meter;
+use crate::transport::vhost_user::DeviceOptions;
 
 /// A store, and what answers requests about it.
 struct World {
     sim: SimMedia,
     store: Arc<Store>,
-    /// Of its export.
-    meter: Arc<Meter>,
+    exports: Ended,
+    /// Where sockets of exports may be made.
+    dir: tempfile::TempDir,
     router: Router,
     runtime: Runtime,
     document: Value,
@@ -60,6 +65,33 @@ fn make() -> SimMedia {
     sim
 }
 
+/// Exports that end with the test.
+struct Ended(Arc<Exports>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
+        self.0.wait().unwrap();
+    }
+}
+
+fn exports_of(store: &Arc<Store>, dir: &Path) -> Arc<Exports> {
+    let common = Common {
+        device: DeviceOptions {
+            request_queues: 1,
+            tag: Some("files".into()),
+            ..DeviceOptions::default()
+        },
+        defaults: Defaults {
+            options: Options::default(),
+            cache: None,
+        },
+        group: None,
+        socket_dir: Some(dir.to_owned()),
+    };
+    Exports::new(Arc::clone(store), common)
+}
+
 impl World {
     fn new() -> World {
         World::on(make(), false)
@@ -67,19 +99,14 @@ impl World {
 
     fn on(sim: SimMedia, read_only: bool) -> World {
         let store = open(&sim, read_only);
-        let meter = Arc::new(Meter::default());
-        let exported = Exported {
-            dataset: store.main().unwrap().dataset_id(),
-            socket: "/run/main.sock".into(),
-            tag: Some("files".into()),
-            read_only: false,
-            meter: Arc::clone(&meter),
-        };
-        let served = Served::new(Arc::clone(&store), vec![exported]);
+        let dir = tempfile::tempdir().unwrap();
+        let exports = exports_of(&store, dir.path());
+        let served = Served::new(Arc::clone(&store), Arc::clone(&exports));
         World {
             sim,
             store,
-            meter,
+            exports: Ended(exports),
+            dir,
             router: router(served),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -205,7 +232,7 @@ impl World {
 
     /// Ends the test: the store is sound.
     fn finish(self) {
-        drop(self.runtime);
+        drop((self.runtime, self.exports));
         self.store.close().unwrap();
         assert_eq!(fsck::errors(&self.sim.media()).unwrap(), [""; 0]);
     }

@@ -1,0 +1,440 @@
+//! Exports: datasets on sockets, which come and go while the store is open.
+//!
+//! Each has a thread that serves its socket ([`crate::transport::vhost_user::serve`]), one guest at
+//! a time. Invariants:
+//!
+//! - What a kernel was told that it may keep stays right for as long as it is connected: who may
+//!   write to a dataset is never joined by another, unless both were exported as shared.
+//! - A dataset is in use for as long as it is exported, and not a moment longer: what was detached
+//!   can be deleted or restored at once.
+//! - Exports are made and ended one after the other, so that two requests for the same socket or
+//!   dataset cannot both find it free.
+//!
+//! May import transport, server, fs and engine.
+
+mod running;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::engine::{DatasetError, Store};
+use crate::format::id::DatasetId;
+use crate::fs::{CacheMode, Options};
+use crate::metrics::Meter;
+use crate::transport::vhost_user::{DeviceOptions, Socket, VhostUserError};
+use running::Running;
+
+/// Where a front-end connects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// A socket to be made.
+    Path(PathBuf),
+    /// A listening socket this process was started with.
+    Fd(i32),
+}
+
+/// For messages: where it is.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Path(path) => write!(f, "{}", path.display()),
+            Endpoint::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}
+
+/// A dataset to be exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewExport {
+    /// The name of the dataset or snapshot.
+    pub dataset: String,
+    /// Where the front-end connects; no two the same.
+    pub endpoint: Endpoint,
+    /// The tag to offer, if not that of [`DeviceOptions`].
+    pub tag: Option<String>,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Others may write to the dataset later.
+    pub shared: bool,
+    /// What the kernel may keep, if not as [`Defaults`] say.
+    pub cache: Option<CacheMode>,
+}
+
+/// How exports are, unless they say otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Defaults {
+    /// All but what the next is about.
+    pub options: Options,
+    /// What the kernel may keep; `None` for all that is right.
+    pub cache: Option<CacheMode>,
+}
+
+impl Defaults {
+    /// How to export it. `shared`: others write to the dataset.
+    #[must_use]
+    pub fn options_of(&self, new: &NewExport, shared: bool) -> Options {
+        let cache = new.cache.or(self.cache);
+        let read_only = new.read_only || self.options.read_only;
+        let shared = shared || new.shared && !self.options.read_only;
+        let by_default = match shared {
+            true => CacheMode::Auto,
+            false => CacheMode::Always,
+        };
+        Options {
+            read_only,
+            shared,
+            without_open: cache == Some(CacheMode::Always),
+            cache: cache.unwrap_or(by_default),
+            ..self.options
+        }
+    }
+}
+
+/// What all exports have in common.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// What the device is like.
+    pub device: DeviceOptions,
+    /// How datasets are exported.
+    pub defaults: Defaults,
+    /// The group whose members may connect too.
+    pub group: Option<u32>,
+    /// Below which directory sockets may be made while the daemon runs; `None` for nowhere.
+    pub socket_dir: Option<PathBuf>,
+}
+
+/// An export, as it is listed.
+#[derive(Debug, Clone)]
+pub struct Exported {
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// Where a front-end connects.
+    pub socket: String,
+    /// The tag, if the daemon says it.
+    pub tag: Option<String>,
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// Whether others may change it meanwhile.
+    pub shared: bool,
+    /// Whether a front-end is connected.
+    pub connected: bool,
+    /// What its guests do.
+    pub meter: Arc<Meter>,
+}
+
+/// Why an export is not made or ended. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// There is no such dataset, or it cannot be read.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// Something else is exported there.
+    #[error("the socket {0} has another export: end that first")]
+    Exists(String),
+    /// Nothing is exported there.
+    #[error("nothing is exported on {0}")]
+    NotFound(String),
+    /// A guest is there.
+    #[error("a virtual machine is connected to {0}: end it, or its connection with --force")]
+    Connected(String),
+    /// A guest's kernel was told that nobody else writes.
+    #[error(
+        "'{dataset}' is exported on {socket} to a virtual machine that may take what it remembers for \
+         what is there: a second one must not write to it, unless both are exported as shared"
+    )]
+    Alone {
+        /// The dataset.
+        dataset: String,
+        /// Where it is exported.
+        socket: String,
+    },
+    /// No socket can be made there.
+    #[error("no socket can be made at {path} while the daemon runs: {reason}")]
+    OutOfReach {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No socket can be made there, or the system refuses something else.
+    #[error(transparent)]
+    Device(#[from] VhostUserError),
+    /// A thread cannot be had.
+    #[error("no thread for {socket}: {source}")]
+    Thread {
+        /// Where it was to be exported.
+        socket: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon ends.
+    #[error("the daemon ends")]
+    Ending,
+}
+
+/// All exports of a store.
+pub struct Exports {
+    store: Arc<Store>,
+    common: Common,
+    /// One change at a time: taken before the state.
+    changing: Mutex<()>,
+    state: Mutex<State>,
+    /// The end has come.
+    over: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    all: Vec<Running>,
+    /// Threads of those that ended by themselves.
+    ended: Vec<std::thread::JoinHandle<()>>,
+    next: u64,
+    ending: bool,
+    failed: Option<VhostUserError>,
+}
+
+impl Exports {
+    /// None of a store, yet.
+    #[must_use]
+    pub fn new(store: Arc<Store>, common: Common) -> Arc<Exports> {
+        Arc::new(Exports {
+            store,
+            common,
+            changing: Mutex::new(()),
+            state: Mutex::default(),
+            over: Condvar::new(),
+        })
+    }
+
+    /// What is exported.
+    #[must_use]
+    pub fn list(&self) -> Vec<Exported> {
+        let state = self.state.lock();
+        state.all.iter().map(Running::describe).collect()
+    }
+
+    /// Exports what was asked for at start, on a socket that is there, with the options that were
+    /// found for all of it together.
+    ///
+    /// # Errors
+    /// When there is no such dataset; when the system refuses.
+    pub fn start(
+        self: &Arc<Self>,
+        new: NewExport,
+        options: Options,
+        socket: Socket,
+    ) -> Result<(), ExportError> {
+        let _one = self.changing.lock();
+        self.serve(new, options, true, || Ok(socket)).map(drop)
+    }
+
+    /// Exports one more, on a socket to be made. Asking again for the same succeeds. Returns what is
+    /// there then, and whether it is new.
+    ///
+    /// # Errors
+    /// When the socket is another export's or cannot be made; when there is no such dataset; when a
+    /// guest would not see what another writes.
+    pub fn attach(self: &Arc<Self>, new: NewExport) -> Result<(Exported, bool), ExportError> {
+        self.attach_beside(new, false, false)
+    }
+
+    /// As [`Exports::attach`]. `configured`: the configuration names it; `together`: with others that
+    /// write to the dataset.
+    fn attach_beside(
+        self: &Arc<Self>,
+        mut new: NewExport,
+        configured: bool,
+        together: bool,
+    ) -> Result<(Exported, bool), ExportError> {
+        let _one = self.changing.lock();
+        if let Endpoint::Path(path) = &new.endpoint {
+            new.endpoint = Endpoint::Path(absolute(path));
+        }
+        let volume = self.store.volume(&new.dataset)?;
+        let id = volume.dataset_id();
+        if let Some(same) = self.find_same(&new, id, configured)? {
+            return Ok((same, false));
+        }
+        let Endpoint::Path(path) = new.endpoint.clone() else {
+            return Err(ExportError::NotFound(new.endpoint.to_string()));
+        };
+        self.check_reach(&path)?;
+        let is_writer = !new.read_only && !self.common.defaults.options.read_only;
+        let shared = self.meets(&new, id, is_writer && volume.is_writable())?;
+        // In use from here on by who serves it.
+        drop(volume);
+        let options = self.common.defaults.options_of(&new, shared || together);
+        let group = self.common.group;
+        let made = self.serve(new, options, configured, || Ok(Socket::bind(&path, group)?))?;
+        Ok((made, true))
+    }
+
+    /// What is exported at the same place, when it is what is asked for.
+    fn find_same(
+        &self,
+        new: &NewExport,
+        id: DatasetId,
+        configured: bool,
+    ) -> Result<Option<Exported>, ExportError> {
+        let mut state = self.state.lock();
+        if state.ending {
+            return Err(ExportError::Ending);
+        }
+        let Some(found) = state.all.iter_mut().find(|one| one.is_at(&new.endpoint)) else {
+            return Ok(None);
+        };
+        if !found.is_what(new, id) {
+            return Err(ExportError::Exists(new.endpoint.to_string()));
+        }
+        found.configured |= configured;
+        Ok(Some(found.describe()))
+    }
+
+    /// Sees who else has the dataset: whether somebody writes to it, and that nobody is misled by a
+    /// new one that writes.
+    fn meets(&self, new: &NewExport, id: DatasetId, writes: bool) -> Result<bool, ExportError> {
+        let state = self.state.lock();
+        let mut others = state.all.iter().filter(|one| one.dataset == id);
+        if writes && let Some(alone) = others.clone().find(|one| !one.options.shared) {
+            return Err(ExportError::Alone {
+                dataset: new.dataset.clone(),
+                socket: alone.new.endpoint.to_string(),
+            });
+        }
+        Ok(others.any(|one| !one.options.read_only))
+    }
+
+    /// A socket may be made where the confined daemon can make and remove one.
+    fn check_reach(&self, path: &Path) -> Result<(), ExportError> {
+        let refused = |reason: String| {
+            let path = path.to_owned();
+            Err(ExportError::OutOfReach { path, reason })
+        };
+        let Some(dir) = &self.common.socket_dir else {
+            let reason = "start it with --socket-dir DIR, below which it may then make them";
+            return refused(reason.to_owned());
+        };
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        if climbs || !path.starts_with(absolute(dir)) || path.file_name().is_none() {
+            return refused(format!(
+                "it may make them below {} only (--socket-dir)",
+                dir.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ends an export, given by its socket. A guest that is connected is disconnected with `force`,
+    /// which waits for what it has asked for.
+    ///
+    /// # Errors
+    /// When there is none; when a guest is connected, without `force`.
+    pub fn detach(&self, socket: &str, force: bool) -> Result<(), ExportError> {
+        let _one = self.changing.lock();
+        let endpoint = self.endpoint(socket);
+        let mut state = self.state.lock();
+        let mut all = state.all.iter_mut();
+        let Some(found) = all.find(|one| one.is_at(&endpoint)) else {
+            return Err(ExportError::NotFound(socket.to_owned()));
+        };
+        if !force && !found.stop.close_when_idle() {
+            return Err(ExportError::Connected(socket.to_owned()));
+        }
+        found.trigger();
+        // From here on it is this one that removes it.
+        let (number, thread) = (found.number, found.thread.take());
+        drop(state);
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("{socket}: the thread that served it failed");
+        }
+        let gone = {
+            let mut state = self.state.lock();
+            let at = state.all.iter().position(|one| one.number == number);
+            at.map(|at| state.all.swap_remove(at))
+        };
+        // With no lock: the last one lets go of the dataset.
+        drop(gone);
+        log::info!("{socket}: nothing is exported there any more");
+        Ok(())
+    }
+
+    fn endpoint(&self, socket: &str) -> Endpoint {
+        let fd = socket.strip_prefix("fd:").and_then(|fd| fd.parse().ok());
+        fd.map_or_else(|| Endpoint::Path(absolute(Path::new(socket))), Endpoint::Fd)
+    }
+
+    /// Makes the exports that the configuration names what a new one says: those that it does not
+    /// name any more go, new ones come. Those that were made by a request stay. What cannot be done
+    /// is told, and does not stop the rest.
+    pub fn reload(self: &Arc<Self>, wanted: &[NewExport]) -> Vec<ExportError> {
+        let mut failed = Vec::new();
+        let is_wanted = |one: &Running| {
+            let mut all = wanted.iter();
+            all.any(|new| one.is_at(&new.endpoint) && one.is_named_so(new))
+        };
+        let state = self.state.lock();
+        let gone = state
+            .all
+            .iter()
+            .filter(|one| one.configured && !is_wanted(one));
+        let gone: Vec<_> = gone.map(|one| one.new.endpoint.to_string()).collect();
+        drop(state);
+        for socket in gone {
+            failed.extend(self.detach(&socket, false).err());
+        }
+        for new in wanted {
+            let mut others = wanted.iter().filter(|other| *other != new);
+            let together = others.any(|other| other.dataset == new.dataset && !other.read_only);
+            failed.extend(self.attach_beside(new.clone(), true, together).err());
+        }
+        failed
+    }
+
+    /// Ends all exports: guests are disconnected once what they asked for is done.
+    pub fn end(&self) {
+        let mut state = self.state.lock();
+        state.ending = true;
+        state.all.iter().for_each(Running::trigger);
+        drop(state);
+        self.over.notify_all();
+    }
+
+    /// Waits until the end has come and nobody is served any more.
+    ///
+    /// # Errors
+    /// When an export ended because the system refused something.
+    pub fn wait(&self) -> Result<(), VhostUserError> {
+        let mut state = self.state.lock();
+        while !state.ending {
+            self.over.wait(&mut state);
+        }
+        drop(state);
+        // Who is making or ending one is done with it.
+        let _one = self.changing.lock();
+        let mut state = self.state.lock();
+        let mut all = std::mem::take(&mut state.all);
+        let mut threads = std::mem::take(&mut state.ended);
+        drop(state);
+        threads.extend(all.iter_mut().filter_map(|one| one.thread.take()));
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a thread that served an export failed");
+            }
+        }
+        drop(all);
+        match self.state.lock().failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A path that does not depend on where the process is.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

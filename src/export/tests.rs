@@ -1,0 +1,181 @@
+//! Exports that come and go otherwise than by requests, of which
+//! [`crate::control::server`]'s tests are.
+
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::disk::sim::SimMedia;
+use crate::engine::{MkfsOptions, OpenOptions, mkfs, system_clock};
+
+struct World {
+    exports: Arc<Exports>,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(exit_on_disconnect: bool) -> World {
+        let sim = SimMedia::new();
+        mkfs(sim.media(), &MkfsOptions::reproducible(), &system_clock()).unwrap();
+        let options = OpenOptions {
+            background: false,
+            ..OpenOptions::default()
+        };
+        let store = Store::open_media(sim.media(), options, system_clock()).unwrap();
+        for name in ["web", "db"] {
+            store.create_dataset(name, (0, 0)).unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let common = Common {
+            device: DeviceOptions {
+                request_queues: 1,
+                exit_on_disconnect,
+                ..DeviceOptions::default()
+            },
+            defaults: Defaults {
+                options: Options::default(),
+                cache: None,
+            },
+            group: None,
+            socket_dir: Some(dir.path().to_owned()),
+        };
+        World {
+            exports: Exports::new(store, common),
+            dir,
+        }
+    }
+
+    fn new_export(&self, dataset: &str, socket: &str) -> NewExport {
+        NewExport {
+            dataset: dataset.into(),
+            endpoint: Endpoint::Path(self.dir.path().join(socket)),
+            tag: None,
+            read_only: false,
+            shared: false,
+            cache: None,
+        }
+    }
+
+    fn reload(&self, wanted: &[(&str, &str)]) -> Vec<String> {
+        let wanted = wanted
+            .iter()
+            .map(|(dataset, socket)| self.new_export(dataset, socket));
+        let failed = self.exports.reload(&wanted.collect::<Vec<_>>());
+        failed.iter().map(ToString::to_string).collect()
+    }
+
+    /// Names of the sockets.
+    fn sockets(&self) -> Vec<String> {
+        let name = |one: Exported| {
+            let path = PathBuf::from(one.socket);
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        let mut names: Vec<_> = self.exports.list().into_iter().map(name).collect();
+        names.sort();
+        names
+    }
+
+    fn connect(&self, socket: &str) -> UnixStream {
+        let stream = UnixStream::connect(self.dir.path().join(socket)).unwrap();
+        self.until(|all| all.iter().any(|one| one.connected));
+        stream
+    }
+
+    fn until(&self, is_so: impl Fn(&[Exported]) -> bool) {
+        let begin = Instant::now();
+        while !is_so(&self.exports.list()) {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn finish(self) {
+        self.exports.end();
+        self.exports.wait().unwrap();
+        assert_eq!(std::fs::read_dir(self.dir.path()).unwrap().count(), 0);
+        let late = self.exports.attach(self.new_export("web", "late"));
+        assert!(matches!(late, Err(ExportError::Ending)), "{late:?}");
+        assert_eq!(Arc::strong_count(&self.exports), 1);
+        self.exports.store.close().unwrap();
+    }
+}
+
+#[test]
+fn what_the_configuration_names_comes_and_what_it_named_goes() {
+    let world = World::new(false);
+    assert!(world.reload(&[("web", "w"), ("main", "m")]).is_empty());
+    world.exports.attach(world.new_export("db", "own")).unwrap();
+    assert_eq!(world.sockets(), ["m", "own", "w"]);
+    // Another dataset on the same socket, and one less.
+    assert!(world.reload(&[("web", "m")]).is_empty());
+    assert_eq!(world.sockets(), ["m", "own"]);
+    let of = |socket: &str| {
+        let all = world.exports.list();
+        let found = all.into_iter().find(|one| one.socket.ends_with(socket));
+        found.unwrap().dataset
+    };
+    assert_eq!(of("/m"), world.exports.store.find("web").unwrap().id);
+    // What was made by a request is the configuration's once that names it.
+    assert!(world.reload(&[("db", "own")]).is_empty());
+    assert_eq!(world.sockets(), ["own"]);
+    assert!(world.reload(&[]).is_empty());
+    assert!(world.sockets().is_empty());
+    world.finish();
+}
+
+#[test]
+fn exports_that_stay_are_not_touched_and_guests_are_not_disconnected() {
+    let world = World::new(false);
+    world.reload(&[("web", "w"), ("db", "d")]);
+    let guest = world.connect("w");
+    assert!(world.reload(&[("web", "w")]).is_empty());
+    assert!(world.exports.list()[0].connected);
+    let failed = world.reload(&[("none", "n"), ("main", "m")]);
+    let [connected, none] = failed.as_slice() else {
+        panic!("{failed:?}");
+    };
+    assert!(connected.contains("connected to") && none.contains("'none'"));
+    // The rest was done.
+    assert_eq!(world.sockets(), ["m", "w"]);
+    drop(guest);
+    world.until(|all| all.iter().all(|one| !one.connected));
+    assert!(world.reload(&[("main", "m")]).is_empty());
+    assert_eq!(world.sockets(), ["m"]);
+    world.finish();
+}
+
+#[test]
+fn guests_that_come_together_know_of_each_other() {
+    let world = World::new(false);
+    assert!(world.reload(&[("web", "a"), ("web", "b")]).is_empty());
+    assert!(world.exports.list().iter().all(|one| one.shared));
+    assert!(
+        world.reload(&[("web", "a"), ("web", "b")]).is_empty(),
+        "the same again"
+    );
+    assert_eq!(world.sockets(), ["a", "b"]);
+    // One that was alone stays so.
+    assert!(world.reload(&[("db", "d")]).is_empty());
+    let failed = world.reload(&[("db", "d"), ("db", "e")]);
+    assert!(failed[0].contains("shared"), "{failed:?}");
+    assert_eq!(world.sockets(), ["d"]);
+    world.finish();
+}
+
+#[test]
+fn with_the_last_guest_the_daemon_ends_when_it_is_to() {
+    let world = World::new(true);
+    world.reload(&[("web", "a"), ("db", "b")]);
+    drop(world.connect("a"));
+    world.until(|all| all.len() == 1);
+    assert!(!world.exports.state.lock().ending);
+    drop(world.connect("b"));
+    world.exports.wait().unwrap();
+    world.finish();
+    // What is taken away is no guest that went.
+    let world = World::new(true);
+    world.reload(&[("web", "a")]);
+    world.reload(&[]);
+    assert!(!world.exports.state.lock().ending);
+    world.finish();
+}
