@@ -43,12 +43,16 @@ fn launch(dir: &Path, flags: &[String]) -> Child {
         .stderr(log)
         .spawn()
         .unwrap();
+    wait_for(&socket);
+    child
+}
+
+fn wait_for(socket: &Path) {
     let since = Instant::now();
-    while !is_listened_on(&socket) {
+    while !is_listened_on(socket) {
         assert!(since.elapsed() < WAIT, "no socket");
         std::thread::sleep(Duration::from_millis(2));
     }
-    child
 }
 
 fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
@@ -110,6 +114,27 @@ impl Daemon {
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let child = launch(dir.path(), &flags);
         Daemon { child, dir, flags }
+    }
+
+    /// The same with a configuration file, which is all that says what is exported; one of its
+    /// sockets is waited for.
+    pub fn start_configured(commands: &[&[&str]], config: &str, socket: &str) -> Daemon {
+        let dir = make_store(&[]);
+        run(dir.path(), commands);
+        let log = File::create(dir.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+            .args(["--allow-volatile", "--config", config, "--store"])
+            .arg(dir.path().join("store"))
+            .current_dir(dir.path())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        wait_for(Path::new(socket));
+        Daemon {
+            child,
+            dir,
+            flags: Vec::new(),
+        }
     }
 
     /// Ends it, has commands of razorfs run, and starts it with other flags.
@@ -265,6 +290,17 @@ impl Daemon {
     pub fn terminate(self) {
         self.signal();
         self.ends_well();
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn signal(&self) {

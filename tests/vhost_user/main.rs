@@ -16,6 +16,7 @@ mod hostile_fuse;
 mod hostile_ring;
 mod hostile_setup;
 mod kill;
+mod live;
 mod memory;
 mod metrics;
 mod needs_reset;
