@@ -14,7 +14,7 @@ use razorfs::config::{
     CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig, staleness,
 };
 use razorfs::control;
-use razorfs::control::server::Served;
+use razorfs::control::server::{Running, Served};
 use razorfs::control::socket::{Listener, default_path};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
@@ -72,6 +72,8 @@ fn refuse(error: ConfigError) -> ExitCode {
 
 fn run(config: &Config) -> Result<(), Error> {
     abort_on_panic();
+    // From here on they wait until somebody looks for them.
+    let signals = signals()?;
     for note in &config.notes {
         log::info!("{note}");
     }
@@ -100,8 +102,6 @@ fn run(config: &Config) -> Result<(), Error> {
     let sockets = sockets(config, group)?;
     // Before there is a second thread, and before anything in the store is believed.
     confine(config)?;
-    // From here on they wait until somebody looks for them.
-    let signals = signals()?;
     let store = Store::open_files(&config.store, files, config.open.clone())?;
     report_recovery(config, &store);
     let common = Common {
@@ -212,27 +212,35 @@ fn serve_store(
         ),
         Durability::Strict | Durability::Fsync => {}
     }
+    let begun = begin(config, store, exports, (sockets, control), signals);
+    if begun.is_err() {
+        exports.end();
+    }
+    let served = exports.wait();
+    // Both end before the store is closed.
+    let (commands, following) = begun?;
+    drop(commands);
+    following.end();
+    Ok(served?)
+}
+
+/// Begins to serve guests, and whoever else asks for something.
+fn begin(
+    config: &Config,
+    store: &Arc<Store>,
+    exports: &Arc<Exports>,
+    (sockets, control): (Vec<Socket>, Option<Listener>),
+    signals: Signals,
+) -> Result<(Option<Running>, Following), Error> {
     // Before anybody is served: who asks for what is not there is told at once.
     for export in &config.exports {
         store.find(&export.new.dataset)?;
     }
-    let schedules = schedules(config);
-    let scheduler = Scheduler::start(Arc::clone(store), schedules)?;
     let path = config.store.display();
-    let started = config
-        .exports
-        .iter()
-        .zip(sockets)
-        .try_for_each(|(export, socket)| {
-            let ExportConfig { new, options } = export.clone();
-            exports.start(new, options, socket)
-        });
-    if let Err(error) = started {
-        exports.end();
-        exports.wait()?;
-        return Err(error.into());
+    for (export, socket) in config.exports.iter().zip(sockets) {
+        let ExportConfig { new, options } = export.clone();
+        exports.start(new, options, socket)?;
     }
-    // Ends before the store is closed.
     let commands = match control {
         Some(listener) => {
             log::info!("commands for {path} are taken on {listener}");
@@ -245,16 +253,9 @@ fn serve_store(
         config: config.clone(),
         store: Arc::clone(store),
         exports: Arc::clone(exports),
-        scheduler,
+        scheduler: Scheduler::start(Arc::clone(store), schedules(config))?,
     };
-    let followed = follow_signals(signals, live);
-    if followed.is_err() {
-        exports.end();
-    }
-    let served = exports.wait();
-    drop(commands);
-    followed?.end();
-    Ok(served?)
+    Ok((commands, follow_signals(signals, live)?))
 }
 
 /// Snapshots to be taken, if they can be.

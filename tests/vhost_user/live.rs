@@ -173,8 +173,8 @@ fn a_configuration_file_that_is_read_again_changes_what_can_change() {
     let file = place.at("vm.toml");
     let write = |text: &str| {
         // As editors do: another file takes its place.
-        std::fs::write(place.at("new"), text).unwrap();
-        std::fs::rename(place.at("new"), &file).unwrap();
+        std::fs::write(place.at("vm.toml~"), text).unwrap();
+        std::fs::rename(place.at("vm.toml~"), &file).unwrap();
     };
     let sockets = |names: &[&str]| {
         let table = |name: &&str| {
@@ -229,6 +229,16 @@ fn a_configuration_file_that_is_read_again_changes_what_can_change() {
         "{line}"
     );
     assert!(Path::new(&place.at("new")).exists() && !Path::new(&place.at("db")).exists());
+    // One that takes the parser of flags to find.
+    write(&format!("{top}durability = 'maybe'\n"));
+    daemon.hang_up();
+    let none_of = "line 3: 'durability': 'maybe' is none of: strict, fsync, relaxed";
+    until("it is refused too", || daemon.log().contains(none_of));
+    write(&format!("{top}num-queues = 'x'\n"));
+    daemon.hang_up();
+    until("and that", || {
+        daemon.log().contains("line 3: 'num-queues': 'x'")
+    });
     web.client(0).call(request::getattr(ROOT)).unwrap();
     drop(web);
     daemon.terminate();
