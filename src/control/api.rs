@@ -160,6 +160,44 @@ pub struct NewClone {
     pub name: String,
 }
 
+/// What of a snapshot is to be brought back, and to where.
+///
+/// A path begins at the root directory, has no `.` and `..`, and symlinks in it are not followed.
+/// Names may have any bytes: `\xNN` is one, `\n`, `\r`, `\t`, `\'`, `\"` and `\\` are what they are in
+/// the paths of differences, and everything else is itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// DATASET@SNAPSHOT
+    pub snapshot: String,
+    /// A path in the snapshot; `/`, or none, for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The path that it is to have in the dataset; that of `source` if it is not said. The directory
+    /// above it must be there. With `/` for both the dataset becomes what the snapshot is: nobody may
+    /// use it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Whether it takes the place of what has the path now; else that is refused.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// What was brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// DATASET@SNAPSHOT
+    pub snapshot: String,
+    /// The dataset.
+    pub dataset: String,
+    /// The path in the snapshot.
+    pub source: String,
+    /// The path in the dataset.
+    pub destination: String,
+    /// Files, directories and the like that were made.
+    pub inodes: u64,
+}
+
 /// How to give free space back to the disk below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

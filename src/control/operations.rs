@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
-    NewDataset, NewSnapshot, Opening, PathChange, Snapshot, Stats, Trim, Trimmed,
+    NewDataset, NewSnapshot, Opening, PathChange, Restore, Restored, Snapshot, Stats, Trim,
+    Trimmed,
 };
 use crate::engine::{
     self, DatasetError, DatasetInfo, EngineError, Settings, Store, Time, split_name,
@@ -41,10 +42,13 @@ pub struct Made<T> {
 impl From<DatasetError> for Failure {
     fn from(error: DatasetError) -> Self {
         let kind = match &error {
-            DatasetError::NotFound(_) => ErrorKind::NotFound,
-            DatasetError::Exists(_) => ErrorKind::Exists,
+            DatasetError::NotFound(_) | DatasetError::NoPath { .. } => ErrorKind::NotFound,
+            DatasetError::Exists(_) | DatasetError::PathExists(_) => ErrorKind::Exists,
             DatasetError::Name { .. } => ErrorKind::BadName,
-            DatasetError::Busy(_) => ErrorKind::Busy,
+            DatasetError::BadPath { .. } => ErrorKind::BadRequest,
+            DatasetError::Busy(_) | DatasetError::Believed(_) | DatasetError::Restoring => {
+                ErrorKind::Busy
+            }
             DatasetError::HasSnapshots { .. } => ErrorKind::HasSnapshots,
             DatasetError::Held(_) => ErrorKind::Held,
             DatasetError::Refused { .. } => ErrorKind::NotPossible,
@@ -234,6 +238,66 @@ pub fn restore(store: &Arc<Store>, snapshot: &str) -> Result<Dataset> {
     store.restore(snapshot)?;
     let dataset = info.snapshot_of.unwrap_or(info.id);
     described_by_id(store, dataset)
+}
+
+/// Brings a part of a snapshot back into its dataset, or all of it. Durable on return.
+///
+/// # Errors
+/// When there is no such snapshot or path; when the destination is taken; when the dataset is in use
+/// by who would not see it; when the store refuses.
+pub fn restore_path(store: &Arc<Store>, what: &Restore) -> Result<Restored> {
+    let source = what.source.clone().unwrap_or_else(|| "/".to_owned());
+    let destination = what.destination.clone().unwrap_or_else(|| source.clone());
+    let is_root = |path: &str| path.bytes().all(|byte| byte == b'/');
+    let inodes = match is_root(&source) && is_root(&destination) {
+        true => restore(store, &what.snapshot)?.inodes,
+        false => store.restore_path(&engine::RestorePath {
+            snapshot: what.snapshot.clone(),
+            source: unescaped(&source)?,
+            destination: unescaped(&destination)?,
+            replace: what.replace,
+        })?,
+    };
+    let dataset = what.snapshot.split('@').next().unwrap_or_default();
+    Ok(Restored {
+        snapshot: what.snapshot.clone(),
+        dataset: dataset.to_owned(),
+        source,
+        destination,
+        inodes,
+    })
+}
+
+/// The bytes of a path as [`as_difference`] shows it; what need not be escaped may stand for itself.
+fn unescaped(path: &str) -> Result<Vec<u8>> {
+    let bad = || {
+        let message = format!("'{path}': behind a backslash comes one of \\ ' \" n r t, or xNN");
+        Failure::new(ErrorKind::BadRequest, message)
+    };
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        bytes.push(match rest.next().ok_or_else(bad)? {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            escaped @ (b'\\' | b'\'' | b'"') => escaped,
+            b'x' => {
+                let mut digit = || {
+                    let digit = char::from(rest.next()?).to_digit(16)?;
+                    u8::try_from(digit).ok()
+                };
+                let (high, low) = digit().zip(digit()).ok_or_else(bad)?;
+                high << 4 | low
+            }
+            _ => return Err(bad()),
+        });
+    }
+    Ok(bytes)
 }
 
 /// Gives a clone the snapshots that it has in common with the dataset that it was cloned from.
@@ -513,6 +577,17 @@ mod tests {
             (r"/a\nb\xff", Some("/to"))
         );
         assert_eq!(told(b"", engine::PathChange::Changed).path, "/");
+    }
+
+    #[test]
+    fn a_path_that_is_told_can_be_asked_for() {
+        let every: Vec<u8> = (0..=u8::MAX).collect();
+        let told = every.escape_ascii().to_string();
+        assert_eq!(unescaped(&told).unwrap(), every);
+        assert_eq!(unescaped("/a b/é").unwrap(), "/a b/é".as_bytes());
+        for bad in [r"\", r"a\x", r"a\x4", r"a\x4g", r"\q", r"\é"] {
+            assert_eq!(unescaped(bad).unwrap_err().error, ErrorKind::BadRequest);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
-    NewSnapshot, Snapshot, Trim, Trimmed,
+    NewSnapshot, Restore, Restored, Snapshot, Trim, Trimmed,
 };
 use super::operations::{self, Made};
 use super::{Client, socket};
@@ -231,6 +231,24 @@ impl Session {
             Session::Served(client) => client.act(&(path("snapshots", snapshot) + "/restore")),
             Session::Opened(store) => {
                 let restored = operations::restore(store, snapshot)?;
+                reap(store)?;
+                Ok(restored)
+            }
+        }
+    }
+
+    /// See [`operations::restore_path`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restore_path(&self, what: &Restore) -> Result<Restored> {
+        match self {
+            Session::Served(client) => {
+                let made = client.post("/api/v1/snapshots/restore", what)?;
+                Ok(made.it)
+            }
+            Session::Opened(store) => {
+                let restored = operations::restore_path(store, what)?;
                 reap(store)?;
                 Ok(restored)
             }

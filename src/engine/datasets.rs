@@ -93,6 +93,35 @@ pub enum DatasetError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Not a path.
+    #[error("'{path}' is not a path that is followed: {reason}")]
+    BadPath {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is nothing of that path.
+    #[error("there is no '{path}' in {place}")]
+    NoPath {
+        /// The path.
+        path: String,
+        /// Where it is missing.
+        place: String,
+    },
+    /// Something of that path is there.
+    #[error("'{0}' is there already: name another destination, or replace it with --replace")]
+    PathExists(String),
+    /// A guest would not see what is restored.
+    #[error(
+        "a guest uses the dataset of '{0}' that keeps what it was told of it, and would not see what \
+         is restored: copy it from .snapshots in the guest, or export the dataset with --cache auto \
+         or never"
+    )]
+    Believed(String),
+    /// Something is being restored into the dataset.
+    #[error("a path is being restored into the dataset, or a snapshot taken of it: try again")]
+    Restoring,
     /// Somebody uses it.
     #[error("'{0}' is in use: stop its exports first")]
     Busy(String),
@@ -226,6 +255,9 @@ impl Store {
         };
         drop(datasets);
         volume.reclaim_orphans(&orphans)?;
+        if !was_there && volume.is_writable() {
+            volume.clear_leftovers();
+        }
         Ok(volume)
     }
 

@@ -18,6 +18,7 @@ mod error;
 mod flags;
 pub mod health;
 mod inode;
+mod kernels;
 mod mkfs;
 mod namespace;
 mod op;
@@ -26,6 +27,7 @@ mod orphan;
 mod reap;
 mod receive;
 mod rename;
+mod restore_path;
 mod scrub;
 mod send;
 mod settings;
@@ -44,9 +46,11 @@ pub use datasets::{
     split_name,
 };
 pub use error::EngineError;
+pub use kernels::{Believing, Release};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use receive::{ReceiveHow, ReceivedInode, Receiving};
+pub use restore_path::RestorePath;
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
 pub use send::{Sending, TreeCounts, TreeDifference};
 pub use settings::Settings;

@@ -212,20 +212,24 @@ impl Store {
         let finish = || {
             // What keeps a file's bytes from it leaves them in the log.
             let _ = self.write_out_all();
-            let mut freed = 0;
+            let (mut freed, mut cleared) = (0, false);
             for volume in self.volumes() {
                 let orphans = volume.orphans();
                 volume.reclaim_orphans(&orphans)?;
                 freed += orphans.len() as u64;
+                if volume.has_staging() {
+                    volume.clear_leftovers();
+                    cleared = true;
+                }
             }
-            Ok::<u64, EngineError>(freed)
+            Ok::<_, EngineError>((freed, cleared))
         };
-        let freed = self.journal.unlogged(finish)?;
+        let (freed, cleared) = self.journal.unlogged(finish)?;
         self.orphans_freed.store(freed, Ordering::Relaxed);
         // Also after a clean close: what the orphans held may be written to only once they are gone
         // on disk too. And the number of checkpoints has skipped a step where the log was read: what
         // is born from here on must find it on the disk.
-        if self.recovery.log_read || freed > 0 {
+        if self.recovery.log_read || freed > 0 || cleared {
             self.checkpoint()?;
         }
         self.recover_space()?;
@@ -253,6 +257,11 @@ impl Store {
             Some(dataset) => Arc::clone(dataset),
             None => {
                 let dataset = Arc::new(Dataset::load(id, &self.journal.view())?);
+                // What nobody is to see is hidden before anyone looks.
+                let volume = Volume::for_store(Arc::clone(self), Arc::clone(&dataset));
+                if let Err(error) = volume.find_staging() {
+                    ::log::debug!("dataset {id}: what is hidden is not known: {error}");
+                }
                 datasets.insert(id, Arc::clone(&dataset));
                 dataset
             }

@@ -102,6 +102,8 @@ impl Server {
         let agreed = wanted & offered(self.fs.options());
         // A guest that started again never said goodbye.
         self.reset();
+        // Before it is told anything.
+        self.fs.begin_session();
         self.session.store(agreed | SESSION, Ordering::Release);
         let [flags, flags2] = [agreed & u64::from(u32::MAX), agreed >> 32]
             .map(|half| u32::try_from(half).unwrap_or_default());

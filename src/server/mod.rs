@@ -201,7 +201,7 @@ impl Server {
     /// and unlinked is freed.
     pub fn reset(&self) {
         self.session.store(0, Ordering::Release);
-        self.fs.forget_all();
+        self.fs.end_session();
     }
 
     fn answer(

@@ -18,8 +18,8 @@ use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, no
 use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
-    Trimmed,
+    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Restore, Restored, Snapshot,
+    Stats, Trim, Trimmed,
 };
 use crate::control::operations::{self, Made};
 use crate::control::prometheus;
@@ -43,6 +43,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(list_snapshots, take_snapshot))
         .routes(routes!(get_snapshot, change_snapshot, delete_snapshot))
         .routes(routes!(restore))
+        .routes(routes!(restore_path))
         .routes(routes!(promote))
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
@@ -294,6 +295,22 @@ async fn delete_snapshot(State(served): State<Served>, Name(name): Name) -> Resu
 )]
 async fn restore(State(served): State<Served>, Name(name): Name) -> Result<Answer<Dataset>> {
     let restore = move |store: &_| operations::restore(store, &name);
+    served.run(restore).await.map(Answer)
+}
+
+/// Brings a file or a directory of a snapshot back into its dataset, which may be in use: by guests
+/// that do not keep for long what they were told. Content is shared, and all of it appears at once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/snapshots/restore",
+    request_body = Restore,
+    responses((status = OK, description = "It is there", body = Restored), Refusals),
+)]
+async fn restore_path(
+    State(served): State<Served>,
+    Json(what): Json<Restore>,
+) -> Result<Answer<Restored>> {
+    let restore = move |store: &_| operations::restore_path(store, &what);
     served.run(restore).await.map(Answer)
 }
 

@@ -63,6 +63,10 @@ impl Store {
     ) -> Result<T, DatasetError> {
         // In use from here on, or who begins to use it now would not find the gate closed.
         let volume = self.volume(dataset)?;
+        let _nothing_hidden = match volume.is_writable() {
+            true => Some(volume.nothing_hidden()?),
+            false => None,
+        };
         // Most of it while others go on writing.
         volume.write_out_files()?;
         self.throttle()?;

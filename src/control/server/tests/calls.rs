@@ -18,6 +18,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/snapshots", "get post"),
         ("/api/v1/snapshots/{name}", "delete get patch"),
         ("/api/v1/snapshots/{name}/restore", "post"),
+        ("/api/v1/snapshots/restore", "post"),
         ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
@@ -515,5 +516,133 @@ fn an_answer_may_have_more_fields_and_a_request_not() {
     let more = json!({"name": "a", "colour": "blue"});
     assert!(serde_json::from_value::<NewDataset>(more).is_err());
     assert_eq!(operations::datasets(&world.store).unwrap()[1], read);
+    world.finish();
+}
+
+/// `web` with a directory, of which there is a snapshot.
+fn with_a_directory() -> World {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    let web = world.store.volume("web").unwrap();
+    let dir = crate::engine::NewInode {
+        mode: libc::S_IFDIR | 0o755,
+        umask: 0,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    web.create(Cred::default(), Ino::ROOT, b"d\n\xff", &dir)
+        .unwrap();
+    write(&web, "file", b"content");
+    drop(web);
+    assert_eq!(world.post(SNAPSHOTS, &name("web@s")).0, 201);
+    world
+}
+
+#[test]
+fn a_path_is_restored_as_differences_tell_it() {
+    const RESTORE: &str = "/api/v1/snapshots/restore";
+    let world = with_a_directory();
+    let web = world.store.volume("web").unwrap();
+    web.rmdir(Ino::ROOT, b"d\n\xff").unwrap();
+    let (_, told) = world.get("/api/v1/differences?old=web@s&new=web");
+    let told = told.as_array().unwrap();
+    let gone = told
+        .iter()
+        .find(|each| each["change"] == "removed")
+        .unwrap();
+    let what = json!({"snapshot": "web@s", "source": gone["path"]});
+    let (status, restored) = world.post(RESTORE, &what);
+    assert_eq!(status, 200, "{restored}");
+    let expected = json!({"snapshot": "web@s", "dataset": "web", "source": gone["path"],
+        "destination": gone["path"], "inodes": 1});
+    assert_eq!(restored, expected);
+    assert!(web.lookup(Ino::ROOT, b"d\n\xff").is_ok());
+    // Again: it is there.
+    assert_eq!(kind(&world.post(RESTORE, &what)), "exists");
+    let mut again = what.clone();
+    again["replace"] = json!(true);
+    assert_eq!(world.post(RESTORE, &again).0, 200);
+    again["destination"] = json!("elsewhere");
+    assert_eq!(world.post(RESTORE, &again).0, 200);
+    // All of it, which nobody may use meanwhile.
+    let all = json!({"snapshot": "web@s"});
+    assert_eq!(kind(&world.post(RESTORE, &all)), "busy");
+    drop(web);
+    for all in [
+        all,
+        json!({"snapshot": "web@s", "source": "//", "destination": "/"}),
+    ] {
+        assert_eq!(world.post(RESTORE, &all).0, 200);
+    }
+    let web = world.store.volume("web").unwrap();
+    assert!(web.lookup(Ino::ROOT, b"elsewhere").is_err());
+    drop(web);
+    for (what, expected) in [
+        (json!({"snapshot": "web@none", "source": "x"}), "not_found"),
+        (json!({"snapshot": "web@s", "source": "x"}), "not_found"),
+        (json!({"snapshot": "web", "source": "x"}), "bad_name"),
+        (
+            json!({"snapshot": "web@s", "source": "a/../b"}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "\\x0"}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "x", "force": true}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "file", "destination": "/"}),
+            "not_possible",
+        ),
+    ] {
+        assert_eq!(kind(&world.post(RESTORE, &what)), expected, "{what}");
+    }
+    world.finish();
+}
+
+/// A CSI driver knows a volume by it.
+#[test]
+fn a_dataset_keeps_its_uuid_whatever_becomes_of_it() {
+    let world = with_a_directory();
+    let uuid = |path: &str| {
+        let (status, found) = world.get(path);
+        assert_eq!(status, 200, "{found}");
+        let uuid: uuid::Uuid = found["uuid"].as_str().unwrap().parse().unwrap();
+        assert_eq!(
+            (
+                uuid.get_version_num(),
+                found["uuid"].as_str().unwrap().len()
+            ),
+            (8, 36)
+        );
+        (
+            uuid,
+            found["id"].as_u64().unwrap(),
+            found["created_at"].clone(),
+        )
+    };
+    let (web, snapshot) = (
+        uuid("/api/v1/datasets/web"),
+        uuid("/api/v1/snapshots/web@s"),
+    );
+    assert_ne!(web.0, snapshot.0);
+    world.post("/api/v1/snapshots/web@s/restore", &Value::Null);
+    assert_eq!(uuid("/api/v1/datasets/web"), web);
+    world.post(CLONES, &json!({"source": "web@s", "name": "copy"}));
+    let copy = uuid("/api/v1/datasets/copy");
+    assert!(![web.0, snapshot.0].contains(&copy.0));
+    assert_eq!(world.patch("/api/v1/datasets/web", &name("other")).0, 200);
+    assert_eq!(uuid("/api/v1/datasets/other"), web);
+    assert_eq!(uuid("/api/v1/snapshots/other@s"), snapshot);
+    assert_eq!(
+        world.post("/api/v1/datasets/copy/promote", &Value::Null).0,
+        200
+    );
+    assert_eq!(uuid("/api/v1/datasets/copy"), copy);
+    assert_eq!(uuid("/api/v1/snapshots/copy@s"), snapshot);
     world.finish();
 }
