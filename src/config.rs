@@ -6,6 +6,7 @@
 //! that is not done are refused by name.
 
 mod args;
+mod control;
 mod exports;
 mod values;
 
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use crate::control::tcp::TcpOptions;
 use crate::engine::OpenOptions;
 use crate::fs::Options;
 use crate::sandbox::Action;
@@ -71,6 +73,8 @@ pub struct Config {
     pub exports: Vec<ExportConfig>,
     /// Where commands find the daemon.
     pub control: Control,
+    /// Where and how it listens for other machines.
+    pub control_tcp: Option<TcpOptions>,
     /// A group, by name or number, whose members may connect too.
     pub group: Option<String>,
     /// The store's directory.
@@ -185,6 +189,36 @@ mod tests {
         assert_eq!(config.device.tag, None);
         assert!(!config.device.exit_on_disconnect);
         assert!(config.notes.is_empty());
+    }
+
+    #[test]
+    fn nobody_listens_on_the_network_without_token_and_tls() {
+        let tcp = |more: &[&str]| parse(&with(more)).map(|config| config.control_tcp);
+        let token = ["--control-token-file", "/t"];
+        let here = ["--control-tcp", "127.0.0.1:7"];
+        let all = ["--control-tcp", "0.0.0.0:7"];
+        let tls = ["--control-cert", "/c", "--control-key", "/k"];
+        let plain = ["--control-plaintext"];
+        assert_eq!(tcp(&[]).unwrap(), None);
+        let open = tcp(&[&all[..], &token, &tls].concat()).unwrap().unwrap();
+        assert_eq!(open.token_file, PathBuf::from("/t"));
+        assert!(open.identity.is_some());
+        let here_plain = tcp(&[&here[..], &token, &plain].concat()).unwrap().unwrap();
+        assert_eq!(here_plain.identity, None);
+        for refused in [
+            [&all[..], &tls, &[]].concat(),
+            [&here[..], &plain, &[]].concat(),
+            [&here[..], &token, &[]].concat(),
+            [&all[..], &token, &plain].concat(),
+            [&all[..], &token, &tls[..2]].concat(),
+            [&here[..], &token, &tls, &plain].concat(),
+            [&token[..], &[]].concat(),
+            [&tls[..], &[]].concat(),
+            [&plain[..], &[]].concat(),
+            [&["--control-tcp", "localhost:7"][..], &token, &plain].concat(),
+        ] {
+            assert!(tcp(&refused).is_err(), "{refused:?}");
+        }
     }
 
     #[test]

@@ -14,8 +14,9 @@ use razorfs::config::{
     CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig,
 };
 use razorfs::control;
-use razorfs::control::server::{Exported, Served};
+use razorfs::control::server::{Exported, Listeners, Served};
 use razorfs::control::socket::{Listener, default_path};
+use razorfs::control::tcp;
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
 use razorfs::fs::{Export, Options};
@@ -80,7 +81,14 @@ fn run(config: &Config) -> Result<(), Error> {
     let files = open_store(&config.store, how)?;
     let mut paths = Vec::new();
     // The first: who finds the daemon by another socket finds it by this one.
-    let control = listen_for_commands(config)?;
+    let control = Listeners {
+        unix: listen_for_commands(config)?,
+        tcp: config
+            .control_tcp
+            .as_ref()
+            .map(tcp::Listener::bind)
+            .transpose()?,
+    };
     if let Control::At(path) = &config.control {
         paths.push(path.clone());
     }
@@ -199,7 +207,7 @@ fn servers(config: &Config, store: &Arc<Store>) -> Result<Vec<Serving>, Error> {
 fn serve_store(
     config: &Config,
     store: &Arc<Store>,
-    (sockets, control): (Vec<Socket>, Option<Listener>),
+    (sockets, control): (Vec<Socket>, Listeners),
     stop: &Stop,
 ) -> Result<(), Error> {
     match config.open.durability {
@@ -213,14 +221,17 @@ fn serve_store(
     let meters: Vec<_> = exported.iter().map(|each| each.meter.clone()).collect();
     let path = config.store.display();
     // Ends before the store is closed.
-    let _commands = match control {
-        Some(listener) => {
-            log::info!("commands for {path} are taken on {listener}");
-            let served = Served::new(Arc::clone(store), exported);
-            Some(control::server::start(listener, served)?)
-        }
-        None => None,
-    };
+    if let Some(listener) = &control.unix {
+        log::info!("commands for {path} are taken on {listener}");
+    }
+    if let Some(listener) = &control.tcp {
+        log::info!("commands for {path} are taken on {listener}, with the token");
+    }
+    let served = Served::new(Arc::clone(store), exported);
+    let is_reachable = control.unix.is_some() || control.tcp.is_some();
+    let _commands = is_reachable
+        .then(|| control::server::start(control, served))
+        .transpose()?;
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         let served = servers.into_iter().zip(meters).zip(sockets);

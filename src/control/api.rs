@@ -240,6 +240,16 @@ pub struct ListSnapshots {
     pub dataset: Option<String>,
 }
 
+/// From what to send a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SendSnapshot {
+    /// An earlier snapshot of the same dataset, which the receiver has: only what changed is sent.
+    #[serde(default)]
+    pub from: Option<String>,
+}
+
 /// What to compare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -370,6 +380,8 @@ pub enum ErrorKind {
     BadRequest,
     /// What is said to be a name cannot be one.
     BadName,
+    /// The request has no token, or not the right one.
+    Unauthorized,
     /// There is no such dataset, snapshot or path.
     NotFound,
     /// The path has no such method.
@@ -401,9 +413,10 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 16] = [
         ErrorKind::BadRequest,
         ErrorKind::BadName,
+        ErrorKind::Unauthorized,
         ErrorKind::NotFound,
         ErrorKind::MethodNotAllowed,
         ErrorKind::TimedOut,
@@ -424,6 +437,7 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             ErrorKind::BadRequest | ErrorKind::BadName => 400,
+            ErrorKind::Unauthorized => 401,
             ErrorKind::NotFound => 404,
             ErrorKind::MethodNotAllowed => 405,
             ErrorKind::TimedOut => 408,

@@ -18,17 +18,27 @@ use super::api::{
     Trimmed,
 };
 use crate::engine::{
-    self, DatasetError, DatasetInfo, EngineError, Settings, Store, Time, split_name,
+    self, DatasetError, DatasetInfo, EngineError, Sending, Settings, Store, Time, split_name,
 };
 use crate::format::id::{DatasetId, Ino};
 use crate::format::page::PAGE_BYTES;
+use crate::format::record::StreamPosition;
 use crate::format::superblock::VERSION;
 use crate::store::StoreError;
+use crate::stream::token;
 
 /// How often a name is tried again that others take and give back meanwhile.
 const TRIES: u32 = 8;
 
 type Result<T> = std::result::Result<T, Failure>;
+
+/// A snapshot to be sent, and from where in the stream on.
+pub struct Stream {
+    /// It.
+    pub sending: Sending,
+    /// Where to begin.
+    pub position: StreamPosition,
+}
 
 /// What there is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -342,6 +352,30 @@ fn as_difference(found: &engine::Difference) -> Difference {
 pub fn delete_snapshot(store: &Arc<Store>, name: &str) -> Result<()> {
     snapshot_name(name)?;
     Ok(store.delete(name, false)?)
+}
+
+/// Begins to send a snapshot, or what changed since an earlier one.
+///
+/// # Errors
+/// When there are no such snapshots; when the store cannot be read.
+pub fn send(store: &Arc<Store>, name: &str, from: Option<&str>) -> Result<Stream> {
+    let sending = store.send(name, from)?;
+    let position = StreamPosition::START;
+    Ok(Stream { sending, position })
+}
+
+/// Begins to send what a receiver is missing that was cut off, and that gave this token.
+///
+/// # Errors
+/// When it is no token; when its snapshots are not there any more; when the store cannot be read.
+pub fn send_rest(store: &Arc<Store>, token: &str) -> Result<Stream> {
+    let state = token::decode(token);
+    let state = state
+        .ok_or_else(|| Failure::new(ErrorKind::BadRequest, "that is no token, or not all of it"))?;
+    Ok(Stream {
+        sending: store.send_rest(&state)?,
+        position: state.position,
+    })
 }
 
 /// Makes a dataset that begins as what its source is now. Durable on return.

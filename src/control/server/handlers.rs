@@ -4,9 +4,11 @@
 //! it is registered with is what the document says of it.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use axum::Router;
 use axum::extract::State;
+use axum::response::Response;
 use hyper::StatusCode;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, OpenApi};
@@ -15,14 +17,16 @@ use utoipa_axum::routes;
 
 use super::Served;
 use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
+use super::stream::Writer;
 use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Restore, Restored, Snapshot,
-    Stats, Trim, Trimmed,
+    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Restore, Restored,
+    SendSnapshot, Snapshot, Stats, Trim, Trimmed,
 };
-use crate::control::operations::{self, Made};
+use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
+use crate::stream;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -44,6 +48,8 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(get_snapshot, change_snapshot, delete_snapshot))
         .routes(routes!(restore))
         .routes(routes!(restore_path))
+        .routes(routes!(send))
+        .routes(routes!(send_rest))
         .routes(routes!(promote))
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
@@ -71,8 +77,9 @@ pub fn router(served: Served) -> Router {
 }
 
 /// What every request may be answered with.
-const ANY: [ErrorKind; 4] = [
+const ANY: [ErrorKind; 5] = [
     ErrorKind::BadRequest,
+    ErrorKind::Unauthorized,
     ErrorKind::MethodNotAllowed,
     ErrorKind::Failed,
     ErrorKind::Overloaded,
@@ -312,6 +319,57 @@ async fn restore_path(
 ) -> Result<Answer<Restored>> {
     let restore = move |store: &_| operations::restore_path(store, &what);
     served.run(restore).await.map(Answer)
+}
+
+/// A snapshot as `razorfs send` writes it: what a `razorfs receive` reads. An answer that breaks off
+/// is not all of it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/snapshots/{name}/stream",
+    params(("name" = String, Path, description = "DATASET@SNAPSHOT"), SendSnapshot),
+    responses(
+        (
+            status = OK,
+            description = "The stream",
+            body = Vec<u8>,
+            content_type = "application/octet-stream",
+        ),
+        Refusals,
+    ),
+)]
+async fn send(
+    State(served): State<Served>,
+    Name(name): Name,
+    Options(how): Options<SendSnapshot>,
+) -> Result<Response> {
+    let open = move |store: &_| operations::send(store, &name, how.from.as_deref());
+    served.write_out(open, write).await
+}
+
+/// The rest of such a stream for a receiver that was cut off.
+#[utoipa::path(
+    get,
+    path = "/api/v1/streams/{token}",
+    params(("token" = String, Path, description = "From `razorfs receive --resume-token`")),
+    responses(
+        (
+            status = OK,
+            description = "The stream",
+            body = Vec<u8>,
+            content_type = "application/octet-stream",
+        ),
+        Refusals,
+    ),
+)]
+async fn send_rest(State(served): State<Served>, Name(token): Name) -> Result<Response> {
+    let open = move |store: &_| operations::send_rest(store, &token);
+    served.write_out(open, write).await
+}
+
+fn write(stream: Stream, out: &mut Writer) -> std::result::Result<(), String> {
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let sent = stream::send(&stream.sending, stream.position, out, go_on);
+    sent.map(drop).map_err(|error| error.to_string())
 }
 
 /// Gives a clone the snapshots that it has in common with the dataset that it was cloned from,

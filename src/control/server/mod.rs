@@ -4,6 +4,7 @@
 //! handlers     each path and method, and the document that describes them
 //! exchange     requests to types, results to answers
 //! connections  accepting, limits, the end
+//! stream       answers that are made while they are taken
 //! ```
 //!
 //! What may touch the disk runs in threads for that, a few at a time: the thread of the connections
@@ -12,6 +13,7 @@
 mod connections;
 mod exchange;
 mod handlers;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -25,12 +27,14 @@ use crate::engine::Store;
 use crate::format::id::DatasetId;
 use crate::metrics::Meter;
 
-pub use connections::{Running, start};
+pub use connections::{Listeners, Running, start};
 pub use handlers::{document, router};
 
 /// Requests in work or waiting for a thread, at most. Whoever goes away does not take back what was
 /// asked for.
 const REQUESTS_MAX: usize = 128;
+/// Snapshots that are sent at a time.
+const STREAMS_MAX: usize = 4;
 
 /// Something that a guest can reach.
 #[derive(Debug, Clone)]
@@ -66,6 +70,7 @@ pub struct Served {
     store: Arc<Store>,
     exports: Arc<[Exported]>,
     room: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Served {
@@ -76,6 +81,7 @@ impl Served {
             store,
             exports: exports.into(),
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         }
     }
 

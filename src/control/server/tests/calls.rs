@@ -19,6 +19,8 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/snapshots/{name}", "delete get patch"),
         ("/api/v1/snapshots/{name}/restore", "post"),
         ("/api/v1/snapshots/restore", "post"),
+        ("/api/v1/snapshots/{name}/stream", "get"),
+        ("/api/v1/streams/{token}", "get"),
         ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
@@ -38,7 +40,9 @@ fn each_path_has_the_methods_that_the_document_says() {
         found.sort_unstable();
         assert_eq!(found.join(" "), methods, "{path}");
         for method in ["get", "post", "patch", "delete", "put"] {
-            let path = path.replace("{name}", "none@none");
+            let path = path
+                .replace("{name}", "none@none")
+                .replace("{token}", "none");
             let answer = world.call(&method.to_uppercase(), &path, &Value::Null);
             let is_there = found.contains(&method);
             assert_eq!(answer.0 != 405, is_there, "{method} {path}: {answer:?}");

@@ -5,6 +5,8 @@ mod connections;
 mod faults;
 mod metrics;
 mod races;
+mod streams;
+mod tcp;
 
 use std::sync::Arc;
 
