@@ -240,6 +240,52 @@ pub struct ListSnapshots {
     pub dataset: Option<String>,
 }
 
+/// How to read everything that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewScrub {
+    /// Bytes to read in a second, at most; as many as the disk gives if it is 0 or not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Begin anew, wherever an earlier one stopped.
+    #[serde(default)]
+    pub restart: bool,
+}
+
+/// What a scrub has done: the one under way, or the last since the daemon was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Scrub {
+    /// Whether it is under way.
+    pub is_running: bool,
+    /// Whether everything was read.
+    pub is_done: bool,
+    /// Pages, chunks and names read.
+    pub items: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// About how many there are.
+    pub bytes_total: u64,
+    /// What was found damaged.
+    pub errors: u64,
+    /// The first hundred of these; the daemon's log has all.
+    pub damaged: Vec<String>,
+}
+
+/// A file whose content is to be written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// Its path in the dataset, as in `Restore`.
+    pub path: String,
+}
+
+/// What was written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rewritten {
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
 /// From what to send a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -298,6 +344,69 @@ pub struct Export {
     pub tag: Option<String>,
     /// Whether the guest's changes are refused.
     pub is_readonly: bool,
+}
+
+/// From where on to tell what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Watch {
+    /// Behind the event of this number; from now on if neither this nor `Last-Event-ID` is said.
+    #[serde(default)]
+    pub after: Option<u64>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its number: each has a larger one than those before, also after a restart.
+    pub id: u64,
+    /// When (RFC 3339).
+    #[schema(format = DateTime)]
+    pub time: String,
+    /// What.
+    pub event: EventKind,
+    /// The dataset or snapshot that it happened to; empty for the store.
+    pub name: String,
+    /// More about it: the new name, the source, the damage.
+    pub detail: Option<String>,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A dataset was made; of a clone, `detail` is what it began as.
+    DatasetCreated,
+    /// A dataset was deleted.
+    DatasetDeleted,
+    /// Its name is `detail` now, and its snapshots go with it.
+    DatasetRenamed,
+    /// It is what its snapshot `detail` is.
+    DatasetRestored,
+    /// Something of one of its snapshots was brought back, to the path `detail`.
+    PathRestored,
+    /// A clone has the snapshots of what it was cloned from.
+    DatasetPromoted,
+    /// A snapshot was taken, or received.
+    SnapshotCreated,
+    /// A snapshot was deleted.
+    SnapshotDeleted,
+    /// Its name is `detail` now.
+    SnapshotRenamed,
+    /// A guest has mounted the dataset or snapshot.
+    GuestAttached,
+    /// It is gone.
+    GuestDetached,
+    /// A guest was refused something because of the dataset's quota; told once a minute.
+    QuotaReached,
+    /// A scrub found damage: `detail` says what.
+    DamageFound,
+    /// The store takes no more changes.
+    StoreReadOnly,
+    /// One that this program does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// That a daemon serves a store.

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::activity::Activity;
-use super::api::{Dataset, Export, Failure, Stats};
+use super::api::{Dataset, Export, Failure, NewScrub, Scrub, Stats};
 use super::operations::Made;
 use super::session::{Remote, SessionError};
 use super::{secret, socket, tls};
@@ -196,6 +196,30 @@ impl Client {
     /// As there; when the daemon does not answer.
     pub fn datasets(&self) -> Result<Vec<Dataset>, SessionError> {
         self.get("/api/v1/datasets")
+    }
+
+    /// What the scrub under way has done, or the last one.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn scrub(&self) -> Result<Scrub, SessionError> {
+        self.get("/api/v1/scrub")
+    }
+
+    /// Begins a scrub; what is under way goes on.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn begin_scrub(&self, how: &NewScrub) -> Result<Made<Scrub>, SessionError> {
+        self.post("/api/v1/scrub", how)
+    }
+
+    /// Has the scrub under way stop soon.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn stop_scrub(&self) -> Result<(), SessionError> {
+        self.delete("/api/v1/scrub")
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, SessionError> {

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
-    NewDataset, NewSnapshot, Opening, PathChange, Restore, Restored, Snapshot, Stats, Trim,
-    Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Event, EventKind,
+    Failure, NewClone, NewDataset, NewSnapshot, Opening, PathChange, Restore, Restored, Rewrite,
+    Rewritten, Scrub, Snapshot, Stats, Trim, Trimmed,
 };
 use crate::engine::{
     self, DatasetError, DatasetInfo, EngineError, Sending, Settings, Store, Time, split_name,
@@ -354,6 +354,37 @@ pub fn delete_snapshot(store: &Arc<Store>, name: &str) -> Result<()> {
     Ok(store.delete(name, false)?)
 }
 
+/// What the scrub under way has done, or the last one.
+#[must_use]
+pub fn scrub_status(store: &Arc<Store>) -> Scrub {
+    let status = store.scrub_status();
+    let progress = status.progress;
+    Scrub {
+        is_running: status.is_running,
+        is_done: progress.done,
+        items: progress.items,
+        bytes: progress.bytes,
+        bytes_total: progress.bytes_total,
+        errors: progress.errors,
+        damaged: status.damaged,
+    }
+}
+
+/// Writes a file's content anew, as the dataset's settings are now. Durable on return. `go_on` is
+/// asked now and then.
+///
+/// # Errors
+/// When there is no such file; when the store refuses: some of it may be written anew then.
+pub fn rewrite(
+    store: &Arc<Store>,
+    dataset: &str,
+    what: &Rewrite,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Rewritten> {
+    let bytes = store.rewrite_path(dataset, &unescaped(&what.path)?, go_on)?;
+    Ok(Rewritten { bytes })
+}
+
 /// Begins to send a snapshot, or what changed since an earlier one.
 ///
 /// # Errors
@@ -537,6 +568,34 @@ fn as_snapshot(info: &DatasetInfo) -> Snapshot {
         is_held: info.held,
         inodes: info.inodes,
         allocated_bytes: info.allocated_bytes,
+    }
+}
+
+/// An event as it is told.
+pub(super) fn as_event(event: &engine::Event) -> Event {
+    use engine::EventKind as From;
+    let kind = match event.kind {
+        From::DatasetCreated => EventKind::DatasetCreated,
+        From::DatasetDeleted => EventKind::DatasetDeleted,
+        From::DatasetRenamed => EventKind::DatasetRenamed,
+        From::DatasetRestored => EventKind::DatasetRestored,
+        From::PathRestored => EventKind::PathRestored,
+        From::DatasetPromoted => EventKind::DatasetPromoted,
+        From::SnapshotCreated => EventKind::SnapshotCreated,
+        From::SnapshotDeleted => EventKind::SnapshotDeleted,
+        From::SnapshotRenamed => EventKind::SnapshotRenamed,
+        From::GuestAttached => EventKind::GuestAttached,
+        From::GuestDetached => EventKind::GuestDetached,
+        From::QuotaReached => EventKind::QuotaReached,
+        From::DamageFound => EventKind::DamageFound,
+        From::StoreReadOnly => EventKind::StoreReadOnly,
+    };
+    Event {
+        id: event.id,
+        time: rfc3339(event.time),
+        event: kind,
+        name: event.name.clone(),
+        detail: event.other.clone(),
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
-    NewSnapshot, Restore, Restored, Snapshot, Trim, Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
+    NewDataset, NewSnapshot, Restore, Restored, Rewrite, Rewritten, Snapshot, Trim, Trimmed,
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
@@ -376,6 +376,42 @@ impl Session {
                     }
                 };
                 write(stream, out).map_err(SessionError::Stream)
+            }
+        }
+    }
+
+    /// See [`operations::rewrite`]. A daemon goes on though nobody waits for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rewrite(
+        &self,
+        dataset: &str,
+        what: &Rewrite,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Rewritten> {
+        match self {
+            Session::Served(client) => {
+                let made = client.post(&(path("datasets", dataset) + "/rewrite"), what)?;
+                Ok(made.it)
+            }
+            Session::Opened(store) => Ok(operations::rewrite(store, dataset, what, go_on)?),
+        }
+    }
+
+    /// Writes what happens to `out`, as server-sent events, until the daemon ends.
+    ///
+    /// # Errors
+    /// When no daemon serves the store; when it ends.
+    pub fn events(&self, after: Option<u64>, out: &mut dyn Write) -> Result<()> {
+        match self {
+            Session::Served(client) => {
+                let query = after.map(|after| format!("?after={after}"));
+                client.stream(&format!("/api/v1/events{}", query.unwrap_or_default()), out)
+            }
+            Session::Opened(_) => {
+                let message = "no daemon serves the store, so nothing happens to it";
+                Err(Failure::new(ErrorKind::NotPossible, message).into())
             }
         }
     }

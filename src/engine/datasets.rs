@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::store::Room;
 use super::volume::Dataset;
-use super::{EngineError, Settings, Store, Volume};
+use super::{EngineError, EventKind, Settings, Store, Volume};
 use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
@@ -299,6 +299,7 @@ impl Store {
         tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
         self.end(tx)?;
         kept.settle();
+        self.note(EventKind::DatasetCreated, name, None);
         Ok(id)
     }
 
@@ -336,7 +337,13 @@ impl Store {
             promote::rename(&mut tx, id, &mut record, name)?;
             put_record(&mut tx, id, &record)?;
         }
-        self.end(tx)
+        self.end(tx)?;
+        let kind = match snapshot {
+            Some(_) => EventKind::SnapshotRenamed,
+            None => EventKind::DatasetRenamed,
+        };
+        self.note(kind, name, Some(to));
+        Ok(())
     }
 
     /// Deletes a dataset that nobody uses and that has no snapshots (or with them, if `recursive`),
@@ -369,6 +376,7 @@ impl Store {
                 continue;
             }
             let (mut reserved, mut kept) = (0, 0);
+            let mut names = Vec::new();
             for id in &doomed {
                 reserved += reserved_bytes(&tx, *id)?;
                 let mut record = record_of(&tx, *id)?;
@@ -378,7 +386,7 @@ impl Store {
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
                 tx.delete(TreeId::Datasets, receive_key(*id))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
-                record.name = String::new();
+                names.push(std::mem::take(&mut record.name));
                 put_record(&mut tx, *id, &record)?;
             }
             tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
@@ -394,6 +402,13 @@ impl Store {
                 }
             }
             self.background.reap();
+            for name in names {
+                let kind = match name.contains('@') {
+                    true => EventKind::SnapshotDeleted,
+                    false => EventKind::DatasetDeleted,
+                };
+                self.note(kind, &name, None);
+            }
             return Ok(());
         }
     }

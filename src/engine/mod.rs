@@ -15,6 +15,7 @@ mod data;
 mod datasets;
 mod dir;
 mod error;
+mod events;
 mod flags;
 pub mod health;
 mod inode;
@@ -46,12 +47,13 @@ pub use datasets::{
     split_name,
 };
 pub use error::EngineError;
+pub use events::{Event, EventKind, Events};
 pub use kernels::{Believing, Release};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use receive::{ReceiveHow, ReceivedInode, Receiving};
 pub use restore_path::RestorePath;
-pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
+pub use scrub::{ScrubClaim, ScrubEvent, ScrubOptions, ScrubProgress, ScrubStatus};
 pub use send::{Sending, TreeCounts, TreeDifference};
 pub use settings::Settings;
 pub use status::{Activity, Status};

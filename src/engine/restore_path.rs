@@ -21,7 +21,7 @@ use super::datasets::split_name;
 use super::dir::{Slot, check_name};
 use super::inode::InodeExt;
 use super::namespace::one_more;
-use super::{DatasetError, EngineError, Store, Volume};
+use super::{DatasetError, EngineError, EventKind, Store, Volume};
 use crate::format::id::{Ino, Lsn};
 use crate::format::record::DentryRecord;
 use crate::sync::RwLockReadGuard;
@@ -214,6 +214,36 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Writes a file's content anew: see [`Volume::rewrite`].
+    ///
+    /// # Errors
+    /// When there is no such file; as there.
+    pub fn rewrite_path(
+        self: &Arc<Self>,
+        dataset: &str,
+        path: &[u8],
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<u64, DatasetError> {
+        let volume = self.volume(dataset)?;
+        let refused = |reason| {
+            let name = shown(path);
+            DatasetError::Refused { name, reason }
+        };
+        let found = volume.walk(&names(path)?);
+        let bytes = found.and_then(|ino| volume.rewrite(ino, go_on));
+        bytes.map_err(|error| match error {
+            EngineError::NotFound | EngineError::NotDirectory => DatasetError::NoPath {
+                path: shown(path),
+                place: dataset.to_owned(),
+            },
+            EngineError::IsDirectory => refused("it is a directory"),
+            EngineError::Invalid(reason) => refused(reason),
+            other => other.into(),
+        })
+    }
+}
+
 impl Volume {
     fn bring(
         &self,
@@ -261,6 +291,11 @@ impl Volume {
             log::warn!("what is left of restoring {}: {error}", what.snapshot);
         }
         done?;
+        self.store.note_of(
+            self.dataset.id,
+            EventKind::PathRestored,
+            Some(&shown(&what.destination)),
+        );
         Ok(copy.inodes)
     }
 }

@@ -19,7 +19,7 @@ use crate::log::recovery::{self, Report};
 use crate::log::{Change, Journal, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// An open store: what its datasets share.
@@ -42,6 +42,11 @@ pub struct Store {
     /// One deletion of trees at a time.
     pub(super) reaping: Mutex<()>,
     pub(super) background: Background,
+    /// The scrub under way, or the last one.
+    pub(super) scrubbing: Mutex<super::ScrubStatus>,
+    pub(super) stop_scrub: AtomicBool,
+    /// What happened lately.
+    pub(super) events: super::events::Journal,
     /// The store's lock, when it is a directory: held as long as the store is open.
     _lock: Option<StoreLock>,
 }
@@ -161,6 +166,9 @@ impl Store {
             journal: opened.journal,
             // The other half is for tree pages.
             data: DataState::new(options.cache_bytes / 2),
+            scrubbing: Mutex::default(),
+            stop_scrub: AtomicBool::new(false),
+            events: super::events::Journal::new(&clock),
             options,
             clock,
             datasets: RwLock::default(),

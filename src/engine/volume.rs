@@ -18,7 +18,7 @@ use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 /// What memory holds of a dataset.
 pub(super) struct Dataset {
@@ -46,6 +46,8 @@ pub(super) struct Dataset {
     pub(super) restoring: RwLock<()>,
     /// Who uses it.
     pub(super) kernels: Kernels,
+    /// When it was last told that its quota is reached, in seconds.
+    pub(super) quota_noted: AtomicI64,
 }
 
 impl Dataset {
@@ -101,6 +103,7 @@ impl Dataset {
             staging: AtomicU64::new(0),
             restoring: RwLock::new(()),
             kernels: Kernels::default(),
+            quota_noted: super::events::never_noted(),
         }
     }
 }

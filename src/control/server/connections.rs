@@ -31,7 +31,8 @@ use super::{STREAMS_MAX, Served, router};
 use crate::control::socket::Listener;
 use crate::control::tcp::{self, Guard};
 
-/// Threads that wait for the disk, at most, besides those of answers that go on.
+/// Threads that wait for the disk, at most, besides those of what takes long: answers that go on, and
+/// a scrub.
 const THREADS_MAX: usize = 4;
 /// Bytes of headers, at most.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -141,7 +142,7 @@ pub(super) fn start_within(
 ) -> io::Result<Running> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(THREADS_MAX + STREAMS_MAX)
+        .max_blocking_threads(THREADS_MAX + STREAMS_MAX + 1)
         .thread_name(THREAD)
         .build()?;
     let mut accepting = Vec::new();
@@ -160,7 +161,7 @@ pub(super) fn start_within(
         }
     }
     let (stop, stopped) = watch::channel(false);
-    let router = router(served);
+    let router = router(served.clone());
     let thread = std::thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
@@ -171,6 +172,7 @@ pub(super) fn start_within(
                 }
                 while all.join_next().await.is_some() {}
             });
+            served.end();
             // Waits for what is being done to the store.
             drop(runtime);
         })?;

@@ -74,6 +74,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Options<T> {
     }
 }
 
+/// The last event that a client was told before its connection was cut.
+pub(super) struct LastEvent(pub(super) Option<u64>);
+
+impl<S: Sync> FromRequestParts<S> for LastEvent {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let Some(value) = parts.headers.get("last-event-id") else {
+            return Ok(LastEvent(None));
+        };
+        let id = value.to_str().ok().and_then(|text| text.parse().ok());
+        match id {
+            Some(id) => Ok(LastEvent(Some(id))),
+            None => Err(bad_request(&"Last-Event-ID is not the number of an event")),
+        }
+    }
+}
+
 fn bad_request(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(ErrorKind::BadRequest, error.to_string())
 }

@@ -10,19 +10,22 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use hyper::StatusCode;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi};
+use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
+use super::exchange::{
+    Answer, Json, LastEvent, Name, Options, Plain, method_not_allowed, not_found,
+};
 use super::stream::Writer;
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Restore, Restored,
-    SendSnapshot, Snapshot, Stats, Trim, Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Event,
+    Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewScrub, NewSnapshot, Restore,
+    Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats, Trim, Trimmed, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -34,9 +37,22 @@ type Result<T> = std::result::Result<T, Failure>;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "razorfs", version = "1"),
-    components(schemas(Failure, ErrorKind))
+    security((), ("token" = [])),
+    modifiers(&Token),
+    components(schemas(Failure, ErrorKind, Event))
 )]
 struct Document;
+
+/// Over TCP each request has it.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = Http::new(HttpAuthScheme::Bearer);
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    }
+}
 
 /// The paths, for who serves them, and the document of them.
 fn paths() -> OpenApiRouter<Served> {
@@ -55,9 +71,12 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(differences))
         .routes(routes!(trim))
         .routes(routes!(list_exports))
+        .routes(routes!(rewrite))
+        .routes(routes!(get_scrub, begin_scrub, stop_scrub))
         .routes(routes!(stats))
         .routes(routes!(get_activity))
         .routes(routes!(metrics))
+        .routes(routes!(events))
         .routes(routes!(openapi))
 }
 
@@ -433,6 +452,69 @@ async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Ans
     served.run(trim).await.map(Answer)
 }
 
+/// Writes the content of a file anew, as the dataset's settings are now, in few extents.
+#[utoipa::path(
+    post,
+    path = "/api/v1/datasets/{name}/rewrite",
+    params(("name" = String, Path, description = "DATASET")),
+    request_body = Rewrite,
+    responses((status = OK, description = "It was written", body = Rewritten), Refusals),
+)]
+async fn rewrite(
+    State(served): State<Served>,
+    Name(name): Name,
+    Json(what): Json<Rewrite>,
+) -> Result<Answer<Rewritten>> {
+    let room = served.take_long()?;
+    let going = served.clone();
+    let rewrite = move |store: &_| {
+        let go_on = &mut || !going.is_ending();
+        let done = operations::rewrite(store, &name, &what, go_on);
+        drop(room);
+        done
+    };
+    served.run(rewrite).await.map(Answer)
+}
+
+/// What the scrub under way has done, or the last one.
+#[utoipa::path(
+    get,
+    path = "/api/v1/scrub",
+    responses((status = OK, body = Scrub), Unreadable),
+)]
+async fn get_scrub(State(served): State<Served>) -> Answer<Scrub> {
+    Answer(operations::scrub_status(&served.store))
+}
+
+/// Begins to read everything that is stored, to find what is damaged. One that is under way goes on.
+#[utoipa::path(
+    post,
+    path = "/api/v1/scrub",
+    request_body = NewScrub,
+    responses(
+        (status = CREATED, description = "It has begun", body = Scrub),
+        (status = OK, description = "One was under way", body = Scrub),
+        Refusals,
+    ),
+)]
+async fn begin_scrub(State(served): State<Served>, Json(how): Json<NewScrub>) -> Made<Scrub> {
+    Made {
+        is_new: served.scrub(how),
+        it: operations::scrub_status(&served.store),
+    }
+}
+
+/// Has the scrub under way stop soon, if there is one. The next one goes on there.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/scrub",
+    responses((status = NO_CONTENT, description = "It stops"), Refusals),
+)]
+async fn stop_scrub(State(served): State<Served>) -> StatusCode {
+    served.store.stop_scrub();
+    StatusCode::NO_CONTENT
+}
+
 /// What guests can reach.
 #[utoipa::path(
     get,
@@ -477,6 +559,33 @@ async fn metrics(State(served): State<Served>) -> Result<Plain> {
     let text = prometheus::text(&activity);
     let text = text.map_err(|error| Failure::new(ErrorKind::Failed, error.to_string()))?;
     Ok(Plain(prometheus::CONTENT_TYPE, text))
+}
+
+/// What happens, from now on or behind an event, as server-sent events: each has a number, a kind and
+/// an `Event` as its data. Of kind `missed` it says how many are not known any more.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    params(
+        Watch,
+        ("Last-Event-ID" = Option<u64>, Header, description = "As `after`, when that is not said"),
+    ),
+    responses(
+        (
+            status = OK,
+            description = "It does not end",
+            body = String,
+            content_type = "text/event-stream",
+        ),
+        Unreadable,
+    ),
+)]
+async fn events(
+    State(served): State<Served>,
+    Options(watch): Options<Watch>,
+    LastEvent(last): LastEvent,
+) -> Result<Response> {
+    served.watch(watch.after.or(last))
 }
 
 /// This document.

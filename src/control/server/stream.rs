@@ -92,9 +92,15 @@ impl io::Write for Writer {
 }
 
 /// What it has written.
-struct Written {
+pub(super) struct Written {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     flow: Arc<Flow>,
+}
+
+impl Written {
+    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Self {
+        Written { pieces, flow }
+    }
 }
 
 impl hyper::body::Body for Written {
@@ -133,10 +139,7 @@ impl Served {
         open: impl FnOnce(&Arc<Store>) -> Result<T, Failure> + Send + 'static,
         write: impl FnOnce(T, &mut Writer) -> Result<(), String> + Send + 'static,
     ) -> Result<Response, Failure> {
-        let Ok(room) = Arc::clone(&self.streams).try_acquire_owned() else {
-            let message = "as many snapshots are being sent as can be at a time: try again";
-            return Err(Failure::new(ErrorKind::Overloaded, message));
-        };
+        let room = self.take_long()?;
         let (opened, is_open) = oneshot::channel();
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let flow = Arc::<Flow>::default();
@@ -168,10 +171,7 @@ impl Served {
         });
         let ended = || Failure::new(ErrorKind::Failed, "the daemon ends");
         is_open.await.map_err(|_| ended())??;
-        let written = Written {
-            pieces,
-            flow: Arc::clone(&flow),
-        };
+        let written = Written::new(pieces, Arc::clone(&flow));
         Ok(lasting(flow, "application/octet-stream", written))
     }
 }

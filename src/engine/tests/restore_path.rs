@@ -271,7 +271,8 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
     // A name that a guest gave away.
     world.make(ROOT, ".razorfs-staging", DIR);
     assert_eq!(error(restore(&world, "etc", "x", false)), "PathExists");
-    world.volume.rmdir(ROOT, b".razorfs-staging").unwrap();
+    let removed = world.volume.rmdir(ROOT, b".razorfs-staging").unwrap();
+    world.volume.reclaim(removed.ino).unwrap();
     // Quotas hold: nothing of it stays.
     let limit = |inodes| Settings {
         quota_inodes: Some(inodes),

@@ -26,9 +26,12 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
         ("/api/v1/exports", "get"),
+        ("/api/v1/datasets/{name}/rewrite", "post"),
+        ("/api/v1/scrub", "delete get post"),
         ("/api/v1/stats", "get"),
         ("/api/v1/activity", "get"),
         ("/metrics", "get"),
+        ("/api/v1/events", "get"),
         ("/api/v1/openapi.json", "get"),
     ];
     let world = World::new();
@@ -43,6 +46,10 @@ fn each_path_has_the_methods_that_the_document_says() {
             let path = path
                 .replace("{name}", "none@none")
                 .replace("{token}", "none");
+            if (method, path.as_str()) == ("get", "/api/v1/events") {
+                // It does not end.
+                continue;
+            }
             let answer = world.call(&method.to_uppercase(), &path, &Value::Null);
             let is_there = found.contains(&method);
             assert_eq!(answer.0 != 405, is_there, "{method} {path}: {answer:?}");
@@ -648,5 +655,64 @@ fn a_dataset_keeps_its_uuid_whatever_becomes_of_it() {
     );
     assert_eq!(uuid("/api/v1/datasets/copy"), copy);
     assert_eq!(uuid("/api/v1/snapshots/copy@s"), snapshot);
+    world.finish();
+}
+
+#[test]
+fn a_scrub_is_begun_watched_and_stopped() {
+    const SCRUB: &str = "/api/v1/scrub";
+    let world = with_a_directory();
+    let idle = world.get(SCRUB).1;
+    assert_eq!(
+        (&idle["is_running"], &idle["is_done"]),
+        (&json!(false), &json!(false))
+    );
+    let done = || {
+        let begin = std::time::Instant::now();
+        loop {
+            let (_, status) = world.get(SCRUB);
+            if status["is_running"] == false {
+                return status;
+            }
+            assert!(begin.elapsed().as_secs() < 20, "{status}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let (status, begun) = world.post(SCRUB, &json!({}));
+    assert_eq!((status, &begun["is_running"]), (201, &json!(true)));
+    let found = done();
+    assert_eq!(
+        (&found["is_done"], &found["errors"]),
+        (&json!(true), &json!(0))
+    );
+    assert!(found["items"].as_u64().unwrap() > 3);
+    // One at a time: who asks again is told of the one that is under way.
+    let slow = json!({"bytes_per_second": 1, "restart": true});
+    assert_eq!(world.post(SCRUB, &slow).0, 201);
+    let (status, again) = world.post(SCRUB, &json!({}));
+    assert_eq!((status, &again["is_running"]), (200, &json!(true)));
+    assert_eq!(world.delete(SCRUB).0, 204);
+    assert_eq!(done()["is_done"], false);
+    assert_eq!(world.delete(SCRUB).0, 204);
+    assert_eq!(kind(&world.post(SCRUB, &json!({"rate": 1}))), "bad_request");
+    world.finish();
+}
+
+#[test]
+fn a_file_is_written_anew() {
+    let world = with_a_directory();
+    let rewrite = |path: &str| world.post("/api/v1/datasets/web/rewrite", &json!({"path": path}));
+    let (status, done) = rewrite("/file");
+    assert_eq!((status, done), (200, json!({"bytes": 7})));
+    for (path, expected) in [
+        ("none", "not_found"),
+        ("d\\n\\xff", "not_possible"),
+        ("", "not_possible"),
+        ("..", "bad_request"),
+    ] {
+        assert_eq!(kind(&rewrite(path)), expected, "{path}");
+    }
+    let of_snapshot = world.post("/api/v1/datasets/web@s/rewrite", &json!({"path": "file"}));
+    assert_eq!(kind(&of_snapshot), "read_only");
     world.finish();
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod events;
 mod faults;
 mod metrics;
 mod races;
