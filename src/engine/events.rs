@@ -70,15 +70,20 @@ pub struct Event {
 /// What was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Events {
-    /// How many are gone that came before these.
-    pub missed: u64,
+    /// That some are gone that came before these, and how many: 0 where that is not known, since they
+    /// were from before the store was opened.
+    pub missed: Option<u64>,
     /// In their order.
     pub events: Vec<Event>,
+    /// The number of the latest one that there was.
+    pub latest: u64,
 }
 
 /// The latest events of a store.
 pub(super) struct Journal {
     kept: Mutex<Kept>,
+    /// The number of the first one.
+    begin: u64,
     latest: watch::Sender<u64>,
     is_read_only: AtomicBool,
 }
@@ -102,6 +107,7 @@ impl Journal {
                 next,
                 events: VecDeque::new(),
             }),
+            begin: next,
             latest: watch::Sender::new(next.saturating_sub(1)),
             is_read_only: AtomicBool::new(false),
         }
@@ -143,9 +149,13 @@ impl Store {
     pub fn events_after(&self, id: u64, max: usize) -> Events {
         let kept = self.events.kept.lock();
         let first = kept.events.front().map_or(kept.next, |event| event.id);
+        let wanted = id.saturating_add(1);
+        let gone = first.saturating_sub(wanted.max(self.events.begin));
         let behind = kept.events.iter().filter(|event| event.id > id);
         Events {
-            missed: first.saturating_sub(id.saturating_add(1)),
+            // Also where the clock was set back before the store was opened.
+            missed: (wanted < first || id >= kept.next).then_some(gone),
+            latest: kept.next.saturating_sub(1),
             events: behind.take(max).cloned().collect(),
         }
     }

@@ -5,8 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
@@ -210,6 +212,36 @@ fn a_daemon_without_token_or_tls_does_not_start() {
     assert!(said.contains("not secret"), "{said}");
 }
 
+#[test]
+fn guests_that_come_and_go_are_told_of() {
+    let daemon = Daemon::start(&[]);
+    let mut watch = UnixStream::connect(daemon.control()).unwrap();
+    watch
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    watch
+        .write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut told = String::new();
+    let mut hear = |until: &str| {
+        let mut bytes = [0; 4096];
+        while !told.contains(until) {
+            let len = watch.read(&mut bytes).unwrap();
+            assert!(len > 0, "{told}");
+            told += std::str::from_utf8(&bytes[..len]).unwrap();
+        }
+    };
+    hear("\n:");
+    let guest = daemon.mount(&Options::default());
+    hear("event: guest_attached");
+    drop(guest);
+    hear("event: guest_detached");
+    // Who watches does not hold the end up.
+    let begin = std::time::Instant::now();
+    daemon.terminate();
+    assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
 /// What keeps names for a day would not see it, and so nothing is done; whoever looks again does.
 #[test]
 fn a_path_comes_back_to_guests_that_will_see_it() {
@@ -228,7 +260,7 @@ fn a_path_comes_back_to_guests_that_will_see_it() {
     while !daemon.command("restore", &restore).status.success() {
         tries += 1;
         assert!(tries < 100, "{}", daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     let taken = text(&daemon.command("restore", &restore));
     assert!(taken.contains("is there already"), "{taken}");

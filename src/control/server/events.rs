@@ -82,11 +82,9 @@ impl Watcher {
         loop {
             latest.borrow_and_update();
             let found = self.store.events_after(after, BATCH);
-            if found.missed > 0 || !found.events.is_empty() {
-                after = match found.events.last() {
-                    Some(last) => last.id,
-                    None => after.saturating_add(found.missed),
-                };
+            if found.missed.is_some() || !found.events.is_empty() {
+                let last = found.events.last().map(|event| event.id);
+                after = last.unwrap_or(found.latest);
                 self.say(as_text(&found, after)).await?;
                 continue;
             }
@@ -114,9 +112,9 @@ impl Watcher {
 fn as_text(found: &Events, last: u64) -> Bytes {
     let mut text = String::new();
     // Writing to a string does not fail.
-    if found.missed > 0 {
-        let before = found.events.first().map_or(last, |event| event.id - 1);
-        let missed = found.missed;
+    if let Some(missed) = found.missed {
+        let before = found.events.first();
+        let before = before.map_or(last, |event| event.id.saturating_sub(1));
         let _ = write!(
             text,
             "id: {before}\nevent: missed\ndata: {{\"missed\":{missed}}}\n\n"

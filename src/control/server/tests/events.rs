@@ -170,6 +170,19 @@ fn whoever_is_too_slow_is_told_how_much_was_missed() {
     let missed = missed["missed"].as_u64().unwrap() as usize;
     assert_eq!(missed + told(&watcher.text).len(), 1500);
     assert!(missed >= 300, "{missed}");
+    // From before the daemon began: how many there were is not known.
+    let mut earlier = world.watch("?after=7", None);
+    world.hear(&mut earlier, "d1500");
+    assert!(
+        earlier
+            .text
+            .contains(&format!("{{\"missed\":{}}}", 1500 - 1024))
+    );
+    // From after now, as the clock has it that was set back.
+    let mut later = world.watch("?after=99999999999999", None);
+    world.hear(&mut later, "{\"missed\":0}");
+    world.post("/api/v1/datasets", &name("end"));
+    world.hear(&mut later, "\"end\"");
     world.finish();
 }
 
