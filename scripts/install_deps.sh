@@ -10,6 +10,7 @@ PACKAGES=(
     e2fsprogs fuse3 acl attr rsync util-linux kmod         # file systems and their tests
     valgrind                                               # counts of instructions
     prometheus                                             # promtool, which reads /metrics
+    python3-venv                                           # schemathesis
 )
 [ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)
 

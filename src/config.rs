@@ -6,6 +6,7 @@
 //! that is not done are refused by name.
 
 mod args;
+mod control;
 mod exports;
 mod file;
 mod reload;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use crate::control::tcp::TcpOptions;
 use crate::engine::OpenOptions;
 use crate::export::{Defaults, NewExport};
 use crate::fs::Options;
@@ -69,6 +71,8 @@ pub struct Config {
     pub settings: Vec<InForce>,
     /// Where commands find the daemon.
     pub control: Control,
+    /// Where and how it listens for other machines.
+    pub control_tcp: Option<TcpOptions>,
     /// A group, by name or number, whose members may connect too.
     pub group: Option<String>,
     /// The store's directory.

@@ -14,8 +14,9 @@ use razorfs::config::{
     CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig, staleness,
 };
 use razorfs::control;
-use razorfs::control::server::{Running, Served};
+use razorfs::control::server::{Listeners, Running, Served};
 use razorfs::control::socket::{Listener, default_path};
+use razorfs::control::tcp;
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
 use razorfs::export::{Common, Exports};
@@ -98,7 +99,14 @@ fn run(config: &Config) -> Result<(), Error> {
     let group = config.group.as_deref().map(group_id).transpose()?;
     let files = open_store(&config.store, how)?;
     // The first: who finds the daemon by another socket finds it by this one.
-    let control = listen_for_commands(config)?;
+    let control = Listeners {
+        unix: listen_for_commands(config)?,
+        tcp: config
+            .control_tcp
+            .as_ref()
+            .map(tcp::Listener::bind)
+            .transpose()?,
+    };
     let sockets = sockets(config, group)?;
     // Before there is a second thread, and before anything in the store is believed.
     confine(config)?;
@@ -202,7 +210,7 @@ fn serve_store(
     config: &Config,
     store: &Arc<Store>,
     exports: &Arc<Exports>,
-    (sockets, control): (Vec<Socket>, Option<Listener>),
+    (sockets, control): (Vec<Socket>, Listeners),
     signals: Signals,
 ) -> Result<(), Error> {
     match config.open.durability {
@@ -229,7 +237,7 @@ fn begin(
     config: &Config,
     store: &Arc<Store>,
     exports: &Arc<Exports>,
-    (sockets, control): (Vec<Socket>, Option<Listener>),
+    (sockets, control): (Vec<Socket>, Listeners),
     signals: Signals,
 ) -> Result<(Option<Running>, Following), Error> {
     // Before anybody is served: who asks for what is not there is told at once.
@@ -241,14 +249,17 @@ fn begin(
         let ExportConfig { new, options } = export.clone();
         exports.start(new, options, socket)?;
     }
-    let commands = match control {
-        Some(listener) => {
-            log::info!("commands for {path} are taken on {listener}");
-            let served = Served::new(Arc::clone(store), Arc::clone(exports));
-            Some(control::server::start(listener, served)?)
-        }
-        None => None,
-    };
+    if let Some(listener) = &control.unix {
+        log::info!("commands for {path} are taken on {listener}");
+    }
+    if let Some(listener) = &control.tcp {
+        log::info!("commands for {path} are taken on {listener}, with the token");
+    }
+    let served = Served::new(Arc::clone(store), Arc::clone(exports));
+    let is_reachable = control.unix.is_some() || control.tcp.is_some();
+    let commands = is_reachable
+        .then(|| control::server::start(control, served))
+        .transpose()?;
     let live = Live {
         config: config.clone(),
         store: Arc::clone(store),

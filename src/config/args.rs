@@ -69,6 +69,8 @@ struct Args {
     /// them: a socket's path, or none. By default control.sock in the store's directory.
     #[arg(long, value_name = "PATH|none")]
     control: Option<PathBuf>,
+    #[command(flatten)]
+    control_tcp: super::control::ControlTcpArgs,
     /// The store: a directory made by `razorfs mkfs`.
     #[arg(long, value_name = "DIR", alias = "shared-dir", short_alias = 'S')]
     store: Option<PathBuf>,
@@ -471,6 +473,7 @@ impl Args {
                 Some(path) if path.as_os_str() == "none" => Control::Off,
                 Some(path) => Control::At(path),
             },
+            control_tcp: self.control_tcp.options()?,
             group: self.socket_group,
             device: DeviceOptions {
                 request_queues: at_most("--num-queues", self.num_queues, 1, REQUEST_QUEUES_MAX)?,

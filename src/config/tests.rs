@@ -41,6 +41,36 @@ fn the_least_command_line_serves_safely() {
 }
 
 #[test]
+fn nobody_listens_on_the_network_without_token_and_tls() {
+    let tcp = |more: &[&str]| parse(&with(more)).map(|config| config.control_tcp);
+    let token = ["--control-token-file", "/t"];
+    let here = ["--control-tcp", "127.0.0.1:7"];
+    let all = ["--control-tcp", "0.0.0.0:7"];
+    let tls = ["--control-cert", "/c", "--control-key", "/k"];
+    let plain = ["--control-plaintext"];
+    assert_eq!(tcp(&[]).unwrap(), None);
+    let open = tcp(&[&all[..], &token, &tls].concat()).unwrap().unwrap();
+    assert_eq!(open.token_file, PathBuf::from("/t"));
+    assert!(open.identity.is_some());
+    let here_plain = tcp(&[&here[..], &token, &plain].concat()).unwrap().unwrap();
+    assert_eq!(here_plain.identity, None);
+    for refused in [
+        [&all[..], &tls, &[]].concat(),
+        [&here[..], &plain, &[]].concat(),
+        [&here[..], &token, &[]].concat(),
+        [&all[..], &token, &plain].concat(),
+        [&all[..], &token, &tls[..2]].concat(),
+        [&here[..], &token, &tls, &plain].concat(),
+        [&token[..], &[]].concat(),
+        [&tls[..], &[]].concat(),
+        [&plain[..], &[]].concat(),
+        [&["--control-tcp", "localhost:7"][..], &token, &plain].concat(),
+    ] {
+        assert!(tcp(&refused).is_err(), "{refused:?}");
+    }
+}
+
+#[test]
 fn libvirt_s_old_way_is_understood() {
     let config = parse(&[
         "--fd=14",

@@ -160,6 +160,44 @@ pub struct NewClone {
     pub name: String,
 }
 
+/// What of a snapshot is to be brought back, and to where.
+///
+/// A path begins at the root directory, has no `.` and `..`, and symlinks in it are not followed.
+/// Names may have any bytes: `\xNN` is one, `\n`, `\r`, `\t`, `\'`, `\"` and `\\` are what they are in
+/// the paths of differences, and everything else is itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// DATASET@SNAPSHOT
+    pub snapshot: String,
+    /// A path in the snapshot; `/`, or none, for all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The path that it is to have in the dataset; that of `source` if it is not said. The directory
+    /// above it must be there. With `/` for both the dataset becomes what the snapshot is: nobody may
+    /// use it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Whether it takes the place of what has the path now; else that is refused.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// What was brought back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// DATASET@SNAPSHOT
+    pub snapshot: String,
+    /// The dataset.
+    pub dataset: String,
+    /// The path in the snapshot.
+    pub source: String,
+    /// The path in the dataset.
+    pub destination: String,
+    /// Files, directories and the like that were made.
+    pub inodes: u64,
+}
+
 /// How to give free space back to the disk below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +238,62 @@ pub struct ListSnapshots {
     /// Those of this dataset only.
     #[serde(default)]
     pub dataset: Option<String>,
+}
+
+/// How to read everything that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewScrub {
+    /// Bytes to read in a second, at most; as many as the disk gives if it is 0 or not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// Begin anew, wherever an earlier one stopped.
+    #[serde(default)]
+    pub restart: bool,
+}
+
+/// What a scrub has done: the one under way, or the last since the daemon was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Scrub {
+    /// Whether it is under way.
+    pub is_running: bool,
+    /// Whether everything was read.
+    pub is_done: bool,
+    /// Pages, chunks and names read.
+    pub items: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// About how many there are.
+    pub bytes_total: u64,
+    /// What was found damaged.
+    pub errors: u64,
+    /// The first hundred of these; the daemon's log has all.
+    pub damaged: Vec<String>,
+}
+
+/// A file whose content is to be written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// Its path in the dataset, as in `Restore`.
+    pub path: String,
+}
+
+/// What was written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rewritten {
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
+/// From what to send a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SendSnapshot {
+    /// An earlier snapshot of the same dataset, which the receiver has: only what changed is sent.
+    #[serde(default)]
+    pub from: Option<String>,
 }
 
 /// What to compare.
@@ -288,6 +382,69 @@ pub struct DeleteExport {
     pub force: bool,
 }
 
+/// From where on to tell what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Watch {
+    /// Behind the event of this number; from now on if neither this nor `Last-Event-ID` is said.
+    #[serde(default)]
+    pub after: Option<u64>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its number: each has a larger one than those before, also after a restart.
+    pub id: u64,
+    /// When (RFC 3339).
+    #[schema(format = DateTime)]
+    pub time: String,
+    /// What.
+    pub event: EventKind,
+    /// The dataset or snapshot that it happened to; empty for the store.
+    pub name: String,
+    /// More about it: the new name, the source, the damage.
+    pub detail: Option<String>,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A dataset was made; of a clone, `detail` is what it began as.
+    DatasetCreated,
+    /// A dataset was deleted.
+    DatasetDeleted,
+    /// Its name is `detail` now, and its snapshots go with it.
+    DatasetRenamed,
+    /// It is what its snapshot `detail` is.
+    DatasetRestored,
+    /// Something of one of its snapshots was brought back, to the path `detail`.
+    PathRestored,
+    /// A clone has the snapshots of what it was cloned from.
+    DatasetPromoted,
+    /// A snapshot was taken, or received.
+    SnapshotCreated,
+    /// A snapshot was deleted.
+    SnapshotDeleted,
+    /// Its name is `detail` now.
+    SnapshotRenamed,
+    /// A guest has mounted the dataset or snapshot.
+    GuestAttached,
+    /// It is gone.
+    GuestDetached,
+    /// A guest was refused something because of the dataset's quota; told once a minute.
+    QuotaReached,
+    /// A scrub found damage: `detail` says what.
+    DamageFound,
+    /// The store takes no more changes.
+    StoreReadOnly,
+    /// One that this program does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// That a daemon serves a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
@@ -368,6 +525,8 @@ pub enum ErrorKind {
     BadRequest,
     /// What is said to be a name cannot be one.
     BadName,
+    /// The request has no token, or not the right one.
+    Unauthorized,
     /// There is no such dataset, snapshot or path.
     NotFound,
     /// The path has no such method.
@@ -399,9 +558,10 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 16] = [
         ErrorKind::BadRequest,
         ErrorKind::BadName,
+        ErrorKind::Unauthorized,
         ErrorKind::NotFound,
         ErrorKind::MethodNotAllowed,
         ErrorKind::TimedOut,
@@ -422,6 +582,7 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             ErrorKind::BadRequest | ErrorKind::BadName => 400,
+            ErrorKind::Unauthorized => 401,
             ErrorKind::NotFound => 404,
             ErrorKind::MethodNotAllowed => 405,
             ErrorKind::TimedOut => 408,

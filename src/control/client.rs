@@ -1,29 +1,129 @@
-//! The other end of the socket: one connection for each request.
+//! The other end of the socket, or of an address: one connection for each request.
 
-use std::io;
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::http::request;
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::activity::Activity;
-use super::api::{Dataset, Export, Failure, NewExport, Stats};
+use super::api::{Dataset, Export, Failure, NewExport, NewScrub, Scrub, Stats};
 use super::operations::Made;
-use super::session::{SessionError, path};
-use super::socket;
+use super::session::{Remote, SessionError, path};
+use super::{secret, socket, tls};
 
-/// A daemon's control socket.
+/// A daemon that can be asked.
 pub struct Client {
+    at: At,
+    /// For messages: where it listens.
     path: PathBuf,
     runtime: Runtime,
+}
+
+/// Where it listens.
+enum At {
+    Socket(PathBuf),
+    Address(Address),
+}
+
+/// An address of which the daemon knows its clients by a token.
+struct Address {
+    /// As it stands in the URL, with the port.
+    authority: String,
+    host: String,
+    port: u16,
+    /// `Bearer TOKEN`
+    authorization: String,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// What requests go over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+type Error = Box<dyn std::error::Error>;
+
+impl Address {
+    fn of(remote: &Remote) -> Result<Address, SessionError> {
+        let bad = |reason: String| SessionError::Remote {
+            url: remote.url.clone(),
+            reason,
+        };
+        let form = || bad("it is to be https://HOST:PORT".into());
+        let url: Uri = remote.url.parse().map_err(|_| form())?;
+        let authority = url.authority().ok_or_else(form)?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        if !matches!(url.path(), "" | "/") || url.query().is_some() {
+            return Err(form());
+        }
+        let is_loopback = host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let tls = match url.scheme_str() {
+            Some("https") => {
+                let file = remote.ca_file.as_deref();
+                let file = file.ok_or_else(|| {
+                    bad("say who signs its certificate with --control-ca FILE".into())
+                })?;
+                Some(tls::client(file).map_err(|error| bad(error.to_string()))?)
+            }
+            Some("http") if is_loopback || host == "localhost" => None,
+            Some("http") => {
+                return Err(bad(
+                    "the token would be sent for all to read: use https".into()
+                ));
+            }
+            _ => return Err(form()),
+        };
+        let token = remote.token_file.as_deref();
+        let token =
+            token.ok_or_else(|| bad("it takes a token: --control-token-file FILE".into()))?;
+        let token = secret::read_token(token).map_err(|error| bad(error.to_string()))?;
+        Ok(Address {
+            authority: authority.to_string(),
+            port: url.port_u16().ok_or_else(form)?,
+            host,
+            authorization: format!("Bearer {token}"),
+            tls,
+        })
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, Error> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(stream));
+        };
+        let name = ServerName::try_from(self.host.clone())?;
+        let connector = TlsConnector::from(Arc::clone(tls));
+        Ok(Box::new(connector.connect(name, stream).await?))
+    }
+}
+
+impl At {
+    async fn connect(&self) -> Result<Box<dyn Stream>, Error> {
+        match self {
+            At::Socket(path) => {
+                let stream = socket::connect(path)?;
+                stream.set_nonblocking(true)?;
+                Ok(Box::new(tokio::net::UnixStream::from_std(stream)?))
+            }
+            At::Address(address) => address.connect().await,
+        }
+    }
 }
 
 impl Client {
@@ -45,14 +145,25 @@ impl Client {
                 };
             }
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(lost)?;
         Ok(Some(Client {
+            at: At::Socket(path.to_owned()),
             path: path.to_owned(),
-            runtime,
+            runtime: runtime().map_err(lost)?,
         }))
+    }
+
+    /// The daemon that listens at an address.
+    ///
+    /// # Errors
+    /// When it cannot be spoken to: the address, the token or the authorities cannot be used.
+    pub fn remote(remote: &Remote) -> Result<Client, SessionError> {
+        let path = PathBuf::from(&remote.url);
+        let address = Address::of(remote)?;
+        Ok(Client {
+            runtime: runtime().map_err(|error| lost(&path, &error))?,
+            at: At::Address(address),
+            path,
+        })
     }
 
     /// See [`super::operations::stats`].
@@ -101,6 +212,30 @@ impl Client {
     /// As there; when the daemon does not answer.
     pub fn datasets(&self) -> Result<Vec<Dataset>, SessionError> {
         self.get("/api/v1/datasets")
+    }
+
+    /// What the scrub under way has done, or the last one.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn scrub(&self) -> Result<Scrub, SessionError> {
+        self.get("/api/v1/scrub")
+    }
+
+    /// Begins a scrub; what is under way goes on.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn begin_scrub(&self, how: &NewScrub) -> Result<Made<Scrub>, SessionError> {
+        self.post("/api/v1/scrub", how)
+    }
+
+    /// Has the scrub under way stop soon.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn stop_scrub(&self) -> Result<(), SessionError> {
+        self.delete("/api/v1/scrub")
     }
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, SessionError> {
@@ -157,34 +292,80 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes), SessionError> {
         let lost = |error: &dyn std::fmt::Display| lost(&self.path, error);
-        let stream = socket::connect(&self.path).map_err(|error| lost(&error))?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, "razorfs");
+        let mut request = self.asked(method, path);
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|error| lost(&error))?;
-        let answer = self.runtime.block_on(exchange(stream, request));
+        let answer = self.runtime.block_on(exchange(&self.at, request));
         let (status, body) = answer.map_err(|error| lost(&*error))?;
-        if status.is_success() {
-            return Ok((status, body));
+        self.succeeded(status, &body)?;
+        Ok((status, body))
+    }
+
+    /// Asks for something that is written to `out` as it comes.
+    ///
+    /// # Errors
+    /// When it is refused, breaks off, or cannot be written.
+    pub(super) fn stream(&self, path: &str, out: &mut dyn Write) -> Result<(), SessionError> {
+        let lost = |error: &dyn std::fmt::Display| lost(&self.path, error);
+        let request = self.asked(Method::GET, path).body(Full::<Bytes>::default());
+        let request = request.map_err(|error| lost(&error))?;
+        let taken = self.runtime.block_on(async {
+            let stream = TokioIo::new(self.at.connect().await?);
+            let (mut sender, connection) = http1::handshake(stream).await?;
+            let connection = tokio::spawn(connection);
+            let mut answer = sender.send_request(request).await?;
+            let status = answer.status();
+            let mut refusal = Vec::new();
+            while let Some(frame) = answer.frame().await {
+                let Ok(piece) = frame?.into_data() else {
+                    continue;
+                };
+                match status.is_success() {
+                    true => out.write_all(&piece)?,
+                    false => refusal.extend_from_slice(&piece),
+                }
+            }
+            connection.abort();
+            Ok::<_, Error>((status, refusal))
+        });
+        let (status, refusal) = taken.map_err(|error| lost(&*error))?;
+        self.succeeded(status, &refusal)?;
+        out.flush().map_err(|error| lost(&error))
+    }
+
+    /// A request without a body.
+    fn asked(&self, method: Method, path: &str) -> request::Builder {
+        let request = Request::builder().method(method).uri(path);
+        match &self.at {
+            At::Socket(_) => request.header(HOST, "razorfs"),
+            At::Address(address) => request
+                .header(HOST, &address.authority)
+                .header(AUTHORIZATION, &address.authorization),
         }
-        match serde_json::from_slice::<Failure>(&body) {
+    }
+
+    fn succeeded(&self, status: StatusCode, body: &[u8]) -> Result<(), SessionError> {
+        if status.is_success() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<Failure>(body) {
             Ok(failure) => Err(SessionError::Refused(failure)),
-            Err(_) => Err(lost(&format!("it answered {status}"))),
+            Err(_) => Err(lost(&self.path, &format!("it answered {status}"))),
         }
     }
 }
 
-async fn exchange(
-    stream: UnixStream,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
-    stream.set_nonblocking(true)?;
-    let stream = TokioIo::new(tokio::net::UnixStream::from_std(stream)?);
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+}
+
+async fn exchange(at: &At, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
+    let stream = TokioIo::new(at.connect().await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     // What becomes of it is seen by who waits for the answer.
     let connection = tokio::spawn(connection);

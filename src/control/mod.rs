@@ -7,6 +7,7 @@
 //! operations  what each request does to an open store
 //! server      HTTP and JSON over a UNIX socket: handlers, OpenAPI document, connections
 //! socket      where the daemon listens, and how a client finds it
+//! tcp         where it listens for other machines; with secret (token, private key) and tls
 //! client      one request, one answer
 //! session     a store for commands: its daemon's socket, or opened by the command itself
 //! ```
@@ -16,7 +17,7 @@
 //! transactions, never by a look before them, so requests that race end as if one came first. The
 //! threads of guests never wait for this one.
 //!
-//! Imports exports, the engine and what is below it. Of transport and server only exports know, but for the
+//! Imports exports, stream, the engine and what is below it. Of transport and server only exports know, but for the
 //! protocol's numbers.
 
 pub mod activity;
@@ -24,9 +25,14 @@ pub mod api;
 mod client;
 pub mod operations;
 mod prometheus;
+mod secret;
 pub mod server;
 mod session;
 pub mod socket;
+pub mod tcp;
+mod tls;
 
 pub use client::Client;
-pub use session::{Session, SessionError, StorePlace, daemon, named, served};
+pub use session::{
+    ControlPlace, Remote, SendWhat, Session, SessionError, StorePlace, daemon, named, served,
+};

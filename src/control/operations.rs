@@ -14,24 +14,34 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Export, Failure,
-    NewClone, NewDataset, NewExport, NewSnapshot, Opening, PathChange, Snapshot, Stats, Trim,
-    Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Event, EventKind,
+    Export, Failure, NewClone, NewDataset, NewExport, NewSnapshot, Opening, PathChange, Restore,
+    Restored, Rewrite, Rewritten, Scrub, Snapshot, Stats, Trim, Trimmed,
 };
 use crate::engine::{
-    self, DatasetError, DatasetInfo, EngineError, Settings, Store, Time, split_name,
+    self, DatasetError, DatasetInfo, EngineError, Sending, Settings, Store, Time, split_name,
 };
 use crate::export::{self, ExportError, Exported, Exports};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::page::PAGE_BYTES;
+use crate::format::record::StreamPosition;
 use crate::format::superblock::VERSION;
 use crate::store::StoreError;
+use crate::stream::token;
 use crate::transport::vhost_user::{VhostUserError, check_tag};
 
 /// How often a name is tried again that others take and give back meanwhile.
 const TRIES: u32 = 8;
 
 type Result<T> = std::result::Result<T, Failure>;
+
+/// A snapshot to be sent, and from where in the stream on.
+pub struct Stream {
+    /// It.
+    pub sending: Sending,
+    /// Where to begin.
+    pub position: StreamPosition,
+}
 
 /// What there is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +55,13 @@ pub struct Made<T> {
 impl From<DatasetError> for Failure {
     fn from(error: DatasetError) -> Self {
         let kind = match &error {
-            DatasetError::NotFound(_) => ErrorKind::NotFound,
-            DatasetError::Exists(_) => ErrorKind::Exists,
+            DatasetError::NotFound(_) | DatasetError::NoPath { .. } => ErrorKind::NotFound,
+            DatasetError::Exists(_) | DatasetError::PathExists(_) => ErrorKind::Exists,
             DatasetError::Name { .. } => ErrorKind::BadName,
-            DatasetError::Busy(_) => ErrorKind::Busy,
+            DatasetError::BadPath { .. } => ErrorKind::BadRequest,
+            DatasetError::Busy(_) | DatasetError::Believed(_) | DatasetError::Restoring => {
+                ErrorKind::Busy
+            }
             DatasetError::HasSnapshots { .. } => ErrorKind::HasSnapshots,
             DatasetError::Held(_) => ErrorKind::Held,
             DatasetError::Refused { .. } => ErrorKind::NotPossible,
@@ -263,6 +276,66 @@ pub fn restore(store: &Arc<Store>, snapshot: &str) -> Result<Dataset> {
     described_by_id(store, dataset)
 }
 
+/// Brings a part of a snapshot back into its dataset, or all of it. Durable on return.
+///
+/// # Errors
+/// When there is no such snapshot or path; when the destination is taken; when the dataset is in use
+/// by who would not see it; when the store refuses.
+pub fn restore_path(store: &Arc<Store>, what: &Restore) -> Result<Restored> {
+    let source = what.source.clone().unwrap_or_else(|| "/".to_owned());
+    let destination = what.destination.clone().unwrap_or_else(|| source.clone());
+    let is_root = |path: &str| path.bytes().all(|byte| byte == b'/');
+    let inodes = match is_root(&source) && is_root(&destination) {
+        true => restore(store, &what.snapshot)?.inodes,
+        false => store.restore_path(&engine::RestorePath {
+            snapshot: what.snapshot.clone(),
+            source: unescaped(&source)?,
+            destination: unescaped(&destination)?,
+            replace: what.replace,
+        })?,
+    };
+    let dataset = what.snapshot.split('@').next().unwrap_or_default();
+    Ok(Restored {
+        snapshot: what.snapshot.clone(),
+        dataset: dataset.to_owned(),
+        source,
+        destination,
+        inodes,
+    })
+}
+
+/// The bytes of a path as [`as_difference`] shows it; what need not be escaped may stand for itself.
+fn unescaped(path: &str) -> Result<Vec<u8>> {
+    let bad = || {
+        let message = format!("'{path}': behind a backslash comes one of \\ ' \" n r t, or xNN");
+        Failure::new(ErrorKind::BadRequest, message)
+    };
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        bytes.push(match rest.next().ok_or_else(bad)? {
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            escaped @ (b'\\' | b'\'' | b'"') => escaped,
+            b'x' => {
+                let mut digit = || {
+                    let digit = char::from(rest.next()?).to_digit(16)?;
+                    u8::try_from(digit).ok()
+                };
+                let (high, low) = digit().zip(digit()).ok_or_else(bad)?;
+                high << 4 | low
+            }
+            _ => return Err(bad()),
+        });
+    }
+    Ok(bytes)
+}
+
 /// Gives a clone the snapshots that it has in common with the dataset that it was cloned from.
 /// Durable on return.
 ///
@@ -305,6 +378,61 @@ fn as_difference(found: &engine::Difference) -> Difference {
 pub fn delete_snapshot(store: &Arc<Store>, name: &str) -> Result<()> {
     snapshot_name(name)?;
     Ok(store.delete(name, false)?)
+}
+
+/// What the scrub under way has done, or the last one.
+#[must_use]
+pub fn scrub_status(store: &Arc<Store>) -> Scrub {
+    let status = store.scrub_status();
+    let progress = status.progress;
+    Scrub {
+        is_running: status.is_running,
+        is_done: progress.done,
+        items: progress.items,
+        bytes: progress.bytes,
+        bytes_total: progress.bytes_total,
+        errors: progress.errors,
+        damaged: status.damaged,
+    }
+}
+
+/// Writes a file's content anew, as the dataset's settings are now. Durable on return. `go_on` is
+/// asked now and then.
+///
+/// # Errors
+/// When there is no such file; when the store refuses: some of it may be written anew then.
+pub fn rewrite(
+    store: &Arc<Store>,
+    dataset: &str,
+    what: &Rewrite,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Rewritten> {
+    let bytes = store.rewrite_path(dataset, &unescaped(&what.path)?, go_on)?;
+    Ok(Rewritten { bytes })
+}
+
+/// Begins to send a snapshot, or what changed since an earlier one.
+///
+/// # Errors
+/// When there are no such snapshots; when the store cannot be read.
+pub fn send(store: &Arc<Store>, name: &str, from: Option<&str>) -> Result<Stream> {
+    let sending = store.send(name, from)?;
+    let position = StreamPosition::START;
+    Ok(Stream { sending, position })
+}
+
+/// Begins to send what a receiver is missing that was cut off, and that gave this token.
+///
+/// # Errors
+/// When it is no token; when its snapshots are not there any more; when the store cannot be read.
+pub fn send_rest(store: &Arc<Store>, token: &str) -> Result<Stream> {
+    let state = token::decode(token);
+    let state = state
+        .ok_or_else(|| Failure::new(ErrorKind::BadRequest, "that is no token, or not all of it"))?;
+    Ok(Stream {
+        sending: store.send_rest(&state)?,
+        position: state.position,
+    })
 }
 
 /// Makes a dataset that begins as what its source is now. Durable on return.
@@ -529,6 +657,34 @@ fn as_snapshot(info: &DatasetInfo) -> Snapshot {
     }
 }
 
+/// An event as it is told.
+pub(super) fn as_event(event: &engine::Event) -> Event {
+    use engine::EventKind as From;
+    let kind = match event.kind {
+        From::DatasetCreated => EventKind::DatasetCreated,
+        From::DatasetDeleted => EventKind::DatasetDeleted,
+        From::DatasetRenamed => EventKind::DatasetRenamed,
+        From::DatasetRestored => EventKind::DatasetRestored,
+        From::PathRestored => EventKind::PathRestored,
+        From::DatasetPromoted => EventKind::DatasetPromoted,
+        From::SnapshotCreated => EventKind::SnapshotCreated,
+        From::SnapshotDeleted => EventKind::SnapshotDeleted,
+        From::SnapshotRenamed => EventKind::SnapshotRenamed,
+        From::GuestAttached => EventKind::GuestAttached,
+        From::GuestDetached => EventKind::GuestDetached,
+        From::QuotaReached => EventKind::QuotaReached,
+        From::DamageFound => EventKind::DamageFound,
+        From::StoreReadOnly => EventKind::StoreReadOnly,
+    };
+    Event {
+        id: event.id,
+        time: rfc3339(event.time),
+        event: kind,
+        name: event.name.clone(),
+        detail: event.other.clone(),
+    }
+}
+
 fn rfc3339(time: Time) -> String {
     timestamp(time.sec, time.nsec)
 }
@@ -600,6 +756,17 @@ mod tests {
             (r"/a\nb\xff", Some("/to"))
         );
         assert_eq!(told(b"", engine::PathChange::Changed).path, "/");
+    }
+
+    #[test]
+    fn a_path_that_is_told_can_be_asked_for() {
+        let every: Vec<u8> = (0..=u8::MAX).collect();
+        let told = every.escape_ascii().to_string();
+        assert_eq!(unescaped(&told).unwrap(), every);
+        assert_eq!(unescaped("/a b/é").unwrap(), "/a b/é".as_bytes());
+        for bad in [r"\", r"a\x", r"a\x4", r"a\x4g", r"\q", r"\é"] {
+            assert_eq!(unescaped(bad).unwrap_err().error, ErrorKind::BadRequest);
+        }
     }
 
     #[test]

@@ -5,30 +5,54 @@
 //! store. How one is added stands in docs/DESIGN.md.
 
 use std::fmt::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
-    NewSnapshot, Snapshot, Trim, Trimmed,
+    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
+    NewDataset, NewSnapshot, Restore, Restored, Rewrite, Rewritten, Snapshot, Trim, Trimmed,
 };
-use super::operations::{self, Made};
+use super::operations::{self, Made, Stream};
 use super::{Client, socket};
 use crate::disk::dir::DiskError;
 use crate::engine::{EngineError, OpenError, OpenOptions, Store};
+use crate::stream::StreamError;
 
 /// How often a store is tried that is neither free nor served: a daemon may be about to come or go.
 const TRIES: u32 = 20;
 /// How long between that.
 const BETWEEN_TRIES: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// A daemon that listens at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// `https://HOST:PORT`, or `http://` on the loopback interface.
+    pub url: String,
+    /// The file with the token that it knows its clients by.
+    pub token_file: Option<PathBuf>,
+    /// The file with the certificates, in PEM form, of those who may have signed its own.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where a daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlPlace {
+    /// At `control.sock` in the store's directory.
+    InStore,
+    /// At this socket.
+    Socket(PathBuf),
+    /// At an address: the store itself is not looked at.
+    Remote(Remote),
+}
+
 /// A store, and where its daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePlace {
     /// The store's directory.
     pub store: PathBuf,
-    /// Its daemon's control socket, if not the one in that directory.
-    pub control: Option<PathBuf>,
+    /// Where its daemon listens.
+    pub control: ControlPlace,
     /// Accept a store on a file system that does not survive a power cut.
     pub allow_volatile: bool,
 }
@@ -61,9 +85,20 @@ pub enum SessionError {
     /// What was asked for cannot be done.
     #[error(transparent)]
     Refused(#[from] Failure),
+    /// A stream cannot be written.
+    #[error(transparent)]
+    Stream(StreamError),
     /// The store was changed, and could not be closed.
     #[error("{0}")]
     Close(EngineError),
+    /// A daemon at an address cannot be asked.
+    #[error("{url}: {reason}")]
+    Remote {
+        /// The address.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
     /// The connection to the daemon was lost; whether the request was carried out is not known.
     #[error("the daemon that listens on {path} does not answer: {reason}")]
     Lost {
@@ -71,6 +106,23 @@ pub enum SessionError {
         path: PathBuf,
         /// What happened.
         reason: String,
+    },
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendWhat {
+    /// A snapshot.
+    Snapshot {
+        /// DATASET@SNAPSHOT
+        name: String,
+        /// An earlier one, which the receiver has.
+        from: Option<String>,
+    },
+    /// What a receiver is missing that was cut off.
+    Rest {
+        /// What it says that it has.
+        token: String,
     },
 }
 
@@ -89,7 +141,10 @@ type Result<T> = std::result::Result<T, SessionError>;
 /// # Errors
 /// When it may not be spoken to.
 pub fn served(place: &StorePlace) -> Result<Option<Client>> {
-    Client::find(&place.socket())
+    match &place.control {
+        ControlPlace::Remote(remote) => Client::remote(remote).map(Some),
+        _ => Client::find(&place.socket()),
+    }
 }
 
 /// The daemon of a store, for what cannot be done without.
@@ -105,8 +160,10 @@ pub fn daemon(place: &StorePlace) -> Result<Client> {
 
 impl StorePlace {
     fn socket(&self) -> PathBuf {
-        let chosen = self.control.clone();
-        chosen.unwrap_or_else(|| socket::default_path(&self.store))
+        match &self.control {
+            ControlPlace::Socket(path) => path.clone(),
+            _ => socket::default_path(&self.store),
+        }
     }
 
     fn open(&self, read_only: bool) -> std::result::Result<Arc<Store>, OpenError> {
@@ -259,6 +316,24 @@ impl Session {
         }
     }
 
+    /// See [`operations::restore_path`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restore_path(&self, what: &Restore) -> Result<Restored> {
+        match self {
+            Session::Served(client) => {
+                let made = client.post("/api/v1/snapshots/restore", what)?;
+                Ok(made.it)
+            }
+            Session::Opened(store) => {
+                let restored = operations::restore_path(store, what)?;
+                reap(store)?;
+                Ok(restored)
+            }
+        }
+    }
+
     /// See [`operations::promote`].
     ///
     /// # Errors
@@ -292,6 +367,74 @@ impl Session {
         match self {
             Session::Served(client) => client.post("/api/v1/clones", new),
             Session::Opened(store) => Ok(operations::clone_dataset(store, new)?),
+        }
+    }
+
+    /// Writes a snapshot to `out`: see [`operations::send`]. Of a daemon, what it sends; `write` writes
+    /// that of a store that is not served.
+    ///
+    /// # Errors
+    /// As there; when the stream cannot be written.
+    pub fn send(
+        &self,
+        what: &SendWhat,
+        out: &mut dyn Write,
+        write: impl FnOnce(Stream, &mut dyn Write) -> std::result::Result<(), StreamError>,
+    ) -> Result<()> {
+        match (self, what) {
+            (Session::Served(client), SendWhat::Rest { token }) => {
+                client.stream(&path("streams", token), out)
+            }
+            (Session::Served(client), SendWhat::Snapshot { name, from }) => {
+                let query = from.as_ref().map(|from| query(&[("from", from)]));
+                let query = query.map_or(String::new(), |query| format!("?{query}"));
+                client.stream(&format!("{}/stream{query}", path("snapshots", name)), out)
+            }
+            (Session::Opened(store), what) => {
+                let stream = match what {
+                    SendWhat::Rest { token } => operations::send_rest(store, token)?,
+                    SendWhat::Snapshot { name, from } => {
+                        operations::send(store, name, from.as_deref())?
+                    }
+                };
+                write(stream, out).map_err(SessionError::Stream)
+            }
+        }
+    }
+
+    /// See [`operations::rewrite`]. A daemon goes on though nobody waits for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rewrite(
+        &self,
+        dataset: &str,
+        what: &Rewrite,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Rewritten> {
+        match self {
+            Session::Served(client) => {
+                let made = client.post(&(path("datasets", dataset) + "/rewrite"), what)?;
+                Ok(made.it)
+            }
+            Session::Opened(store) => Ok(operations::rewrite(store, dataset, what, go_on)?),
+        }
+    }
+
+    /// Writes what happens to `out`, as server-sent events, until the daemon ends.
+    ///
+    /// # Errors
+    /// When no daemon serves the store; when it ends.
+    pub fn events(&self, after: Option<u64>, out: &mut dyn Write) -> Result<()> {
+        match self {
+            Session::Served(client) => {
+                let query = after.map(|after| format!("?after={after}"));
+                client.stream(&format!("/api/v1/events{}", query.unwrap_or_default()), out)
+            }
+            Session::Opened(_) => {
+                let message = "no daemon serves the store, so nothing happens to it";
+                Err(Failure::new(ErrorKind::NotPossible, message).into())
+            }
         }
     }
 
@@ -346,13 +489,14 @@ fn escaped(name: &str) -> String {
 #[must_use]
 pub fn named(store: &Path, error: &SessionError) -> String {
     match error {
-        SessionError::Refused(_) | SessionError::Close(_) => {
+        SessionError::Refused(_) | SessionError::Stream(_) | SessionError::Close(_) => {
             format!("{}: {error}", store.display())
         }
         // They name it themselves.
         SessionError::NotServed { .. }
         | SessionError::NoDaemon { .. }
         | SessionError::Open(_)
+        | SessionError::Remote { .. }
         | SessionError::Lost { .. } => error.to_string(),
     }
 }

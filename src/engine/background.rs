@@ -408,7 +408,11 @@ fn scrub_loop(shared: &Shared, store: &Weak<Store>) {
             bytes_per_sec: store.options.scrub_bytes_per_sec,
             restart: false,
         };
-        let result = store.scrub(options, &mut |_| match shared.state.lock().stopping {
+        // Somebody else scrubs.
+        let Some(claim) = store.claim_scrub() else {
+            continue;
+        };
+        let result = claim.run(options, &mut |_| match shared.state.lock().stopping {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         });

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::store::Room;
 use super::volume::Dataset;
-use super::{EngineError, Settings, Store, Volume};
+use super::{EngineError, EventKind, Settings, Store, Volume};
 use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, TreeId};
@@ -94,6 +94,35 @@ pub enum DatasetError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Not a path.
+    #[error("'{path}' is not a path that is followed: {reason}")]
+    BadPath {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is nothing of that path.
+    #[error("there is no '{path}' in {place}")]
+    NoPath {
+        /// The path.
+        path: String,
+        /// Where it is missing.
+        place: String,
+    },
+    /// Something of that path is there.
+    #[error("'{0}' is there already: name another destination, or replace it with --replace")]
+    PathExists(String),
+    /// A guest would not see what is restored.
+    #[error(
+        "a guest uses the dataset of '{0}' that keeps what it was told of it, and would not see what \
+         is restored: copy it from .snapshots in the guest, or export the dataset with --cache auto \
+         or never"
+    )]
+    Believed(String),
+    /// Something is being restored into the dataset.
+    #[error("a path is being restored into the dataset, or a snapshot taken of it: try again")]
+    Restoring,
     /// Somebody uses it.
     #[error("'{0}' is in use: stop its exports first")]
     Busy(String),
@@ -227,6 +256,9 @@ impl Store {
         };
         drop(datasets);
         volume.reclaim_orphans(&orphans)?;
+        if !was_there && volume.is_writable() {
+            volume.clear_leftovers();
+        }
         Ok(volume)
     }
 
@@ -268,6 +300,7 @@ impl Store {
         tx.put(TreeId::Fs(id), key::inode(Ino::ROOT), root.encode())?;
         self.end(tx)?;
         kept.settle();
+        self.note(EventKind::DatasetCreated, name, None);
         Ok(id)
     }
 
@@ -305,7 +338,13 @@ impl Store {
             promote::rename(&mut tx, id, &mut record, name)?;
             put_record(&mut tx, id, &record)?;
         }
-        self.end(tx)
+        self.end(tx)?;
+        let kind = match snapshot {
+            Some(_) => EventKind::SnapshotRenamed,
+            None => EventKind::DatasetRenamed,
+        };
+        self.note(kind, name, Some(to));
+        Ok(())
     }
 
     /// Deletes a dataset that nobody uses and that has no snapshots (or with them, if `recursive`),
@@ -338,6 +377,7 @@ impl Store {
                 continue;
             }
             let (mut reserved, mut kept) = (0, 0);
+            let mut names = Vec::new();
             for id in &doomed {
                 reserved += reserved_bytes(&tx, *id)?;
                 let mut record = record_of(&tx, *id)?;
@@ -347,7 +387,7 @@ impl Store {
                 tx.delete(TreeId::Datasets, dataset_name_key(&record.name))?;
                 tx.delete(TreeId::Datasets, receive_key(*id))?;
                 record.flags |= DATASET_DOOMED | DATASET_READ_ONLY;
-                record.name = String::new();
+                names.push(std::mem::take(&mut record.name));
                 put_record(&mut tx, *id, &record)?;
             }
             tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
@@ -363,6 +403,13 @@ impl Store {
                 }
             }
             self.background.reap();
+            for name in names {
+                let kind = match name.contains('@') {
+                    true => EventKind::SnapshotDeleted,
+                    false => EventKind::DatasetDeleted,
+                };
+                self.note(kind, &name, None);
+            }
             return Ok(());
         }
     }

@@ -255,7 +255,12 @@ impl Volume {
             &key::dentry(dir, start),
             &end,
             &mut |key, value| {
-                outcome = entry_of(view, dir, key, value).and_then(&mut *visit);
+                outcome = entry_of(view, dir, key, value).and_then(|entry| {
+                    match self.is_hidden(dir, entry.ino) {
+                        true => Ok(true),
+                        false => visit(entry),
+                    }
+                });
                 match outcome {
                     Ok(true) => ControlFlow::Continue(()),
                     _ => ControlFlow::Break(()),

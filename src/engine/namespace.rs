@@ -94,7 +94,9 @@ impl Volume {
             };
             return Ok(self.attr_of(ino, &self.load_inode(&view, ino)?));
         }
-        let Ok((_, dentry)) = self.find(&view, dir, name)?.taken() else {
+        let found = self.find(&view, dir, name)?.taken().ok();
+        let found = found.filter(|(_, dentry)| !self.is_hidden(dir, dentry.ino));
+        let Some((_, dentry)) = found else {
             // Only a name that is not there makes it matter what `dir` is.
             self.load_dir(&view, dir)?;
             return Err(EngineError::NotFound);

@@ -7,9 +7,10 @@
 //! is written down now and then, so that it goes on there after an interruption.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{EngineError, Store};
+use super::{EngineError, EventKind, Store};
 use crate::format::id::{ChunkId, NameId};
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::page::PAGE_BYTES;
@@ -17,6 +18,7 @@ use crate::format::record::{ChunkRecord, SCRUB_KEY, ScrubRecord};
 use crate::log::View;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
+use crate::sync::atomic::Ordering;
 
 /// Pages, chunks and names in one step.
 const PAGES: usize = 64;
@@ -60,6 +62,20 @@ pub enum ScrubEvent {
     Progress(ScrubProgress),
 }
 
+/// What is damaged is remembered of the first so many; the log has all of it.
+const DAMAGED_MAX: usize = 100;
+
+/// What the scrub under way has done, or the last one since the store was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScrubStatus {
+    /// It is under way.
+    pub is_running: bool,
+    /// How far it is or got; all zero when there was none.
+    pub progress: ScrubProgress,
+    /// What is damaged: the first hundred.
+    pub damaged: Vec<String>,
+}
+
 /// A key and its value.
 type Record = (Key, Vec<u8>);
 
@@ -71,12 +87,72 @@ struct Scrub<'a> {
     event: &'a mut dyn FnMut(&ScrubEvent) -> ControlFlow<()>,
 }
 
+/// The right to scrub: one at a time has it.
+pub struct ScrubClaim(Arc<Store>);
+
+impl Drop for ScrubClaim {
+    fn drop(&mut self) {
+        self.0.scrubbing.lock().is_running = false;
+    }
+}
+
+impl ScrubClaim {
+    /// As [`Store::scrub`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(
+        self,
+        options: ScrubOptions,
+        event: &mut dyn FnMut(&ScrubEvent) -> ControlFlow<()>,
+    ) -> Result<ScrubProgress, EngineError> {
+        self.0.scrub_on(options, event)
+    }
+}
+
 impl Store {
     /// Reads everything, and tells what is damaged. `event` may stop it: the next one goes on there.
     ///
     /// # Errors
-    /// When a tree cannot be walked at all, or the position cannot be written down.
+    /// When a tree cannot be walked at all, or the position cannot be written down; when another scrub
+    /// is under way.
     pub fn scrub(
+        self: &Arc<Self>,
+        options: ScrubOptions,
+        event: &mut dyn FnMut(&ScrubEvent) -> ControlFlow<()>,
+    ) -> Result<ScrubProgress, EngineError> {
+        let claim = self.claim_scrub();
+        let claim = claim.ok_or(EngineError::Invalid("a scrub is under way"))?;
+        claim.run(options, event)
+    }
+
+    /// The right to scrub; `None` while another one is under way.
+    #[must_use]
+    pub fn claim_scrub(self: &Arc<Self>) -> Option<ScrubClaim> {
+        let mut status = self.scrubbing.lock();
+        if status.is_running {
+            return None;
+        }
+        *status = ScrubStatus {
+            is_running: true,
+            ..ScrubStatus::default()
+        };
+        self.stop_scrub.store(false, Ordering::Release);
+        Some(ScrubClaim(Arc::clone(self)))
+    }
+
+    /// What the scrub under way has done, or the last one.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.scrubbing.lock().clone()
+    }
+
+    /// Has the scrub under way stop, if there is one: the next one goes on there.
+    pub fn stop_scrub(&self) {
+        self.stop_scrub.store(true, Ordering::Release);
+    }
+
+    fn scrub_on(
         &self,
         options: ScrubOptions,
         event: &mut dyn FnMut(&ScrubEvent) -> ControlFlow<()>,
@@ -133,7 +209,7 @@ impl Scrub<'_> {
             let next = self.step()?;
             let done = self.go_on_from(next);
             let progress = self.progress()?;
-            let stop = (self.event)(&ScrubEvent::Progress(progress)).is_break();
+            let stop = self.is_to_stop(progress);
             if done || stop || saved.elapsed() > SAVE_INTERVAL {
                 self.save()?;
                 saved = Instant::now();
@@ -142,6 +218,13 @@ impl Scrub<'_> {
                 return self.progress();
             }
         }
+    }
+
+    /// Tells how far it is; whether it is to stop there.
+    fn is_to_stop(&mut self, progress: ScrubProgress) -> bool {
+        self.store.scrubbing.lock().progress = progress;
+        let is_broken_off = (self.event)(&ScrubEvent::Progress(progress)).is_break();
+        is_broken_off || self.store.stop_scrub.load(Ordering::Acquire)
     }
 
     /// The next stage begins when a step came to the end of one; whether that was the last.
@@ -182,6 +265,12 @@ impl Scrub<'_> {
 
     fn damaged(&mut self, what: String) {
         ::log::error!("scrub: {what}");
+        self.store.note(EventKind::DamageFound, "", Some(&what));
+        let mut status = self.store.scrubbing.lock();
+        if status.damaged.len() < DAMAGED_MAX {
+            status.damaged.push(what.clone());
+        }
+        drop(status);
         self.record.errors += 1;
         // Whether to stop is asked behind the step.
         let _ = (self.event)(&ScrubEvent::Damaged(what));
@@ -207,7 +296,7 @@ impl Scrub<'_> {
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             crate::sync::thread::sleep(left.min(NAP));
             let progress = self.progress()?;
-            if (self.event)(&ScrubEvent::Progress(progress)).is_break() {
+            if self.is_to_stop(progress) {
                 self.save()?;
                 return Ok(true);
             }

@@ -19,7 +19,7 @@ use crate::log::recovery::{self, Report};
 use crate::log::{Change, Journal, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// An open store: what its datasets share.
@@ -42,6 +42,11 @@ pub struct Store {
     /// One deletion of trees at a time.
     pub(super) reaping: Mutex<()>,
     pub(super) background: Background,
+    /// The scrub under way, or the last one.
+    pub(super) scrubbing: Mutex<super::ScrubStatus>,
+    pub(super) stop_scrub: AtomicBool,
+    /// What happened lately.
+    pub(super) events: super::events::Journal,
     /// The store's lock, when it is a directory: held as long as the store is open.
     _lock: Option<StoreLock>,
 }
@@ -161,6 +166,9 @@ impl Store {
             journal: opened.journal,
             // The other half is for tree pages.
             data: DataState::new(options.cache_bytes / 2),
+            scrubbing: Mutex::default(),
+            stop_scrub: AtomicBool::new(false),
+            events: super::events::Journal::new(&clock),
             options,
             clock,
             datasets: RwLock::default(),
@@ -212,20 +220,24 @@ impl Store {
         let finish = || {
             // What keeps a file's bytes from it leaves them in the log.
             let _ = self.write_out_all();
-            let mut freed = 0;
+            let (mut freed, mut cleared) = (0, false);
             for volume in self.volumes() {
                 let orphans = volume.orphans();
                 volume.reclaim_orphans(&orphans)?;
                 freed += orphans.len() as u64;
+                if volume.has_staging() {
+                    volume.clear_leftovers();
+                    cleared = true;
+                }
             }
-            Ok::<u64, EngineError>(freed)
+            Ok::<_, EngineError>((freed, cleared))
         };
-        let freed = self.journal.unlogged(finish)?;
+        let (freed, cleared) = self.journal.unlogged(finish)?;
         self.orphans_freed.store(freed, Ordering::Relaxed);
         // Also after a clean close: what the orphans held may be written to only once they are gone
         // on disk too. And the number of checkpoints has skipped a step where the log was read: what
         // is born from here on must find it on the disk.
-        if self.recovery.log_read || freed > 0 {
+        if self.recovery.log_read || freed > 0 || cleared {
             self.checkpoint()?;
         }
         self.recover_space()?;
@@ -253,6 +265,11 @@ impl Store {
             Some(dataset) => Arc::clone(dataset),
             None => {
                 let dataset = Arc::new(Dataset::load(id, &self.journal.view())?);
+                // What nobody is to see is hidden before anyone looks.
+                let volume = Volume::for_store(Arc::clone(self), Arc::clone(&dataset));
+                if let Err(error) = volume.find_staging() {
+                    ::log::debug!("dataset {id}: what is hidden is not known: {error}");
+                }
                 datasets.insert(id, Arc::clone(&dataset));
                 dataset
             }

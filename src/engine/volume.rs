@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::data::{InodeTable, Usage};
+use super::kernels::Kernels;
 use super::store::{OpenError, Room, Store};
 use super::{Clock, EngineError, OpenOptions};
 use crate::disk::Media;
@@ -17,7 +18,7 @@ use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 /// What memory holds of a dataset.
 pub(super) struct Dataset {
@@ -38,6 +39,15 @@ pub(super) struct Dataset {
     pub(super) reserved_bytes: AtomicU64,
     /// What it uses of what it may.
     pub(super) usage: Usage,
+    /// The directory in which something is put together, or 0: see [`super::restore_path`].
+    pub(super) staging: AtomicU64,
+    /// Held for writing by who puts something together there, for reading by who needs it not to be
+    /// there.
+    pub(super) restoring: RwLock<()>,
+    /// Who uses it.
+    pub(super) kernels: Kernels,
+    /// When it was last told that its quota is reached, in seconds.
+    pub(super) quota_noted: AtomicI64,
 }
 
 impl Dataset {
@@ -90,6 +100,10 @@ impl Dataset {
             read_only: false,
             users: Arc::default(),
             leaving: AtomicBool::new(false),
+            staging: AtomicU64::new(0),
+            restoring: RwLock::new(()),
+            kernels: Kernels::default(),
+            quota_noted: super::events::never_noted(),
         }
     }
 }

@@ -95,6 +95,13 @@ impl Options {
             && !(self.shared || self.read_only || self.writeback)
     }
 
+    /// Whether the kernel believes names and attributes for longer than a moment, so that it would
+    /// not see what appears by itself.
+    #[must_use]
+    pub fn keeps_names(&self) -> bool {
+        self.cache.timeout() > CacheMode::Auto.timeout()
+    }
+
     /// Whether a kernel that can do without OPENDIR may.
     #[must_use]
     pub fn no_opendir(&self) -> bool {

@@ -18,9 +18,9 @@ mod snapshots;
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use crate::engine::{EngineError, Volume};
+use crate::engine::{Believing, EngineError, Volume};
 use crate::format::id::Ino;
 pub use cache::CacheMode;
 pub use file::Open;
@@ -127,6 +127,8 @@ pub struct FileSystem {
     mark: u64,
     lookups: Arc<Lookups>,
     everyone: Arc<Everyone>,
+    /// While there is a session with a kernel that keeps what it is told.
+    believing: Mutex<Option<Believing>>,
 }
 
 /// A volume for several kernels at once: what one has open, the others can remove but not free.
@@ -139,10 +141,10 @@ impl Export {
     /// A volume that no kernel has yet.
     #[must_use]
     pub fn new(volume: Arc<Volume>) -> Self {
-        Export {
-            volume,
-            everyone: Arc::default(),
-        }
+        let everyone = Arc::<Everyone>::default();
+        let all = Arc::clone(&everyone);
+        volume.release_by(Box::new(move |volume, ino| all.let_go(volume, ino)));
+        Export { volume, everyone }
     }
 
     /// The volume as one more kernel sees it.
@@ -160,6 +162,7 @@ impl Export {
             mark: 0,
             lookups,
             everyone: self.everyone.clone(),
+            believing: Mutex::default(),
         }
     }
 }
@@ -178,6 +181,18 @@ impl FileSystem {
     #[must_use]
     pub fn new(volume: Arc<Volume>, options: Options) -> Self {
         Export::new(volume).kernel(options)
+    }
+
+    /// A session begins: see [`crate::engine::Volume::begin_believing`].
+    pub fn begin_session(&self) {
+        let believes = self.options.keeps_names();
+        *self.believing.lock() = believes.then(|| self.volume.begin_believing());
+    }
+
+    /// The session is over: the kernel is gone with all that it kept and knew.
+    pub fn end_session(&self) {
+        self.forget_all();
+        *self.believing.lock() = None;
     }
 
     /// How it behaves.

@@ -1,11 +1,34 @@
 //! Names: lookup, making, linking, renaming, removing; and the lookups that go with them.
 
-use super::{FileSystem, FsError, Node, names};
-use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode};
+use super::{Everyone, FileSystem, FsError, Node, names};
+use crate::engine::{Attr, Cred, EngineError, NewInode, Removed, RenameMode, Volume};
 use crate::format::id::Ino;
 
 /// How often CREATE tries again when the name comes and goes under it.
 const CREATE_TRIES: usize = 8;
+
+impl Everyone {
+    /// Frees what has no name, unless a kernel knows it. Of two that let go at the same time, each
+    /// has dropped its lookups before it asks: one of them finds that nobody knows it.
+    pub(super) fn let_go(&self, volume: &Volume, ino: Ino) {
+        // While its last name is being taken, whoever takes it asks again afterwards.
+        match volume.has_no_name(ino) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return log::warn!("whether inode {ino} has a name: {error}"),
+        }
+        // Who found it while it had a name counts it before this returns, or finds that it has none.
+        drop(self.finding.write());
+        let everyone = self.lookups.read();
+        if everyone.iter().any(|lookups| lookups.knows(ino)) {
+            return;
+        }
+        drop(everyone);
+        if let Err(error) = volume.reclaim(ino) {
+            log::warn!("freeing inode {ino}, which has no name: {error}");
+        }
+    }
+}
 
 impl FileSystem {
     /// The inode a name leads to, counted as one lookup. `.` and `..` are asked for handles that
@@ -51,22 +74,8 @@ impl FileSystem {
         self.lookups.clear(|ino| self.let_go(ino));
     }
 
-    /// Frees what has no name, unless a kernel knows it. Of two that let go at the same time, each
-    /// has dropped its lookups before it asks: one of them finds that nobody knows it.
     fn let_go(&self, ino: Ino) {
-        // While its last name is being taken, whoever takes it asks again afterwards.
-        match self.volume.has_no_name(ino) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return log::warn!("whether inode {ino} has a name: {error}"),
-        }
-        // Who found it while it had a name counts it before this returns, or finds that it has none.
-        drop(self.everyone.finding.write());
-        let everyone = self.everyone.lookups.read();
-        if !everyone.iter().any(|lookups| lookups.knows(ino)) {
-            drop(everyone);
-            self.reclaim(ino);
-        }
+        self.everyone.let_go(&self.volume, ino);
     }
 
     /// Finds or makes an inode, and counts a lookup of it before anyone can free it.
@@ -275,12 +284,6 @@ impl FileSystem {
     fn removed(&self, removed: Removed) {
         if removed.orphan {
             self.let_go(removed.ino);
-        }
-    }
-
-    fn reclaim(&self, ino: Ino) {
-        if let Err(error) = self.volume.reclaim(ino) {
-            log::warn!("freeing inode {ino}, which has no name: {error}");
         }
     }
 }

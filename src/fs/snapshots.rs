@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::{Everyone, FileSystem, FsError, Options};
 use crate::engine::{Attr, DirEntry, EngineError, Volume};
 use crate::format::id::{DatasetId, Ino};
@@ -175,6 +177,7 @@ impl FileSystem {
             // Nothing of a snapshot is ever freed because nobody knows it.
             lookups: Arc::default(),
             everyone: Arc::<Everyone>::default(),
+            believing: Mutex::default(),
         })
     }
 

@@ -7,6 +7,7 @@ use super::consts::feature;
 use super::reply::Reply;
 use super::request::Request;
 use super::{SESSION, Server, WRITE_MAX_BYTES};
+use crate::engine::EventKind;
 use crate::fs::{CacheMode, FsError, Options};
 
 /// Bytes of an INIT before 7.36, without `flags2`.
@@ -102,7 +103,10 @@ impl Server {
         let agreed = wanted & offered(self.fs.options());
         // A guest that started again never said goodbye.
         self.reset();
+        // Before it is told anything.
+        self.fs.begin_session();
         self.session.store(agreed | SESSION, Ordering::Release);
+        self.fs.volume().note(EventKind::GuestAttached);
         let [flags, flags2] = [agreed & u64::from(u32::MAX), agreed >> 32]
             .map(|half| u32::try_from(half).unwrap_or_default());
         out.put(&InitOut {

@@ -25,7 +25,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, EventKind};
 use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, Node, errno};
 use crate::metrics::Refused;
@@ -200,8 +200,10 @@ impl Server {
     /// Ends the session: the kernel on the other side is gone or starts again. What it had open
     /// and unlinked is freed.
     pub fn reset(&self) {
-        self.session.store(0, Ordering::Release);
-        self.fs.forget_all();
+        if self.session.swap(0, Ordering::AcqRel) & SESSION != 0 {
+            self.fs.volume().note(EventKind::GuestDetached);
+        }
+        self.fs.end_session();
     }
 
     fn answer(
@@ -241,6 +243,9 @@ impl Server {
         };
         if matches!(result, Err(FsError::Engine(EngineError::WouldWait))) {
             return Err(Error::WouldWait);
+        }
+        if matches!(result, Err(FsError::Engine(EngineError::Quota))) {
+            self.fs.volume().note_quota();
         }
         let failed = result.is_err();
         if let Err(error) = &result {

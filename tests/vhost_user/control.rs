@@ -160,6 +160,13 @@ fn commands_say_the_same_whether_a_daemon_serves_or_not() {
         ("diff", &["none@c"]),
         ("restore", &["web@c", "--json"]),
         ("restore", &["web"]),
+        ("restore", &["web@c", "--path=/", "--to=back", "--json"]),
+        ("restore", &["web@c", "--path=/", "--to=back"]),
+        (
+            "restore",
+            &["web@c", "--path=/", "--to=back", "--replace", "--json"],
+        ),
+        ("restore", &["web@c", "--path=none", "--to=back"]),
         ("promote", &["other", "--json"]),
         ("promote", &["other"]),
         ("promote", &["main"]),

@@ -56,6 +56,7 @@ fn work(socket: &Path, client: u64, seed: u64) -> (BTreeMap<String, Known>, u32)
         let of_renamed = format!("{renamed}@s");
         let body = |name: &str| json!({ "name": name }).to_string();
         let both = json!({"source": snapshot, "name": clone}).to_string();
+        let part = json!({"snapshot": snapshot, "source": "/", "destination": "/part"}).to_string();
         let at = |name: &str| format!("/api/v1/datasets/{name}");
         let whole = random.random_bool(0.5);
         let going_on = ask(
@@ -69,6 +70,7 @@ fn work(socket: &Path, client: u64, seed: u64) -> (BTreeMap<String, Known>, u32)
             "/api/v1/snapshots",
             &body(&snapshot),
         ) && ask(&[(&clone, There)], "POST", "/api/v1/clones", &both)
+            && ask(&[], "POST", "/api/v1/snapshots/restore", &part)
             && ask(
                 &[
                     (&dataset, Gone),

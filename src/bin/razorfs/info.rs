@@ -31,10 +31,8 @@ const CACHE_BYTES: u64 = 1 << 20;
 pub struct InfoArgs {
     /// The store's directory.
     pub(crate) store: PathBuf,
-    /// The control socket of the daemon that serves the store, if not control.sock in its
-    /// directory.
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    control: crate::store::ControlArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -161,7 +159,7 @@ impl Chunks {
 pub fn run(args: &InfoArgs) -> Result<(), Error> {
     let place = StorePlace {
         store: args.store.clone(),
-        control: args.control.clone(),
+        control: args.control.place(),
         allow_volatile: true,
     };
     if let Some(daemon) = control::served(&place)? {

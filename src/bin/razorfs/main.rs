@@ -3,6 +3,7 @@
 mod compact;
 mod datasets;
 mod doctor;
+mod events;
 mod exports;
 mod health;
 mod info;
@@ -55,6 +56,7 @@ enum Command {
     Release(snapshots::ReleaseArgs),
     Promote(snapshots::PromoteArgs),
     Diff(snapshots::DiffArgs),
+    Events(events::EventsArgs),
     Send(send::SendArgs),
     Receive(receive::ReceiveArgs),
     Top(top::TopArgs),
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         Command::Release(args) => snapshots::release(args),
         Command::Promote(args) => snapshots::promote(args),
         Command::Diff(args) => snapshots::diff(args),
+        Command::Events(args) => events::run(args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Trim(args) => trim::run(args),

@@ -1,76 +1,73 @@
 //! `razorfs rewrite STORE PATH`: writes a file's content anew.
 
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use razorfs::engine::{OpenOptions, Store, Volume};
-use razorfs::format::id::Ino;
+use razorfs::control::api::{Failure, Rewrite, Rewritten};
+use razorfs::control::{Session, SessionError};
+use serde_json::json;
+
+use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
 /// Writes the content of files anew, as the dataset's settings are now (compression, deduplication),
 /// in few extents. Neither their size nor their times change. Where the dataset deduplicates, what it
-/// finds stays as it is stored. It may be interrupted at any time.
+/// finds stays as it is stored. It may be interrupted at any time; a daemon that serves the store goes
+/// on with the file that it is at.
 #[derive(Debug, Args)]
 pub struct RewriteArgs {
-    /// The store's directory.
-    store: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Paths of files in the dataset.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The dataset.
     #[arg(long, default_value = "main")]
     dataset: String,
-    /// Accept a store on a file system that does not survive a power cut.
-    #[arg(long)]
-    allow_volatile: bool,
 }
 
 /// Does it.
 ///
 /// # Errors
-/// When the store cannot be opened or closed, or a file cannot be found or written.
+/// When the store can be neither reached nor opened, or a file cannot be found or written.
 pub fn run(args: &RewriteArgs) -> Result<(), Error> {
-    let stop = crate::stop_on_signals()?;
-    let options = OpenOptions {
-        allow_volatile: args.allow_volatile,
-        background: false,
-        ..OpenOptions::default()
-    };
-    let store = Store::open(&args.store, options)?;
-    let done = rewrite_all(args, &store, &mut || !stop.load(Ordering::Relaxed));
-    store.close()?;
+    let mut all = Vec::new();
+    let done = args.store.with(false, |session| {
+        let stop = match session {
+            Session::Served(_) => None,
+            Session::Opened(_) => crate::stop_on_signals().ok(),
+        };
+        let is_stopped = || {
+            stop.as_ref()
+                .is_some_and(|stop| stop.load(Ordering::Relaxed))
+        };
+        for path in &args.paths {
+            let what = Rewrite {
+                path: path.as_os_str().as_bytes().escape_ascii().to_string(),
+            };
+            let done = session.rewrite(&args.dataset, &what, &mut || !is_stopped());
+            let Rewritten { bytes } = done.map_err(|error| named(path, error))?;
+            if !args.store.is_json() {
+                crate::tell(&format!("{}: {bytes} bytes written anew\n", path.display()));
+            }
+            all.push(json!({"path": what.path, "bytes": bytes}));
+        }
+        Ok(())
+    });
+    args.store.tell(&all)?;
     done
 }
 
-fn rewrite_all(
-    args: &RewriteArgs,
-    store: &Arc<Store>,
-    go_on: &mut dyn FnMut() -> bool,
-) -> Result<(), Error> {
-    let volume = store.volume(&args.dataset)?;
-    for path in &args.paths {
-        let named = |error| format!("{}: {error}", path.display());
-        let ino = find(&volume, path).map_err(|error| named(error.to_string()))?;
-        let bytes = volume.rewrite(ino, go_on);
-        let bytes = bytes.map_err(|error| named(error.to_string()))?;
-        crate::tell(&format!("{}: {bytes} bytes written anew\n", path.display()));
-    }
-    Ok(())
-}
-
-/// The inode at a path from the dataset's root.
-fn find(volume: &Volume, path: &Path) -> Result<Ino, Error> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut ino = Ino::ROOT;
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => ino = volume.lookup(ino, name.as_bytes())?.ino,
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return Err("a path without '..'".into()),
+/// A refusal that says what was refused.
+fn named(path: &Path, error: SessionError) -> SessionError {
+    match error {
+        SessionError::Refused(failure) => {
+            let message = format!("{}: {failure}", path.display());
+            Failure::new(failure.error, message).into()
         }
+        other => other,
     }
-    Ok(ino)
 }

@@ -1,22 +1,24 @@
 //! `razorfs send STORE DATASET@SNAPSHOT`: a snapshot as a stream.
 
-use std::io::{BufWriter, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use razorfs::engine::{OpenOptions, Store};
-use razorfs::format::record::StreamPosition;
-use razorfs::stream::{Progress, send, token};
+use razorfs::control::operations::Stream;
+use razorfs::control::{self, SendWhat, Session, SessionError, StorePlace};
+use razorfs::stream::{Progress, StreamError, send};
+
+use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Writes a snapshot to the standard output, for `razorfs receive`. The store must not be in use.
+/// Writes a snapshot to the standard output, for `razorfs receive`. Where a daemon serves the store, it
+/// sends, and guests go on meanwhile.
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// The store's directory.
+    /// The store's directory. With an address for --control it is not looked at.
     store: PathBuf,
     /// DATASET@SNAPSHOT
     #[arg(required_unless_present = "resume")]
@@ -30,50 +32,90 @@ pub struct SendArgs {
     /// Write to a terminal, too.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// Writes it.
 ///
 /// # Errors
-/// When the store cannot be opened or read, or the stream not be written.
+/// When the store can be neither reached nor opened, or not be read, or the stream not be written.
 pub fn run(args: &SendArgs) -> Result<(), Error> {
     let out = std::io::stdout();
     if out.is_terminal() && !args.force {
         return Err("a stream is not for a terminal: redirect it to a file or a program".into());
     }
-    let options = OpenOptions {
-        read_only: true,
-        allow_volatile: true,
-        background: false,
-        ..OpenOptions::default()
-    };
-    let store = Store::open(&args.store, options)?;
-    write(&store, args, out.lock()).map_err(|error| named(&args.store, &*error))
-}
-
-fn write(store: &Arc<Store>, args: &SendArgs, out: impl std::io::Write) -> Result<(), Error> {
-    let (sending, position) = match (&args.resume, &args.name) {
-        (Some(text), _) => {
-            let state = token::decode(text).ok_or("that is no token, or not all of it")?;
-            (store.send_rest(&state)?, state.position)
-        }
-        (None, Some(name)) => {
-            let sending = store.send(name, args.from.as_deref())?;
-            (sending, StreamPosition::START)
-        }
+    let what = match (&args.resume, &args.name) {
+        (Some(token), _) => SendWhat::Rest {
+            token: token.clone(),
+        },
+        (None, Some(name)) => SendWhat::Snapshot {
+            name: name.clone(),
+            from: args.from.clone(),
+        },
         (None, None) => return Err("a snapshot's name is missing".into()),
     };
+    let place = StorePlace {
+        store: args.store.clone(),
+        control: args.control.place(),
+        allow_volatile: true,
+    };
+    let of_store = |error: SessionError| control::named(&args.store, &error);
+    let session = Session::begin(&place, true).map_err(of_store)?;
+    let mut out = BufWriter::with_capacity(1 << 20, out.lock());
+    let done = match &session {
+        Session::Served(_) => {
+            let bar = Bar::new(0);
+            let mut out = Counted {
+                out: &mut out,
+                bytes: 0,
+                bar: &bar,
+            };
+            let done = session.send(&what, &mut out, write);
+            bar.end();
+            done
+        }
+        Session::Opened(_) => session.send(&what, &mut out, write),
+    };
+    let ended = session.end();
+    done.map_err(of_store)?;
+    out.flush()?;
+    ended.map_err(of_store)?;
+    Ok(())
+}
+
+/// Writes a snapshot of a store that is open here.
+fn write(stream: Stream, out: &mut dyn Write) -> Result<(), StreamError> {
     // What a whole stream takes is not known before; the content is most of it.
-    let total = match sending.has_base() {
-        false => sending.counts()?.allocated_bytes,
+    let total = match stream.sending.has_base() {
+        false => stream.sending.counts()?.allocated_bytes,
         true => 0,
     };
     let bar = Bar::new(total);
-    let out = BufWriter::with_capacity(1 << 20, out);
-    let done = send(&sending, position, out, &mut |progress| bar.tell(progress));
+    let mut tell = |progress| bar.tell(progress);
+    let done = send(&stream.sending, stream.position, out, &mut tell);
     bar.end();
-    done?;
-    Ok(())
+    done.map(drop)
+}
+
+/// Says how much was written.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bytes: u64,
+    bar: &'a Bar,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes = self.bytes.saturating_add(written as u64);
+        self.bar.0.set_position(self.bytes);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// An error of a store.

@@ -1,15 +1,19 @@
 //! `razorfs restore|hold|release|promote|diff`: what is done with snapshots.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser as Name;
-use razorfs::control::api::{ChangeSnapshot, Compare, Difference, PathChange};
+use razorfs::control::api::{ChangeSnapshot, Compare, Difference, PathChange, Restore};
 
 use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
 /// Makes a dataset what a snapshot of it is. What it was is gone, but for its snapshots: take one
-/// before, to be able to go back.
+/// before, to be able to go back. Or brings a file or directory of the snapshot back with --path,
+/// also while guests use the dataset that do not keep for long what they were told.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     #[command(flatten)]
@@ -17,6 +21,15 @@ pub struct RestoreArgs {
     /// DATASET@SNAPSHOT
     #[arg(value_parser = Name::new())]
     snapshot: String,
+    /// Bring back what has this path in the snapshot, and leave the rest as it is.
+    #[arg(long)]
+    path: Option<OsString>,
+    /// The path that it is to have in the dataset, if not the same.
+    #[arg(long, value_name = "PATH", requires = "path")]
+    to: Option<OsString>,
+    /// Let it take the place of what is there.
+    #[arg(long, requires = "path")]
+    replace: bool,
 }
 
 /// Holds a snapshot: until it is released, neither it nor its dataset can be deleted.
@@ -69,10 +82,27 @@ pub struct DiffArgs {
 /// # Errors
 /// When it is in use, or there is no such snapshot.
 pub fn restore(args: &RestoreArgs) -> Result<(), Error> {
+    if let Some(path) = &args.path {
+        let what = Restore {
+            snapshot: args.snapshot.clone(),
+            source: Some(escaped(path)),
+            destination: args.to.as_deref().map(escaped),
+            replace: args.replace,
+        };
+        let restored = args
+            .store
+            .with(false, |session| session.restore_path(&what))?;
+        return args.store.tell(&restored);
+    }
     let restored = args
         .store
         .with(false, |session| session.restore(&args.snapshot))?;
     args.store.tell(&restored)
+}
+
+/// A path as requests have it.
+fn escaped(path: &OsStr) -> String {
+    path.as_bytes().escape_ascii().to_string()
 }
 
 /// Holds it.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use razorfs::control::{Client, Session, SessionError, StorePlace, daemon, named, served};
+use razorfs::control::{
+    Client, ControlPlace, Remote, Session, SessionError, StorePlace, daemon, named, served,
+};
 use serde::Serialize;
 
 type Error = Box<dyn std::error::Error>;
@@ -11,18 +13,49 @@ type Error = Box<dyn std::error::Error>;
 /// The store that a command is about. Where a daemon serves it, the daemon is asked.
 #[derive(Debug, Args)]
 pub struct StoreArgs {
-    /// The store's directory.
+    /// The store's directory. With an address for --control it is not looked at.
     store: PathBuf,
-    /// The control socket of the daemon that serves the store, if not control.sock in its
-    /// directory.
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlArgs,
     /// Accept a store on a file system that does not survive a power cut.
     #[arg(long)]
     allow_volatile: bool,
     /// Print what is there then, as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Where the daemon listens that serves the store.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// The control socket of the daemon that serves the store, if not control.sock in its directory;
+    /// or where it listens with --control-tcp: https://HOST:PORT
+    #[arg(long, value_name = "PATH|URL")]
+    control: Option<PathBuf>,
+    /// For an address: the file with the token that the daemon was given.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    control_token_file: Option<PathBuf>,
+    /// For an address: the certificate, in PEM form, that the daemon's was signed with.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    control_ca: Option<PathBuf>,
+}
+
+impl ControlArgs {
+    /// Where that is.
+    pub fn place(&self) -> ControlPlace {
+        let Some(control) = &self.control else {
+            return ControlPlace::InStore;
+        };
+        let is_url = |text: &&str| text.starts_with("https://") || text.starts_with("http://");
+        match control.to_str().filter(is_url) {
+            Some(url) => ControlPlace::Remote(Remote {
+                url: url.to_owned(),
+                token_file: self.control_token_file.clone(),
+                ca_file: self.control_ca.clone(),
+            }),
+            None => ControlPlace::Socket(control.clone()),
+        }
+    }
 }
 
 impl StoreArgs {
@@ -59,7 +92,7 @@ impl StoreArgs {
     fn place(&self) -> StorePlace {
         StorePlace {
             store: self.store.clone(),
-            control: self.control.clone(),
+            control: self.control.place(),
             allow_volatile: self.allow_volatile,
         }
     }

@@ -1,28 +1,38 @@
 //! Connections: accepting them, their limits, and the end.
 //!
 //! A connection carries one request. So whoever is done makes room for the next, and each step has
-//! its time: the headers, the body, and taking the answer. Only the work itself takes as long as it
-//! takes.
+//! its time: the handshake, the headers, the body, and taking the answer. Only the work itself takes as
+//! long as it takes. An answer that goes on ([`Lasting`]) takes no room from others and has limits of
+//! its own; the daemon's end cuts it off.
+//!
+//! What comes over TCP is refused before it is looked at when it has no token.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use super::{Served, router};
+use super::exchange::{Lasting, unauthorized};
+use super::stream::Flow;
+use super::{STREAMS_MAX, Served, router};
 use crate::control::socket::Listener;
+use crate::control::tcp::{self, Guard};
 
-/// Threads that wait for the disk, at most.
+/// Threads that wait for the disk, at most, besides those of what takes long: answers that go on, and
+/// a scrub.
 const THREADS_MAX: usize = 4;
 /// Bytes of headers, at most.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -75,35 +85,94 @@ impl Drop for Running {
     }
 }
 
-/// Answers requests at a socket, in threads of its own.
+/// Where requests come from.
+#[derive(Default)]
+pub struct Listeners {
+    /// The socket in the store's directory, or elsewhere.
+    pub unix: Option<Listener>,
+    /// An address.
+    pub tcp: Option<tcp::Listener>,
+}
+
+/// One of them.
+struct Accepting {
+    socket: Socket,
+    /// What removes it in the end.
+    _named: Option<Listener>,
+}
+
+enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener, Arc<Guard>),
+}
+
+/// Somebody who has connected.
+enum Connected {
+    Unix(UnixStream),
+    Tcp(TcpStream, Arc<Guard>),
+}
+
+impl Accepting {
+    async fn accept(&self) -> io::Result<Connected> {
+        match &self.socket {
+            Socket::Unix(listener) => Ok(Connected::Unix(listener.accept().await?.0)),
+            Socket::Tcp(listener, guard) => {
+                let (stream, _) = listener.accept().await?;
+                // An answer is one write, and whoever waits for it sends nothing meanwhile.
+                stream.set_nodelay(true)?;
+                Ok(Connected::Tcp(stream, Arc::clone(guard)))
+            }
+        }
+    }
+}
+
+/// Answers requests, in threads of its own.
 ///
 /// # Errors
 /// When the system has no more threads or descriptors.
-pub fn start(listener: Listener, served: Served) -> io::Result<Running> {
-    start_within(listener, served, Limits::default())
+pub fn start(listeners: Listeners, served: Served) -> io::Result<Running> {
+    start_within(listeners, served, Limits::default())
 }
 
 /// As [`start`].
 pub(super) fn start_within(
-    listener: Listener,
+    listeners: Listeners,
     served: Served,
     limits: Limits,
 ) -> io::Result<Running> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(THREADS_MAX)
+        .max_blocking_threads(THREADS_MAX + STREAMS_MAX + 1)
         .thread_name(THREAD)
         .build()?;
-    let accepting = {
+    let mut accepting = Vec::new();
+    {
         let _entered = runtime.enter();
-        UnixListener::from_std(listener.listener()?)?
-    };
+        if let Some(named) = listeners.unix {
+            let socket = Socket::Unix(UnixListener::from_std(named.listener()?)?);
+            let _named = Some(named);
+            accepting.push(Accepting { socket, _named });
+        }
+        if let Some(tcp) = listeners.tcp {
+            let (listener, guard) = tcp.split();
+            let socket = Socket::Tcp(TcpListener::from_std(listener)?, guard);
+            let _named = None;
+            accepting.push(Accepting { socket, _named });
+        }
+    }
     let (stop, stopped) = watch::channel(false);
-    let router = router(served);
+    let router = router(served.clone());
     let thread = std::thread::Builder::new()
         .name(THREAD.into())
         .spawn(move || {
-            runtime.block_on(serve((accepting, listener), router, stopped, limits));
+            runtime.block_on(async {
+                let mut all = JoinSet::new();
+                for each in accepting {
+                    all.spawn(serve(each, router.clone(), stopped.clone(), limits));
+                }
+                while all.join_next().await.is_some() {}
+            });
+            served.end();
             // Waits for what is being done to the store.
             drop(runtime);
         })?;
@@ -114,7 +183,7 @@ pub(super) fn start_within(
 }
 
 async fn serve(
-    (listener, named): (UnixListener, Listener),
+    accepting: Accepting,
     router: Router,
     mut stopped: watch::Receiver<bool>,
     limits: Limits,
@@ -125,19 +194,23 @@ async fn serve(
         let accepted = async {
             // Never closed.
             let room = Arc::clone(&room).acquire_owned().await.ok();
-            (room, listener.accept().await)
+            (room, accepting.accept().await)
         };
         let (room, accepted) = tokio::select! {
             accepted = accepted => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let answering = answer(stream, router.clone(), stopped.clone(), limits);
-                connections.spawn(async move {
-                    answering.await;
-                    drop(room);
-                });
+            Ok(connected) => {
+                let (router, stopped) = (router.clone(), stopped.clone());
+                let connection = Connection {
+                    router,
+                    stopped,
+                    limits,
+                    guard: None,
+                    room,
+                };
+                connections.spawn(connection.begin(connected));
             }
             Err(error) => {
                 log::warn!("the control socket cannot accept a connection: {error}");
@@ -148,7 +221,7 @@ async fn serve(
         while connections.try_join_next().is_some() {}
     }
     // Commands that come now wait for the store's lock.
-    drop((listener, named));
+    drop(accepting);
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.end_time, all).await.is_err() {
         log::warn!("requests to the control socket are not answered any more");
@@ -162,55 +235,135 @@ fn asked(request: &hyper::Request<hyper::body::Incoming>) -> Option<String> {
     (!method.is_safe()).then(|| format!("{method} {path:.200}"))
 }
 
-/// One connection, to its end.
-async fn answer(
-    stream: UnixStream,
+/// What a connection is to be answered with.
+struct Connection {
     router: Router,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
     limits: Limits,
-) {
-    let (is_asked, answered) = (AtomicBool::new(false), Notify::new());
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        is_asked.store(true, Ordering::Relaxed);
-        let (mut router, answered) = (router.clone(), &answered);
-        let asked = asked(&request);
-        async move {
-            let answer = router.call(request).await;
-            if let (Some(asked), Ok(answer)) = (asked, &answer) {
-                log::info!("asked for {asked}: {}", answer.status());
-            }
-            answered.notify_one();
-            answer
+    /// Who may ask; anyone who could connect to a UNIX socket.
+    guard: Option<Arc<Guard>>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// How far a connection is, and the room that it takes from others.
+struct Progress {
+    state: State,
+    room: Option<OwnedSemaphorePermit>,
+    /// Of an answer that goes on.
+    flow: Option<Arc<Flow>>,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Silent,
+    Asked,
+    Lasting,
+}
+
+impl Connection {
+    async fn begin(mut self, connected: Connected) {
+        let (stream, guard) = match connected {
+            Connected::Unix(stream) => return self.answer(stream).await,
+            Connected::Tcp(stream, guard) => (stream, guard),
+        };
+        let tls = guard.tls.clone();
+        self.guard = Some(guard);
+        let Some(tls) = tls else {
+            return self.answer(stream).await;
+        };
+        let handshake = TlsAcceptor::from(tls).accept(stream);
+        let mut stopped = self.stopped.clone();
+        let done = tokio::select! {
+            done = tokio::time::timeout(self.limits.header_time, handshake) => done,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        match done {
+            Ok(Ok(stream)) => self.answer(stream).await,
+            Ok(Err(error)) => log::debug!("a TLS handshake: {error}"),
+            Err(_) => log::debug!("a TLS handshake took too long"),
         }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_time)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let too_late = async {
-        answered.notified().await;
-        tokio::time::sleep(limits.answer_time).await;
-    };
-    let mut too_late = std::pin::pin!(too_late);
-    let mut is_ending = false;
-    loop {
-        tokio::select! {
-            done = &mut connection => {
-                if let Err(error) = done {
-                    log::debug!("a connection to the control socket: {error}");
+    }
+
+    /// Answers its request, to its end.
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let progress = Mutex::new(Progress {
+            state: State::Silent,
+            room: self.room,
+            flow: None,
+        });
+        let answered = Notify::new();
+        let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+            progress.lock().state = State::Asked;
+            let (mut router, answered, progress) = (self.router.clone(), &answered, &progress);
+            let asked = asked(&request);
+            let guard = self.guard.as_deref();
+            let may_ask = guard.is_none_or(|guard| guard.token.is_in(request.headers()));
+            async move {
+                let answer: Result<Response, std::convert::Infallible> = match may_ask {
+                    true => router.call(request).await,
+                    false => Ok(unauthorized()),
+                };
+                if let (Some(asked), Ok(answer)) = (asked, &answer) {
+                    log::info!("asked for {asked}: {}", answer.status());
                 }
-                return;
+                let lasting = answer.as_ref().map(|answer| answer.extensions().get());
+                match lasting {
+                    Ok(Some(Lasting(flow))) => {
+                        let mut progress = progress.lock();
+                        progress.state = State::Lasting;
+                        progress.room = None;
+                        progress.flow = Some(Arc::clone(flow));
+                    }
+                    _ => answered.notify_one(),
+                }
+                answer
             }
-            () = &mut too_late => return,
-            _ = stopped.wait_for(|stopped| *stopped), if !is_ending => {
-                if !is_asked.load(Ordering::Relaxed) {
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_time)
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let too_late = async {
+            answered.notified().await;
+            tokio::time::sleep(self.limits.answer_time).await;
+        };
+        let mut too_late = std::pin::pin!(too_late);
+        let stuck = async {
+            let is_stuck = || {
+                progress
+                    .lock()
+                    .flow
+                    .as_ref()
+                    .is_some_and(|flow| flow.is_stuck())
+            };
+            while !is_stuck() {
+                tokio::time::sleep(self.limits.answer_time).await;
+            }
+        };
+        let mut stuck = std::pin::pin!(stuck);
+        let mut stopped = self.stopped.clone();
+        let mut is_ending = false;
+        loop {
+            tokio::select! {
+                done = &mut connection => {
+                    if let Err(error) = done {
+                        log::debug!("a connection to the control socket: {error}");
+                    }
                     return;
                 }
-                is_ending = true;
+                () = &mut too_late => return,
+                () = &mut stuck => return,
+                _ = stopped.wait_for(|stopped| *stopped), if !is_ending => {
+                    if progress.lock().state != State::Asked {
+                        return;
+                    }
+                    is_ending = true;
+                }
             }
         }
     }

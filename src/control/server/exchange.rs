@@ -1,6 +1,7 @@
 //! From requests to types, and from results to answers. Whatever is wrong with a request, the
 //! answer is a [`Failure`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,11 +9,12 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::stream::Flow;
 use crate::control::api::{ErrorKind, Failure};
 use crate::control::operations::Made;
 
@@ -72,6 +74,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Options<T> {
     }
 }
 
+/// The last event that a client was told before its connection was cut.
+pub(super) struct LastEvent(pub(super) Option<u64>);
+
+impl<S: Sync> FromRequestParts<S> for LastEvent {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let Some(value) = parts.headers.get("last-event-id") else {
+            return Ok(LastEvent(None));
+        };
+        let id = value.to_str().ok().and_then(|text| text.parse().ok());
+        match id {
+            Some(id) => Ok(LastEvent(Some(id))),
+            None => Err(bad_request(&"Last-Event-ID is not the number of an event")),
+        }
+    }
+}
+
 fn bad_request(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(ErrorKind::BadRequest, error.to_string())
 }
@@ -127,6 +147,19 @@ fn answer(status: StatusCode, value: &impl Serialize) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+/// Of an answer that goes on for as long as there is something to say: see the module of connections.
+#[derive(Debug, Clone)]
+pub(super) struct Lasting(pub(super) Arc<Flow>);
+
+/// For who has no token, or not the right one.
+pub(super) fn unauthorized() -> Response {
+    let message = "this takes the token: 'Authorization: Bearer TOKEN'";
+    let mut response = Failure::new(ErrorKind::Unauthorized, message).into_response();
+    let bearer = HeaderValue::from_static("Bearer");
+    response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
     response
 }
 

@@ -4,25 +4,33 @@
 //! it is registered with is what the document says of it.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use axum::Router;
 use axum::extract::State;
+use axum::response::Response;
 use hyper::StatusCode;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi};
+use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Served;
-use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
+use super::exchange::{
+    Answer, Json, LastEvent, Name, Options, Plain, method_not_allowed, not_found,
+};
+use super::stream::Writer;
 use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, DeleteExport, Difference,
-    ErrorKind, Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewExport,
-    NewSnapshot, Snapshot, Stats, Trim, Trimmed,
+    ErrorKind, Event, Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewExport,
+    NewScrub, NewSnapshot, Restore, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot,
+    Stats, Trim, Trimmed, Watch,
 };
-use crate::control::operations::{self, Made};
+use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
+use crate::stream;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -30,9 +38,22 @@ type Result<T> = std::result::Result<T, Failure>;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "razorfs", version = "1"),
-    components(schemas(Failure, ErrorKind))
+    security((), ("token" = [])),
+    modifiers(&Token),
+    components(schemas(Failure, ErrorKind, Event))
 )]
 struct Document;
+
+/// Over TCP each request has it.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = Http::new(HttpAuthScheme::Bearer);
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    }
+}
 
 /// The paths, for who serves them, and the document of them.
 fn paths() -> OpenApiRouter<Served> {
@@ -43,15 +64,21 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(list_snapshots, take_snapshot))
         .routes(routes!(get_snapshot, change_snapshot, delete_snapshot))
         .routes(routes!(restore))
+        .routes(routes!(restore_path))
+        .routes(routes!(send))
+        .routes(routes!(send_rest))
         .routes(routes!(promote))
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
         .routes(routes!(trim))
         .routes(routes!(list_exports, add_export))
         .routes(routes!(remove_export))
+        .routes(routes!(rewrite))
+        .routes(routes!(get_scrub, begin_scrub, stop_scrub))
         .routes(routes!(stats))
         .routes(routes!(get_activity))
         .routes(routes!(metrics))
+        .routes(routes!(events))
         .routes(routes!(openapi))
 }
 
@@ -71,8 +98,9 @@ pub fn router(served: Served) -> Router {
 }
 
 /// What every request may be answered with.
-const ANY: [ErrorKind; 4] = [
+const ANY: [ErrorKind; 5] = [
     ErrorKind::BadRequest,
+    ErrorKind::Unauthorized,
     ErrorKind::MethodNotAllowed,
     ErrorKind::Failed,
     ErrorKind::Overloaded,
@@ -298,6 +326,73 @@ async fn restore(State(served): State<Served>, Name(name): Name) -> Result<Answe
     served.run(restore).await.map(Answer)
 }
 
+/// Brings a file or a directory of a snapshot back into its dataset, which may be in use: by guests
+/// that do not keep for long what they were told. Content is shared, and all of it appears at once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/snapshots/restore",
+    request_body = Restore,
+    responses((status = OK, description = "It is there", body = Restored), Refusals),
+)]
+async fn restore_path(
+    State(served): State<Served>,
+    Json(what): Json<Restore>,
+) -> Result<Answer<Restored>> {
+    let restore = move |store: &_| operations::restore_path(store, &what);
+    served.run(restore).await.map(Answer)
+}
+
+/// A snapshot as `razorfs send` writes it: what a `razorfs receive` reads. An answer that breaks off
+/// is not all of it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/snapshots/{name}/stream",
+    params(("name" = String, Path, description = "DATASET@SNAPSHOT"), SendSnapshot),
+    responses(
+        (
+            status = OK,
+            description = "The stream",
+            body = Vec<u8>,
+            content_type = "application/octet-stream",
+        ),
+        Refusals,
+    ),
+)]
+async fn send(
+    State(served): State<Served>,
+    Name(name): Name,
+    Options(how): Options<SendSnapshot>,
+) -> Result<Response> {
+    let open = move |store: &_| operations::send(store, &name, how.from.as_deref());
+    served.write_out(open, write).await
+}
+
+/// The rest of such a stream for a receiver that was cut off.
+#[utoipa::path(
+    get,
+    path = "/api/v1/streams/{token}",
+    params(("token" = String, Path, description = "From `razorfs receive --resume-token`")),
+    responses(
+        (
+            status = OK,
+            description = "The stream",
+            body = Vec<u8>,
+            content_type = "application/octet-stream",
+        ),
+        Refusals,
+    ),
+)]
+async fn send_rest(State(served): State<Served>, Name(token): Name) -> Result<Response> {
+    let open = move |store: &_| operations::send_rest(store, &token);
+    served.write_out(open, write).await
+}
+
+fn write(stream: Stream, out: &mut Writer) -> std::result::Result<(), String> {
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let sent = stream::send(&stream.sending, stream.position, out, go_on);
+    sent.map(drop).map_err(|error| error.to_string())
+}
+
 /// Gives a clone the snapshots that it has in common with the dataset that it was cloned from,
 /// which counts as a clone of it from then on.
 #[utoipa::path(
@@ -357,6 +452,69 @@ async fn clone_dataset(
 async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Answer<Trimmed>> {
     let trim = move |store: &_| operations::trim(store, &how);
     served.run(trim).await.map(Answer)
+}
+
+/// Writes the content of a file anew, as the dataset's settings are now, in few extents.
+#[utoipa::path(
+    post,
+    path = "/api/v1/datasets/{name}/rewrite",
+    params(("name" = String, Path, description = "DATASET")),
+    request_body = Rewrite,
+    responses((status = OK, description = "It was written", body = Rewritten), Refusals),
+)]
+async fn rewrite(
+    State(served): State<Served>,
+    Name(name): Name,
+    Json(what): Json<Rewrite>,
+) -> Result<Answer<Rewritten>> {
+    let room = served.take_long()?;
+    let going = served.clone();
+    let rewrite = move |store: &_| {
+        let go_on = &mut || !going.is_ending();
+        let done = operations::rewrite(store, &name, &what, go_on);
+        drop(room);
+        done
+    };
+    served.run(rewrite).await.map(Answer)
+}
+
+/// What the scrub under way has done, or the last one.
+#[utoipa::path(
+    get,
+    path = "/api/v1/scrub",
+    responses((status = OK, body = Scrub), Unreadable),
+)]
+async fn get_scrub(State(served): State<Served>) -> Answer<Scrub> {
+    Answer(operations::scrub_status(&served.store))
+}
+
+/// Begins to read everything that is stored, to find what is damaged. One that is under way goes on.
+#[utoipa::path(
+    post,
+    path = "/api/v1/scrub",
+    request_body = NewScrub,
+    responses(
+        (status = CREATED, description = "It has begun", body = Scrub),
+        (status = OK, description = "One was under way", body = Scrub),
+        Refusals,
+    ),
+)]
+async fn begin_scrub(State(served): State<Served>, Json(how): Json<NewScrub>) -> Made<Scrub> {
+    Made {
+        is_new: served.scrub(how),
+        it: operations::scrub_status(&served.store),
+    }
+}
+
+/// Has the scrub under way stop soon, if there is one. The next one goes on there.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/scrub",
+    responses((status = NO_CONTENT, description = "It stops"), Refusals),
+)]
+async fn stop_scrub(State(served): State<Served>) -> StatusCode {
+    served.store.stop_scrub();
+    StatusCode::NO_CONTENT
 }
 
 /// What guests can reach.
@@ -445,6 +603,33 @@ async fn metrics(State(served): State<Served>) -> Result<Plain> {
     let text = prometheus::text(&activity);
     let text = text.map_err(|error| Failure::new(ErrorKind::Failed, error.to_string()))?;
     Ok(Plain(prometheus::CONTENT_TYPE, text))
+}
+
+/// What happens, from now on or behind an event, as server-sent events: each has a number, a kind and
+/// an `Event` as its data. Of kind `missed` it says how many are not known any more.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    params(
+        Watch,
+        ("Last-Event-ID" = Option<u64>, Header, description = "As `after`, when that is not said"),
+    ),
+    responses(
+        (
+            status = OK,
+            description = "It does not end",
+            body = String,
+            content_type = "text/event-stream",
+        ),
+        Unreadable,
+    ),
+)]
+async fn events(
+    State(served): State<Served>,
+    Options(watch): Options<Watch>,
+    LastEvent(last): LastEvent,
+) -> Result<Response> {
+    served.watch(watch.after.or(last))
 }
 
 /// This document.

@@ -4,33 +4,43 @@
 //! handlers     each path and method, and the document that describes them
 //! exchange     requests to types, results to answers
 //! connections  accepting, limits, the end
+//! stream       answers that are made while they are taken
+//! events       what happens, for those who watch
 //! ```
 //!
 //! What may touch the disk runs in threads for that, a few at a time: the thread of the connections
 //! only waits for sockets. A request whose client has gone is carried out to the end all the same.
 
 mod connections;
+mod events;
 mod exchange;
 mod handlers;
+mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::{self, Activity};
-use super::api::{ErrorKind, Failure};
+use super::api::{ErrorKind, Failure, NewScrub};
 use super::operations;
-use crate::engine::Store;
+use crate::engine::{ScrubOptions, Store};
 use crate::export::Exports;
 
-pub use connections::{Running, start};
+pub use connections::{Listeners, Running, start};
 pub use handlers::{document, router};
 
 /// Requests in work or waiting for a thread, at most. Whoever goes away does not take back what was
 /// asked for.
 const REQUESTS_MAX: usize = 128;
+/// Snapshots that are sent, and files that are written anew, at a time.
+const STREAMS_MAX: usize = 4;
+/// Clients that watch what happens, at a time.
+const WATCHERS_MAX: usize = 16;
 
 /// What requests are about.
 #[derive(Clone)]
@@ -38,6 +48,10 @@ pub struct Served {
     store: Arc<Store>,
     exports: Arc<Exports>,
     room: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
+    /// The daemon ends: what takes long is to stop.
+    ending: Arc<AtomicBool>,
 }
 
 impl Served {
@@ -48,6 +62,9 @@ impl Served {
             store,
             exports,
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            ending: Arc::default(),
         }
     }
 
@@ -64,6 +81,45 @@ impl Served {
             activity::gather(store, described.into_iter())
         };
         self.run(gather).await
+    }
+
+    /// Room for something that takes long.
+    fn take_long(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let room = Arc::clone(&self.streams).try_acquire_owned();
+        let message = "as much that takes long is done as can be at a time: try again";
+        room.map_err(|_| Failure::new(ErrorKind::Overloaded, message))
+    }
+
+    /// Has what takes long stop soon.
+    fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.store.stop_scrub();
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Begins to read everything that is stored, unless that is under way; whether it was begun now.
+    fn scrub(&self, how: NewScrub) -> bool {
+        let Some(claim) = self.store.claim_scrub() else {
+            return false;
+        };
+        let options = ScrubOptions {
+            bytes_per_sec: how.bytes_per_second.unwrap_or(0),
+            restart: how.restart,
+        };
+        let served = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let go_on = &mut |_: &_| match served.is_ending() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            if let Err(error) = claim.run(options, go_on) {
+                log::error!("a scrub ended: {error}");
+            }
+        });
+        true
     }
 
     /// Does something that may wait for the disk.

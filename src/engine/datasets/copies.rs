@@ -6,7 +6,7 @@ use super::DatasetError;
 use super::records::{
     counters_of, dataset_name, found, lineage, new_id, put_lineage, put_record, split_name,
 };
-use crate::engine::Store;
+use crate::engine::{EventKind, Store};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
@@ -63,6 +63,10 @@ impl Store {
     ) -> Result<T, DatasetError> {
         // In use from here on, or who begins to use it now would not find the gate closed.
         let volume = self.volume(dataset)?;
+        let _nothing_hidden = match volume.is_writable() {
+            true => Some(volume.nothing_hidden()?),
+            false => None,
+        };
         // Most of it while others go on writing.
         volume.write_out_files()?;
         self.throttle()?;
@@ -106,6 +110,10 @@ impl Store {
         if how == Copy::Clone {
             let reserved = &self.data.reserved_bytes;
             reserved.fetch_add(counters.reserved_bytes, Ordering::Relaxed);
+        }
+        match how {
+            Copy::Snapshot => self.note(EventKind::SnapshotCreated, name, None),
+            Copy::Clone => self.note(EventKind::DatasetCreated, name, Some(source)),
         }
         Ok(to)
     }

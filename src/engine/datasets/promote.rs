@@ -2,7 +2,7 @@
 
 use super::records::{dataset_name, found, lineage, put_record, record_of, split_name};
 use super::{DATASET_NAME_MAX, DatasetError, find};
-use crate::engine::Store;
+use crate::engine::{EventKind, Store};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{DATASET_HELD, DatasetRecord, dataset_name_key};
@@ -67,7 +67,9 @@ impl Store {
         record.origin = std::mem::replace(&mut origin_record.origin, from);
         put_record(&mut tx, origin, &origin_record)?;
         put_record(&mut tx, id, &record)?;
-        self.end(tx)
+        self.end(tx)?;
+        self.note(EventKind::DatasetPromoted, clone, None);
+        Ok(())
     }
 }
 

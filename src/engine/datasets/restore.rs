@@ -7,9 +7,9 @@ use super::records::{
     reserved_bytes, split_name,
 };
 use super::{DatasetError, STORE_AT_WORK};
-use crate::engine::Store;
 use crate::engine::store::Room;
 use crate::engine::volume::Dataset;
+use crate::engine::{EventKind, Store};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
@@ -66,6 +66,7 @@ impl Store {
             self.end(tx)?;
             self.count_replaced(datasets.remove(&id), before, after);
             self.background.reap();
+            self.note(EventKind::DatasetRestored, dataset, Some(name));
             return Ok(());
         }
     }

@@ -10,7 +10,7 @@ use crate::engine::datasets::{
 };
 use crate::engine::send::{counts_of, orphans_in};
 use crate::engine::store::Room;
-use crate::engine::{EngineError, TreeCounts};
+use crate::engine::{EngineError, EventKind, TreeCounts};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
@@ -49,9 +49,16 @@ impl Receiving {
             return Err(EngineError::Invalid("inode numbers at their end").into());
         }
         match self.base {
-            None => self.name_it(counts),
-            Some(_) => self.replace(counts),
+            None => self.name_it(counts)?,
+            Some(_) => self.replace(counts)?,
         }
+        let snapshot = format!("{}@{}", self.dataset, self.record.name);
+        let store = self.store();
+        if self.base.is_none() {
+            store.note(EventKind::DatasetCreated, &self.dataset, None);
+        }
+        store.note(EventKind::SnapshotCreated, &snapshot, None);
+        Ok(())
     }
 
     /// A new dataset gets its name.

@@ -7,6 +7,7 @@ mod health;
 mod metadata;
 mod names;
 mod rename;
+mod restore_path;
 mod xattrs;
 
 use std::sync::Arc;

@@ -31,9 +31,8 @@ pub struct DoctorArgs {
     /// The store's directory.
     #[arg(required_unless_present = "guest", conflicts_with = "guest")]
     store: Option<PathBuf>,
-    /// The daemon's control socket, if not control.sock in that directory.
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    #[command(flatten)]
+    control: crate::store::ControlArgs,
     /// Look at this machine as the guest that is to mount TAG.
     #[arg(long, value_name = "TAG")]
     guest: Option<String>,
@@ -141,7 +140,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Error> {
         (Some(store), _) => {
             let place = StorePlace {
                 store: store.clone(),
-                control: args.control.clone(),
+                control: args.control.place(),
                 allow_volatile: true,
             };
             store::look(store, &mut found);

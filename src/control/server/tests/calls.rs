@@ -18,15 +18,21 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/snapshots", "get post"),
         ("/api/v1/snapshots/{name}", "delete get patch"),
         ("/api/v1/snapshots/{name}/restore", "post"),
+        ("/api/v1/snapshots/restore", "post"),
+        ("/api/v1/snapshots/{name}/stream", "get"),
+        ("/api/v1/streams/{token}", "get"),
         ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
         ("/api/v1/exports", "get post"),
         ("/api/v1/exports/{socket}", "delete"),
+        ("/api/v1/datasets/{name}/rewrite", "post"),
+        ("/api/v1/scrub", "delete get post"),
         ("/api/v1/stats", "get"),
         ("/api/v1/activity", "get"),
         ("/metrics", "get"),
+        ("/api/v1/events", "get"),
         ("/api/v1/openapi.json", "get"),
     ];
     let world = World::new();
@@ -40,7 +46,12 @@ fn each_path_has_the_methods_that_the_document_says() {
         for method in ["get", "post", "patch", "delete", "put"] {
             let path = path
                 .replace("{name}", "none@none")
-                .replace("{socket}", "%2Fnone");
+                .replace("{socket}", "%2Fnone")
+                .replace("{token}", "none");
+            if (method, path.as_str()) == ("get", "/api/v1/events") {
+                // It does not end.
+                continue;
+            }
             let answer = world.call(&method.to_uppercase(), &path, &Value::Null);
             let is_there = found.contains(&method);
             assert_eq!(answer.0 != 405, is_there, "{method} {path}: {answer:?}");
@@ -513,5 +524,192 @@ fn an_answer_may_have_more_fields_and_a_request_not() {
     let more = json!({"name": "a", "colour": "blue"});
     assert!(serde_json::from_value::<NewDataset>(more).is_err());
     assert_eq!(operations::datasets(&world.store).unwrap()[1], read);
+    world.finish();
+}
+
+/// `web` with a directory, of which there is a snapshot.
+fn with_a_directory() -> World {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    let web = world.store.volume("web").unwrap();
+    let dir = crate::engine::NewInode {
+        mode: libc::S_IFDIR | 0o755,
+        umask: 0,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    web.create(Cred::default(), Ino::ROOT, b"d\n\xff", &dir)
+        .unwrap();
+    write(&web, "file", b"content");
+    drop(web);
+    assert_eq!(world.post(SNAPSHOTS, &name("web@s")).0, 201);
+    world
+}
+
+#[test]
+fn a_path_is_restored_as_differences_tell_it() {
+    const RESTORE: &str = "/api/v1/snapshots/restore";
+    let world = with_a_directory();
+    let web = world.store.volume("web").unwrap();
+    web.rmdir(Ino::ROOT, b"d\n\xff").unwrap();
+    let (_, told) = world.get("/api/v1/differences?old=web@s&new=web");
+    let told = told.as_array().unwrap();
+    let gone = told
+        .iter()
+        .find(|each| each["change"] == "removed")
+        .unwrap();
+    let what = json!({"snapshot": "web@s", "source": gone["path"]});
+    let (status, restored) = world.post(RESTORE, &what);
+    assert_eq!(status, 200, "{restored}");
+    let expected = json!({"snapshot": "web@s", "dataset": "web", "source": gone["path"],
+        "destination": gone["path"], "inodes": 1});
+    assert_eq!(restored, expected);
+    assert!(web.lookup(Ino::ROOT, b"d\n\xff").is_ok());
+    // Again: it is there.
+    assert_eq!(kind(&world.post(RESTORE, &what)), "exists");
+    let mut again = what.clone();
+    again["replace"] = json!(true);
+    assert_eq!(world.post(RESTORE, &again).0, 200);
+    again["destination"] = json!("elsewhere");
+    assert_eq!(world.post(RESTORE, &again).0, 200);
+    // All of it, which nobody may use meanwhile.
+    let all = json!({"snapshot": "web@s"});
+    assert_eq!(kind(&world.post(RESTORE, &all)), "busy");
+    drop(web);
+    for all in [
+        all,
+        json!({"snapshot": "web@s", "source": "//", "destination": "/"}),
+    ] {
+        assert_eq!(world.post(RESTORE, &all).0, 200);
+    }
+    let web = world.store.volume("web").unwrap();
+    assert!(web.lookup(Ino::ROOT, b"elsewhere").is_err());
+    drop(web);
+    for (what, expected) in [
+        (json!({"snapshot": "web@none", "source": "x"}), "not_found"),
+        (json!({"snapshot": "web@s", "source": "x"}), "not_found"),
+        (json!({"snapshot": "web", "source": "x"}), "bad_name"),
+        (
+            json!({"snapshot": "web@s", "source": "a/../b"}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "\\x0"}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "x", "force": true}),
+            "bad_request",
+        ),
+        (
+            json!({"snapshot": "web@s", "source": "file", "destination": "/"}),
+            "not_possible",
+        ),
+    ] {
+        assert_eq!(kind(&world.post(RESTORE, &what)), expected, "{what}");
+    }
+    world.finish();
+}
+
+/// A CSI driver knows a volume by it.
+#[test]
+fn a_dataset_keeps_its_uuid_whatever_becomes_of_it() {
+    let world = with_a_directory();
+    let uuid = |path: &str| {
+        let (status, found) = world.get(path);
+        assert_eq!(status, 200, "{found}");
+        let uuid: uuid::Uuid = found["uuid"].as_str().unwrap().parse().unwrap();
+        assert_eq!(
+            (
+                uuid.get_version_num(),
+                found["uuid"].as_str().unwrap().len()
+            ),
+            (8, 36)
+        );
+        (
+            uuid,
+            found["id"].as_u64().unwrap(),
+            found["created_at"].clone(),
+        )
+    };
+    let (web, snapshot) = (
+        uuid("/api/v1/datasets/web"),
+        uuid("/api/v1/snapshots/web@s"),
+    );
+    assert_ne!(web.0, snapshot.0);
+    world.post("/api/v1/snapshots/web@s/restore", &Value::Null);
+    assert_eq!(uuid("/api/v1/datasets/web"), web);
+    world.post(CLONES, &json!({"source": "web@s", "name": "copy"}));
+    let copy = uuid("/api/v1/datasets/copy");
+    assert!(![web.0, snapshot.0].contains(&copy.0));
+    assert_eq!(world.patch("/api/v1/datasets/web", &name("other")).0, 200);
+    assert_eq!(uuid("/api/v1/datasets/other"), web);
+    assert_eq!(uuid("/api/v1/snapshots/other@s"), snapshot);
+    assert_eq!(
+        world.post("/api/v1/datasets/copy/promote", &Value::Null).0,
+        200
+    );
+    assert_eq!(uuid("/api/v1/datasets/copy"), copy);
+    assert_eq!(uuid("/api/v1/snapshots/copy@s"), snapshot);
+    world.finish();
+}
+
+#[test]
+fn a_scrub_is_begun_watched_and_stopped() {
+    const SCRUB: &str = "/api/v1/scrub";
+    let world = with_a_directory();
+    let idle = world.get(SCRUB).1;
+    assert_eq!(
+        (&idle["is_running"], &idle["is_done"]),
+        (&json!(false), &json!(false))
+    );
+    let done = || {
+        let begin = std::time::Instant::now();
+        loop {
+            let (_, status) = world.get(SCRUB);
+            if status["is_running"] == false {
+                return status;
+            }
+            assert!(begin.elapsed().as_secs() < 20, "{status}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let (status, begun) = world.post(SCRUB, &json!({}));
+    assert_eq!((status, &begun["is_running"]), (201, &json!(true)));
+    let found = done();
+    assert_eq!(
+        (&found["is_done"], &found["errors"]),
+        (&json!(true), &json!(0))
+    );
+    assert!(found["items"].as_u64().unwrap() > 3);
+    // One at a time: who asks again is told of the one that is under way.
+    let slow = json!({"bytes_per_second": 1, "restart": true});
+    assert_eq!(world.post(SCRUB, &slow).0, 201);
+    let (status, again) = world.post(SCRUB, &json!({}));
+    assert_eq!((status, &again["is_running"]), (200, &json!(true)));
+    assert_eq!(world.delete(SCRUB).0, 204);
+    assert_eq!(done()["is_done"], false);
+    assert_eq!(world.delete(SCRUB).0, 204);
+    assert_eq!(kind(&world.post(SCRUB, &json!({"rate": 1}))), "bad_request");
+    world.finish();
+}
+
+#[test]
+fn a_file_is_written_anew() {
+    let world = with_a_directory();
+    let rewrite = |path: &str| world.post("/api/v1/datasets/web/rewrite", &json!({"path": path}));
+    let (status, done) = rewrite("/file");
+    assert_eq!((status, done), (200, json!({"bytes": 7})));
+    for (path, expected) in [
+        ("none", "not_found"),
+        ("d\\n\\xff", "not_possible"),
+        ("", "not_possible"),
+        ("..", "bad_request"),
+    ] {
+        assert_eq!(kind(&rewrite(path)), expected, "{path}");
+    }
+    let of_snapshot = world.post("/api/v1/datasets/web@s/rewrite", &json!({"path": "file"}));
+    assert_eq!(kind(&of_snapshot), "read_only");
     world.finish();
 }

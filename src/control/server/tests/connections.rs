@@ -6,8 +6,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::control::server::Listeners;
 use crate::control::server::connections::{Limits, Running, start_within};
 use crate::control::socket::{Listener, SOCKET_FILE, connect};
+
+fn listeners(unix: Listener) -> Listeners {
+    Listeners {
+        unix: Some(unix),
+        tcp: None,
+    }
+}
 
 /// A server at a real socket.
 struct Server {
@@ -28,7 +36,7 @@ impl Server {
         let served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
         Server {
             world,
-            running: Some(start_within(listener, served, limits).unwrap()),
+            running: Some(start_within(listeners(listener), served, limits).unwrap()),
             path,
             _dir: dir,
         }

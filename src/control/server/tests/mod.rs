@@ -2,10 +2,13 @@
 
 mod calls;
 mod connections;
+mod events;
 mod exports;
 mod faults;
 mod metrics;
 mod races;
+mod streams;
+mod tcp;
 
 use std::path::Path;
 use std::sync::Arc;
