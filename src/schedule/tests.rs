@@ -91,7 +91,7 @@ impl World {
     /// Time passes.
     fn pass(&mut self, seconds: i64) {
         self.wall += seconds;
-        self.running += seconds as u64;
+        self.running += u64::try_from(seconds).unwrap();
         self.tick();
     }
 
