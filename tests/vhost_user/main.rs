@@ -11,6 +11,7 @@ mod control;
 mod control_kill;
 mod daemon;
 mod exports;
+mod full_disk;
 mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;
