@@ -38,6 +38,8 @@ pub(super) struct Dataset {
     pub(super) reserved_bytes: AtomicU64,
     /// What it uses of what it may.
     pub(super) usage: Usage,
+    /// The dataset that what is received into it is for: it may take what is kept for that.
+    pub(super) received_for: Option<DatasetId>,
 }
 
 impl Dataset {
@@ -69,19 +71,21 @@ impl Dataset {
             reserved_bytes: AtomicU64::new(reserved),
             orphans: RwLock::new(orphans),
             read_only: record.flags & DATASET_READ_ONLY != 0,
-            ..Self::receiving(id, &record, &counters)
+            ..Self::receiving(id, None, &record, &counters)
         })
     }
 
-    /// One that a snapshot is received into. Nobody else uses it, and its orphans are not looked for:
-    /// all that has no name yet is one.
+    /// One that a snapshot is received into, for another dataset if that is there. Nobody else uses
+    /// it, and its orphans are not looked for: all that has no name yet is one.
     pub(super) fn receiving(
         id: DatasetId,
+        received_for: Option<DatasetId>,
         record: &DatasetRecord,
         counters: &DatasetCounters,
     ) -> Self {
         Dataset {
             id,
+            received_for,
             usage: Usage::new(record, counters),
             reserved_bytes: AtomicU64::new(0),
             inodes: InodeTable::default(),

@@ -12,8 +12,9 @@
 use super::dirty::DirtyMap;
 use super::extents::each_hole;
 use super::{SPARE_UNITS, UNIT, check_file};
-use crate::engine::{EngineError, Volume};
-use crate::format::id::{Ino, Lsn};
+use crate::engine::datasets::{is_there, kept_of, record_of};
+use crate::engine::{EngineError, Store, Volume};
+use crate::format::id::{DatasetId, Ino, Lsn};
 use crate::format::record::{DatasetCounters, DatasetRecord};
 use crate::log::Tx;
 use crate::store::{Read, StoreError};
@@ -282,11 +283,33 @@ impl Volume {
         Ok(holes)
     }
 
-    /// Bytes that the store keeps for other datasets.
-    pub(super) fn kept_for_others(&self) -> u64 {
-        match self.store.data.kept_bytes.load(Ordering::SeqCst) {
-            0 => 0,
-            all => all.saturating_sub(self.dataset.usage.kept_bytes()),
+    /// Bytes that the store keeps for other datasets. To be called with the datasets in use not
+    /// locked.
+    pub(super) fn kept_for_others(&self) -> Result<u64, EngineError> {
+        let all = self.store.data.kept_bytes.load(Ordering::SeqCst);
+        if all == 0 {
+            return Ok(0);
+        }
+        let own = match self.dataset.received_for {
+            Some(target) => self.store.kept_for(target)?,
+            None => self.dataset.usage.kept_bytes(),
+        };
+        Ok(all.saturating_sub(own))
+    }
+}
+
+impl Store {
+    /// Bytes that are kept for a dataset; none for one that is deleted.
+    fn kept_for(&self, id: DatasetId) -> Result<u64, EngineError> {
+        // What is changed in the table is the same in the trees by then.
+        let datasets = self.datasets.read();
+        if let Some(dataset) = datasets.get(&id) {
+            return Ok(dataset.usage.kept_bytes());
+        }
+        let view = self.journal.view();
+        match is_there(&view, id)? {
+            true => Ok(kept_of(&view, id, &record_of(&view, id)?)?),
+            false => Ok(0),
         }
     }
 }

@@ -63,7 +63,7 @@ impl Store {
             }
         };
         let receiving = Receiving {
-            volume: self.attach_receiving(id, how.dataset)?,
+            volume: self.attach_receiving(id, how.dataset, base.map(|(target, _)| target))?,
             dataset: how.dataset.to_owned(),
             record,
             base,
@@ -203,6 +203,7 @@ impl Store {
         self: &Arc<Self>,
         id: DatasetId,
         name: &str,
+        target: Option<DatasetId>,
     ) -> Result<Volume, DatasetError> {
         let mut datasets = self.datasets.write();
         if datasets.contains_key(&id) {
@@ -210,7 +211,7 @@ impl Store {
         }
         let view = self.journal.view();
         let (record, counters) = (record_of(&view, id)?, counters_of(&view, id)?);
-        let dataset = Arc::new(Dataset::receiving(id, &record, &counters));
+        let dataset = Arc::new(Dataset::receiving(id, target, &record, &counters));
         datasets.insert(id, Arc::clone(&dataset));
         Ok(Volume::for_user(Arc::clone(self), dataset))
     }
