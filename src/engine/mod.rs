@@ -23,6 +23,7 @@ mod namespace;
 mod op;
 mod options;
 mod orphan;
+mod projects;
 mod reap;
 mod receive;
 mod rename;
@@ -46,6 +47,7 @@ pub use datasets::{
 pub use error::EngineError;
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
+pub use projects::ProjectInfo;
 pub use receive::{ReceiveHow, ReceivedInode, Receiving};
 pub use scrub::{ScrubEvent, ScrubOptions, ScrubProgress};
 pub use send::{Sending, TreeCounts, TreeDifference};

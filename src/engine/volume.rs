@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::data::{InodeTable, Usage};
+use super::projects::{Counted, limits_of, use_of};
 use super::store::{OpenError, Room, Store};
 use super::{Clock, EngineError, OpenOptions};
 use crate::disk::Media;
@@ -38,6 +39,8 @@ pub(super) struct Dataset {
     pub(super) reserved_bytes: AtomicU64,
     /// What it uses of what it may.
     pub(super) usage: Usage,
+    /// Which of its inodes are counted in their projects.
+    pub(super) counted: Counted,
     /// The dataset that what is received into it is for: it may take what is kept for that.
     pub(super) received_for: Option<DatasetId>,
 }
@@ -64,6 +67,11 @@ impl Dataset {
             let ino = ino.map_err(|source| StoreError::format("orphan list", source))?;
             orphans.insert(Ino(ino));
         }
+        let tree = TreeId::Fs(id);
+        let mut projects = Vec::new();
+        for (project, limit) in limits_of(read, tree)? {
+            projects.push((project, limit, use_of(read, tree, project)?.bytes));
+        }
         let reserved = super::datasets::reserved_bytes(read, id)?;
         let record = super::datasets::record_of(read, id)?;
         let counters = super::datasets::counters_of(read, id)?;
@@ -71,7 +79,8 @@ impl Dataset {
             reserved_bytes: AtomicU64::new(reserved),
             orphans: RwLock::new(orphans),
             read_only: record.flags & DATASET_READ_ONLY != 0,
-            ..Self::receiving(id, None, &record, &counters)
+            usage: Usage::new(&record, &counters, projects),
+            ..Self::receiving(id, None, &record, &counters, Counted::load(read, tree)?)
         })
     }
 
@@ -82,11 +91,14 @@ impl Dataset {
         received_for: Option<DatasetId>,
         record: &DatasetRecord,
         counters: &DatasetCounters,
+        counted: Counted,
     ) -> Self {
         Dataset {
             id,
+            counted,
             received_for,
-            usage: Usage::new(record, counters),
+            // Projects have no limits in it: what they have on the other side they may have here.
+            usage: Usage::new(record, counters, []),
             reserved_bytes: AtomicU64::new(0),
             inodes: InodeTable::default(),
             orphans: RwLock::default(),

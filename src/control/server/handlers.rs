@@ -17,9 +17,9 @@ use super::Served;
 use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
-    Trimmed,
+    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference,
+    ErrorKind, Export, Failure, Health, ListProjects, ListSnapshots, NewClone, NewDataset,
+    NewSnapshot, Project, Snapshot, Stats, Trim, Trimmed,
 };
 use crate::control::operations::{self, Made};
 use crate::control::prometheus;
@@ -47,6 +47,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
         .routes(routes!(trim))
+        .routes(routes!(list_projects, change_project))
         .routes(routes!(list_exports))
         .routes(routes!(stats))
         .routes(routes!(get_activity))
@@ -412,4 +413,34 @@ async fn metrics(State(served): State<Served>) -> Result<Plain> {
 )]
 async fn openapi() -> Answer<utoipa::openapi::OpenApi> {
     Answer(document())
+}
+
+/// The projects of a dataset that have inodes or limits, by number.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects",
+    params(ListProjects),
+    responses((status = OK, body = Vec<Project>), Unreadable),
+)]
+async fn list_projects(
+    State(served): State<Served>,
+    Options(of): Options<ListProjects>,
+) -> Result<Answer<Vec<Project>>> {
+    let list = move |store: &_| operations::projects(store, &of.dataset);
+    served.run(list).await.map(Answer)
+}
+
+/// Sets limits of a project, and gives a directory tree to it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/projects",
+    request_body = ChangeProject,
+    responses((status = OK, description = "The project", body = Project), Refusals),
+)]
+async fn change_project(
+    State(served): State<Served>,
+    Json(change): Json<ChangeProject>,
+) -> Result<Answer<Project>> {
+    let change = move |store: &_| operations::change_project(store, &change);
+    served.run(change).await.map(Answer)
 }

@@ -155,7 +155,7 @@ impl Seen {
             if more || old.ctime != new.ctime || old.nlink != new.nlink {
                 *self.changed.entry(ino).or_default() |= more;
             }
-        } else if !key::is_of_kind(key, Kind::Orphan) {
+        } else if ino.0 != 0 {
             self.changed.insert(ino, true);
         }
         Ok(())

@@ -8,6 +8,7 @@ use crate::engine::datasets::{
     DatasetError, counters_of, dataset_name, find, found, lineage, put_lineage, put_record,
     record_of, split_name,
 };
+use crate::engine::projects::Counted;
 use crate::engine::send::orphans_in;
 use crate::engine::volume::Dataset;
 use crate::engine::{EngineError, Store, Volume};
@@ -211,7 +212,9 @@ impl Store {
         }
         let view = self.journal.view();
         let (record, counters) = (record_of(&view, id)?, counters_of(&view, id)?);
-        let dataset = Arc::new(Dataset::receiving(id, target, &record, &counters));
+        let counted = Counted::load(&view, TreeId::Fs(id))?;
+        let dataset = Dataset::receiving(id, target, &record, &counters, counted);
+        let dataset = Arc::new(dataset);
         datasets.insert(id, Arc::clone(&dataset));
         Ok(Volume::for_user(Arc::clone(self), dataset))
     }
@@ -285,6 +288,10 @@ pub(super) fn check_unchanged(
     let mut changed = Ok(false);
     let mut nameless = None;
     tx.diff((old, Some(new)), &[], &mut |key, was, is| {
+        if key::is_of_kind(key, Kind::ProjectLimit) {
+            changed = Ok(true);
+            return ControlFlow::Break(());
+        }
         let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
         let Some(ino) = ino.filter(|ino| ino.0 != 0 && nameless != Some(*ino)) else {
             return ControlFlow::Continue(());

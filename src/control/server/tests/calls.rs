@@ -22,6 +22,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
+        ("/api/v1/projects", "get post"),
         ("/api/v1/exports", "get"),
         ("/api/v1/stats", "get"),
         ("/api/v1/activity", "get"),
