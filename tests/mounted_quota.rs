@@ -26,6 +26,11 @@ struct Mounted {
 impl Mounted {
     /// `None` where that cannot be.
     fn new(flags: &[&str]) -> Option<Mounted> {
+        Mounted::prepared(&[], flags)
+    }
+
+    /// The same, after commands of razorfs: each a verb and what follows the store.
+    fn prepared(commands: &[&[&str]], flags: &[&str]) -> Option<Mounted> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             eprintln!("skipped: needs root and /dev/fuse");
             return None;
@@ -40,6 +45,12 @@ impl Mounted {
         let mut mounted = Mounted { dir, daemon: None };
         mounted.run("mkfs", &[]);
         mounted.run("set", &["quota=4M", "quota-inodes=5"]);
+        for command in commands {
+            let [verb, rest @ ..] = command else {
+                continue;
+            };
+            mounted.run(verb, rest);
+        }
         let before = fs::metadata(&mount).unwrap().dev();
         let mut razorfs = mounted.razorfs("mount");
         mounted.daemon = Some(razorfs.arg(&mount).args(flags).spawn().unwrap());
@@ -171,6 +182,53 @@ fn a_kernel_that_caches_writes_tells_of_the_quota_at_fsync() {
     assert!(stored <= QUOTA, "{stored}");
     file.set_len(0).unwrap();
     assert_eq!(write(&file, 0, 10), (10 * PIECE, None));
+    drop(file);
+    mounted.finish();
+}
+
+/// What a program of e2fsprogs or coreutils says, which must succeed.
+fn said(program: &str, args: &[&str], paths: &[PathBuf]) -> String {
+    let done = Command::new(program).args(args).args(paths).output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Programs see projects as on ext4 and XFS.
+#[test]
+fn a_directory_tree_has_a_quota_of_its_own() {
+    let project: &[&str] = &["project", "main", "/", "--id=7", "--quota=1M"];
+    let Some(mounted) = Mounted::prepared(&[project], &[]) else {
+        return;
+    };
+    let size = |name| {
+        let stat = statvfs(mounted.path(name)).unwrap();
+        (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
+    };
+    assert_eq!(size(""), (1 << 20, 1 << 20));
+    let file = mounted.make("file").unwrap();
+    assert_eq!(write(&file, 0, 100), (1 << 20, EDQUOT));
+    assert_eq!(size(""), (1 << 20, 0));
+    file.set_len(PIECE).unwrap();
+    let other = mounted.path("other");
+    fs::create_dir(&other).unwrap();
+    let project_of = |path: PathBuf| {
+        let told = said("lsattr", &["-p", "-d"], &[path]);
+        let number = told.split_whitespace().next().unwrap();
+        number.parse::<u32>().unwrap()
+    };
+    assert_eq!(project_of(other.clone()), 7);
+    said("chattr", &["-p", "8", "+P"], &[other.clone()]);
+    assert_eq!(project_of(other.clone()), 8);
+    // The dataset's quota is the one that holds there.
+    assert_eq!(size("other").0, QUOTA);
+    let (from, to) = (mounted.path("file"), other.join("file"));
+    for refused in [fs::rename(&from, &to), fs::hard_link(&from, &to)] {
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
+    said("mv", &[], &[from, to.clone()]);
+    assert_eq!(fs::read(&to).unwrap(), [7; 64 << 10]);
+    assert_eq!(project_of(to), 8);
     drop(file);
     mounted.finish();
 }

@@ -34,6 +34,7 @@ fn framed(mut bytes: &[u8], base: [u8; 16]) -> Vec<u8> {
         compression: Compression::OFF,
         dedup: Dedup::Off,
         position: StreamPosition::START,
+        counts_projects: false,
         name: "x@s".into(),
     };
     let mut stream = Vec::new();

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
-    NewDataset, NewSnapshot, Restore, Restored, Rewrite, Rewritten, Snapshot, Trim, Trimmed,
+    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure,
+    NewClone, NewDataset, NewSnapshot, Project, Restore, Restored, Rewrite, Rewritten, Snapshot,
+    Trim, Trimmed,
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
@@ -446,6 +447,33 @@ impl Session {
         match self {
             Session::Served(client) => client.post("/api/v1/trim", how).map(|made| made.it),
             Session::Opened(store) => Ok(operations::trim(store, how)?),
+        }
+    }
+}
+
+impl Session {
+    /// See [`operations::projects`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn projects(&self, dataset: &str) -> Result<Vec<Project>> {
+        match self {
+            Session::Served(client) => {
+                let query = query(&[("dataset", dataset)]);
+                client.get(&format!("/api/v1/projects?{query}"))
+            }
+            Session::Opened(store) => Ok(operations::projects(store, dataset)?),
+        }
+    }
+
+    /// See [`operations::change_project`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_project(&self, change: &ChangeProject) -> Result<Project> {
+        match self {
+            Session::Served(client) => client.post("/api/v1/projects", change).map(|made| made.it),
+            Session::Opened(store) => Ok(operations::change_project(store, change)?),
         }
     }
 }

@@ -9,7 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::file::{Access, FileDisk};
+use rustix::fs::IFlags;
+
+use super::file::{Access, FileDisk, is_btrfs};
 use super::{Disk, Media};
 
 /// The file whose presence makes a directory a store.
@@ -129,6 +131,7 @@ pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<Sto
             .is_file()
         {
             file.set_len(0).map_err(failed(&path, "emptying"))?;
+            overwrite_in_place(&path, &file);
         }
         Ok(Arc::new(FileDisk::new(path, file, access)?))
     };
@@ -209,6 +212,24 @@ fn open_file(path: &Path, read_only: bool, create: bool) -> Result<File, DiskErr
         .mode(0o600)
         .open(path)
         .map_err(failed(path, "opening"))
+}
+
+/// Has an empty file's blocks be overwritten where they lie. Btrfs would take others each time: a
+/// full disk would refuse writes to space that was allocated for them, the log's and the
+/// superblock's too. Content has checksums of the store's own.
+fn overwrite_in_place(path: &Path, file: &File) {
+    if !is_btrfs(file) {
+        return;
+    }
+    let flags = rustix::fs::ioctl_getflags(file);
+    let set = flags.and_then(|flags| rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW));
+    if let Err(error) = set {
+        ::log::warn!(
+            "{}: it cannot be overwritten in place (chattr +C): a full disk will stop all writes: \
+             {error}",
+            path.display()
+        );
+    }
 }
 
 /// Makes the names of new files durable.

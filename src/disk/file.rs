@@ -26,6 +26,12 @@ const IOV_MAX: usize = 1024;
 /// Bytes written at once when a file is made ready.
 const ZEROS_BYTES: usize = 1 << 20;
 
+/// The part of a Btrfs that is left to its own trees, which it copies when a file is overwritten: a
+/// full one refuses that now and then, of files too whose content it overwrites in place.
+const BTRFS_OWN_SHARE: u64 = 16;
+/// The most that is left to them.
+const BTRFS_OWN_MAX_BYTES: u64 = 1 << 30;
+
 /// How a disk is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -173,6 +179,11 @@ impl Rest<'_, '_> {
     }
 }
 
+/// Whether a file lies on Btrfs.
+pub(super) fn is_btrfs(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type == 0x9123_683e)
+}
+
 /// Opens a file for writing past the page cache; `None` where that is not possible.
 fn open_direct(path: &Path) -> Option<File> {
     OpenOptions::new()
@@ -290,7 +301,13 @@ impl Disk for FileDisk {
 
     fn available_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.file).map_err(|error| self.named(error.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let own = match is_btrfs(&self.file) {
+            true => stat.f_blocks.saturating_mul(stat.f_frsize) / BTRFS_OWN_SHARE,
+            false => 0,
+        };
+        let own = own.min(BTRFS_OWN_MAX_BYTES);
+        Ok(available.saturating_sub(own))
     }
 }
 

@@ -6,9 +6,12 @@ use super::{Attr, EngineError, SetAttr, SetTime, StatFs, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
+use crate::store::Read;
 use crate::store::pages::Need;
 
+use super::flags::FLAG_PROJINHERIT;
 use super::inode::FLAG_NOATIME;
+use super::projects::use_of;
 
 /// The largest size of a file in bytes: `loff_t`.
 const SIZE_MAX: u64 = i64::MAX as u64;
@@ -242,11 +245,12 @@ impl Volume {
         }
     }
 
-    /// Space and inodes, used and free, within the dataset's quota.
+    /// Space and inodes, used and free, within the dataset's quota; and within that of its project,
+    /// where `ino` is a directory that passes its project on.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn statfs(&self) -> Result<StatFs, EngineError> {
+    pub fn statfs_at(&self, ino: Ino) -> Result<StatFs, EngineError> {
         let view = self.store.journal.view();
         let dataset = self.dataset_record(&view)?;
         let counters = self.load_counters(&view)?;
@@ -264,7 +268,7 @@ impl Volume {
             0 => available,
             quota => (quota / block).saturating_sub(used),
         };
-        Ok(StatFs {
+        let whole = StatFs {
             block_bytes: STATFS_BLOCK_BYTES,
             blocks: used.saturating_add(left),
             blocks_free: left,
@@ -272,6 +276,54 @@ impl Volume {
             files: counters.inodes.saturating_add(files_free),
             files_free,
             name_max: u32::try_from(super::dir::NAME_MAX).unwrap_or(u32::MAX),
-        })
+        };
+        match self.load_inode(&view, ino) {
+            Ok(record) if record.is_dir() && record.flags & FLAG_PROJINHERIT != 0 => {
+                self.statfs_of_project(&view, record.projid, whole)
+            }
+            Ok(_) | Err(EngineError::Stale) => Ok(whole),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same of the root directory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn statfs(&self) -> Result<StatFs, EngineError> {
+        self.statfs_at(Ino::ROOT)
+    }
+
+    /// What is left of all for a project: its limits as size, what it has as used.
+    fn statfs_of_project(
+        &self,
+        view: &impl Read,
+        project: u32,
+        whole: StatFs,
+    ) -> Result<StatFs, EngineError> {
+        let usage = &self.dataset.usage;
+        let limit = usage.project_limit(project);
+        let used = use_of(view, self.tree(), project)?;
+        let mut found = whole;
+        if limit.bytes != 0 {
+            let block = u64::from(STATFS_BLOCK_BYTES);
+            let bytes = usage.project_bytes(project).unwrap_or(used.bytes);
+            let used = bytes.div_ceil(block);
+            let left = (limit.bytes / block)
+                .saturating_sub(used)
+                .min(whole.blocks_free);
+            found.blocks = used.saturating_add(left);
+            found.blocks_free = left;
+            found.blocks_available = left.min(whole.blocks_available);
+        }
+        if limit.inodes != 0 {
+            let left = limit
+                .inodes
+                .saturating_sub(used.inodes)
+                .min(whole.files_free);
+            found.files = used.inodes.saturating_add(left);
+            found.files_free = left;
+        }
+        Ok(found)
     }
 }

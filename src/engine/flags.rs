@@ -4,6 +4,9 @@
 use super::inode::{
     FLAG_APPEND, FLAG_DIRSYNC, FLAG_IMMUTABLE, FLAG_NOATIME, FLAG_NODUMP, FLAG_SYNC, InodeExt,
 };
+use super::op::Op;
+use super::projects::use_of;
+use super::store::Room;
 use super::{EngineError, FsXattr, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
@@ -14,7 +17,7 @@ const FLAG_NOTAIL: u32 = 0x8000;
 const FLAG_TOPDIR: u32 = 0x2_0000;
 const FLAG_NOCOW: u32 = 0x80_0000;
 /// New inodes in the directory get its project id.
-const FLAG_PROJINHERIT: u32 = 0x2000_0000;
+pub(super) const FLAG_PROJINHERIT: u32 = 0x2000_0000;
 
 /// Flags of any inode, of regular files and directories, and of directories alone: what ext4 and
 /// btrfs let users set, as far as razorfs keeps it. Compression and copy-on-write are hints.
@@ -131,7 +134,7 @@ impl Volume {
                 "an inode flag that razorfs does not keep",
             ));
         }
-        self.alter(ino, |record| {
+        self.change_project(ino, true, |record| {
             let mut flags = record.flags;
             for (xflag, flag) in XFLAGS {
                 flags = if fsx.xflags & xflag != 0 {
@@ -144,6 +147,66 @@ impl Volume {
             record.projid = fsx.projid;
             Ok(())
         })
+    }
+
+    /// Changes an inode's record, its project perhaps: with what it has, unwritten bytes included.
+    /// With `is_limited` the new project must have room for that.
+    pub(super) fn change_project(
+        &self,
+        ino: Ino,
+        is_limited: bool,
+        change: impl Fn(&mut InodeRecord) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut room = Room::default();
+        loop {
+            self.store.make_room(&mut room)?;
+            let done = self.with_uncounted(ino, |unallocated| {
+                let Some(mut op) = self.begin_step(&mut room)? else {
+                    return Ok(false);
+                };
+                let mut record = op.inode(ino)?;
+                let before = record.projid;
+                change(&mut record)?;
+                record.ctime = op.now;
+                if before == record.projid {
+                    op.put(ino, &record)?;
+                    op.commit()?;
+                    return Ok(true);
+                }
+                let bytes = record.allocated.saturating_add(unallocated);
+                self.move_project(op, ino, (before, &record), (bytes, is_limited))?;
+                Ok(true)
+            })?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    fn move_project(
+        &self,
+        mut op: Op<'_>,
+        ino: Ino,
+        (before, record): (u32, &InodeRecord),
+        (bytes, is_limited): (u64, bool),
+    ) -> Result<(), EngineError> {
+        let usage = &self.dataset.usage;
+        if is_limited {
+            let limit = usage.project_limit(record.projid).inodes;
+            if limit != 0 && use_of(&op.tx, self.tree(), record.projid)?.inodes >= limit {
+                return Err(EngineError::Quota);
+            }
+            usage.try_grow_project(record.projid, bytes)?;
+        } else {
+            usage.grow_project(record.projid, bytes);
+        }
+        let done = op.put(ino, record).and_then(|()| op.commit());
+        let gone = match done {
+            Ok(_) => before,
+            Err(_) => record.projid,
+        };
+        usage.shrink_project(gone, bytes);
+        done.map(drop)
     }
 
     fn alter(

@@ -140,13 +140,17 @@ impl Volume {
         }
     }
 
-    /// Puts an inode's record.
+    /// Puts an inode's record, and counts it in its project.
+    ///
+    /// # Errors
+    /// `Quota` for a new inode of a project that has as many as it may have.
     pub(super) fn store_inode(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,
         record: &InodeRecord,
     ) -> Result<(), EngineError> {
+        self.count_inode(tx, ino, Some(record))?;
         Ok(tx.put(self.tree(), key::inode(ino), record.encode())?)
     }
 

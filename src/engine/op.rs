@@ -41,6 +41,12 @@ impl Volume {
         Ok(Op::new(self, self.begin_tx(Need::Reclaim)?))
     }
 
+    /// As [`Volume::begin`], for who holds a lock; `None` as with [`Volume::begin_removal_step`].
+    pub(super) fn begin_step(&self, room: &mut Room) -> Result<Option<Op<'_>>, EngineError> {
+        let tx = self.try_begin(Need::Space, room)?;
+        Ok(tx.map(|tx| Op::new(self, tx)))
+    }
+
     /// As [`Volume::begin_removal`], for who holds a lock; `None` when [`super::Store::make_room`] should
     /// be called first.
     pub(super) fn begin_removal_step(

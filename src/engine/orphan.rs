@@ -131,6 +131,7 @@ impl Volume {
         if record.is_symlink() {
             self.remove_target(&mut op.tx, ino)?;
         }
+        self.count_inode(&mut op.tx, ino, None)?;
         op.tx.remove(self.tree(), key::inode(ino))?;
         op.adopt(ino)?;
         let counters = op.counters()?;

@@ -19,13 +19,14 @@ mod tree;
 use std::sync::Arc;
 
 use super::data::Content;
+use super::projects::put_limit;
 use super::store::InUse;
 use super::volume::Dataset;
 use super::{EngineError, Store, Time, Volume};
 use crate::format::codec::Compression;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::TreeId;
-use crate::format::record::{Dedup, ReceiveRecord, StreamPosition, receive_key};
+use crate::format::record::{Dedup, ProjectLimit, ReceiveRecord, StreamPosition, receive_key};
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
 
@@ -151,6 +152,29 @@ impl Receiving {
     /// As [`Receiving::content`].
     pub fn punch(&self, ino: Ino, range: (u64, u64)) -> Result<(), EngineError> {
         self.volume.receive_range(ino, range, false)
+    }
+
+    /// Counts what projects have, from here on.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn count_projects(&self) -> Result<(), EngineError> {
+        self.volume.count_projects()
+    }
+
+    /// Sets what a project may have, once the snapshot is there.
+    ///
+    /// # Errors
+    /// When it is no project; when the store refuses.
+    pub fn limit_project(&self, project: u32, limit: ProjectLimit) -> Result<(), EngineError> {
+        if project == 0 {
+            return Err(EngineError::Invalid("a limit of no project"));
+        }
+        self.count_projects()?;
+        let mut tx = self.volume.begin_tx(Need::Space)?;
+        put_limit(&mut tx, self.volume.tree(), project, limit)?;
+        tx.commit()?;
+        Ok(())
     }
 
     /// Makes durable what was applied and marked.

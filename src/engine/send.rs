@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::data::chunk_record;
 use super::datasets::{DatasetError, DatasetInfo, counters_of, found, record_of, split_name};
+use super::projects::counted_below;
 use super::{EngineError, Store, Volume};
 use crate::format::id::{ChunkId, Ino, NameId};
 use crate::format::key::{self, Key, Kind, TreeId, trailing_u64};
@@ -127,6 +128,15 @@ impl Store {
 }
 
 impl Sending {
+    /// Whether what projects have is counted in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn counts_projects(&self) -> Result<bool, EngineError> {
+        let view = self.snapshot.store.journal.view();
+        Ok(counted_below(&view, self.snapshot.tree())? != 0)
+    }
+
     /// The snapshot's record, with the settings of its dataset.
     #[must_use]
     pub fn record(&self) -> &DatasetRecord {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::data::{InodeTable, Usage};
 use super::kernels::Kernels;
+use super::projects::{Counted, limits_of, use_of};
 use super::store::{OpenError, Room, Store};
 use super::{Clock, EngineError, OpenOptions};
 use crate::disk::Media;
@@ -48,6 +49,10 @@ pub(super) struct Dataset {
     pub(super) kernels: Kernels,
     /// When it was last told that its quota is reached, in seconds.
     pub(super) quota_noted: AtomicI64,
+    /// Which of its inodes are counted in their projects.
+    pub(super) counted: Counted,
+    /// The dataset that what is received into it is for: it may take what is kept for that.
+    pub(super) received_for: Option<DatasetId>,
 }
 
 impl Dataset {
@@ -72,6 +77,11 @@ impl Dataset {
             let ino = ino.map_err(|source| StoreError::format("orphan list", source))?;
             orphans.insert(Ino(ino));
         }
+        let tree = TreeId::Fs(id);
+        let mut projects = Vec::new();
+        for (project, limit) in limits_of(read, tree)? {
+            projects.push((project, limit, use_of(read, tree, project)?.bytes));
+        }
         let reserved = super::datasets::reserved_bytes(read, id)?;
         let record = super::datasets::record_of(read, id)?;
         let counters = super::datasets::counters_of(read, id)?;
@@ -79,20 +89,26 @@ impl Dataset {
             reserved_bytes: AtomicU64::new(reserved),
             orphans: RwLock::new(orphans),
             read_only: record.flags & DATASET_READ_ONLY != 0,
-            ..Self::receiving(id, &record, &counters)
+            usage: Usage::new(&record, &counters, projects),
+            ..Self::receiving(id, None, &record, &counters, Counted::load(read, tree)?)
         })
     }
 
-    /// One that a snapshot is received into. Nobody else uses it, and its orphans are not looked for:
-    /// all that has no name yet is one.
+    /// One that a snapshot is received into, for another dataset if that is there. Nobody else uses
+    /// it, and its orphans are not looked for: all that has no name yet is one.
     pub(super) fn receiving(
         id: DatasetId,
+        received_for: Option<DatasetId>,
         record: &DatasetRecord,
         counters: &DatasetCounters,
+        counted: Counted,
     ) -> Self {
         Dataset {
             id,
-            usage: Usage::new(record, counters),
+            counted,
+            received_for,
+            // Projects have no limits in it: what they have on the other side they may have here.
+            usage: Usage::new(record, counters, []),
             reserved_bytes: AtomicU64::new(0),
             inodes: InodeTable::default(),
             orphans: RwLock::default(),

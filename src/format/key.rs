@@ -82,6 +82,12 @@ pub enum Kind {
     Extent = 0x30,
     /// An unlinked inode that may still be open (below inode 0): empty value.
     Orphan = 0x40,
+    /// [`super::record::ProjectUse`] by project id (below inode 0).
+    ProjectUse = 0x41,
+    /// [`super::record::ProjectLimit`] by project id (below inode 0).
+    ProjectLimit = 0x42,
+    /// The number below which inodes are counted in their projects (below inode 0).
+    ProjectsCounted = 0x43,
 }
 
 /// What every key of a dataset's tree begins with.
@@ -173,6 +179,38 @@ pub fn extent(ino: Ino, offset: u64) -> Key {
 #[must_use]
 pub fn orphan(ino: Ino) -> Key {
     with_u64(Ino(0), Kind::Orphan, ino.0)
+}
+
+/// The project id that a key ends with.
+///
+/// # Errors
+/// When the key is shorter than that.
+pub fn trailing_u32(key: &[u8]) -> Result<u32, FormatError> {
+    key.last_chunk::<4>()
+        .map(|bytes| u32::from_be_bytes(*bytes))
+        .ok_or(FormatError::Length {
+            what: "tree key",
+            expected: 4,
+            found: key.len(),
+        })
+}
+
+/// The key of what a project uses.
+#[must_use]
+pub fn project_use(project: u32) -> Key {
+    with(Ino(0), Kind::ProjectUse, &[&project.to_be_bytes()])
+}
+
+/// The key of what a project may have.
+#[must_use]
+pub fn project_limit(project: u32) -> Key {
+    with(Ino(0), Kind::ProjectLimit, &[&project.to_be_bytes()])
+}
+
+/// The key of the number below which inodes are counted in their projects.
+#[must_use]
+pub fn projects_counted() -> Key {
+    with(Ino(0), Kind::ProjectsCounted, &[])
 }
 
 /// The half-open range of all keys of one kind of one inode.

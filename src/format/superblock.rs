@@ -23,9 +23,11 @@ pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SNAPSHOTS;
 /// Trees of datasets share pages and chunks, and have lineages.
 pub const INCOMPAT_SNAPSHOTS: u64 = 1;
 /// Features without which a program must not write to the store.
-pub const RO_COMPAT_KNOWN: u64 = RO_COMPAT_UNMARKED;
+pub const RO_COMPAT_KNOWN: u64 = RO_COMPAT_UNMARKED | RO_COMPAT_PROJECTS;
 /// Whoever writes to the store first takes the mark from it that it was closed, from both copies.
 pub const RO_COMPAT_UNMARKED: u64 = 1;
+/// Datasets may count what the inodes of projects have.
+pub const RO_COMPAT_PROJECTS: u64 = 2;
 /// Bytes of one unit of chunks.dat.
 pub const UNIT_BYTES: u32 = 4096;
 /// The unit at which chunks.dat ends for good: a store's free ranges and chunks together make up

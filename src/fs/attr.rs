@@ -43,12 +43,12 @@ impl FileSystem {
         Ok(self.volume.setattr(ino, &set)?)
     }
 
-    /// Space and inodes.
+    /// Space and inodes, as they are for an inode.
     ///
     /// # Errors
     /// What the engine says.
-    pub fn statfs(&self) -> Result<StatFs, FsError> {
-        Ok(self.volume.statfs()?)
+    pub fn statfs(&self, ino: Ino) -> Result<StatFs, FsError> {
+        Ok(self.volume.statfs_at(ino)?)
     }
 
     /// An extended attribute's value.

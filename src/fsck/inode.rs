@@ -94,6 +94,16 @@ impl Group {
         group
     }
 
+    /// Its number.
+    pub(super) fn ino(&self) -> Ino {
+        self.ino
+    }
+
+    /// The project that it belongs to.
+    pub(super) fn project(&self) -> u32 {
+        self.record.projid
+    }
+
     fn check_fields(&self, issues: &mut Issues<'_>) {
         let (record, kind) = (&self.record, self.file_type);
         let size_max = match kind {
@@ -132,14 +142,18 @@ impl Group {
             Kind::Dentry => self.file_type == DIRECTORY,
             Kind::Extent => self.file_type == REGULAR,
             Kind::Inode | Kind::Xattr | Kind::XattrMore => true,
-            Kind::Orphan => false,
+            Kind::Orphan | Kind::ProjectUse | Kind::ProjectLimit | Kind::ProjectsCounted => false,
         };
         if !fits && self.file_type != 0 {
             let ino = self.ino;
             return issues.add(Issue::WrongKind { ino, kind });
         }
         let known = match kind {
-            Kind::Inode | Kind::Orphan => rest.is_empty(),
+            Kind::Inode
+            | Kind::Orphan
+            | Kind::ProjectUse
+            | Kind::ProjectLimit
+            | Kind::ProjectsCounted => rest.is_empty(),
             Kind::Symlink => self.fragment(rest, value, issues),
             Kind::Xattr => self.xattr(rest, value, issues),
             Kind::XattrMore => self.xattr_more(rest, value, issues),

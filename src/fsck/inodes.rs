@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::chunks::Table as Chunks;
 use super::datasets::Dataset;
 use super::inode::{Group, Within, file_type};
+use super::projects::Projects;
 use super::{Bytes, Context, Issue, Issues, split_u64, walk_all};
 use crate::format::id::Ino;
 use crate::format::key::{Kind, TreeId};
@@ -52,6 +53,7 @@ struct Pass<'a> {
     chunks: &'a mut Chunks,
     table: Table,
     orphans: BTreeSet<Ino>,
+    projects: Projects,
     group: Option<Group>,
     /// The inode whose records come by.
     current: Option<Ino>,
@@ -80,6 +82,7 @@ pub(super) fn check(
             complete: false,
         },
         orphans: BTreeSet::new(),
+        projects: Projects::default(),
         group: None,
         current: None,
     };
@@ -91,6 +94,9 @@ pub(super) fn check(
         if complete && pass.table.index(*ino).is_none() {
             issues.add(Issue::OrphanMissing { ino: *ino });
         }
+    }
+    if complete {
+        pass.projects.check(dataset.id, issues);
     }
     pass.table.complete = complete;
     issues.summary.inodes += pass.table.inodes.len() as u64;
@@ -107,6 +113,9 @@ pub(super) fn kind_of(byte: u8) -> Option<Kind> {
         Kind::Dentry,
         Kind::Extent,
         Kind::Orphan,
+        Kind::ProjectUse,
+        Kind::ProjectLimit,
+        Kind::ProjectsCounted,
     ]
     .into_iter()
     .find(|kind| *kind as u8 == byte)
@@ -129,7 +138,11 @@ impl Pass<'_> {
                 (Kind::Orphan, Some((ino, []))) => {
                     self.orphans.insert(Ino(ino));
                 }
-                _ => issues.add(unknown()),
+                _ => match self.projects.take(kind, rest, value) {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => issues.bad_record(self.tree, "a project", &error),
+                    None => issues.add(unknown()),
+                },
             }
             return;
         }
@@ -172,6 +185,7 @@ impl Pass<'_> {
     fn end_group(&mut self, issues: &mut Issues<'_>) {
         if let Some(group) = self.group.take() {
             let allocated = group.finish(issues);
+            self.projects.count(group.ino(), group.project(), allocated);
             self.table.allocated = self.table.allocated.saturating_add(allocated);
             self.table.reserved = self.table.reserved.saturating_add(group.reserved);
         }

@@ -135,6 +135,14 @@ pub enum Issue {
         found: u64,
         recorded: u64,
     },
+    #[error("dataset {dataset}: project {project} has {found} {what}, {recorded} are recorded")]
+    ProjectUse {
+        dataset: DatasetId,
+        project: u32,
+        what: &'static str,
+        found: u64,
+        recorded: u64,
+    },
     #[error("dataset {dataset}: the next inode would be {next}, but inode {largest} is in use")]
     NextInode {
         dataset: DatasetId,

@@ -19,6 +19,7 @@ mod log;
 mod names;
 mod namespace;
 mod pages;
+mod projects;
 mod repair;
 mod space;
 #[cfg(test)]

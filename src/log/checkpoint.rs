@@ -98,8 +98,10 @@ impl Journal {
         // No transaction that the superblock denies gets as far as the log.
         self.closed.fetch_or(clean, Ordering::Release);
         let (checkpoint_lsn, next_tx) = wal.seal();
+        let added = self.added_ro_compat.load(Ordering::Acquire);
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
+            && added & !newest.ro_compat == 0
             // Else a later opening could begin with a smaller number, though what came before it in
             // the log was born in this one.
             && writer.generation.0 == newest.generation.0.saturating_add(1)
@@ -145,6 +147,7 @@ impl Journal {
             clean,
             roots,
             incompat: features,
+            ro_compat: newest.ro_compat | added,
             ..newest.clone()
         };
         Ok(Some(Frozen {

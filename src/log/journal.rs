@@ -67,6 +67,8 @@ pub struct Journal {
     pub(super) logging: AtomicBool,
     /// Whether the last checkpoint has begun, behind which no transaction comes.
     pub(super) closed: AtomicBool,
+    /// Read-only compatible features that the next checkpoint enters.
+    pub(super) added_ro_compat: AtomicU64,
     chunks: Arc<dyn Disk>,
     latch: RwLock<Option<StoreError>>,
     pub(super) checkpoints: Histogram,
@@ -148,6 +150,7 @@ impl Journal {
             dirty_pages: AtomicU64::new(effects.dirtied),
             logging: AtomicBool::new(true),
             closed: AtomicBool::new(false),
+            added_ro_compat: AtomicU64::new(0),
             writer: Mutex::new(Writer {
                 effects,
                 generation: next_generation,
@@ -261,6 +264,14 @@ impl Journal {
         let result = act();
         self.logging.store(true, Ordering::Relaxed);
         result
+    }
+
+    /// Has the next checkpoint enter features that who writes to the store must know; whether they
+    /// are new.
+    pub fn add_ro_compat(&self, features: u64) -> bool {
+        let is_new = features & !self.superblock().ro_compat != 0;
+        self.added_ro_compat.fetch_or(features, Ordering::AcqRel);
+        is_new
     }
 
     /// Whether changes are possible.

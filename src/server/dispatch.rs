@@ -121,7 +121,7 @@ impl Server {
             }
             opcode::FSYNCDIR => self.fs.fsyncdir(ino),
             opcode::SYNCFS => self.fs.syncfs(),
-            opcode::STATFS => self.statfs(out),
+            opcode::STATFS => self.statfs(ino, out),
             opcode::FALLOCATE => {
                 let range: FallocateIn = body.take()?;
                 self.fs
@@ -294,8 +294,8 @@ impl Server {
         }
     }
 
-    pub(super) fn statfs(&self, out: &mut Reply<'_>) -> Done {
-        let found = self.fs.statfs()?;
+    pub(super) fn statfs(&self, ino: Ino, out: &mut Reply<'_>) -> Done {
+        let found = self.fs.statfs(ino)?;
         out.put(&StatfsOut {
             blocks: found.blocks,
             bfree: found.blocks_free,

@@ -70,7 +70,7 @@ impl Server {
             opcode::OPENDIR => put_open(0, out),
             opcode::READDIR | opcode::READDIRPLUS => self.list_snapshots(request, room, out),
             opcode::RELEASEDIR | opcode::FSYNCDIR => Ok(()),
-            opcode::STATFS => self.statfs(out),
+            opcode::STATFS => self.statfs(Ino::ROOT, out),
             opcode::SYNCFS => self.fs.syncfs(),
             opcode::LISTXATTR => put_sized(&[], &body.take::<GetxattrIn>()?, out),
             opcode::GETXATTR => Err(EngineError::NoAttribute.into()),

@@ -4,7 +4,7 @@
 use crate::engine::{ReceivedInode, Time, TreeCounts};
 use crate::format::codec::Compression;
 use crate::format::id::Ino;
-use crate::format::record::{CHUNK_MAX, Codec, Dedup, StreamPosition};
+use crate::format::record::{CHUNK_MAX, Codec, Dedup, ProjectLimit, StreamPosition};
 use crate::format::xattr::{SYMLINK_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX};
 
 /// What a stream begins with.
@@ -13,6 +13,11 @@ pub const MAGIC: [u8; 8] = *b"RZSTREAM";
 pub const VERSION: u32 = 1;
 /// The largest payload of a record: a chunk and what says where it goes.
 pub const PAYLOAD_MAX: usize = CHUNK_MAX as usize + 256;
+
+/// Of the features that a receiver must know: what projects have is counted.
+pub const FEATURE_PROJECTS: u64 = 1;
+/// All of them that there are.
+pub const FEATURES_KNOWN: u64 = FEATURE_PROJECTS;
 
 /// Bytes of the header before the name of the snapshot.
 pub(super) const HEADER_BYTES: usize = 124;
@@ -39,6 +44,8 @@ pub struct Header {
     pub dedup: Dedup,
     /// Where it goes on: [`StreamPosition::START`] for all of it.
     pub position: StreamPosition,
+    /// Whether what projects have is counted in it: they may have limits.
+    pub counts_projects: bool,
     /// DATASET@SNAPSHOT as the sender calls it.
     pub name: String,
 }
@@ -79,6 +86,8 @@ pub enum Record {
     Mark(StreamPosition),
     /// There is no more: what the tree holds now.
     End(TreeCounts),
+    /// A project, not 0, may have this.
+    ProjectLimit(u32, ProjectLimit),
 }
 
 /// Content as it is stored.
@@ -191,7 +200,11 @@ impl Header {
         let len = u32::try_from(self.name.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&len.to_le_bytes());
         // Features that a receiver must know, and others.
-        put_u64(&mut out, &[0, 0]);
+        let features = match self.counts_projects {
+            true => FEATURE_PROJECTS,
+            false => 0,
+        };
+        put_u64(&mut out, &[features, 0]);
         out.extend_from_slice(&self.snapshot);
         out.extend_from_slice(&self.base);
         out.extend_from_slice(&self.sender);
@@ -205,8 +218,8 @@ impl Header {
         out
     }
 
-    /// The fields behind the first [`HEADER_START`] bytes.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Header> {
+    /// The fields behind the first [`HEADER_START`] bytes, of a stream with these features.
+    pub(super) fn decode(features: u64, bytes: &[u8]) -> Option<Header> {
         let mut bytes = Bytes(bytes);
         let (snapshot, base, sender) = (bytes.array()?, bytes.array()?, bytes.array()?);
         let created = bytes.time()?;
@@ -228,6 +241,7 @@ impl Header {
             compression,
             dedup,
             position,
+            counts_projects: features & FEATURE_PROJECTS != 0,
             name: String::from_utf8(bytes.rest()).ok()?,
         })
     }
@@ -248,6 +262,7 @@ impl Record {
             Record::Gone(_) => 10,
             Record::Mark(_) => 11,
             Record::End(_) => 12,
+            Record::ProjectLimit(..) => 13,
         }
     }
 
@@ -315,6 +330,9 @@ impl Record {
                     counts.next_ino,
                 ],
             ),
+            Record::ProjectLimit(project, limit) => {
+                put_u64(&mut out, &[(*project).into(), limit.bytes, limit.inodes])
+            }
         }
         out
     }
@@ -350,6 +368,11 @@ impl Record {
                 reserved_bytes: bytes.u64()?,
                 next_ino: bytes.u64()?,
             }),
+            13 => {
+                let project = u32::try_from(bytes.u64()?).ok()?;
+                let (bytes, inodes) = bytes.range()?;
+                Record::ProjectLimit(project, ProjectLimit { bytes, inodes })
+            }
             _ => return None,
         };
         bytes.0.is_empty().then_some(record)

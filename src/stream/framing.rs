@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use super::format::{
-    Bytes, HEADER_BYTES, HEADER_START, Header, MAGIC, PAYLOAD_MAX, Record, VERSION,
+    Bytes, FEATURES_KNOWN, HEADER_BYTES, HEADER_START, Header, MAGIC, PAYLOAD_MAX, Record, VERSION,
 };
 use super::{Progress, StreamError};
 
@@ -153,12 +153,14 @@ impl<R: Read> Reader<R> {
         }
         let mut fields = Bytes(bytes.get(16..).unwrap_or_default());
         let needed = fields.u64().unwrap_or(u64::MAX);
-        if needed != 0 {
-            let text = format!("the stream needs features that are not known here: {needed:#x}");
+        let unknown = needed & !FEATURES_KNOWN;
+        if unknown != 0 {
+            let text = format!("the stream needs features that are not known here: {unknown:#x}");
             return Err(StreamError::Unknown(text));
         }
         let fields = bytes.get(HEADER_START..).unwrap_or_default();
-        let header = Header::decode(fields).ok_or_else(|| damaged("its header makes no sense"))?;
+        let header =
+            Header::decode(needed, fields).ok_or_else(|| damaged("its header makes no sense"))?;
         Ok((reader, header))
     }
 
@@ -331,6 +333,7 @@ mod tests {
             compression: Compression::OFF,
             dedup: Dedup::Verify,
             position: StreamPosition::START,
+            counts_projects: false,
             name: "main@monday".into(),
         };
         let mut stream = Vec::new();
@@ -367,6 +370,7 @@ mod tests {
             compression: Compression::OFF,
             dedup: Dedup::Off,
             position: StreamPosition::START,
+            counts_projects: false,
             name: "a@b".into(),
         };
         let mut stream = Vec::new();

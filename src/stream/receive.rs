@@ -29,6 +29,9 @@ pub fn receive(
 ) -> Result<Progress, StreamError> {
     let (mut reader, header) = Reader::begin(input)?;
     let receiving = store.receive(&how(dataset, snapshot, &header)?)?;
+    if header.counts_projects {
+        receiving.count_projects().map_err(DatasetError::from)?;
+    }
     let mut receiver = Receiver {
         to: receiving,
         ino: Ino(0),
@@ -149,6 +152,7 @@ impl Receiver {
             Record::Link(dir, name, ino) => self.to.link(dir, &name, ino),
             Record::Gone(ino) => self.to.remove(ino),
             Record::Mark(position) => self.to.mark(position),
+            Record::ProjectLimit(project, limit) => self.to.limit_project(project, limit),
             Record::Data(_) | Record::End(_) => Ok(()),
         }
     }

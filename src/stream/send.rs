@@ -19,9 +19,9 @@ use crate::engine::{EngineError, ReceivedInode, Sending, TreeDifference};
 use crate::format::FormatError;
 use crate::format::codec::Compression;
 use crate::format::id::{ChunkId, Ino};
-use crate::format::key::{self, Key, Kind, trailing_u64};
+use crate::format::key::{self, Key, Kind, trailing_u32, trailing_u64};
 use crate::format::record::{
-    Codec, Dedup, DentryRecord, ExtentRecord, InodeRecord, StreamPosition,
+    Codec, Dedup, DentryRecord, ExtentRecord, InodeRecord, ProjectLimit, StreamPosition,
 };
 use crate::store::StoreError;
 
@@ -60,6 +60,7 @@ pub fn send(
         compression: Compression::of_record(of.codec, of.codec_level).unwrap_or(Compression::OFF),
         dedup: Dedup::of_record(of.flags),
         position,
+        counts_projects: from.counts_projects()?,
         name: of.name.clone(),
     };
     let mut sender = Sender {
@@ -239,9 +240,12 @@ impl<W: Write> Sender<'_, W> {
         let Some((ino, kind, _)) = parts(&difference.key) else {
             return Ok(());
         };
-        // The list of orphans.
+        // The list of orphans, and projects: what those have the other side counts.
         if ino.0 == 0 {
-            return Ok(());
+            return match kind == Kind::ProjectLimit as u8 && pass == INODES {
+                true => self.send_limit(&difference),
+                false => Ok(()),
+            };
         }
         let is_next = self.inode.as_ref().is_none_or(|at| at.ino != ino);
         if is_next {
@@ -347,6 +351,14 @@ impl<W: Write> Sender<'_, W> {
         } else {
             Ok(())
         }
+    }
+
+    fn send_limit(&mut self, difference: &TreeDifference) -> Result<(), StreamError> {
+        let wrong = |error| corrupt("project", error);
+        let project = trailing_u32(&difference.key).map_err(wrong)?;
+        let limit = difference.new.as_deref().map(ProjectLimit::decode);
+        let limit = limit.transpose().map_err(wrong)?.unwrap_or_default();
+        self.out.put(&Record::ProjectLimit(project, limit))
     }
 
     fn send_inode(&mut self, ino: Ino, new: Option<&[u8]>) -> Result<(), StreamError> {

@@ -56,7 +56,10 @@ fn wait_for(socket: &Path) {
 }
 
 fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    make_store_in(tempfile::tempdir().unwrap(), mkfs)
+}
+
+fn make_store_in(dir: tempfile::TempDir, mkfs: &[&str]) -> tempfile::TempDir {
     let made = Command::new(env!("CARGO_BIN_EXE_razorfs"))
         .args(["mkfs", "--allow-volatile", "--log-size", "8M"])
         .args(mkfs)
@@ -104,6 +107,15 @@ impl Daemon {
         let dir = make_store(&[]);
         run(dir.path(), commands);
         Daemon::start_in(dir, flags)
+    }
+
+    /// The same on a store in a directory of a new file system.
+    pub fn start_on(disk: &Path, flags: &[&str]) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let store = disk.join("store");
+        std::fs::create_dir(&store).unwrap();
+        std::os::unix::fs::symlink(store, dir.path().join("store")).unwrap();
+        Daemon::start_in(make_store_in(dir, &[]), flags)
     }
 
     fn start_with(mkfs: &[&str], flags: &[&str]) -> Daemon {

@@ -12,6 +12,7 @@ mod control_kill;
 mod control_remote;
 mod daemon;
 mod exports;
+mod full_disk;
 mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;

@@ -9,6 +9,7 @@ mod health;
 mod info;
 mod mkfs;
 mod mount;
+mod project;
 mod receive;
 mod recover;
 mod rewrite;
@@ -61,6 +62,7 @@ enum Command {
     Receive(receive::ReceiveArgs),
     Top(top::TopArgs),
     Doctor(doctor::DoctorArgs),
+    Project(project::ProjectArgs),
     Trim(trim::TrimArgs),
     Compact(compact::CompactArgs),
     Rewrite(rewrite::RewriteArgs),
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         Command::Events(args) => events::run(args),
         Command::Send(args) => send::run(args),
         Command::Receive(args) => receive::run(args),
+        Command::Project(args) => project::run(args),
         Command::Trim(args) => trim::run(args),
         Command::Top(args) => top::run(args),
         Command::Compact(args) => compact::run(args),

@@ -23,10 +23,10 @@ use super::exchange::{
 use super::stream::Writer;
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, DeleteExport, Difference,
-    ErrorKind, Event, Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewExport,
-    NewScrub, NewSnapshot, Restore, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot,
-    Stats, Trim, Trimmed, Watch,
+    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, DeleteDataset, DeleteExport,
+    Difference, ErrorKind, Event, Export, Failure, Health, ListProjects, ListSnapshots, NewClone,
+    NewDataset, NewExport, NewScrub, NewSnapshot, Project, Restore, Restored, Rewrite, Rewritten,
+    Scrub, SendSnapshot, Snapshot, Stats, Trim, Trimmed, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -71,6 +71,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
         .routes(routes!(trim))
+        .routes(routes!(list_projects, change_project))
         .routes(routes!(list_exports, add_export))
         .routes(routes!(remove_export))
         .routes(routes!(rewrite))
@@ -640,4 +641,34 @@ async fn events(
 )]
 async fn openapi() -> Answer<utoipa::openapi::OpenApi> {
     Answer(document())
+}
+
+/// The projects of a dataset that have inodes or limits, by number.
+#[utoipa::path(
+    get,
+    path = "/api/v1/projects",
+    params(ListProjects),
+    responses((status = OK, body = Vec<Project>), Unreadable),
+)]
+async fn list_projects(
+    State(served): State<Served>,
+    Options(of): Options<ListProjects>,
+) -> Result<Answer<Vec<Project>>> {
+    let list = move |store: &_| operations::projects(store, &of.dataset);
+    served.run(list).await.map(Answer)
+}
+
+/// Sets limits of a project, and gives a directory tree to it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/projects",
+    request_body = ChangeProject,
+    responses((status = OK, description = "The project", body = Project), Refusals),
+)]
+async fn change_project(
+    State(served): State<Served>,
+    Json(change): Json<ChangeProject>,
+) -> Result<Answer<Project>> {
+    let change = move |store: &_| operations::change_project(store, &change);
+    served.run(change).await.map(Answer)
 }

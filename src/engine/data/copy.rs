@@ -242,8 +242,9 @@ impl Volume {
         self.store_inode(&mut tx, range.target, &record)?;
         let released = target_data.unallocated_in(range.target_offset, target_end);
         let less = before.saturating_add(released);
-        let mut charge = self.charge(&tx, counters.allocated_bytes.saturating_sub(less))?;
-        let lsn = self.commit_counted(tx, &counters, released, Some(&mut charge))?;
+        let (project, more) = (record.projid, counters.allocated_bytes.saturating_sub(less));
+        let mut charge = self.charge(&tx, project, more)?;
+        let lsn = self.commit_counted(tx, (&counters, project), released, Some(&mut charge))?;
         self.change_dirty(target_data, |map| {
             map.remove(range.target_offset, target_end)
         });

@@ -117,7 +117,7 @@ impl Volume {
         }
         self.store_inode(&mut tx, ino, &record)?;
         let released = data.unallocated_in(from, until);
-        let lsn = self.commit_counted(tx, &counters, released, charge)?;
+        let lsn = self.commit_counted(tx, (&counters, record.projid), released, charge)?;
         state.touch(lsn);
         self.change_dirty(&mut data, |map| match how.replaces() {
             true => map.remove(from, until),

@@ -209,7 +209,7 @@ impl Volume {
     ) -> Result<Promise<'_>, EngineError> {
         let promise = Promise::new(&self.store.data.promised_units, units);
         // Before what was promised: that is where it goes.
-        let kept = self.kept_for_others();
+        let kept = self.kept_for_others()?;
         self.store.check_room(kept, spare, slack)?;
         Ok(promise)
     }
@@ -217,7 +217,7 @@ impl Volume {
     /// Bytes of file content that can still be written to the dataset, as far as the store is
     /// concerned.
     pub(super) fn free_bytes(&self) -> Result<u64, EngineError> {
-        self.store.free_bytes(self.kept_for_others())
+        self.store.free_bytes(self.kept_for_others()?)
     }
 
     /// Bytes of a file that will take space and have none yet: part of its `blocks`.

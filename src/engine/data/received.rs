@@ -105,8 +105,12 @@ impl Volume {
             counters: &mut counters,
         })?;
         self.store_inode(&mut tx, ino, &record)?;
-        let mut charge = self.charge(&tx, counters.allocated_bytes.saturating_sub(before))?;
-        self.commit_counted(tx, &counters, 0, Some(&mut charge))?;
+        let (project, more) = (
+            record.projid,
+            counters.allocated_bytes.saturating_sub(before),
+        );
+        let mut charge = self.charge(&tx, project, more)?;
+        self.commit_counted(tx, (&counters, project), 0, Some(&mut charge))?;
         Ok(until)
     }
 

@@ -50,7 +50,7 @@ impl Volume {
             }
             self.store_inode(&mut tx, ino, &record)?;
             let released = data.unallocated_in(end, u64::MAX);
-            let lsn = self.commit_counted(tx, &counters, released, None)?;
+            let lsn = self.commit_counted(tx, (&counters, record.projid), released, None)?;
             state.touch(lsn);
             self.change_dirty(&mut data, |map| map.remove(end, u64::MAX));
             if rest.is_none() {
@@ -94,6 +94,18 @@ impl Volume {
         act(!data.is_empty())
     }
 
+    /// Does something with an inode's unwritten data locked, knowing how many bytes of it stand in no
+    /// extent.
+    pub(in crate::engine) fn with_uncounted<T>(
+        &self,
+        ino: Ino,
+        act: impl FnOnce(u64) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let state = self.live_state(ino)?;
+        let data = state.data.write();
+        act(data.unallocated_bytes())
+    }
+
     /// Frees all content of an orphan, in bounded transactions, and its unwritten data. The record
     /// stays, with `allocated` 0.
     pub(in crate::engine) fn free_content(&self, ino: Ino) -> Result<(), EngineError> {
@@ -118,7 +130,7 @@ impl Volume {
             }
             self.store_inode(&mut tx, ino, &record)?;
             let released = data.unallocated_in(0, u64::MAX);
-            self.commit_counted(tx, &counters, released, None)?;
+            self.commit_counted(tx, (&counters, record.projid), released, None)?;
             self.change_dirty(&mut data, |map| map.remove(0, u64::MAX));
             if rest.is_none() {
                 return Ok(());

@@ -75,7 +75,7 @@ impl Volume {
         self.drop_privileges(&mut tx, ino, &mut record, flags.kill_suidgid)?;
         self.store_inode(&mut tx, ino, &record)?;
         let growth = self.growth(&tx, ino, &data, (offset, end))?;
-        let charge = self.charge(&tx, growth.bytes)?;
+        let charge = self.charge(&tx, record.projid, growth.bytes)?;
         let lsn = tx.commit()?;
         charge.settle();
         state.touch(lsn);

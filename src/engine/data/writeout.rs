@@ -265,9 +265,9 @@ impl Volume {
         let is_done = |piece: &Piece| piece.is_entered() || piece.is_gone();
         while !pieces.iter().all(is_done) {
             let (mut data, mut tx) = self.begin_with(state, Need::Reclaim)?;
-            let (steps, counters) = self.enter_some(&mut tx, ino, pieces, &data)?;
+            let (steps, counters, project) = self.enter_some(&mut tx, ino, pieces, &data)?;
             let released = steps.iter().map(|step| step.released).sum();
-            let lsn = self.commit_counted(tx, &counters, released, None)?;
+            let lsn = self.commit_counted(tx, (&counters, project), released, None)?;
             state.touch(lsn);
             self.change_dirty(&mut data, |map| {
                 for step in steps {
@@ -294,14 +294,14 @@ impl Volume {
         Ok(())
     }
 
-    /// A transaction's share of [`Volume::publish`].
+    /// A transaction's share of [`Volume::publish`]; the counters then, and the file's project.
     fn enter_some(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,
         pieces: &[Piece],
         data: &DirtyMap,
-    ) -> Result<(Vec<Step>, DatasetCounters), EngineError> {
+    ) -> Result<(Vec<Step>, DatasetCounters, u32), EngineError> {
         let mut record = self.load_inode(tx, ino)?;
         let mut counters = self.load_counters(tx)?;
         let mut steps = Vec::new();
@@ -348,7 +348,7 @@ impl Volume {
             });
         }
         self.store_inode(tx, ino, &record)?;
-        Ok((steps, counters))
+        Ok((steps, counters, record.projid))
     }
 }
 

@@ -56,7 +56,7 @@ impl Store {
     }
 
     /// Does something at a moment at which the trees hold all that was written to a dataset.
-    fn with_all_written<T>(
+    pub(in crate::engine) fn with_all_written<T>(
         self: &Arc<Self>,
         dataset: &str,
         act: impl FnOnce(DatasetId) -> Result<T, DatasetError>,

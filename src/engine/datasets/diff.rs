@@ -106,6 +106,10 @@ pub(in crate::engine) fn is_changed(
     let mut changed = Ok(false);
     let mut nameless = None;
     differences((old, Some(new)), &mut |key, was, is| {
+        if key::is_of_kind(key, Kind::ProjectLimit) {
+            changed = Ok(true);
+            return ControlFlow::Break(());
+        }
         let ino = key.first_chunk().map(|ino| Ino(u64::from_be_bytes(*ino)));
         let Some(ino) = ino.filter(|ino| ino.0 != 0 && nameless != Some(*ino)) else {
             return ControlFlow::Continue(());
@@ -231,7 +235,7 @@ impl Seen {
             if more || old.ctime != new.ctime || old.nlink != new.nlink {
                 *self.changed.entry(ino).or_default() |= more;
             }
-        } else if !key::is_of_kind(key, Kind::Orphan) {
+        } else if ino.0 != 0 {
             self.changed.insert(ino, true);
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::engine::datasets::{
     DatasetError, counters_of, dataset_name, find, found, is_changed, lineage, put_lineage,
     put_record, record_of, split_name,
 };
+use crate::engine::projects::Counted;
 use crate::engine::send::orphans_in;
 use crate::engine::volume::Dataset;
 use crate::engine::{EngineError, Store, Volume};
@@ -63,7 +64,7 @@ impl Store {
             }
         };
         let receiving = Receiving {
-            volume: self.attach_receiving(id, how.dataset)?,
+            volume: self.attach_receiving(id, how.dataset, base.map(|(target, _)| target))?,
             dataset: how.dataset.to_owned(),
             record,
             base,
@@ -203,6 +204,7 @@ impl Store {
         self: &Arc<Self>,
         id: DatasetId,
         name: &str,
+        target: Option<DatasetId>,
     ) -> Result<Volume, DatasetError> {
         let mut datasets = self.datasets.write();
         if datasets.contains_key(&id) {
@@ -210,7 +212,9 @@ impl Store {
         }
         let view = self.journal.view();
         let (record, counters) = (record_of(&view, id)?, counters_of(&view, id)?);
-        let dataset = Arc::new(Dataset::receiving(id, &record, &counters));
+        let counted = Counted::load(&view, TreeId::Fs(id))?;
+        let dataset = Dataset::receiving(id, target, &record, &counters, counted);
+        let dataset = Arc::new(dataset);
         datasets.insert(id, Arc::clone(&dataset));
         Ok(Volume::for_user(Arc::clone(self), dataset))
     }

@@ -6,6 +6,7 @@ mod differences;
 mod health;
 mod metadata;
 mod names;
+mod projects;
 mod rename;
 mod restore_path;
 mod xattrs;

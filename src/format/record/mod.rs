@@ -6,6 +6,7 @@ mod chunk;
 mod dataset;
 mod inode;
 mod lineage;
+mod project;
 mod receive;
 
 use zerocopy::byteorder::little_endian::{I64, U32, U64};
@@ -18,6 +19,7 @@ pub use chunk::*;
 pub use dataset::*;
 pub use inode::*;
 pub use lineage::*;
+pub use project::*;
 pub use receive::*;
 
 /// Reads `T` from exactly `bytes`.

@@ -14,6 +14,7 @@ use crate::format::xattr::{HEAD_BYTES, SYMLINK_MAX, decode_head, more_count};
 use crate::fsck::inode::{DEVICES, DIRECTORY, REGULAR, SYMLINK, file_type};
 use crate::fsck::inodes::kind_of;
 use crate::fsck::pages::Range;
+use crate::fsck::projects::Projects;
 use crate::fsck::{Bytes, split_u64};
 use crate::store::StoreError;
 
@@ -77,6 +78,7 @@ pub(super) fn check(
         chunks,
         lost,
         inodes: Inodes::default(),
+        projects: Projects::default(),
         group: None,
     };
     if view.get(tree, &key::inode(Ino::ROOT))?.is_none() {
@@ -85,6 +87,12 @@ pub(super) fn check(
     }
     view.scan_all(tree, &mut |key, value| pass.take(key, value, fixes))?;
     pass.end_group(fixes)?;
+    for (key, value) in pass.projects.recounted() {
+        match value {
+            Some(value) => pass.builder.put(tree, &key, &value)?,
+            None => drop(pass.builder.delete(tree, &key)?),
+        }
+    }
     let mut inodes = pass.inodes;
     inodes.table.sort_unstable_by_key(|entry| entry.ino);
     Ok(inodes)
@@ -118,6 +126,7 @@ struct Pass<'a> {
     chunks: &'a mut Chunks,
     lost: &'a [Range],
     inodes: Inodes,
+    projects: Projects,
     group: Option<Group>,
 }
 
@@ -150,7 +159,13 @@ fn type_of_kind(kind: Kind) -> Option<u8> {
         Kind::Dentry => Some(DIRECTORY),
         Kind::Extent => Some(REGULAR),
         Kind::Symlink => Some(SYMLINK),
-        Kind::Inode | Kind::Xattr | Kind::XattrMore | Kind::Orphan => None,
+        Kind::Inode
+        | Kind::Xattr
+        | Kind::XattrMore
+        | Kind::Orphan
+        | Kind::ProjectUse
+        | Kind::ProjectLimit
+        | Kind::ProjectsCounted => None,
     }
 }
 
@@ -194,6 +209,13 @@ impl Pass<'_> {
             return match (kind, split_u64(rest)) {
                 (Kind::Orphan, Some((ino, []))) => {
                     self.inodes.orphans.insert(Ino(ino));
+                    Ok(())
+                }
+                _ if self
+                    .projects
+                    .take(kind, rest, value)
+                    .is_some_and(|taken| taken.is_ok()) =>
+                {
                     Ok(())
                 }
                 _ => self.drop_key(key, "it means nothing", fixes),
@@ -313,7 +335,11 @@ impl Pass<'_> {
                 }
                 _ => false,
             },
-            Kind::Inode | Kind::Orphan => false,
+            Kind::Inode
+            | Kind::Orphan
+            | Kind::ProjectUse
+            | Kind::ProjectLimit
+            | Kind::ProjectsCounted => false,
         };
         if known {
             return Ok(());
@@ -355,6 +381,8 @@ impl Pass<'_> {
         tell_fields(ino, &before, &group.record, group.has_record, fixes);
         self.builder
             .put(self.tree, &key::inode(ino), &group.record.encode())?;
+        let (project, bytes) = (group.record.projid, group.record.allocated);
+        self.projects.count(ino, project, bytes);
         self.inodes.table.push(Entry {
             ino,
             file_type: group.file_type,

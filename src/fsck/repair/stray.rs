@@ -22,6 +22,7 @@ use crate::format::record::{
 };
 use crate::fsck::inodes::kind_of;
 use crate::fsck::pages::{Lost, Walker};
+use crate::fsck::projects::Projects;
 use crate::fsck::split_u64;
 use crate::store::StoreError;
 
@@ -69,6 +70,9 @@ impl Class {
             Class::Fs => match split_u64(key) {
                 Some((0, [kind, rest @ ..])) => {
                     *kind == Kind::Orphan as u8 && rest.len() == 8 && value.is_empty()
+                        || kind_of(*kind)
+                            .and_then(|kind| Projects::default().take(kind, rest, value))
+                            .is_some_and(|taken| taken.is_ok())
                 }
                 Some((_, [kind, rest @ ..])) => {
                     kind_of(*kind).is_some_and(|kind| is_of_kind(kind, rest, value))
@@ -86,7 +90,7 @@ fn is_of_kind(kind: Kind, rest: &[u8], value: &[u8]) -> bool {
         Kind::Xattr | Kind::XattrMore => !rest.is_empty(),
         Kind::Dentry => rest.len() == 8 && DentryRecord::decode(value).is_ok(),
         Kind::Extent => rest.len() == 8 && ExtentRecord::decode(value).is_ok(),
-        Kind::Orphan => false,
+        Kind::Orphan | Kind::ProjectUse | Kind::ProjectLimit | Kind::ProjectsCounted => false,
     }
 }
 

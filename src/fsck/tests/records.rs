@@ -3,7 +3,7 @@
 use super::*;
 use crate::format::id::Lsn;
 use crate::format::key::Kind;
-use crate::format::record::{ReceiveRecord, StreamPosition, Time, receive_key};
+use crate::format::record::{ProjectUse, ReceiveRecord, StreamPosition, Time, receive_key};
 use crate::fsck::issue::Bytes;
 
 const DATASETS: TreeId = TreeId::Datasets;
@@ -369,4 +369,56 @@ fn log_damage() {
         matches!(found[..], [Issue::LogDamaged { at: place, durable }] if place == at && durable > Lsn(at.0)),
         "{found:?}"
     );
+}
+
+#[test]
+fn projects() {
+    let dataset = DatasetId::MAIN;
+    let counted = |tx: &mut Tx<'_>, below: u64| {
+        edit(tx, FILE, |record| record.projid = 7);
+        let below = below.to_le_bytes();
+        tx.put(FS, key::projects_counted(), below).unwrap();
+    };
+    let issue = |what, found, recorded| Issue::ProjectUse {
+        dataset,
+        project: 7,
+        what,
+        found,
+        recorded,
+    };
+    let sim = sound();
+    let journal = open(&sim);
+    let record = journal.view().get(FS, &key::inode(FILE)).unwrap().unwrap();
+    let bytes = InodeRecord::decode(&record).unwrap().allocated;
+    assert!(bytes > 0);
+    drop(journal);
+    let found = planted(|tx| counted(tx, u64::MAX));
+    let both = [issue("inodes", 1, 0), issue("bytes in extents", bytes, 0)];
+    assert_eq!(found, both);
+    let put = |tx: &mut Tx<'_>, inodes, bytes| {
+        let used = ProjectUse { inodes, bytes }.encode();
+        tx.put(FS, key::project_use(7), used).unwrap();
+    };
+    let found = planted(|tx| {
+        counted(tx, u64::MAX);
+        put(tx, 1, bytes + 1);
+    });
+    assert_eq!(found, [issue("bytes in extents", bytes, bytes + 1)]);
+    // Which are not counted yet.
+    assert_eq!(planted(|tx| counted(tx, FILE.0)), []);
+    let found = planted(|tx| {
+        counted(tx, FILE.0);
+        put(tx, 1, 0);
+    });
+    assert_eq!(found, [issue("inodes", 0, 1)]);
+    // There is no project 0, and no other number that inodes are counted by.
+    for (key, value) in [
+        (key::project_use(0), vec![0; 16]),
+        (key::project_limit(0), vec![0; 16]),
+        (key::projects_counted(), vec![0; 4]),
+    ] {
+        let found = planted(|tx| tx.put(FS, key.clone(), value.clone()).unwrap());
+        let (tree, key) = (FS, Bytes(key.to_vec()));
+        assert_eq!(found, [Issue::UnknownKey { tree, key }]);
+    }
 }

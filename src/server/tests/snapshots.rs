@@ -176,7 +176,12 @@ fn a_file_is_copied_back_without_its_bytes() {
     let store = kernel.server.fs().volume().store();
     let used = || {
         store.checkpoint().unwrap();
-        kernel.server.fs().statfs().unwrap().blocks_free
+        kernel
+            .server
+            .fs()
+            .statfs(crate::format::id::Ino::ROOT)
+            .unwrap()
+            .blocks_free
     };
     let before = used();
     let copy = |from: u64, to: u64| {

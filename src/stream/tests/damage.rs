@@ -153,6 +153,7 @@ fn forged(records: &[Record]) -> Vec<u8> {
         compression: Compression::OFF,
         dedup: Dedup::Off,
         position: StreamPosition::START,
+        counts_projects: false,
         name: "x@a".into(),
     };
     let mut stream = Vec::new();
@@ -344,6 +345,7 @@ fn what_no_store_sends_does_no_harm() {
                 compression: Compression::OFF,
                 dedup: Dedup::Off,
                 position,
+                counts_projects: false,
                 name: "x@a".into(),
             };
             let mut stream = Vec::new();

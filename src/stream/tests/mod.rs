@@ -21,7 +21,7 @@ use crate::engine::{
     Time, Volume, WriteFlags, mkfs,
 };
 use crate::format::id::Ino;
-use crate::format::record::{ReceiveRecord, StreamPosition};
+use crate::format::record::{ProjectLimit, ReceiveRecord, StreamPosition};
 use crate::fsck;
 
 const ROOT: Ino = Ino::ROOT;
@@ -261,6 +261,12 @@ fn everything(world: &World) {
     let copy = world.make(ROOT, "copy", FILE);
     main.copy_range(file, 6000, copy, 4096, 299_000).unwrap();
     main.tmpfile(cred, ROOT, &new(FILE)).unwrap();
+    let limit = ProjectLimit {
+        bytes: 1 << 30,
+        inodes: 100,
+    };
+    world.store.limit_project("main", 9, limit).unwrap();
+    main.assign_project(directory, 9, &mut || true).unwrap();
 }
 
 #[test]
@@ -279,6 +285,9 @@ fn everything_arrives() {
     }
     to.reopen();
     assert_eq!(to.tree("copy"), from.tree("main@a"));
+    let projects = |world: &World, name: &str| world.volume(name).projects().unwrap();
+    assert_eq!(projects(&from, "main@a").len(), 1);
+    assert_eq!(projects(&to, "copy"), projects(&from, "main@a"));
     // It is the same snapshot, wherever it came from.
     let uuid = |world: &World, name: &str| {
         let all = world.store.list().unwrap();

@@ -18,6 +18,14 @@ struct Bench {
 
 /// Its content is the same, wherever it is.
 fn assert_same(one: &World, name: &str, other: &World, as_name: &str) {
+    let limits = |world: &World, name: &str| -> Vec<_> {
+        let all = world.volume(name).projects().unwrap().into_iter();
+        let limits = all.map(|project| (project.id, project.limit));
+        limits
+            .filter(|(_, limit)| *limit != ProjectLimit::default())
+            .collect()
+    };
+    assert_eq!(limits(one, name), limits(other, as_name));
     let (one, other) = (one.tree(name), other.tree(as_name));
     for (path, node) in &one {
         let path = String::from_utf8_lossy(path);
@@ -65,6 +73,14 @@ impl Bench {
             work.change();
         }
         drop(volume);
+        if self.random.random_bool(0.4) {
+            let limit = ProjectLimit {
+                bytes: self.random.random_range(0..2) << 40,
+                inodes: self.random.random_range(0..2) << 30,
+            };
+            let project = self.random.random_range(1..4);
+            world.store.limit_project(name, project, limit).unwrap();
+        }
         self.rounds += 1;
         world.snapshot(&format!("{name}@s{}", self.rounds));
     }

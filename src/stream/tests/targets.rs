@@ -118,6 +118,80 @@ fn what_is_kept_is_right_behind_a_receive() {
     assert_eq!(kept(&to), before);
 }
 
+/// What others have filled is no matter to a dataset that has space reserved, and what is received
+/// for it takes from there: cut off and gone on with, too.
+#[test]
+fn what_is_reserved_is_there_for_what_is_received() {
+    let from = World::new(1);
+    from.make(ROOT, "file", FILE);
+    from.snapshot("main@a");
+    let mut to = World::with(MkfsOptions {
+        uuid: [2; 16],
+        capacity_bytes: 24 << 20,
+        ..MkfsOptions::reproducible()
+    });
+    to.receive("copy", &from.stream("main@a", None)).unwrap();
+    to.receive("other", &from.stream("main@a", None)).unwrap();
+    let reserve = Settings {
+        reservation_bytes: Some(6 << 20),
+        ..Settings::default()
+    };
+    to.store.change_settings("copy", reserve).unwrap();
+    fill(&to);
+    let more = from.make(ROOT, "more", FILE);
+    let bytes: Vec<u8> = (0..4u32 << 20).map(|at| (at / 7 * 5) as u8).collect();
+    from.write(more, 0, &bytes);
+    from.snapshot("main@b");
+    let stream = from.stream("main@b", Some("main@a"));
+    let refused = error_of(to.receive("other", &stream));
+    assert!(refused.contains("size is used up"), "{refused}");
+    to.store.abort_receive("other").unwrap();
+
+    let cut = &stream[..stream.len() / 2];
+    to.receive("copy", cut).unwrap_err();
+    // Others get nothing of what is left.
+    fill(&to);
+    to.reopen();
+    fill(&to);
+    let state = to.store.receive_record("copy").unwrap().unwrap();
+    to.receive("copy", &from.rest(&state)).unwrap();
+    assert_eq!(to.tree("copy"), from.tree("main@b"));
+    fill(&to);
+    let before = to.store.sums_for_tests();
+    to.reopen();
+    assert_eq!(to.store.sums_for_tests(), before);
+    // And no more than what is reserved.
+    for (name, len) in [("fits", 1 << 20), ("does not", 4 << 20)] {
+        let file = from.make(ROOT, name, FILE);
+        from.write(file, 0, &bytes[..len]);
+    }
+    from.snapshot("main@c");
+    let refused = error_of(to.receive("copy", &from.stream("main@c", Some("main@b"))));
+    assert!(refused.contains("size is used up"), "{refused}");
+    to.store.abort_receive("copy").unwrap();
+    to.store.reap(&|| false).unwrap();
+    assert_eq!(to.store.sums_for_tests(), before);
+}
+
+/// Writes to `main` until there is no space for it.
+fn fill(world: &World) {
+    let main = world.volume("main");
+    let name = format!("filler {}", world.store.now().sec);
+    let made = main.create(Cred::default(), ROOT, name.as_bytes(), &new(FILE));
+    let ino = made.unwrap().ino;
+    for at in 0.. {
+        let bytes = [(at % 251) as u8 + 1; 64 << 10];
+        let mut source = &bytes[..];
+        let flags = WriteFlags::default();
+        let offset = at * bytes.len() as u64;
+        if let Err(error) = main.write(ino, offset, bytes.len(), &mut source, flags) {
+            assert!(error.to_string().contains("size is used up"), "{error}");
+            break;
+        }
+    }
+    main.fsync(ino, false).unwrap();
+}
+
 #[test]
 fn reservations_behind_a_shorter_end_arrive() {
     let (from, to) = (World::new(1), World::new(2));

@@ -75,6 +75,7 @@ pub(crate) fn setup(workload: &Workload) -> Setup {
             0 => Limits {
                 bytes: 100_000,
                 inodes: 6,
+                of_project: sum % 2 == 1,
             },
             _ => Limits::default(),
         },

@@ -1,8 +1,11 @@
-//! The quota of `main`: who may be refused, and that nobody gets more.
+//! The quota of `main`, or of a project that all of it belongs to: who may be refused, and that
+//! nobody gets more.
 
 use std::sync::Arc;
 
-use razorfs::engine::{EngineError, Settings, Store};
+use razorfs::engine::{EngineError, ProjectInfo, Settings, Store};
+use razorfs::format::id::Ino;
+use razorfs::format::record::{ProjectLimit, ProjectUse};
 
 use crate::ensure;
 use crate::ops::Op;
@@ -16,7 +19,11 @@ const BLOCK_BYTES: u64 = 512;
 pub struct Limits {
     pub bytes: u64,
     pub inodes: u64,
+    /// They are those of a project to which the root directory belongs, and all below it.
+    pub of_project: bool,
 }
+
+const PROJECT: u32 = 5;
 
 /// What an operation takes, at most.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,6 +59,9 @@ impl Wanted {
 impl Setup {
     /// Sets the limits of a store that is about to be used.
     pub fn limit(&self, store: &Arc<Store>) -> Outcome {
+        if self.limits.of_project {
+            return self.limit_project(store);
+        }
         let settings = Settings {
             quota_bytes: Some(self.limits.bytes),
             quota_inodes: Some(self.limits.inodes),
@@ -61,9 +71,51 @@ impl Setup {
         done.map_err(|error| format!("setting limits: {error}"))
     }
 
+    fn limit_project(&self, store: &Arc<Store>) -> Outcome {
+        let limit = ProjectLimit {
+            bytes: self.limits.bytes,
+            inodes: self.limits.inodes,
+        };
+        let done = store.limit_project("main", PROJECT, limit);
+        done.map_err(|error| format!("limiting a project: {error}"))?;
+        let main = store.main().map_err(|error| error.to_string())?;
+        let given = main.assign_project(Ino::ROOT, PROJECT, &mut || true);
+        given.map_err(|error| format!("giving the root to a project: {error}"))?;
+        Ok(())
+    }
+
+    /// Whether the project of all of `main` has no more than it may, and all there is.
+    fn check_project(&self, store: &Arc<Store>) -> Outcome {
+        let Limits { bytes, inodes, .. } = self.limits;
+        let main = store.main().map_err(|error| error.to_string())?;
+        let projects = main.projects().map_err(|error| error.to_string())?;
+        let info = store.find("main").map_err(|error| error.to_string())?;
+        let all = ProjectInfo {
+            id: PROJECT,
+            used: ProjectUse {
+                inodes: info.inodes,
+                bytes: info.allocated_bytes,
+            },
+            limit: ProjectLimit { bytes, inodes },
+        };
+        ensure!(projects == [all], "{projects:?}, not {all:?}");
+        ensure!(
+            bytes == 0 || all.used.bytes <= bytes,
+            "more bytes than the limit: {all:?}"
+        );
+        ensure!(
+            inodes == 0 || all.used.inodes <= inodes,
+            "more inodes than the limit: {all:?}"
+        );
+        Ok(())
+    }
+
     /// Whether a store holds no more than it may.
-    pub fn check_limits(&self, store: &Store) -> Outcome {
-        let Limits { bytes, inodes } = self.limits;
+    pub fn check_limits(&self, store: &Arc<Store>) -> Outcome {
+        if self.limits.of_project {
+            return self.check_project(store);
+        }
+        let Limits { bytes, inodes, .. } = self.limits;
         for info in store.list().map_err(|error| format!("listing: {error}"))? {
             if info.name != "main" {
                 let limits = (info.quota_bytes, info.quota_inodes);
@@ -90,8 +142,13 @@ impl World {
     /// only when less is used than all that stands in extents and all that is unwritten, which may
     /// be the same bytes.
     pub fn may_refuse(&self) -> Result<bool, EngineError> {
-        let Limits { bytes, inodes } = self.setup.limits;
-        if self.model.dataset.0 != 0 {
+        let Limits {
+            bytes,
+            inodes,
+            of_project,
+        } = self.setup.limits;
+        // Clones have projects, and their limits, too.
+        if self.model.dataset.0 != 0 && !of_project {
             return Ok(false);
         }
         if inodes != 0 && self.wanted.inode && self.model.nodes.len() as u64 >= inodes {

@@ -43,6 +43,7 @@ fn setup(rng: &mut ChaCha8Rng) -> Setup {
         limits: Limits {
             bytes: [0, 0, 20_000, 200_000][rng.random_range(0..4)],
             inodes: [0, 0, 6, 20][rng.random_range(0..4)],
+            of_project: rng.random_bool(0.4),
         },
     }
 }

@@ -25,6 +25,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
+        ("/api/v1/projects", "get post"),
         ("/api/v1/exports", "get post"),
         ("/api/v1/exports/{socket}", "delete"),
         ("/api/v1/datasets/{name}/rewrite", "post"),

@@ -3,6 +3,9 @@
 use rand::seq::SliceRandom;
 
 use super::*;
+use crate::engine::{DatasetError, SetAttr, Store};
+use crate::fsck;
+use crate::store::StoreError;
 
 /// What fallocate reserved of a store with a size can be written.
 #[test]
@@ -115,4 +118,104 @@ fn no_room_for_another_name_stops_nothing_else() {
     let full = sim.killed();
     full.set_capacity(Some(full.allocated()));
     open(&full);
+}
+
+/// Changes all files, and takes a snapshot, until there is no space for it: the names of those that
+/// were taken.
+fn snapshots_until_full(store: &Arc<Store>, files: &[Ino], from: u32) -> Vec<String> {
+    let volume = store.volume("main").unwrap();
+    let is_full = |error: &EngineError| {
+        assert!(
+            matches!(error, EngineError::Store(StoreError::NoSpace(_))),
+            "{error}"
+        );
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(from.into());
+    let mut taken = Vec::new();
+    for round in from.. {
+        let set = SetAttr {
+            uid: Some(round),
+            ..SetAttr::default()
+        };
+        // The tree's pages, and content: whatever is refused first.
+        for ino in files {
+            if let Err(error) = volume.setattr(*ino, &set) {
+                is_full(&error);
+                break;
+            }
+        }
+        let bytes = bytes_of(&mut rng, 100_000);
+        if let Err(error) = try_write(&volume, files[0], 0, &bytes) {
+            is_full(&error);
+        }
+        let name = format!("main@{round}");
+        match store.snapshot(&name) {
+            Ok(_) => taken.push(name),
+            Err(DatasetError::Engine(error)) => {
+                is_full(&error);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    taken
+}
+
+/// Snapshots take all there is; on the full disk they go again, also those that a crash left half
+/// deleted, and what they had can be used.
+#[test]
+fn snapshots_come_and_go_on_a_full_disk() {
+    for seed in 0..4u64 {
+        println!("seed {seed}");
+        let sim = make();
+        let volume = open(&sim);
+        let files: Vec<_> = (0..600)
+            .map(|number| create(&volume, &format!("file {number}")))
+            .collect();
+        volume.store().checkpoint().unwrap();
+        sim.set_capacity(Some(sim.allocated() + (seed << 20)));
+        let taken = snapshots_until_full(volume.store(), &files, 1);
+        assert!(!taken.is_empty());
+        volume.sync_all().unwrap();
+        volume.store().checkpoint().unwrap();
+        let mut full = sim;
+        let mut volume = volume;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for name in &taken {
+            let store = Arc::clone(volume.store());
+            store.delete(name, false).unwrap();
+            let steps = rng.random_range(1..40);
+            let looked = std::cell::Cell::new(0);
+            let stop = || {
+                looked.set(looked.get() + 1);
+                looked.get() == steps
+            };
+            store.reap(&stop).unwrap();
+            if rng.random_bool(0.3) {
+                drop((store, volume));
+                let point = full.events();
+                let survival = Survival::Random(rng.random());
+                full = full.recording().crash_at(point, survival);
+                full.set_capacity(Some(full.allocated()));
+                assert_eq!(fsck::errors(&full.media()).unwrap(), [""; 0]);
+                volume = open(&full);
+            }
+        }
+        let store = Arc::clone(volume.store());
+        store.reap(&|| false).unwrap();
+        for _ in 0..2 {
+            store.checkpoint().unwrap();
+        }
+        let names = store.list().unwrap().len();
+        assert_eq!(names, 1, "what was deleted is gone");
+        let again = snapshots_until_full(&store, &files, 1000);
+        assert!(!again.is_empty());
+        for name in again {
+            store.delete(&name, false).unwrap();
+        }
+        store.reap(&|| false).unwrap();
+        drop(volume);
+        store.close().unwrap();
+        assert_eq!(fsck::errors(&full.media()).unwrap(), [""; 0]);
+    }
 }

@@ -1,12 +1,17 @@
 //! What a dataset uses, to the byte, against a model.
 
+use std::collections::BTreeMap;
+
 use super::limits::set_quota;
 use super::*;
-use crate::engine::MkfsOptions;
 use crate::engine::data::extents::overlapping;
+use crate::engine::projects::{counted_below, limits_of, use_of};
+use crate::engine::{FsXattr, MkfsOptions};
+use crate::format::record::ProjectLimit;
 use crate::fsck;
 
 const SPAN: usize = 200_000;
+const PROJECTS: u32 = 2;
 
 /// What a byte of a file stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +58,14 @@ struct Bench {
     volume: Arc<Volume>,
     inos: Vec<Ino>,
     files: Vec<File>,
+    /// The project of each file.
+    projects: Vec<u32>,
     /// 0 for none.
     quota: usize,
+    /// Bytes and inodes that each project may have, from 1 on; 0 for no limit.
+    limits: BTreeMap<u32, (usize, usize)>,
+    /// Projects have been asked for.
+    is_counted: bool,
     /// The most that was used since the last opening.
     most: usize,
     snapshots: u32,
@@ -81,7 +92,10 @@ impl Bench {
             sim,
             volume,
             inos,
+            projects: vec![0; 3],
             quota: 0,
+            limits: BTreeMap::new(),
+            is_counted: false,
             most: 0,
             snapshots: 0,
             refused: 0,
@@ -98,10 +112,27 @@ impl Bench {
         self.files.iter().map(File::used).sum()
     }
 
-    /// Whether the quota lets a part of a file become what it is to be.
-    fn fits(&self, before: &[Space], after: &[Space]) -> bool {
+    /// Inodes and bytes of a project.
+    fn used_by(&self, project: u32) -> (usize, usize) {
+        let all = self.projects.iter().zip(&self.files);
+        let own = all.filter(|(of, _)| **of == project);
+        own.fold((0, 0), |(inodes, bytes), (_, file)| {
+            (inodes + 1, bytes + file.used())
+        })
+    }
+
+    fn limit_of(&self, project: u32) -> (usize, usize) {
+        self.limits.get(&project).copied().unwrap_or_default()
+    }
+
+    /// Whether the quotas let a part of a file become what it is to be.
+    fn fits(&self, file: usize, before: &[Space], after: &[Space]) -> bool {
         let (before, after) = (used(before), used(after));
-        self.quota == 0 || after <= before || self.used() + after - before <= self.quota
+        let project = self.projects[file];
+        let within = |limit: usize, used: usize| limit == 0 || used + after - before <= limit;
+        after <= before
+            || within(self.quota, self.used())
+                && within(self.limit_of(project).0, self.used_by(project).1)
     }
 
     /// Whether an answer is the one that the model expects.
@@ -127,7 +158,7 @@ impl Bench {
             _ => self.rng.random_range(1..SPAN / 2),
         };
         let volume = Arc::clone(&self.volume);
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..24) {
             0..7 => {
                 let append = self.rng.random_bool(0.2);
                 let start = if append {
@@ -191,9 +222,57 @@ impl Bench {
                 let name = format!("main@{}", self.snapshots);
                 volume.store().snapshot(&name).unwrap();
             }
-            _ => volume.write_out(ino).unwrap(),
+            19 => volume.write_out(ino).unwrap(),
+            20 | 21 => self.limit_project(),
+            _ => self.change_project(file),
         }
         self.check();
+    }
+
+    fn limit_project(&mut self) {
+        let project = self.rng.random_range(1..=PROJECTS);
+        let (inodes, bytes) = self.used_by(project);
+        let limit = match self.rng.random_range(0..6) {
+            0 => (0, 0),
+            1 => ((bytes / 2).max(1), inodes),
+            2 => (0, inodes),
+            _ => (bytes + self.rng.random_range(1..SPAN), 0),
+        };
+        let record = ProjectLimit {
+            bytes: at(limit.0),
+            inodes: at(limit.1),
+        };
+        let store = Arc::clone(self.volume.store());
+        store.limit_project("main", project, record).unwrap();
+        self.limits.insert(project, limit);
+        self.is_counted = true;
+    }
+
+    /// By a guest, who is refused at the limit, or by an operator, who is not.
+    fn change_project(&mut self, file: usize) {
+        let project = self.rng.random_range(0..=PROJECTS);
+        let (ino, before) = (self.inos[file], self.projects[file]);
+        let (inodes, bytes) = self.used_by(project);
+        let (bytes_max, inodes_max) = self.limit_of(project);
+        let own = self.files[file].used();
+        let fits = project == before
+            || (bytes_max == 0 || own == 0 || bytes + own <= bytes_max)
+                && (inodes_max == 0 || inodes < inodes_max);
+        let volume = Arc::clone(&self.volume);
+        if self.rng.random_bool(0.2) {
+            volume.assign_project(ino, project, &mut || true).unwrap();
+            self.is_counted = true;
+        } else {
+            let fsx = FsXattr {
+                xflags: 0,
+                projid: project,
+            };
+            let done = volume.set_fsxattr(ino, fsx);
+            if !self.expect(done, fits) {
+                return;
+            }
+        }
+        self.projects[file] = project;
     }
 
     /// Notes what became of a part of a file, if the quota let it.
@@ -207,7 +286,7 @@ impl Bench {
     ) {
         let end = start + after.len();
         let before = self.files[file].part(start, end);
-        let fits = self.fits(&before, &after);
+        let fits = self.fits(file, &before, &after);
         if self.expect(done, fits) {
             let file = &mut self.files[file];
             file.set(start, &after);
@@ -239,7 +318,7 @@ impl Bench {
         };
         let fits = |len: usize| {
             let (before, after) = copied(len);
-            self.fits(&before, &after)
+            self.fits(target, &before, &after)
         };
         match done {
             Ok(len) => {
@@ -269,6 +348,26 @@ impl Bench {
         if usage.is_exact() {
             assert_eq!(usage.used_bytes(), at(self.used()));
         }
+        let mut told = Vec::new();
+        for project in 1..=PROJECTS {
+            let (inodes, bytes) = self.used_by(project);
+            if let Some(counted) = usage.project_bytes(project) {
+                assert_eq!(counted, at(bytes), "project {project}");
+            }
+            let (bytes_max, inodes_max) = self.limit_of(project);
+            let limit = ProjectLimit {
+                bytes: at(bytes_max),
+                inodes: at(inodes_max),
+            };
+            if self.is_counted && (inodes > 0 || limit != ProjectLimit::default()) {
+                told.push((project, at(inodes), limit));
+            }
+        }
+        let found = self.volume.projects().unwrap().into_iter();
+        let found: Vec<_> = found
+            .map(|each| (each.id, each.used.inodes, each.limit))
+            .collect();
+        assert_eq!(found, told);
         if self.quota != 0 {
             let stat = self.volume.statfs().unwrap();
             let block = u64::from(stat.block_bytes);
@@ -303,6 +402,19 @@ impl Bench {
                 file.set(start, &vec![what; len]);
             }
         }
+        for (project, ino) in self.projects.iter_mut().zip(&self.inos) {
+            *project = self.volume.get_fsxattr(*ino).unwrap().projid;
+        }
+        let tree = self.volume.tree();
+        let counted = counted_below(&view, tree).unwrap();
+        if counted != 0 && counted != u64::MAX {
+            self.volume.count_projects().unwrap();
+        }
+        self.is_counted = counted != 0;
+        let limits = limits_of(&view, tree).unwrap();
+        let size = |bytes: u64| usize::try_from(bytes).unwrap();
+        let limit = |(id, of): (u32, ProjectLimit)| (id, (size(of.bytes), size(of.inodes)));
+        self.limits = limits.into_iter().map(limit).collect();
         let quota = self.volume.quota(&view).unwrap().bytes;
         self.quota = usize::try_from(quota).unwrap();
         assert!(self.used() <= self.most, "more than ever was");
@@ -358,6 +470,12 @@ fn threads_that_race_never_pass_the_quota() {
         set_quota(&store, name, *limit).unwrap();
         assert_eq!(volume.dataset.usage.used_bytes(), 0);
     }
+    const OF_PROJECT: u64 = 1 << 20;
+    let limit = ProjectLimit {
+        bytes: OF_PROJECT,
+        inodes: 0,
+    };
+    store.limit_project("main", 5, limit).unwrap();
     let refused = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..6u64 {
@@ -366,7 +484,20 @@ fn threads_that_race_never_pass_the_quota() {
             scope.spawn(move || {
                 let mut rng = ChaCha8Rng::seed_from_u64(thread);
                 let ino = create(volume, &format!("f{thread}"));
+                let mut in_project = thread == 0;
                 for _ in 0..400 {
+                    // One stays in the project, one comes and goes.
+                    in_project ^= thread == 2 && rng.random_bool(0.05);
+                    let fsx = FsXattr {
+                        xflags: 0,
+                        projid: if in_project { 5 } else { 0 },
+                    };
+                    match volume.set_fsxattr(ino, fsx) {
+                        Err(EngineError::Quota) => in_project = false,
+                        other => other.unwrap(),
+                    }
+                    let of_project = volume.dataset.usage.project_bytes(5);
+                    assert!(of_project.unwrap_or(0) <= OF_PROJECT);
                     let offset = rng.random_range(0..40) * PIECE / 2;
                     let bytes = bytes_of(&mut rng, usize::try_from(PIECE).unwrap());
                     let done = match rng.random_range(0..12) {
@@ -404,6 +535,9 @@ fn threads_that_race_never_pass_the_quota() {
         let view = volume.store.journal.view();
         let counters = volume.load_counters(&view).unwrap();
         assert_eq!(volume.dataset.usage.used_bytes(), counters.allocated_bytes);
+        let of_project = use_of(&view, volume.tree(), 5).unwrap().bytes;
+        let counted = volume.dataset.usage.project_bytes(5);
+        assert_eq!(counted.unwrap_or(0), of_project);
     }
     store.close().unwrap();
     assert_eq!(fsck::errors(&sim.media()).unwrap(), [""; 0]);
