@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure, NewClone,
-    NewDataset, NewSnapshot, Opening, PathChange, Snapshot, Stats, Trim, Trimmed,
+    ChangeDataset, ChangeSnapshot, ChangeStore, Compare, Dataset, Difference, ErrorKind, Failure,
+    NewClone, NewDataset, NewSnapshot, Opening, PathChange, Snapshot, Stats, StoreSettings, Trim,
+    Trimmed,
 };
 use crate::engine::{
     self, DatasetError, DatasetInfo, EngineError, Settings, Store, Time, split_name,
@@ -308,6 +309,27 @@ pub fn trim(store: &Arc<Store>, how: &Trim) -> Result<Trimmed> {
         pieces: done.pieces,
         cut_bytes: done.cut_bytes,
         unsupported: done.unsupported,
+    })
+}
+
+/// Changes the store's own size. Durable on return.
+///
+/// # Errors
+/// When more is used or reserved; when the store refuses.
+pub fn change_store(store: &Arc<Store>, change: &ChangeStore) -> Result<StoreSettings> {
+    if let Some(bytes) = change.capacity_bytes {
+        match store.change_size(bytes) {
+            Err(EngineError::Store(StoreError::NoSpace(_))) => {
+                let needed = store.needed_bytes()?;
+                let message =
+                    format!("the store cannot be of {bytes} bytes: {needed} are used or reserved");
+                return Err(Failure::new(ErrorKind::NoSpace, message));
+            }
+            other => other?,
+        }
+    }
+    Ok(StoreSettings {
+        capacity_bytes: store.size_bytes(),
     })
 }
 

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, Difference, Failure, NewClone, NewDataset,
-    NewSnapshot, Snapshot, Trim, Trimmed,
+    ChangeDataset, ChangeSnapshot, ChangeStore, Compare, Dataset, Difference, Failure, NewClone,
+    NewDataset, NewSnapshot, Snapshot, StoreSettings, Trim, Trimmed,
 };
 use super::operations::{self, Made};
 use super::{Client, socket};
@@ -270,6 +270,17 @@ impl Session {
         match self {
             Session::Served(client) => client.post("/api/v1/clones", new),
             Session::Opened(store) => Ok(operations::clone_dataset(store, new)?),
+        }
+    }
+
+    /// See [`operations::change_store`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_store(&self, change: &ChangeStore) -> Result<StoreSettings> {
+        match self {
+            Session::Served(client) => client.patch("/api/v1/store", change),
+            Session::Opened(store) => Ok(operations::change_store(store, change)?),
         }
     }
 

@@ -29,6 +29,7 @@ mod rename;
 mod scrub;
 mod send;
 mod settings;
+mod size;
 mod status;
 mod store;
 #[cfg(test)]

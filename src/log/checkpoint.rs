@@ -98,8 +98,10 @@ impl Journal {
         // No transaction that the superblock denies gets as far as the log.
         self.closed.fetch_or(clean, Ordering::Release);
         let (checkpoint_lsn, next_tx) = wal.seal();
+        let capacity_bytes = self.capacity_bytes();
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
+            && newest.capacity_bytes == capacity_bytes
             // Else a later opening could begin with a smaller number, though what came before it in
             // the log was born in this one.
             && writer.generation.0 == newest.generation.0.saturating_add(1)
@@ -142,6 +144,7 @@ impl Journal {
             nodes_end,
             strings_end,
             nodes_used: in_use.saturating_sub(freed.len() as u64),
+            capacity_bytes,
             clean,
             roots,
             incompat: features,

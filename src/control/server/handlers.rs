@@ -17,9 +17,9 @@ use super::Served;
 use super::exchange::{Answer, Json, Name, Options, Plain, method_not_allowed, not_found};
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeSnapshot, Compare, Dataset, DeleteDataset, Difference, ErrorKind, Export,
-    Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot, Stats, Trim,
-    Trimmed,
+    ChangeDataset, ChangeSnapshot, ChangeStore, Compare, Dataset, DeleteDataset, Difference,
+    ErrorKind, Export, Failure, Health, ListSnapshots, NewClone, NewDataset, NewSnapshot, Snapshot,
+    Stats, StoreSettings, Trim, Trimmed,
 };
 use crate::control::operations::{self, Made};
 use crate::control::prometheus;
@@ -51,6 +51,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(stats))
         .routes(routes!(get_activity))
         .routes(routes!(metrics))
+        .routes(routes!(change_store))
         .routes(routes!(openapi))
 }
 
@@ -368,6 +369,22 @@ async fn list_exports(State(served): State<Served>) -> Result<Answer<Vec<Export>
     let exports = served.exports.clone();
     let list = move |store: &_| exports.iter().map(|each| each.describe(store)).collect();
     served.run(list).await.map(Answer)
+}
+
+/// Changes the store's own size. It becomes larger at any time, and smaller down to what is used and
+/// reserved.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/store",
+    request_body = ChangeStore,
+    responses((status = OK, body = StoreSettings), Refusals),
+)]
+async fn change_store(
+    State(served): State<Served>,
+    Json(change): Json<ChangeStore>,
+) -> Result<Answer<StoreSettings>> {
+    let change = move |store: &_| operations::change_store(store, &change);
+    served.run(change).await.map(Answer)
 }
 
 /// Numbers of the store.
