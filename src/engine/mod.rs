@@ -17,6 +17,7 @@ mod dir;
 mod error;
 mod flags;
 pub mod health;
+mod import;
 mod inode;
 mod mkfs;
 mod namespace;
@@ -45,6 +46,7 @@ pub use datasets::{
     split_name,
 };
 pub use error::EngineError;
+pub use import::{ImportedAttrs, Nameless, Xattr};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use receive::{ReceiveHow, ReceivedInode, Receiving};

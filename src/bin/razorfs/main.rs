@@ -1,9 +1,12 @@
 //! `razorfs`: administration of stores.
 
+mod archive;
 mod compact;
 mod datasets;
 mod doctor;
+mod extract;
 mod health;
+mod import;
 mod info;
 mod mkfs;
 mod mount;
@@ -61,6 +64,8 @@ enum Command {
     Trim(trim::TrimArgs),
     Compact(compact::CompactArgs),
     Rewrite(rewrite::RewriteArgs),
+    Import(import::ImportArgs),
+    Extract(extract::ExtractArgs),
 }
 
 /// What SIGINT (Ctrl-C) and SIGTERM set from here on, in the place of ending the program.
@@ -107,6 +112,8 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        Command::Import(args) => import::run(args),
+        Command::Extract(args) => extract::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
