@@ -3,7 +3,7 @@
 //! ```text
 //! programs    src/bin        flags, exit codes
 //! transport                  vhost-user device, local mount over /dev/fuse
-//! stream                     snapshots on their way to another store
+//! archive, stream            trees of the host and tar streams; snapshots on their way
 //! server                     FUSE messages: decode, dispatch, encode
 //! control                    the control socket, beside server and transport: HTTP and JSON
 //! export                     datasets on sockets, which come and go
@@ -22,6 +22,7 @@
 //! programs; `sync` (locks and threads) is for all who share something between threads, `metrics`
 //! (counting) for all in whom something happens that operators want to know of.
 
+pub mod archive;
 pub mod config;
 pub mod control;
 pub mod disk;

@@ -141,6 +141,11 @@ fn recovery() {
 }
 
 #[test]
+fn tar() {
+    named("tar");
+}
+
+#[test]
 fn stream() {
     named("stream");
 }

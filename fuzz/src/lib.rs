@@ -8,6 +8,7 @@
 //! formats        every on-disk structure, behind its checksum
 //! recovery       a store whose log is arbitrary: opened, used, closed, checked
 //! stream         a snapshot's stream of arbitrary records, received
+//! tar            a tar stream of arbitrary members, imported
 //! ```
 //!
 //! The fuzzers in `fuzz_targets` choose the bytes; `tests/fuzz_targets.rs` takes them from a seed,
@@ -21,6 +22,7 @@ mod log;
 pub mod recovery;
 mod store;
 pub mod stream;
+pub mod tar;
 pub mod wal;
 
 /// A target: what it does with bytes, and bytes to begin with.
@@ -36,12 +38,12 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "formats",
         run: formats::run,
         seeds: formats::seeds,
-        share: 50,
+        share: 49,
     },
     Target {
         name: "chains",
@@ -71,6 +73,12 @@ pub const TARGETS: [Target; 6] = [
         name: "stream",
         run: stream::run,
         seeds: stream::seeds,
+        share: 1,
+    },
+    Target {
+        name: "tar",
+        run: tar::run,
+        seeds: tar::seeds,
         share: 1,
     },
 ];

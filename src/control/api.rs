@@ -493,6 +493,23 @@ pub struct Stats {
     pub opening: Opening,
 }
 
+/// Changes of the store itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeStore {
+    /// Bytes of content that it may hold; 0 for as many as the disk gives. Not below what is used
+    /// and reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
+}
+
+/// What is set for the store itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreSettings {
+    /// Bytes of content that it may hold; 0 for as many as the disk gives.
+    pub capacity_bytes: u64,
+}
+
 /// What opening a store found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Opening {

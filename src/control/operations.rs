@@ -14,9 +14,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::api::{
-    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Event,
-    EventKind, Export, Failure, NewClone, NewDataset, NewExport, NewSnapshot, Opening, PathChange,
-    Project, Restore, Restored, Rewrite, Rewritten, Scrub, Snapshot, Stats, Trim, Trimmed,
+    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, Difference,
+    ErrorKind, Event, EventKind, Export, Failure, NewClone, NewDataset, NewExport, NewSnapshot,
+    Opening, PathChange, Project, Restore, Restored, Rewrite, Rewritten, Scrub, Snapshot, Stats,
+    StoreSettings, Trim, Trimmed,
 };
 use crate::engine::{
     self, DatasetError, DatasetInfo, EngineError, ProjectInfo, Sending, Settings, Store, Time,
@@ -593,6 +594,27 @@ fn as_project(dataset: &str, info: &ProjectInfo) -> Project {
         quota_bytes: info.limit.bytes,
         quota_inodes: info.limit.inodes,
     }
+}
+
+/// Changes the store's own size. Durable on return.
+///
+/// # Errors
+/// When more is used or reserved; when the store refuses.
+pub fn change_store(store: &Arc<Store>, change: &ChangeStore) -> Result<StoreSettings> {
+    if let Some(bytes) = change.capacity_bytes {
+        match store.change_size(bytes) {
+            Err(EngineError::Store(StoreError::NoSpace(_))) => {
+                let needed = store.needed_bytes()?;
+                let message =
+                    format!("the store cannot be of {bytes} bytes: {needed} are used or reserved");
+                return Err(Failure::new(ErrorKind::NoSpace, message));
+            }
+            other => other?,
+        }
+    }
+    Ok(StoreSettings {
+        capacity_bytes: store.size_bytes(),
+    })
 }
 
 /// Numbers of the store.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, Difference, ErrorKind, Failure,
-    NewClone, NewDataset, NewSnapshot, Project, Restore, Restored, Rewrite, Rewritten, Snapshot,
-    Trim, Trimmed,
+    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, Difference,
+    ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Restore, Restored, Rewrite,
+    Rewritten, Snapshot, StoreSettings, Trim, Trimmed,
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
@@ -436,6 +436,17 @@ impl Session {
                 let message = "no daemon serves the store, so nothing happens to it";
                 Err(Failure::new(ErrorKind::NotPossible, message).into())
             }
+        }
+    }
+
+    /// See [`operations::change_store`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_store(&self, change: &ChangeStore) -> Result<StoreSettings> {
+        match self {
+            Session::Served(client) => client.patch("/api/v1/store", change),
+            Session::Opened(store) => Ok(operations::change_store(store, change)?),
         }
     }
 

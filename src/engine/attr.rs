@@ -196,7 +196,7 @@ impl Volume {
     }
 
     /// Makes the access ACL follow the mode.
-    fn chmod_acl(
+    pub(super) fn chmod_acl(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod flags;
 pub mod health;
+mod import;
 mod inode;
 mod kernels;
 mod mkfs;
@@ -33,6 +34,7 @@ mod restore_path;
 mod scrub;
 mod send;
 mod settings;
+mod size;
 mod status;
 mod store;
 #[cfg(test)]
@@ -49,6 +51,7 @@ pub use datasets::{
 };
 pub use error::EngineError;
 pub use events::{Event, EventKind, Events};
+pub use import::{ImportedAttrs, Nameless, Xattr};
 pub use kernels::{Believing, Release};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};

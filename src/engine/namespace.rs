@@ -154,7 +154,7 @@ impl Volume {
     }
 
     /// Makes the entry, and counts it in the directory.
-    fn enter(
+    pub(super) fn enter(
         &self,
         op: &mut Op<'_>,
         (dir, parent): (Ino, &mut InodeRecord),

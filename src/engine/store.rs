@@ -163,9 +163,9 @@ impl Store {
             ::log::warn!("superblock copy {copy} cannot be used: {reason}; the other one is whole");
         }
         let store = Arc::new(Store {
-            journal: opened.journal,
             // The other half is for tree pages.
-            data: DataState::new(options.cache_bytes / 2),
+            data: DataState::new(options.cache_bytes / 2, opened.journal.capacity_bytes()),
+            journal: opened.journal,
             scrubbing: Mutex::default(),
             stop_scrub: AtomicBool::new(false),
             events: super::events::Journal::new(&clock),

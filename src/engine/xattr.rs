@@ -56,6 +56,29 @@ pub(super) fn check_security(name: &[u8], value: &[u8]) -> Result<(), EngineErro
     Ok(())
 }
 
+/// Whether attributes of this name are kept.
+pub(super) fn is_kept(name: &[u8]) -> bool {
+    check_name(name).is_ok()
+}
+
+/// Checks an attribute that an inode comes with.
+pub(super) fn check_imported(
+    record: &InodeRecord,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), EngineError> {
+    check_name(name)?;
+    if value.len() > XATTR_VALUE_MAX {
+        return Err(EngineError::TooBig);
+    }
+    if is_out_of_place(record, name) {
+        return Err(EngineError::Invalid(
+            "user attributes are for regular files and directories",
+        ));
+    }
+    Ok(())
+}
+
 /// Checks an attribute as it stands in another store.
 pub(super) fn check_received(
     record: &InodeRecord,
@@ -224,7 +247,7 @@ impl Volume {
     }
 
     /// Sets an ACL: an access list changes the mode, and is only kept when it says more than that.
-    fn set_acl(
+    pub(super) fn set_acl(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,

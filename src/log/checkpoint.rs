@@ -99,9 +99,11 @@ impl Journal {
         self.closed.fetch_or(clean, Ordering::Release);
         let (checkpoint_lsn, next_tx) = wal.seal();
         let added = self.added_ro_compat.load(Ordering::Acquire);
+        let capacity_bytes = self.capacity_bytes();
         if checkpoint_lsn == newest.checkpoint_lsn
             && newest.clean == clean
             && added & !newest.ro_compat == 0
+            && newest.capacity_bytes == capacity_bytes
             // Else a later opening could begin with a smaller number, though what came before it in
             // the log was born in this one.
             && writer.generation.0 == newest.generation.0.saturating_add(1)
@@ -144,6 +146,7 @@ impl Journal {
             nodes_end,
             strings_end,
             nodes_used: in_use.saturating_sub(freed.len() as u64),
+            capacity_bytes,
             clean,
             roots,
             incompat: features,

@@ -63,6 +63,8 @@ pub struct Journal {
     pub(super) opened: Superblock,
     pub(super) durable_generation: AtomicU64,
     pub(super) dirty_pages: AtomicU64,
+    /// Bytes of file content that the store may hold, as the next checkpoint will say.
+    pub(super) capacity_bytes: AtomicU64,
     /// Whether transactions go to the log.
     pub(super) logging: AtomicBool,
     /// Whether the last checkpoint has begun, behind which no transaction comes.
@@ -158,6 +160,7 @@ impl Journal {
                 pending: Pending::default(),
             }),
             retired: Mutex::default(),
+            capacity_bytes: AtomicU64::new(superblock.capacity_bytes),
             opened: superblock.clone(),
             checkpoint: Mutex::new(superblock),
             durable_generation: AtomicU64::new(generation.0),
@@ -454,7 +457,12 @@ impl Journal {
     /// Bytes of file content the store may hold; 0 for as many as the disk gives.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.opened.capacity_bytes
+        self.capacity_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Changes that: durable with the next checkpoint.
+    pub fn set_capacity_bytes(&self, bytes: u64) {
+        self.capacity_bytes.store(bytes, Ordering::SeqCst);
     }
 
     /// What is wrong with the copies of the superblock, as they lie on the disk.

@@ -1,11 +1,14 @@
 //! `razorfs`: administration of stores.
 
+mod archive;
 mod compact;
 mod datasets;
 mod doctor;
 mod events;
 mod exports;
+mod extract;
 mod health;
+mod import;
 mod info;
 mod mkfs;
 mod mount;
@@ -68,6 +71,8 @@ enum Command {
     Rewrite(rewrite::RewriteArgs),
     Export(exports::ExportArgs),
     Unexport(exports::UnexportArgs),
+    Import(import::ImportArgs),
+    Extract(extract::ExtractArgs),
 }
 
 /// What SIGINT (Ctrl-C) and SIGTERM set from here on, in the place of ending the program.
@@ -118,6 +123,8 @@ fn main() -> ExitCode {
         },
         Command::Export(args) => exports::export(args),
         Command::Unexport(args) => exports::unexport(args),
+        Command::Import(args) => import::run(args),
+        Command::Extract(args) => extract::run(args),
         Command::Scrub(args) => match scrub::run(args) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),

@@ -113,9 +113,11 @@ fn act(store: &Arc<Store>, args: &ReceiveArgs, stop: &AtomicBool) -> Result<(), 
 
 /// A stream that ends with an error when it is broken off, though its sender may be silent for as
 /// long as it likes.
-struct Input<'a> {
-    stream: File,
-    stop: &'a AtomicBool,
+pub struct Input<'a> {
+    /// The stream.
+    pub stream: File,
+    /// What breaks it off.
+    pub stop: &'a AtomicBool,
 }
 
 impl Read for Input<'_> {

@@ -3,14 +3,14 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser as Name;
 use razorfs::config::parse_size;
-use razorfs::control::api::ChangeDataset;
+use razorfs::control::api::{ChangeDataset, ChangeStore};
 use razorfs::engine::Settings;
 
 use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Changes settings of a dataset. They hold for what is written from then on: a quota below what is
+/// Changes settings of a dataset, or the size of the store. They hold for what is written from then on: a quota below what is
 /// used keeps it from growing.
 #[derive(Debug, Args)]
 pub struct SetArgs {
@@ -21,7 +21,8 @@ pub struct SetArgs {
     store: StoreArgs,
     /// What to set: compression=off|lz4|zstd[:LEVEL], dedup=off|on|verify, quota=BYTES|none (what its
     /// files may take), quota-inodes=NUMBER|none, reservation=BYTES|none (what no other dataset
-    /// gets). K, M, G, T, P stand for powers of 1024.
+    /// gets). Or for the store itself, alone: size=BYTES|none (what all content may take; not below what
+    /// is used and reserved). K, M, G, T, P stand for powers of 1024.
     #[arg(value_name = "KEY=VALUE", required = true)]
     settings: Vec<String>,
 }
@@ -31,6 +32,12 @@ pub struct SetArgs {
 /// # Errors
 /// When a setting or a dataset is not known, or the store cannot be written to.
 pub fn run(args: &SetArgs) -> Result<(), Error> {
+    if let Some(change) = parse_size_of_store(&args.settings)? {
+        let changed = args
+            .store
+            .with(false, |session| session.change_store(&change))?;
+        return args.store.tell(&changed);
+    }
     let settings = parse(&args.settings)?;
     let change = ChangeDataset {
         name: None,
@@ -44,6 +51,18 @@ pub fn run(args: &SetArgs) -> Result<(), Error> {
         session.change_dataset(&args.dataset, &change)
     })?;
     args.store.tell(&changed)
+}
+
+/// The size of the store, if that is what is to be set.
+fn parse_size_of_store(given: &[String]) -> Result<Option<ChangeStore>, String> {
+    let sizes = given.iter().filter_map(|one| one.strip_prefix("size="));
+    match (sizes.clone().next_back(), given.len()) {
+        (None, _) => Ok(None),
+        (Some(size), 1) => Ok(Some(ChangeStore {
+            capacity_bytes: Some(limit("size", size)?),
+        })),
+        (Some(_), _) => Err("size is the store's, not a dataset's: set it alone".into()),
+    }
 }
 
 fn parse(given: &[String]) -> Result<Settings, String> {
@@ -67,7 +86,7 @@ fn parse(given: &[String]) -> Result<Settings, String> {
             _ => {
                 return Err(format!(
                     "there is no setting '{key}'; there are: compression, dedup, quota, \
-                     quota-inodes, reservation"
+                     quota-inodes, reservation, size"
                 ));
             }
         }
@@ -135,6 +154,24 @@ mod tests {
         }
         assert!(read > 1000, "{read}");
         assert_eq!(limit("quota", "none"), Ok(0));
+    }
+
+    #[test]
+    fn a_size_is_set_alone() {
+        let size = |given: &[&str]| {
+            let given: Vec<_> = given.iter().map(ToString::to_string).collect();
+            parse_size_of_store(&given)
+                .map(|change| change.and_then(|change| change.capacity_bytes))
+        };
+        assert_eq!(size(&["size=3G"]), Ok(Some(3 << 30)));
+        assert_eq!(size(&["size=none"]), Ok(Some(0)));
+        assert_eq!(size(&["dedup=on"]), Ok(None));
+        assert!(
+            size(&["size=3G", "dedup=on"])
+                .unwrap_err()
+                .contains("alone")
+        );
+        assert!(size(&["size=0"]).unwrap_err().contains("size: 0 is not"));
     }
 
     #[test]

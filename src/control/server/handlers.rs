@@ -23,10 +23,11 @@ use super::exchange::{
 use super::stream::Writer;
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeProject, ChangeSnapshot, Compare, Dataset, DeleteDataset, DeleteExport,
-    Difference, ErrorKind, Event, Export, Failure, Health, ListProjects, ListSnapshots, NewClone,
-    NewDataset, NewExport, NewScrub, NewSnapshot, Project, Restore, Restored, Rewrite, Rewritten,
-    Scrub, SendSnapshot, Snapshot, Stats, Trim, Trimmed, Watch,
+    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, DeleteDataset,
+    DeleteExport, Difference, ErrorKind, Event, Export, Failure, Health, ListProjects,
+    ListSnapshots, NewClone, NewDataset, NewExport, NewScrub, NewSnapshot, Project, Restore,
+    Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats, StoreSettings, Trim,
+    Trimmed, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -80,6 +81,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(get_activity))
         .routes(routes!(metrics))
         .routes(routes!(events))
+        .routes(routes!(change_store))
         .routes(routes!(openapi))
 }
 
@@ -570,6 +572,22 @@ async fn remove_export(
     let remove = move |_: &_| operations::remove_export(&exports, &socket, how.force);
     served.run(remove).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes the store's own size. It becomes larger at any time, and smaller down to what is used and
+/// reserved.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/store",
+    request_body = ChangeStore,
+    responses((status = OK, body = StoreSettings), Refusals),
+)]
+async fn change_store(
+    State(served): State<Served>,
+    Json(change): Json<ChangeStore>,
+) -> Result<Answer<StoreSettings>> {
+    let change = move |store: &_| operations::change_store(store, &change);
+    served.run(change).await.map(Answer)
 }
 
 /// Numbers of the store.

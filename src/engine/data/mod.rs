@@ -49,7 +49,7 @@ pub(super) use received::chunk_record;
 pub(super) use write::SIZE_MAX as FILE_SIZE_MAX;
 pub use writeout::Content;
 
-const UNIT: u64 = UNIT_BYTES as u64;
+pub(super) const UNIT: u64 = UNIT_BYTES as u64;
 /// Extents that one transaction changes, at most: each may touch a leaf of three trees, and all of
 /// them must fit the pages that the journal reserves for a transaction.
 const EXTENTS_MAX: usize = 128;
@@ -78,6 +78,9 @@ pub(super) struct DataState {
     pub(super) reserved_bytes: AtomicU64,
     /// Bytes that are kept for datasets because of their reservations.
     pub(super) kept_bytes: AtomicU64,
+    /// Bytes of file content that the store takes; 0 for as many as the disk gives. Never more than
+    /// the superblock says.
+    pub(super) capacity_bytes: AtomicU64,
     /// One change of settings at a time.
     pub(super) setting: Mutex<()>,
     /// Units promised to writes under way, which no map counts yet.
@@ -97,8 +100,8 @@ pub(super) struct DataState {
 }
 
 impl DataState {
-    /// No unwritten data, and at most `cache_bytes` of clean content.
-    pub(super) fn new(cache_bytes: u64) -> Self {
+    /// No unwritten data, at most `cache_bytes` of clean content, and `capacity_bytes` of all.
+    pub(super) fn new(cache_bytes: u64, capacity_bytes: u64) -> Self {
         DataState {
             dirty_bytes: AtomicU64::new(0),
             dirty_memory: AtomicU64::new(0),
@@ -106,6 +109,7 @@ impl DataState {
             log_bytes: AtomicU64::new(0),
             reserved_bytes: AtomicU64::new(0),
             kept_bytes: AtomicU64::new(0),
+            capacity_bytes: AtomicU64::new(capacity_bytes),
             setting: Mutex::default(),
             promised_units: AtomicU64::new(0),
             promised_log_bytes: AtomicU64::new(0),
@@ -240,18 +244,24 @@ impl Store {
     ) -> Result<(), EngineError> {
         // Behind whatever was counted for this.
         self.wait_for_space();
+        let capacity = self.data.capacity_bytes.load(Ordering::SeqCst);
+        let (wanted, stored) = self.wanted_units(kept)?;
+        if capacity != 0 && stored > (capacity / UNIT).saturating_add(slack) {
+            return Err(StoreError::NoSpace("the store's size is used up").into());
+        }
+        self.make_units(wanted.saturating_add(spare))
+    }
+
+    /// Units for all that is used and promised and for `kept` bytes; and of them those that count
+    /// against the store's own size.
+    pub(in crate::engine) fn wanted_units(&self, kept: u64) -> Result<(u64, u64), EngineError> {
         let promised = self.promised_units();
         let view = self.journal.view();
         let wanted = space::units_used(&view)?
             .saturating_add(promised)
             .saturating_add(kept.div_ceil(UNIT));
-        let capacity = self.journal.capacity_bytes();
         let stored = wanted.saturating_sub(space::units_punched(&view)?);
-        if capacity != 0 && stored > (capacity / UNIT).saturating_add(slack) {
-            return Err(StoreError::NoSpace("the store's size is used up").into());
-        }
-        drop(view);
-        self.make_units(wanted.saturating_add(spare))
+        Ok((wanted, stored))
     }
 
     /// Bytes of file content that the store has room for beside what is used and promised, and
@@ -261,7 +271,7 @@ impl Store {
         let used_bytes = space::units_used(&view)?.saturating_mul(UNIT);
         let punched_bytes = space::units_punched(&view)?.saturating_mul(UNIT);
         let promised = self.promised_units().saturating_mul(UNIT);
-        let capacity = self.journal.capacity_bytes();
+        let capacity = self.data.capacity_bytes.load(Ordering::SeqCst);
         let chunks = self.journal.chunks();
         let on_disk = chunks
             .available_bytes()

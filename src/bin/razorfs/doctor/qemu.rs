@@ -149,6 +149,8 @@ mod tests {
             socket: "/run/web.sock".into(),
             tag: Some("data".into()),
             is_readonly: false,
+            is_shared: false,
+            is_connected: true,
         };
         let process = Process {
             pid: 7,

@@ -34,6 +34,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/activity", "get"),
         ("/metrics", "get"),
         ("/api/v1/events", "get"),
+        ("/api/v1/store", "patch"),
         ("/api/v1/openapi.json", "get"),
     ];
     let world = World::new();
@@ -63,6 +64,29 @@ fn each_path_has_the_methods_that_the_document_says() {
     assert_eq!(served["openapi"], "3.1.0");
     assert_eq!(kind(&world.get("/api/v2/datasets")), "not_found");
     assert_eq!(kind(&world.get("/")), "not_found");
+    world.finish();
+}
+
+#[test]
+fn the_store_grows_and_shrinks_down_to_what_is_used() {
+    let world = World::new();
+    let main = world.store.main().unwrap();
+    write(&main, "f", &vec![7; 2 << 20]);
+    drop(main);
+    let set = |bytes: u64| world.patch("/api/v1/store", &json!({"capacity_bytes": bytes}));
+    let free = || world.get("/api/v1/stats").1["free_bytes"].as_u64().unwrap();
+    assert_eq!(set(64 << 20), (200, json!({"capacity_bytes": 64 << 20})));
+    assert!(free() < 64 << 20);
+    let refused = set(1 << 20);
+    assert_eq!((refused.0, kind(&refused)), (507, "no_space"));
+    let (_, stats) = world.get("/api/v1/stats");
+    assert_eq!(stats["capacity_bytes"], 64 << 20);
+    assert_eq!(set(0), (200, json!({"capacity_bytes": 0})));
+    assert_eq!(
+        kind(&world.patch("/api/v1/store", &json!({"bytes": 1}))),
+        "bad_request"
+    );
+    assert_eq!(world.patch("/api/v1/store", &json!({})).0, 200);
     world.finish();
 }
 

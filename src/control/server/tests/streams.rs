@@ -34,7 +34,7 @@ impl Server {
         world.store.snapshot("main@two").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let unix = Some(Listener::bind(&dir.path().join(SOCKET_FILE)).unwrap());
-        let served = Served::new(Arc::clone(&world.store), Vec::new());
+        let served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
         let running = start_within(Listeners { unix, tcp: None }, served, limits).unwrap();
         Server {
             world,

@@ -64,7 +64,7 @@ impl Server {
             unix: None,
             tcp: Some(listener),
         };
-        let served = Served::new(Arc::clone(&world.store), Vec::new());
+        let served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
         Server {
             world,
             running: Some(start_within(listeners, served, limits).unwrap()),

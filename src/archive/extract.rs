@@ -1,0 +1,401 @@
+//! What is in a dataset goes out.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use super::host::write::Directory;
+use super::import::components;
+use super::tar::Writer;
+use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, joined};
+use crate::engine::{Attr, EngineError, Seek, Volume, Xattr};
+use crate::format::id::Ino;
+
+/// Ranges of data of a file that are told apart: what lies behind is one.
+const RANGES_MAX: usize = 1 << 20;
+
+/// Something of a dataset, but for its content.
+pub struct Found {
+    /// Its attributes.
+    pub attr: Attr,
+    /// All extended attributes.
+    pub xattrs: Vec<Xattr>,
+}
+
+/// What goes out is made here.
+trait Target {
+    /// A directory, with what follows until it is left; an empty path for the one at the top.
+    fn enter(&mut self, path: &[u8], found: Found, summary: &mut Summary) -> Result<()>;
+
+    /// The directory that was entered last is complete.
+    fn leave(&mut self, summary: &mut Summary) -> Result<()>;
+
+    /// A regular file; whether it was made.
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()>;
+
+    /// A symlink with a target, a fifo or a device node; whether it was made.
+    fn other(
+        &mut self,
+        path: &[u8],
+        found: &Found,
+        target: &[u8],
+        summary: &mut Summary,
+    ) -> Result<bool>;
+
+    /// One more name of what was made with the path `first`.
+    fn link(&mut self, path: &[u8], first: &[u8], found: &Found) -> Result<()>;
+}
+
+/// A file's content, to be read.
+pub struct Content<'v, 't> {
+    volume: &'v Volume,
+    ino: Ino,
+    size: u64,
+    summary: &'v mut Summary,
+    tell: &'v mut Tell<'t>,
+    piece: &'v mut Vec<u8>,
+}
+
+impl Content<'_, '_> {
+    pub fn summary(&mut self) -> &mut Summary {
+        self.summary
+    }
+
+    /// Where there is data, in order.
+    pub fn ranges(&self, path: &[u8]) -> Result<Vec<(u64, u64)>> {
+        let mut found: Vec<(u64, u64)> = Vec::new();
+        let mut at = 0;
+        while at < self.size {
+            let start = match self.volume.seek(self.ino, at, Seek::Data) {
+                Ok(start) => start,
+                Err(EngineError::NoSuchOffset) => break,
+                Err(error) => return Err(ArchiveError::store(path)(error)),
+            };
+            if found.len() == RANGES_MAX {
+                found.push((start, self.size - start));
+                break;
+            }
+            let end = self
+                .volume
+                .seek(self.ino, start, Seek::Hole)
+                .map_err(ArchiveError::store(path))?;
+            found.push((start, end - start));
+            at = end;
+        }
+        Ok(found)
+    }
+
+    /// Reads ranges in pieces.
+    pub fn read(
+        &mut self,
+        path: &[u8],
+        ranges: &[(u64, u64)],
+        put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for (start, len) in ranges {
+            let mut done = 0;
+            while done < *len {
+                let rest = usize::try_from(len - done).unwrap_or(usize::MAX);
+                let most = rest.min(PIECE_BYTES);
+                self.piece.clear();
+                let read = self
+                    .volume
+                    .read(self.ino, start + done, most, self.piece)
+                    .map_err(ArchiveError::store(path))?;
+                if read == 0 {
+                    return Err(ArchiveError::refused(path, "it ends before its size"));
+                }
+                put(start + done, self.piece)?;
+                done += read as u64;
+                self.summary.bytes = self.summary.bytes.saturating_add(read as u64);
+                if (self.tell)(self.summary).is_break() {
+                    return Err(ArchiveError::Stopped);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Extracts what is at `path` of a dataset (its root when that is empty) into a directory of the
+/// host, which is made, or is there and empty. Durable when this returns.
+///
+/// # Errors
+/// When something cannot be read, or not be made. The summary says what was extracted.
+pub fn extract_to_directory(
+    volume: &Volume,
+    path: &[u8],
+    target: &Path,
+    tell: &mut Tell<'_>,
+) -> (Summary, Result<()>) {
+    let mut extraction = Extraction::new(volume, tell);
+    let done = Directory::make(target).and_then(|mut directory| {
+        extraction.run(path, &mut directory)?;
+        directory.sync()
+    });
+    (extraction.summary, done)
+}
+
+/// Writes what is at `path` of a dataset (its root when that is empty) as a tar stream.
+///
+/// # Errors
+/// When something cannot be read, or the stream not be written. The summary says what was written.
+pub fn extract_to_tar(
+    volume: &Volume,
+    path: &[u8],
+    output: &mut dyn Write,
+    tell: &mut Tell<'_>,
+) -> (Summary, Result<()>) {
+    let mut extraction = Extraction::new(volume, tell);
+    let mut stream = TarStream(Writer::new(output));
+    let done = extraction
+        .run(path, &mut stream)
+        .and_then(|()| stream.0.finish().map(|_| ()));
+    (extraction.summary, done)
+}
+
+/// A directory whose entries go out.
+struct Level {
+    ino: Ino,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<(Vec<u8>, Ino)>,
+}
+
+struct Extraction<'a> {
+    volume: &'a Volume,
+    summary: Summary,
+    tell: &'a mut Tell<'a>,
+    /// The first names of what has several.
+    linked: HashMap<Ino, Vec<u8>>,
+    piece: Vec<u8>,
+}
+
+impl<'a> Extraction<'a> {
+    fn new(volume: &'a Volume, tell: &'a mut Tell<'_>) -> Self {
+        Extraction {
+            volume,
+            summary: Summary::default(),
+            tell,
+            linked: HashMap::new(),
+            piece: Vec::with_capacity(PIECE_BYTES),
+        }
+    }
+
+    fn run(&mut self, path: &[u8], target: &mut dyn Target) -> Result<()> {
+        let mut top = Ino::ROOT;
+        let mut name: &[u8] = b"";
+        for component in components(path)? {
+            name = component;
+            top = self
+                .volume
+                .lookup(top, component)
+                .map_err(ArchiveError::store(path))?
+                .ino;
+        }
+        let found = self.found(top, path)?;
+        if !is_dir(&found.attr) {
+            return self.entry(top, name, found, target);
+        }
+        let mut levels = vec![self.enter(top, Vec::new(), found, target)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, ino)) = level.names.next() else {
+                target.leave(&mut self.summary)?;
+                levels.pop();
+                continue;
+            };
+            let path = joined(&level.path, &name);
+            let found = self.found(ino, &path)?;
+            if !is_dir(&found.attr) {
+                self.entry(ino, &path, found, target)?;
+            } else if levels.iter().any(|level| level.ino == ino) {
+                let reason = "a directory below itself: the store is damaged; run razorfsck";
+                return Err(ArchiveError::refused(&path, reason));
+            } else {
+                levels.push(self.enter(ino, path, found, target)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        ino: Ino,
+        path: Vec<u8>,
+        found: Found,
+        target: &mut dyn Target,
+    ) -> Result<Level> {
+        target.enter(&path, found, &mut self.summary)?;
+        self.summary.directories += 1;
+        self.told()?;
+        let mut names = Vec::new();
+        let mut visit = |entry: crate::engine::DirEntry| {
+            if entry.name != b"." && entry.name != b".." {
+                names.push((entry.name, entry.ino));
+            }
+            true
+        };
+        self.volume
+            .readdir(ino, 0, &mut visit)
+            .map_err(ArchiveError::store(&path))?;
+        names.sort_unstable();
+        Ok(Level {
+            ino,
+            path,
+            names: names.into_iter(),
+        })
+    }
+
+    /// Something that is no directory.
+    fn entry(
+        &mut self,
+        ino: Ino,
+        path: &[u8],
+        found: Found,
+        target: &mut dyn Target,
+    ) -> Result<()> {
+        if let Some(first) = self.linked.get(&ino) {
+            target.link(path, first, &found)?;
+            self.summary.hard_links += 1;
+            return self.told();
+        }
+        let is_made = match found.attr.mode & libc::S_IFMT {
+            libc::S_IFREG => {
+                let mut content = Content {
+                    volume: self.volume,
+                    ino,
+                    size: found.attr.size,
+                    summary: &mut self.summary,
+                    tell: &mut *self.tell,
+                    piece: &mut self.piece,
+                };
+                target.file(path, &found, &mut content)?;
+                self.summary.files += 1;
+                true
+            }
+            libc::S_IFLNK => {
+                let to = self.volume.readlink(ino);
+                let to = to.map_err(ArchiveError::store(path))?;
+                let is_made = target.other(path, &found, &to, &mut self.summary)?;
+                self.summary.symlinks += u64::from(is_made);
+                is_made
+            }
+            libc::S_IFSOCK => {
+                self.summary.skip(path, "a socket");
+                false
+            }
+            _ => {
+                let is_made = target.other(path, &found, b"", &mut self.summary)?;
+                self.summary.specials += u64::from(is_made);
+                is_made
+            }
+        };
+        if is_made && found.attr.nlink > 1 {
+            self.linked.insert(ino, path.to_vec());
+        }
+        self.told()
+    }
+
+    fn found(&self, ino: Ino, path: &[u8]) -> Result<Found> {
+        let of = || ArchiveError::store(path);
+        let attr = self.volume.getattr(ino).map_err(of())?;
+        let mut xattrs = Vec::new();
+        for name in self.volume.listxattr(ino).map_err(of())? {
+            let value = self.volume.getxattr(ino, &name).map_err(of())?;
+            xattrs.push((name, value));
+        }
+        Ok(Found { attr, xattrs })
+    }
+
+    fn told(&mut self) -> Result<()> {
+        match (self.tell)(&self.summary).is_break() {
+            true => Err(ArchiveError::Stopped),
+            false => Ok(()),
+        }
+    }
+}
+
+fn is_dir(attr: &Attr) -> bool {
+    attr.mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+struct TarStream<W>(Writer<W>);
+
+/// A path as it stands in a stream.
+fn in_stream(path: &[u8]) -> Vec<u8> {
+    [b"./", path].concat()
+}
+
+impl<W: Write> Target for TarStream<W> {
+    fn enter(&mut self, path: &[u8], found: Found, _: &mut Summary) -> Result<()> {
+        let mut path = in_stream(path);
+        if !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        self.0.member(b'5', &path, &found, b"")
+    }
+
+    fn leave(&mut self, _: &mut Summary) -> Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
+        let ranges = content.ranges(path)?;
+        self.0.file(&in_stream(path), found, &ranges)?;
+        content.read(path, &ranges, &mut |_, bytes| self.0.content(bytes))
+    }
+
+    fn other(
+        &mut self,
+        path: &[u8],
+        found: &Found,
+        target: &[u8],
+        _: &mut Summary,
+    ) -> Result<bool> {
+        let kind = match found.attr.mode & libc::S_IFMT {
+            libc::S_IFLNK => b'2',
+            libc::S_IFCHR => b'3',
+            libc::S_IFBLK => b'4',
+            _ => b'6',
+        };
+        self.0.member(kind, &in_stream(path), found, target)?;
+        Ok(true)
+    }
+
+    fn link(&mut self, path: &[u8], first: &[u8], found: &Found) -> Result<()> {
+        // What else is said of it stands with its first name.
+        let found = Found {
+            attr: found.attr,
+            xattrs: Vec::new(),
+        };
+        self.0
+            .member(b'1', &in_stream(path), &found, &in_stream(first))
+    }
+}
+
+impl Target for Directory {
+    fn enter(&mut self, path: &[u8], found: Found, _: &mut Summary) -> Result<()> {
+        self.enter(path, found)
+    }
+
+    fn leave(&mut self, summary: &mut Summary) -> Result<()> {
+        self.leave(summary)
+    }
+
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
+        self.file(path, found, content)
+    }
+
+    fn other(
+        &mut self,
+        path: &[u8],
+        found: &Found,
+        target: &[u8],
+        summary: &mut Summary,
+    ) -> Result<bool> {
+        self.other(path, found, target, summary)
+    }
+
+    fn link(&mut self, path: &[u8], first: &[u8], _: &Found) -> Result<()> {
+        self.link(path, first)
+    }
+}

@@ -1,0 +1,23 @@
+//! Tar streams: ustar, PAX (POSIX.1-2001) and GNU tar's, with holes, ACLs and extended attributes.
+//!
+//! Written here, and not with a library, since what is needed is what libraries leave out: holes in
+//! all four forms that GNU tar writes, attributes whose values have newlines, times before 1970, and
+//! limits on what a header may make the reader keep.
+
+mod header;
+mod import;
+mod pax;
+mod read;
+mod write;
+
+pub use import::import;
+pub use write::Writer;
+
+/// Bytes of a block: all in a tar stream comes in these.
+const BLOCK_BYTES: usize = 512;
+
+/// Bytes of a header's extension, at most: a PAX header, a long name. Attributes of one file fit it.
+const EXTENSION_BYTES_MAX: u64 = 16 << 20;
+
+/// Ranges of data in a file with holes, at most.
+const RANGES_MAX: usize = 1 << 20;
