@@ -9,6 +9,7 @@ mod args;
 mod control;
 mod exports;
 mod file;
+mod merge;
 mod reload;
 mod report;
 mod table;

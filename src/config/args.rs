@@ -1,21 +1,20 @@
 //! The command line.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use log::LevelFilter;
 
 use super::exports::{exports, parse_export, staleness};
-use super::file::{File, Setting, has_key};
+use super::file::{File, has_key};
+use super::merge::{Merged, in_file, settings};
 use super::values::{
     at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
     tag_of_flag, value,
 };
-use super::{Command, Config, ConfigError, Control, Endpoint, InForce, Place, SaidBy};
+use super::{Command, Config, ConfigError, Control, Endpoint};
 use crate::engine::{Durability, OpenOptions};
 use crate::export::{Defaults, NewExport};
 use crate::fs::{CacheMode, Options};
@@ -280,108 +279,19 @@ where
         Some(path) => File::read(path, &command())?,
         None => File::default(),
     };
-    let read = Read::new(&all, &said, &args, file);
+    let source_said = args.options.iter().any(|one| one.starts_with("source="));
+    let read = Merged::new(&all, &said, source_said, file);
     let matches = command().try_get_matches_from(&read.command_line)?;
     let (check, json) = (args.check_config, args.json);
     let config = Args::from_arg_matches(&matches)?
         .config(read.exports, read.schedules)
         .map_err(|error| in_file(error, &read.places))?;
-    let settings = settings(&matches, &said, &read.places);
+    let settings = settings(&command(), &matches, &said, &read.places);
     let config = Box::new(Config { settings, ..config });
     Ok(match check {
         true => Command::Check { config, json },
         false => Command::Serve(config),
     })
-}
-
-/// Flags that say what is exported: on the command line, one of them takes the place of all that the
-/// file exports.
-const EXPORTING: [&str; 3] = ["socket-path", "export", "fd"];
-
-/// The command line with what the file says before it, as far as that counts.
-struct Read {
-    command_line: Vec<OsString>,
-    /// Where the file says what.
-    places: HashMap<String, Place>,
-    exports: Vec<NewExport>,
-    schedules: Vec<Schedule>,
-}
-
-impl Read {
-    fn new(all: &[OsString], said: &ArgMatches, args: &Args, file: File) -> Read {
-        let is_said = |name: &str| {
-            let id = name.replace('-', "_");
-            said.value_source(&id) == Some(ValueSource::CommandLine)
-        };
-        let exports_said = EXPORTING.iter().any(|name| is_said(name));
-        let store_said = args.options.iter().any(|one| one.starts_with("source="));
-        let counts = |setting: &Setting| match setting.name.as_str() {
-            name if EXPORTING.contains(&name) => !exports_said,
-            "store" if store_said => false,
-            name => !is_said(name),
-        };
-        let (program, flags) = all.split_first().map_or((None, all), |(p, f)| (Some(p), f));
-        let mut command_line: Vec<OsString> = program.cloned().into_iter().collect();
-        let mut places = HashMap::new();
-        for setting in file.settings.into_iter().filter(counts) {
-            command_line.extend(setting.flags().map(OsString::from));
-            places.insert(setting.name, setting.place);
-        }
-        command_line.extend(flags.iter().cloned());
-        Read {
-            command_line,
-            places,
-            exports: if exports_said {
-                Vec::new()
-            } else {
-                file.exports
-            },
-            schedules: file.schedules,
-        }
-    }
-}
-
-/// An error that says where in the file, when it is about what the file says.
-fn in_file(error: ConfigError, places: &HashMap<String, Place>) -> ConfigError {
-    let (option, reason) = match &error {
-        ConfigError::Value { option, reason } => (option, reason.clone()),
-        ConfigError::NotSupported { option, .. } => (option, error.to_string()),
-        _ => return error,
-    };
-    let name = option.trim_start_matches('-');
-    match places.get(name) {
-        Some(place) => ConfigError::File {
-            place: place.clone(),
-            reason: format!("'{name}': {reason}"),
-        },
-        None => error,
-    }
-}
-
-/// What is in force, flag by flag, and who said so.
-fn settings(
-    matches: &ArgMatches,
-    said: &ArgMatches,
-    places: &HashMap<String, Place>,
-) -> Vec<InForce> {
-    let command = command();
-    let args = command.get_arguments().filter(|arg| has_key(arg));
-    let settings = args.filter_map(|arg| {
-        let (id, name) = (arg.get_id().as_str(), arg.get_long()?);
-        let values = matches.get_raw(id).into_iter().flatten();
-        let values: Vec<_> = values.map(|value| value.to_string_lossy().into()).collect();
-        let source = match (said.value_source(id), places.get(name)) {
-            (Some(ValueSource::CommandLine), _) => SaidBy::Flag,
-            (_, Some(place)) => SaidBy::File(place.clone()),
-            _ => SaidBy::Default,
-        };
-        (!values.is_empty()).then(|| InForce {
-            name: name.to_owned(),
-            values,
-            source,
-        })
-    });
-    settings.collect()
 }
 
 /// What flags and `-o` both can say.

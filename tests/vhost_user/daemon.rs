@@ -198,6 +198,12 @@ impl Daemon {
     /// A session at a socket that flags named, relative to the daemon's directory.
     pub fn mount_at(&self, socket: &str) -> Mount {
         let path = self.dir.path().join(socket);
+        // The one that was waited for at the start is made before the others.
+        let since = Instant::now();
+        while !path.exists() {
+            assert!(since.elapsed() < WAIT, "no socket");
+            std::thread::sleep(Duration::from_millis(2));
+        }
         Mount::new(&path, &Options::default()).unwrap()
     }
 
