@@ -440,7 +440,8 @@ fn flags_take_the_place_of_what_the_file_says() {
         assert_eq!(exported(&config), ["/run/b"]);
     }
     assert_eq!(exported(&with_file(text, &["--fd=7"]).unwrap()), ["fd:7"]);
-    assert!(with_file(text, &["-o", "source=/x"]).unwrap().store == PathBuf::from("/x"));
+    let source = with_file(text, &["-o", "source=/x"]).unwrap().store;
+    assert_eq!(source, PathBuf::from("/x"));
 }
 
 #[test]
