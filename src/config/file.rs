@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::Command;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction};
 
 use super::table::{Place, Source, Table, Value};
@@ -115,9 +115,28 @@ fn setting(value: &Value<'_>, arg: &Arg, flags: &Command) -> Result<Setting, Con
     };
     let alone = std::iter::once("razorfsd".to_owned()).chain(setting.flags());
     match flags.clone().try_get_matches_from(alone) {
+        // What it goes with, and what not, is seen when all is put together.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict
+            ) =>
+        {
+            Ok(setting)
+        }
+        Ok(_) if is_switch(arg) && setting.values == ["false"] => Ok(Setting {
+            // As if it had not been said, so that nothing else is in its way.
+            values: Vec::new(),
+            ..setting
+        }),
         Ok(_) => Ok(setting),
         Err(error) => Err(value.wrong(why(&error))),
     }
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    let numbers = arg.get_num_args();
+    numbers.is_some_and(|numbers| numbers.min_values() == 0) && arg.is_require_equals_set()
 }
 
 /// What is wrong with a value, and what is allowed.

@@ -445,6 +445,23 @@ fn flags_take_the_place_of_what_the_file_says() {
 }
 
 #[test]
+fn keys_that_go_together_stand_together() {
+    let tcp = "
+        store = '/srv/store'
+        socket-path = '/run/a'
+        control-tcp = '127.0.0.1:9000'
+        control-token-file = '/etc/razorfs/token'
+        control-cert = '/etc/razorfs/cert'
+        control-key = '/etc/razorfs/key'
+        control-plaintext = false
+    ";
+    assert!(with_file(tcp, &[]).unwrap().control_tcp.is_some());
+    let alone = tcp.replace("control-token-file", "#");
+    let said = with_file(&alone, &[]).unwrap_err().to_string();
+    assert!(said.contains("--control-token-file"), "{said}");
+}
+
+#[test]
 fn exports_and_schedules_are_tables() {
     let text = "
         store = '/srv/store'
