@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-st=target/schemathesis/venv/bin/st
+st=$PWD/target/schemathesis/venv/bin/st
 if [ ! -x "$st" ]; then
     python3 -m venv target/schemathesis/venv
     target/schemathesis/venv/bin/pip install -q 'schemathesis==4.*'
@@ -48,7 +48,9 @@ daemon=$!
 
 echo "seed $seed" >&2
 # Events do not end. A name is not found however well it is formed, so what is refused is no fault:
-# that what is well-formed is accepted, and what is gone is not found, our own tests see.
+# that what is well-formed is accepted, and what is gone is not found, our own tests see. It keeps
+# what it has found where it runs.
+cd "$work"
 failed=0
 "$st" --no-color run "http://127.0.0.1:$port/api/v1/openapi.json" --wait-for-schema 20 \
     --header "Authorization: Bearer $token" --exclude-path /api/v1/events \

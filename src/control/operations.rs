@@ -409,6 +409,7 @@ pub fn rewrite(
     what: &Rewrite,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Rewritten> {
+    dataset_name(dataset)?;
     let bytes = store.rewrite_path(dataset, &unescaped(&what.path)?, go_on)?;
     Ok(Rewritten { bytes })
 }

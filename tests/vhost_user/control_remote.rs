@@ -77,7 +77,9 @@ fn write(mount: &mut Mount, name: &str, bytes: &[u8]) {
 }
 
 fn is_there(mount: &mut Mount, name: &str) -> bool {
-    mount.client(0).call(request::lookup(ROOT, name)).is_ok()
+    let found = mount.client(0).call(request::lookup(ROOT, name));
+    // Without a number it is known not to be there.
+    found.is_ok_and(|entry| entry.nodeid != 0)
 }
 
 fn text(output: &Output) -> String {

@@ -42,7 +42,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
             }
             false => bad_request(&error),
         })?;
-        let parsed = serde_json::from_slice(&body.to_bytes());
+        let body = body.to_bytes();
+        // What is read into a structure may be an array too, with its fields in their order.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(bad_request(&"the body is to be a JSON object"));
+        }
+        let parsed = serde_json::from_slice(&body);
         parsed.map(Json).map_err(|error| bad_request(&error))
     }
 }
