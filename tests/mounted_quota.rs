@@ -218,7 +218,7 @@ fn a_directory_tree_has_a_quota_of_its_own() {
         number.parse::<u32>().unwrap()
     };
     assert_eq!(project_of(other.clone()), 7);
-    said("chattr", &["-p", "8", "+P"], &[other.clone()]);
+    said("chattr", &["-p", "8", "+P"], std::slice::from_ref(&other));
     assert_eq!(project_of(other.clone()), 8);
     // The dataset's quota is the one that holds there.
     assert_eq!(size("other").0, QUOTA);

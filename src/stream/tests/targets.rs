@@ -1,7 +1,7 @@
 //! What else is done to a dataset that streams are received into: restoring, promoting, limits.
 
 use super::*;
-use crate::engine::{EngineError, Fallocate, SetAttr, Settings};
+use crate::engine::{EngineError, Fallocate, FsXattr, SetAttr, Settings};
 
 fn sent() -> (World, World) {
     let (from, to) = (World::new(1), World::new(2));
@@ -190,6 +190,39 @@ fn fill(world: &World) {
         }
     }
     main.fsync(ino, false).unwrap();
+}
+
+/// What projects have is counted where it arrives, whoever began; limits of the target's own would be
+/// lost.
+#[test]
+fn a_limit_set_on_the_target_is_a_change() {
+    let (from, mut to) = sent();
+    let fsx = FsXattr {
+        xflags: 0,
+        projid: 7,
+    };
+    from.volume("main").set_fsxattr(ROOT, fsx).unwrap();
+    from.snapshot("main@b");
+    let refused = "it has changed since its newest snapshot";
+    let stream = from.stream("main@b", Some("main@a"));
+    let limit = |bytes| ProjectLimit { bytes, inodes: 0 };
+    to.store.limit_project("copy", 7, limit(5)).unwrap();
+    assert_eq!(refusal(to.receive("copy", &stream)), refused);
+    // That it is counted here is none.
+    to.store.limit_project("copy", 7, limit(0)).unwrap();
+    to.receive("copy", &stream).unwrap();
+    assert_eq!(to.tree("copy"), from.tree("main@b"));
+    // Counting begins on the other side, and goes on here.
+    let store = Arc::clone(&from.store);
+    store.limit_project("main", 7, limit(1 << 30)).unwrap();
+    from.make(ROOT, "more", FILE);
+    from.snapshot("main@c");
+    let stream = from.stream("main@c", Some("main@b"));
+    to.receive("copy", &stream).unwrap();
+    to.reopen();
+    let projects = |world: &World, name: &str| world.volume(name).projects().unwrap();
+    assert_eq!(projects(&to, "copy"), projects(&from, "main@c"));
+    assert_eq!(projects(&to, "copy").len(), 1);
 }
 
 #[test]
