@@ -206,6 +206,7 @@ mod tests {
         let after = sim.events();
         store.change_size(4 * MIB).unwrap();
         let end = sim.events();
+        assert!(before < after && after < end, "nothing was written");
         let mut recording = sim.recording();
         for point in before..=end {
             for seed in 0..4 {
