@@ -55,9 +55,23 @@ pub enum Control {
     Off,
 }
 
+/// Where guests come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// They start, or did not notice that there was nobody.
+    #[default]
+    Fresh,
+    /// From another host: the store is another daemon's until they are here.
+    Incoming,
+    /// From the daemon that serves the store now.
+    TakeOver,
+}
+
 /// All that razorfsd needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where guests come from.
+    pub start: Start,
     /// What is exported where; none only where some may come later.
     pub exports: Vec<ExportConfig>,
     /// How what comes later is exported.

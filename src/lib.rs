@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! programs    src/bin        flags, exit codes
+//! daemon                     where guests go on with another process
 //! transport                  vhost-user device, local mount over /dev/fuse
 //! archive, stream            trees of the host and tar streams; snapshots on their way
 //! server                     FUSE messages: decode, dispatch, encode
@@ -25,6 +26,7 @@
 pub mod archive;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod disk;
 pub mod engine;
 pub mod export;

@@ -149,3 +149,8 @@ fn tar() {
 fn stream() {
     named("stream");
 }
+
+#[test]
+fn guest_state() {
+    named("guest_state");
+}

@@ -8,7 +8,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use razorfs::engine::Volume;
 use razorfs::fs::{FileSystem, Options};
 use razorfs::server::Server;
-use razorfs::transport::vhost_user::in_process::{InProcess, Place};
+use razorfs::transport::vhost_user::in_process::{InProcess, Memory, Place};
 use vm_memory::{Bytes, GuestAddress};
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
@@ -16,7 +16,6 @@ use vm_tests::frontend::hostile::fields::Told;
 use vm_tests::frontend::hostile::ring::{self, Attack, SCRATCH_BYTES};
 use vm_tests::frontend::queue::{Descriptor, NEXT, WRITE};
 
-use super::guest::Memory;
 use super::store;
 
 const SIZE: u16 = 64;

@@ -7,6 +7,7 @@
 //! wal            the log's reader over arbitrary batches
 //! formats        every on-disk structure, behind its checksum
 //! recovery       a store whose log is arbitrary: opened, used, closed, checked
+//! guest_state    the state of a guest's mount, from another host
 //! stream         a snapshot's stream of arbitrary records, received
 //! tar            a tar stream of arbitrary members, imported
 //! ```
@@ -18,6 +19,7 @@ pub mod chains;
 pub mod formats;
 pub mod fuse_request;
 mod guest;
+pub mod guest_state;
 mod log;
 pub mod recovery;
 mod store;
@@ -43,7 +45,7 @@ pub const TARGETS: [Target; 7] = [
         name: "formats",
         run: formats::run,
         seeds: formats::seeds,
-        share: 49,
+        share: 44,
     },
     Target {
         name: "chains",
@@ -68,6 +70,12 @@ pub const TARGETS: [Target; 7] = [
         run: recovery::run,
         seeds: || random_seeds(4, 500),
         share: 2,
+    },
+    Target {
+        name: "guest_state",
+        run: guest_state::run,
+        seeds: guest_state::seeds,
+        share: 5,
     },
     Target {
         name: "stream",

@@ -14,7 +14,7 @@ use super::values::{
     at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
     tag_of_flag, value,
 };
-use super::{Command, Config, ConfigError, Control, Endpoint};
+use super::{Command, Config, ConfigError, Control, Endpoint, Start};
 use crate::engine::{Durability, OpenOptions};
 use crate::export::{Defaults, NewExport};
 use crate::fs::{CacheMode, Options};
@@ -104,6 +104,14 @@ struct Args {
     /// for never. See `razorfs trim`.
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     trim_interval: String,
+    /// Wait for a virtual machine that moves here from another host, and open the store only when
+    /// that has let it go. See docs/MIGRATION.md.
+    #[arg(long, conflicts_with = "take_over")]
+    incoming: bool,
+    /// Take the virtual machines over from the daemon that serves the store, which ends: an update
+    /// that they do not notice. The other flags must be those of that daemon.
+    #[arg(long, conflicts_with_all = ["fd", "control_tcp"])]
+    take_over: bool,
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
@@ -378,6 +386,11 @@ impl Args {
             socket_dir: self.socket_dir,
             file: self.config,
             settings: Vec::new(),
+            start: match (self.incoming, self.take_over) {
+                (true, _) => Start::Incoming,
+                (_, true) => Start::TakeOver,
+                _ => Start::Fresh,
+            },
             control: match self.control {
                 None => Control::InStore,
                 Some(path) if path.as_os_str() == "none" => Control::Off,
@@ -491,7 +504,7 @@ impl ForeignArgs {
             said.note("--killpriv-v2", "it is always on");
         }
         let names = "names of attributes and ids are stored as the guest gives them";
-        let migration = "the device's state cannot be migrated";
+        let migration = "the guest's state has no paths to be found again, see docs/MIGRATION.md";
         let refused = [
             ("--xattrmap", self.xattrmap.is_some(), names),
             ("--translate-uid", !self.translate_uid.is_empty(), names),

@@ -709,3 +709,13 @@ fn what_cannot_change_while_the_daemon_runs_is_named() {
     assert!(cpus.ends_with("stays not set, not 1"), "{cpus}");
     assert!(writeback.ends_with("stays false, not true"));
 }
+
+#[test]
+fn guests_start_or_come_from_another_host_or_daemon() {
+    let start = |args: &[&str]| parse(&with(args)).unwrap().start;
+    assert_eq!(start(&[]), Start::Fresh);
+    assert_eq!(start(&["--incoming"]), Start::Incoming);
+    assert_eq!(start(&["--take-over"]), Start::TakeOver);
+    assert!(error(&with(&["--incoming", "--take-over"])).contains("--take-over"));
+    assert!(error(&["--store=/s", "--fd=5", "--take-over"]).contains("--fd"));
+}

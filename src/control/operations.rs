@@ -92,9 +92,11 @@ impl From<ExportError> for Failure {
             ExportError::OutOfReach { .. } | ExportError::Device(VhostUserError::Listen { .. }) => {
                 ErrorKind::NotPossible
             }
-            ExportError::Device(_) | ExportError::Thread { .. } | ExportError::Ending => {
-                ErrorKind::Failed
-            }
+            ExportError::Device(_)
+            | ExportError::Thread { .. }
+            | ExportError::CannotGoOn { .. }
+            | ExportError::Handover(_)
+            | ExportError::Ending => ErrorKind::Failed,
         };
         match error {
             ExportError::Dataset(error) => error.into(),

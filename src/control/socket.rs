@@ -160,8 +160,18 @@ impl Listener {
     }
 
     /// The listening socket itself, which does not block.
-    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
+    }
+}
+
+impl Listener {
+    /// The next connection; an error when none waits.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept()?.0)
     }
 }
 

@@ -102,6 +102,18 @@ impl Listener {
         })
     }
 
+    /// The same socket once more, for when this one's server has ended.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn try_clone(&self) -> io::Result<Listener> {
+        Ok(Listener {
+            listener: self.listener.try_clone()?,
+            address: self.address,
+            guard: self.guard.clone(),
+        })
+    }
+
     /// The address, with the port that the system chose if it was 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

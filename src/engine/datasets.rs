@@ -250,7 +250,8 @@ impl Store {
         let was_there = datasets.contains_key(&id);
         let volume = self.attach_in(&mut datasets, id)?;
         // Nobody has had any of its files open since it was used last; from here on others may.
-        let orphans = match was_there || !volume.is_writable() {
+        let may_be_open = was_there || self.orphans_kept.load(Ordering::Acquire);
+        let orphans = match may_be_open || !volume.is_writable() {
             true => Vec::new(),
             false => volume.orphans(),
         };

@@ -40,6 +40,9 @@ pub struct OpenOptions {
     /// How often free space that has stayed free since the last time goes back to the disk below;
     /// `None` for never.
     pub trim_interval: Option<Duration>,
+    /// Leave what has no name but may still be open, until [`super::Store::free_orphans_but`] is
+    /// told what is: a guest goes on that another process served.
+    pub keep_orphans: bool,
     /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
     pub discard_damaged_log: bool,
 }
@@ -57,6 +60,7 @@ impl Default for OpenOptions {
             scrub_interval: None,
             scrub_bytes_per_sec: 16 << 20,
             trim_interval: Some(Duration::from_secs(60)),
+            keep_orphans: false,
             discard_damaged_log: false,
         }
     }

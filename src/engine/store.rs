@@ -12,7 +12,7 @@ use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
 use crate::disk::counted::{Counted, counted};
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
-use crate::format::id::DatasetId;
+use crate::format::id::{DatasetId, Ino};
 use crate::format::page::PAGE_BYTES;
 use crate::log::journal::Pressure;
 use crate::log::recovery::{self, Report};
@@ -33,6 +33,8 @@ pub struct Store {
     /// What opening found and did.
     recovery: Report,
     orphans_freed: AtomicU64,
+    /// Orphans may be open: see [`OpenOptions::keep_orphans`].
+    pub(super) orphans_kept: AtomicBool,
     /// Bytes that guests wrote.
     pub(super) guest_bytes: AtomicU64,
     /// What was asked of the disks.
@@ -169,6 +171,7 @@ impl Store {
             scrubbing: Mutex::default(),
             stop_scrub: AtomicBool::new(false),
             events: super::events::Journal::new(&clock),
+            orphans_kept: AtomicBool::new(options.keep_orphans),
             options,
             clock,
             datasets: RwLock::default(),
@@ -221,8 +224,9 @@ impl Store {
             // What keeps a file's bytes from it leaves them in the log.
             let _ = self.write_out_all();
             let (mut freed, mut cleared) = (0, false);
+            let kept = self.orphans_kept.load(Ordering::Relaxed);
             for volume in self.volumes() {
-                let orphans = volume.orphans();
+                let orphans = if kept { Vec::new() } else { volume.orphans() };
                 volume.reclaim_orphans(&orphans)?;
                 freed += orphans.len() as u64;
                 if volume.has_staging() {
@@ -243,6 +247,28 @@ impl Store {
         self.recover_space()?;
         if !self.options.background {
             self.journal.find_free_pages()?;
+        }
+        Ok(())
+    }
+
+    /// Frees what has no name in the datasets in use and is not known to be open, of a store that
+    /// was opened with [`OpenOptions::keep_orphans`]; later, datasets are as in any other.
+    ///
+    /// # Errors
+    /// When the store fails; what is left is freed at the next opening.
+    pub fn free_orphans_but(
+        self: &Arc<Self>,
+        is_open: impl Fn(DatasetId, Ino) -> bool,
+    ) -> Result<(), EngineError> {
+        if !self.orphans_kept.swap(false, Ordering::AcqRel) || !self.is_writable() {
+            return Ok(());
+        }
+        for volume in self.volumes().iter().filter(|volume| volume.is_writable()) {
+            let mut orphans = volume.orphans();
+            orphans.retain(|ino| !is_open(volume.dataset_id(), *ino));
+            volume.reclaim_orphans(&orphans)?;
+            let freed = orphans.len() as u64;
+            self.orphans_freed.fetch_add(freed, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod tests;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -25,8 +26,9 @@ use crate::engine::{DatasetError, Store};
 use crate::format::id::DatasetId;
 use crate::fs::{CacheMode, Options};
 use crate::metrics::Meter;
-use crate::transport::vhost_user::{DeviceOptions, Socket, VhostUserError};
-use running::Running;
+use crate::transport::vhost_user::{DeviceOptions, HandoverError, Socket, VhostUserError, Why};
+pub use running::{Left, name_of, serve_without_store};
+use running::{Ready, Running};
 
 /// Where a front-end connects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -163,6 +165,17 @@ pub enum ExportError {
     /// No socket can be made there, or the system refuses something else.
     #[error(transparent)]
     Device(#[from] VhostUserError),
+    /// A guest that was served before is none that can be served so.
+    #[error("the guest at {socket} cannot go on: {reason}")]
+    CannotGoOn {
+        /// Where it is connected.
+        socket: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another process keeps the guests.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// A thread cannot be had.
     #[error("no thread for {socket}: {source}")]
     Thread {
@@ -184,6 +197,8 @@ pub struct Exports {
     /// One change at a time: taken before the state.
     changing: Mutex<()>,
     state: Mutex<State>,
+    /// Front-ends that are connected.
+    sessions: Arc<AtomicUsize>,
     /// The end has come.
     over: Condvar,
 }
@@ -195,6 +210,8 @@ struct State {
     ended: Vec<std::thread::JoinHandle<()>>,
     next: u64,
     ending: bool,
+    /// What was frozen, by its number, and why.
+    left: Vec<(u64, Why, Left)>,
     failed: Option<VhostUserError>,
 }
 
@@ -207,6 +224,7 @@ impl Exports {
             common,
             changing: Mutex::new(()),
             state: Mutex::default(),
+            sessions: Arc::default(),
             over: Condvar::new(),
         })
     }
@@ -218,19 +236,53 @@ impl Exports {
         state.all.iter().map(Running::describe).collect()
     }
 
-    /// Exports what was asked for at start, on a socket that is there, with the options that were
-    /// found for all of it together.
+    /// How another process calls what is exported.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let all = state.all.iter().map(|one| name_of(&one.new.endpoint));
+        all.collect()
+    }
+
+    /// Exports what is left from before, or was asked for at start, on sockets that are there, with the
+    /// options that were found for all of it together. `meanwhile` comes when all is ready, before any
+    /// of it is served. What has no name and nobody has open is freed.
     ///
     /// # Errors
-    /// When there is no such dataset; when the system refuses.
+    /// When there is no such dataset; when a guest cannot go on; what `meanwhile` says: nothing is
+    /// served then. When the system refuses.
     pub fn start(
         self: &Arc<Self>,
-        new: NewExport,
-        options: Options,
-        socket: Socket,
+        all: &mut Vec<Left>,
+        meanwhile: impl FnOnce() -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         let _one = self.changing.lock();
-        self.serve(new, options, true, || Ok(socket)).map(drop)
+        let mut ready: Vec<Ready> = Vec::new();
+        for left in all.iter_mut() {
+            let one = self.prepare(left, &ready)?;
+            ready.push(one);
+        }
+        let is_open = |dataset, ino| ready.iter().any(|one| one.knows(dataset, ino));
+        let freed = self.store.free_orphans_but(is_open);
+        freed.map_err(|error| ExportError::Dataset(error.into()))?;
+        meanwhile()?;
+        for (mut left, one) in all.drain(..).zip(ready) {
+            left.standing.socket.keep();
+            self.serve(left, one)?;
+        }
+        Ok(())
+    }
+
+    /// Has all exports freeze, once what guests have asked for is done: they are gone on with by who
+    /// has them from [`Exports::wait`].
+    pub fn freeze(&self) {
+        let mut state = self.state.lock();
+        if !state.ending {
+            state.ending = true;
+            state.all.iter().for_each(Running::freeze);
+        }
+        drop(state);
+        self.over.notify_all();
     }
 
     /// Exports one more, on a socket to be made. Asking again for the same succeeds. Returns what is
@@ -270,8 +322,14 @@ impl Exports {
         drop(volume);
         let options = self.common.defaults.options_of(&new, shared || together);
         let group = self.common.group;
-        let made = self.serve(new, options, configured, || Ok(Socket::bind(&path, group)?))?;
-        Ok((made, true))
+        let mut left = Left {
+            new,
+            options,
+            configured,
+            standing: Socket::bind(&path, group)?.into(),
+        };
+        let ready = self.prepare(&mut left, &[])?;
+        Ok((self.serve(left, ready)?, true))
     }
 
     /// What is exported at the same place, when it is what is asked for.
@@ -404,11 +462,11 @@ impl Exports {
         self.over.notify_all();
     }
 
-    /// Waits until the end has come and nobody is served any more.
+    /// Waits until the end has come and nobody is served any more. What is left to go on with, and why.
     ///
     /// # Errors
     /// When an export ended because the system refused something.
-    pub fn wait(&self) -> Result<(), VhostUserError> {
+    pub fn wait(&self) -> Result<Vec<(Why, Left)>, VhostUserError> {
         let mut state = self.state.lock();
         while !state.ending {
             self.over.wait(&mut state);
@@ -429,7 +487,12 @@ impl Exports {
         drop(all);
         match self.state.lock().failed.take() {
             Some(error) => Err(error),
-            None => Ok(()),
+            None => {
+                let mut left = std::mem::take(&mut self.state.lock().left);
+                left.sort_by_key(|(number, ..)| *number);
+                let left = left.into_iter().map(|(_, why, left)| (why, left));
+                Ok(left.collect())
+            }
         }
     }
 }

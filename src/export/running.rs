@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::{Endpoint, ExportError, Exported, Exports, NewExport, absolute};
-use crate::format::id::DatasetId;
+use crate::format::id::{DatasetId, Ino};
 use crate::fs::{Export, Options};
 use crate::metrics::Meter;
 use crate::server::Server;
-use crate::transport::vhost_user::{Answer, Socket, Stop, VhostUserError, serve};
+use crate::transport::vhost_user::{
+    Absent, Answer, DeviceOptions, Frozen, Standing, Stop, VhostUserError, Why, serve,
+};
 
 /// An export that is served.
 pub(super) struct Running {
@@ -22,7 +24,7 @@ pub(super) struct Running {
     pub(super) stop: Arc<Stop>,
     meter: Arc<Meter>,
     /// What all exports of the dataset have in common.
-    export: Arc<Export>,
+    pub(super) export: Arc<Export>,
     /// None when it was taken by who waits for its end.
     pub(super) thread: Option<JoinHandle<()>>,
 }
@@ -62,6 +64,12 @@ impl Running {
         }
     }
 
+    pub(super) fn freeze(&self) {
+        if let Err(error) = self.stop.freeze() {
+            log::error!("{}: it cannot be frozen: {error}", self.new.endpoint);
+        }
+    }
+
     pub(super) fn trigger(&self) {
         if let Err(error) = self.stop.trigger() {
             log::error!("{}: it cannot be ended: {error}", self.new.endpoint);
@@ -69,57 +77,148 @@ impl Running {
     }
 }
 
+/// An export that is not served: before it is, or between two openings of the store.
+pub struct Left {
+    /// What was asked for.
+    pub new: NewExport,
+    /// How it is exported.
+    pub options: Options,
+    /// The configuration names it.
+    pub configured: bool,
+    /// Its socket, and the session to go on with.
+    pub standing: Standing,
+}
+
+impl Left {
+    /// How two processes call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        name_of(&self.new.endpoint)
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn frozen(&self) -> Option<&Frozen> {
+        self.standing.frozen.as_ref()
+    }
+}
+
+/// How two processes call what is exported there.
+#[must_use]
+pub fn name_of(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Path(path) => absolute(path).display().to_string(),
+        fd @ Endpoint::Fd(_) => fd.to_string(),
+    }
+}
+
+/// What serves an export.
+pub(super) struct Ready {
+    pub(super) dataset: DatasetId,
+    pub(super) export: Arc<Export>,
+    server: Arc<Server>,
+    meter: Arc<Meter>,
+}
+
+impl Ready {
+    /// Whether the guest knows an inode of a dataset.
+    pub(super) fn knows(&self, dataset: DatasetId, ino: Ino) -> bool {
+        self.dataset == dataset && self.server.fs().knows(ino)
+    }
+}
+
 impl Exports {
-    /// Serves a dataset on a socket, in a thread. Only for who holds `changing`.
-    pub(super) fn serve(
-        self: &Arc<Self>,
-        new: NewExport,
-        options: Options,
-        configured: bool,
-        socket: impl FnOnce() -> Result<Socket, ExportError>,
-    ) -> Result<Exported, ExportError> {
-        let system = |what| move |source| VhostUserError::System { what, source };
-        let volume = Arc::new(self.store.volume(&new.dataset)?);
+    /// What it takes to serve an export, whose guest goes on where it was. Only for who holds
+    /// `changing`. `others`: those that are about to be served.
+    pub(super) fn prepare(&self, left: &mut Left, others: &[Ready]) -> Result<Ready, ExportError> {
+        let volume = Arc::new(self.store.volume(&left.new.dataset)?);
         let (dataset, is_writable) = (volume.dataset_id(), volume.is_writable());
-        if !options.read_only && !is_writable {
+        if !left.options.read_only && !is_writable {
             log::warn!(
                 "dataset '{}' cannot be changed: it is served read-only",
-                new.dataset
+                left.new.dataset
             );
         }
-        let options = Options {
-            read_only: options.read_only || !is_writable,
-            ..options
-        };
+        left.options.read_only |= !is_writable;
         let known = {
             let state = self.state.lock();
-            let mut all = state.all.iter();
-            all.find(|one| one.dataset == dataset)
-                .map(|one| Arc::clone(&one.export))
+            let running = state.all.iter().map(|one| (one.dataset, &one.export));
+            let ready = others.iter().map(|one| (one.dataset, &one.export));
+            let mut all = running.chain(ready);
+            all.find(|(id, _)| *id == dataset)
+                .map(|(_, export)| Arc::clone(export))
         };
         let export = known.unwrap_or_else(|| Arc::new(Export::new(volume)));
         let meter = Arc::<Meter>::default();
-        let server = Server::new(export.kernel(options)).counting(&meter.refused);
-        let answer: Arc<dyn Answer> = Arc::new(server);
-        let stop = Arc::new(Stop::new().map_err(system("an event"))?);
-        let socket = socket()?;
+        let server = Server::new(export.kernel(left.options)).counting(&meter.refused);
+        if let Some(frozen) = &left.standing.frozen {
+            let fits = frozen.check_fits(&self.common.device);
+            let restored = fits.and_then(|()| match frozen.mount() {
+                [] => Ok(()),
+                mount => server.restore(mount).map_err(|error| error.to_string()),
+            });
+            restored.map_err(|reason| ExportError::CannotGoOn {
+                socket: left.new.endpoint.to_string(),
+                reason,
+            })?;
+        }
+        Ok(Ready {
+            dataset,
+            export,
+            server: Arc::new(server),
+            meter,
+        })
+    }
+
+    /// Serves an export in a thread. Only for who holds `changing`.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        left: Left,
+        ready: Ready,
+    ) -> Result<Exported, ExportError> {
+        let system = |what| move |source| VhostUserError::System { what, source };
+        let Ready {
+            dataset,
+            export,
+            server,
+            meter,
+        } = ready;
+        let answer: Arc<dyn Answer> = server;
+        let stop = Stop::beside(&self.sessions).map_err(system("an event"))?;
+        let stop = Arc::new(stop);
         let mut device = self.common.device.clone();
-        device.tag = new.tag.clone().or(device.tag);
+        device.tag = left.new.tag.clone().or(device.tag);
         device.meter = Arc::clone(&meter);
-        let named = socket.to_string();
-        log::info!("serving '{}' on {named}", new.dataset);
+        let named = left.standing.socket.to_string();
+        log::info!("serving '{}' on {named}", left.new.dataset);
         let mut state = self.state.lock();
-        if state.ending {
+        if state.ending && state.left.is_empty() {
             return Err(ExportError::Ending);
         }
         let number = state.next;
         state.next += 1;
-        let tag = device.tag.clone();
-        let (all, theirs) = (Arc::clone(self), Arc::clone(&stop));
+        let running = Running {
+            number,
+            new: left.new.clone(),
+            dataset,
+            options: left.options,
+            tag: device.tag.clone(),
+            configured: left.configured,
+            stop: Arc::clone(&stop),
+            meter,
+            export,
+            thread: None,
+        };
+        if state.ending {
+            // Another that has just begun is frozen already, and all are.
+            running.freeze();
+        }
+        let all = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("razorfs-socket".into())
             .spawn(move || {
-                let served = serve(&answer, socket, &device, &theirs);
+                let Left { standing, .. } = left;
+                let served = serve(&answer, standing, &device, &stop);
                 drop(answer);
                 all.ended(number, served);
             })
@@ -127,27 +226,46 @@ impl Exports {
                 socket: named,
                 source,
             })?;
-        let running = Running {
-            number,
-            new,
-            dataset,
-            options,
-            tag,
-            configured,
-            stop,
-            meter,
-            export,
-            thread: Some(thread),
-        };
         let described = running.describe();
-        state.all.push(running);
+        state.all.push(Running {
+            thread: Some(thread),
+            ..running
+        });
         Ok(described)
     }
 
     /// The thread of an export is at its end.
-    fn ended(&self, number: u64, served: Result<(), VhostUserError>) {
+    fn ended(&self, number: u64, served: Result<(Standing, Why), VhostUserError>) {
         let mut state = self.state.lock();
         let at = state.all.iter().position(|one| one.number == number);
+        if let (Some(one), Ok((_, why))) = (at.and_then(|at| state.all.get(at)), &served)
+            && *why != Why::Stopped
+        {
+            let (new, options, configured) = (one.new.clone(), one.options, one.configured);
+            // The others too: the store is closed.
+            let first = !state.ending;
+            state.ending = true;
+            if first {
+                state.all.iter().for_each(Running::freeze);
+            }
+            let Ok((standing, why)) = served else {
+                return;
+            };
+            state.left.push((
+                number,
+                why,
+                Left {
+                    new,
+                    options,
+                    configured,
+                    standing,
+                },
+            ));
+            self.over.notify_all();
+            return;
+        }
+        // Who connects now is to learn that nobody serves it.
+        let served = served.map(drop);
         let gone = match at {
             // Else somebody waits for it, and removes it.
             Some(at) if state.all.get(at).is_some_and(|one| one.thread.is_some()) => {
@@ -160,11 +278,11 @@ impl Exports {
             // All or none: who started the daemon finds out, and starts it anew.
             state.failed.get_or_insert(error);
             state.ending = true;
+            state.all.iter().for_each(Running::trigger);
         } else if by_itself && state.all.is_empty() {
             state.ending = true;
         }
         if state.ending {
-            state.all.iter().for_each(Running::trigger);
             self.over.notify_all();
         }
         let mut gone = gone;
@@ -174,4 +292,55 @@ impl Exports {
         drop(state);
         drop(gone);
     }
+}
+
+/// Follows front-ends' messages while there is no store, until one of them says that something
+/// changes, or `is_over`. What is left then, and why.
+///
+/// # Errors
+/// When the system refuses something.
+pub fn serve_without_store(
+    all: Vec<Left>,
+    device: &DeviceOptions,
+    stop: &Stop,
+) -> Result<Vec<(Why, Left)>, VhostUserError> {
+    let served: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .into_iter()
+            .map(|left| {
+                let mut device = device.clone();
+                device.tag = left.new.tag.clone().or(device.tag);
+                scope.spawn(move || {
+                    let Left { standing, .. } = left;
+                    let answer: Arc<dyn Answer> = Arc::<Absent>::default();
+                    if let Some(frozen) = &standing.frozen {
+                        // It only keeps the bytes.
+                        let _ = answer.restore(frozen.mount());
+                    }
+                    let served = serve(&answer, standing, &device, stop);
+                    if !matches!(served, Ok((_, Why::Stopped))) {
+                        // It fails when there have been 2^64 of them.
+                        let _ = stop.freeze();
+                    }
+                    served.map(|(standing, why)| {
+                        let left = Left {
+                            new: left.new,
+                            options: left.options,
+                            configured: left.configured,
+                            standing,
+                        };
+                        (why, left)
+                    })
+                })
+            })
+            .collect();
+        let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        ended.collect()
+    });
+    let failed = || VhostUserError::System {
+        what: "a thread",
+        source: std::io::Error::other("it failed"),
+    };
+    let served = served.into_iter().map(|ended| ended.map_err(|_| failed())?);
+    served.collect()
 }

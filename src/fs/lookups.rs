@@ -33,11 +33,7 @@ impl Lookups {
 
     /// Counts one lookup.
     pub(super) fn add(&self, ino: Ino) {
-        if ino != Ino::ROOT {
-            let mut shard = self.shard(ino).lock();
-            let count = shard.entry(ino).or_insert(0);
-            *count = count.saturating_add(1);
-        }
+        self.add_many(ino, 1);
     }
 
     /// Drops `n` lookups; whether the kernel knew the inode and knows it no more.
@@ -61,6 +57,25 @@ impl Lookups {
     /// Whether the kernel knows the inode.
     pub(super) fn knows(&self, ino: Ino) -> bool {
         ino == Ino::ROOT || self.shard(ino).lock().contains_key(&ino)
+    }
+
+    /// Counts `n` lookups.
+    pub(super) fn add_many(&self, ino: Ino, n: u64) {
+        if ino != Ino::ROOT && n > 0 {
+            let mut shard = self.shard(ino).lock();
+            let count = shard.entry(ino).or_insert(0);
+            *count = count.saturating_add(n);
+        }
+    }
+
+    /// All that the kernel knows, by inode number, and how often.
+    pub(super) fn all(&self) -> Vec<(Ino, u64)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(shard.lock().iter().map(|(ino, count)| (*ino, *count)));
+        }
+        all.sort_unstable();
+        all
     }
 
     /// Drops everything and calls `each` with what was known.
@@ -96,6 +111,19 @@ mod tests {
         let lookups = Lookups::default();
         assert!(!lookups.forget(Ino::ROOT, u64::MAX));
         assert!(lookups.knows(Ino::ROOT));
+    }
+
+    #[test]
+    fn what_is_known_can_be_told_elsewhere() {
+        let (here, there) = (Lookups::default(), Lookups::default());
+        for ino in (2..50).rev() {
+            (0..ino).for_each(|_| here.add(Ino(ino)));
+        }
+        let all = here.all();
+        assert_eq!(all, (2..50).map(|n| (Ino(n), n)).collect::<Vec<_>>());
+        all.iter().for_each(|(ino, n)| there.add_many(*ino, *n));
+        assert_eq!(there.all(), all);
+        assert!(!there.forget(Ino(7), 6) && there.forget(Ino(7), 1));
     }
 
     #[test]

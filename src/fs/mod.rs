@@ -147,6 +147,12 @@ impl Export {
         Export { volume, everyone }
     }
 
+    /// The volume that it is of.
+    #[must_use]
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     /// The volume as one more kernel sees it.
     #[must_use]
     pub fn kernel(&self, options: Options) -> FileSystem {
@@ -205,6 +211,25 @@ impl FileSystem {
     #[must_use]
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
+    }
+
+    /// What the kernel knows, by inode number, and how often it looked each up: nothing of the root
+    /// directory, which it knows always, nor of snapshots, which it may.
+    #[must_use]
+    pub fn looked_up(&self) -> Vec<(Ino, u64)> {
+        self.lookups.all()
+    }
+
+    /// Whether any kernel that has the volume knows the inode.
+    #[must_use]
+    pub fn knows(&self, ino: Ino) -> bool {
+        let kernels = self.everyone.lookups.read();
+        kernels.iter().any(|lookups| lookups.knows(ino))
+    }
+
+    /// Counts lookups that the kernel made before, of another process.
+    pub fn know(&self, ino: Ino, lookups: u64) {
+        self.lookups.add_many(ino, lookups);
     }
 
     /// Notes an access, for atime.

@@ -51,8 +51,12 @@ const ANY: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_unlinkat,
     libc::SYS_readlinkat,
-    // The front-end's connection, and syslog's: sockets are made below.
+    // The front-end's connection, syslog's, and where commands and a new daemon find this one:
+    // sockets are made below.
     libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_fchmod,
     libc::SYS_connect,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
@@ -108,6 +112,7 @@ const ANY: &[c_long] = &[
 /// As above, where the processor has them.
 #[cfg(target_arch = "x86_64")]
 const ANY_HERE: &[c_long] = &[
+    libc::SYS_open,
     libc::SYS_poll,
     libc::SYS_epoll_wait,
     libc::SYS_unlink,

@@ -35,7 +35,7 @@ const ALWAYS: u64 = feature::ASYNC_READ
     // With ACLs the umask depends on the directory; without, applying it here is the same.
     | feature::DONT_MASK;
 
-fn offered(options: &Options) -> u64 {
+pub(super) fn offered(options: &Options) -> u64 {
     let mut bits = ALWAYS;
     if options.writeback {
         bits |= feature::WRITEBACK_CACHE;

@@ -20,6 +20,7 @@ mod io;
 mod reply;
 mod request;
 mod snapshots;
+pub mod state;
 
 use std::cell::Cell;
 use std::sync::Arc;

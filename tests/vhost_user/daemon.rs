@@ -27,7 +27,12 @@ fn is_listened_on(path: &Path) -> bool {
 }
 
 fn launch(dir: &Path, flags: &[String]) -> Child {
-    let socket = dir.join("socket");
+    launch_at(dir, "socket", flags)
+}
+
+/// Starts a daemon on the store in `dir`, with its socket there.
+fn launch_at(dir: &Path, socket: &str, flags: &[String]) -> Child {
+    let socket = dir.join(socket);
     let log = File::options()
         .create(true)
         .append(true)
@@ -116,6 +121,43 @@ impl Daemon {
         std::fs::create_dir(&store).unwrap();
         std::os::unix::fs::symlink(store, dir.path().join("store")).unwrap();
         Daemon::start_in(make_store_in(dir, &[]), flags)
+    }
+
+    /// Has a new process take over from it, which ends. How long that took.
+    pub fn take_over(&mut self) -> Duration {
+        let since = Instant::now();
+        let flags = [self.flags.as_slice(), &["--take-over".into()]].concat();
+        let new = launch(self.dir.path(), &flags);
+        let status = self.wait();
+        assert!(status.success(), "{status}\n{}", self.log());
+        self.child = new;
+        since.elapsed()
+    }
+
+    /// What a process says that asks to take over and does not get it; the daemon stays.
+    pub fn keeps(&mut self, flags: &[&str]) -> String {
+        let ended = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+            .args(["--allow-volatile", "--take-over", "--socket-path"])
+            .arg(self.socket())
+            .arg("--store")
+            .arg(self.dir.path().join("store"))
+            .args(flags)
+            .output()
+            .unwrap();
+        assert!(!ended.status.success());
+        self.is_unharmed("an attempt to take over");
+        String::from_utf8(ended.stderr).unwrap()
+    }
+
+    /// The directory that it and its store are in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Another process on the same store, with a socket of its own.
+    pub fn beside(&self, socket: &str, flags: &[&str]) -> Beside {
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Beside(launch_at(self.dir.path(), socket, &flags))
     }
 
     fn start_with(mkfs: &[&str], flags: &[&str]) -> Daemon {
@@ -321,6 +363,12 @@ impl Daemon {
         self.child.id()
     }
 
+    /// SIGTERM, and waits for its end.
+    pub fn stop(&mut self) {
+        self.signal();
+        assert!(self.wait().success(), "{}", self.log());
+    }
+
     fn signal(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -335,6 +383,16 @@ impl Daemon {
             assert!(since.elapsed() < WAIT, "it does not end");
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+/// A daemon on a store that is another's too.
+pub struct Beside(Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

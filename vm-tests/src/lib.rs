@@ -8,6 +8,7 @@ pub mod frontend;
 pub mod guest;
 pub mod host;
 pub mod measure;
+pub mod migration;
 pub mod poweroff;
 pub mod requests;
 pub mod services;

@@ -100,6 +100,48 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Starts a daemon beside another one, on the same store: it waits for a guest that moves
+    /// (`--incoming`) or takes guests over (`--take-over`), as `flags` say.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn beside(store: &Path, socket: &Path, log: &Path, flags: &[&str]) -> Result<Daemon> {
+        let output = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .map_err(|error| Error::new(log.display(), error))?;
+        let child = program("razorfsd")
+            .arg("--store")
+            .arg(store)
+            .arg("--socket-path")
+            .arg(socket)
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(|error| Error::new("razorfsd", error))?;
+        Ok(Daemon { child })
+    }
+
+    /// Waits for its end, which has to be a good one.
+    ///
+    /// # Errors
+    /// When it is not, or does not come.
+    pub fn ends(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(Error(format!("razorfsd ended with {status}"))),
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => return Err(Error::new("razorfsd", error)),
+            }
+        }
+        Err(Error("razorfsd does not end".into()))
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

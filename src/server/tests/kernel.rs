@@ -75,6 +75,7 @@ impl Disk for MemoryDisk {
 /// A server on a volume of its own, and a kernel that talks to it.
 pub(super) struct Kernel {
     pub(super) server: Server,
+    media: Media,
     replies: File,
 }
 
@@ -107,12 +108,29 @@ impl Kernel {
             dirty_limit_bytes,
             ..OpenOptions::default()
         };
-        let volume = Volume::open_media(media, open, system_clock()).unwrap();
+        Kernel::on(media, open, options)
+    }
+
+    /// A kernel before INIT, on a volume that exists.
+    fn on(media: Media, open: OpenOptions, options: Options) -> Kernel {
+        let volume = Volume::open_media(media.clone(), open, system_clock()).unwrap();
         let server = Server::new(FileSystem::new(volume, options));
         Kernel {
             server,
+            media,
             replies: tempfile::tempfile().unwrap(),
         }
+    }
+
+    /// Closes the store; the same kernel with a server that knows nothing of it.
+    pub(super) fn served_anew(self, options: Options) -> Kernel {
+        self.server.fs().volume().store().close().unwrap();
+        let open = OpenOptions {
+            background: false,
+            keep_orphans: true,
+            ..OpenOptions::default()
+        };
+        Kernel::on(self.media.clone(), open, options)
     }
 
     /// A kernel of the newest kind with a session.

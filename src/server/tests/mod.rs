@@ -5,3 +5,4 @@ mod files;
 mod kernel;
 mod session;
 mod snapshots;
+mod state;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};
 
+use super::dirty::MarksFrom;
 use super::memory::Memory;
 use super::ring::SIZE_MAX;
 use crate::server::consts::opcode;
@@ -71,7 +72,7 @@ pub(super) struct Parts<'m> {
     bytes: u32,
 }
 
-type Slices<'m> = SmallVec<[VolatileSlice<'m, ()>; FEW]>;
+type Slices<'m> = SmallVec<[VolatileSlice<'m, MarksFrom<'m>>; FEW]>;
 
 /// A copy of a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -291,7 +292,7 @@ impl<'m> Cursor<'m> {
         &mut self,
         len: usize,
         too_short: io::ErrorKind,
-        mut each: impl FnMut(&VolatileSlice<'_, ()>, usize) -> usize,
+        mut each: impl FnMut(&VolatileSlice<'_, MarksFrom<'_>>, usize) -> usize,
     ) -> io::Result<()> {
         let left = self.left.checked_sub(len).ok_or(too_short)?;
         let mut done = 0;

@@ -8,13 +8,14 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
-    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
-    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures,
+    FrontendReq, VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags,
+    VhostUserInflight, VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures,
+    VhostUserShMemConfig, VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures,
     VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
@@ -23,14 +24,20 @@ use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 
+use super::dirty::DirtyLog;
+use super::frozen::FrozenDevice;
 use super::memory::{MemoryError, REGIONS_MAX, Table};
 use super::ring::Ring;
 use super::status::NEEDS_RESET;
+use super::transfer::{Transfer, finished};
 use super::worker::{Work, Worker};
 use super::{TAG_BYTES_MAX, VhostUserError};
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// What is written to the guest's memory is to be marked in the log.
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
+    | LOG_ALL
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | EVENT_IDX
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
@@ -39,11 +46,15 @@ const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
 struct State {
     owned: bool,
     features: u64,
-    /// Whether `VHOST_USER_PROTOCOL_F_STATUS` was agreed on.
-    has_status: bool,
+    /// What was agreed on of the vhost-user protocol.
+    protocol_features: u64,
     /// The status as the front-end last set it.
     status: u8,
     table: Table,
+    /// Where changed pages are marked while [`LOG_ALL`] is set.
+    log: Option<Arc<DirtyLog>>,
+    /// The guest's state on its way from or to the front-end.
+    transfer: Transfer,
     /// Each ring's thread, once it has one.
     threads: Vec<Option<JoinHandle<()>>>,
 }
@@ -57,6 +68,20 @@ pub(super) struct Device {
     /// The front-end's process, when known.
     peer: Option<u32>,
     state: Mutex<State>,
+    /// Sessions of the daemon: whether the store may be let go for one of them.
+    sessions: Arc<AtomicUsize>,
+}
+
+impl State {
+    /// The log that pages are to be marked in now.
+    fn log_now(&self) -> Option<&Arc<DirtyLog>> {
+        self.log.as_ref().filter(|_| self.features & LOG_ALL != 0)
+    }
+
+    /// Has a table's changes marked where they are to be marked now.
+    fn log_to(&self, table: &Table) -> std::result::Result<(), MemoryError> {
+        table.log_to(self.log_now())
+    }
 }
 
 impl Device {
@@ -66,6 +91,7 @@ impl Device {
         request_queues: usize,
         tag: Option<&str>,
         peer: Option<u32>,
+        sessions: Arc<AtomicUsize>,
     ) -> std::result::Result<Device, VhostUserError> {
         let rings: Vec<_> = (0..=request_queues)
             .map(|index| Ring::new(index, work.memory.clone()).map(Arc::new))
@@ -79,6 +105,7 @@ impl Device {
             rings,
             config: tag.map(|tag| config_space(tag, request_queues)),
             peer,
+            sessions,
         })
     }
 
@@ -100,7 +127,109 @@ impl Device {
     }
 
     pub(super) fn has_status(&self) -> bool {
-        self.state.lock().has_status
+        let status = VhostUserProtocolFeatures::STATUS.bits();
+        self.state.lock().protocol_features & status != 0
+    }
+
+    /// Whether there is a store, and nobody else uses it.
+    fn is_alone(&self) -> bool {
+        self.work.answer.is_there() && self.sessions.load(Ordering::Acquire) <= 1
+    }
+
+    /// Whether the store is to be let go, as the guest leaves.
+    pub(super) fn leaves(&self) -> bool {
+        matches!(self.state.lock().transfer, Transfer::Wanted(_))
+    }
+
+    /// Whether a message cannot be handled before the store is open.
+    pub(super) fn needs_store(&self, request: u32) -> bool {
+        const KICK: u32 = FrontendReq::SET_VRING_KICK as u32;
+        const CHECK: u32 = FrontendReq::CHECK_DEVICE_STATE as u32;
+        !self.work.answer.is_there()
+            && match request {
+                KICK => true,
+                CHECK => matches!(self.state.lock().transfer, Transfer::Receiving(_)),
+                _ => false,
+            }
+    }
+
+    /// Whether a ring has run.
+    pub(super) fn has_run(&self) -> bool {
+        self.state.lock().threads.iter().any(Option::is_some)
+    }
+
+    /// Stops everything, after what is in flight, for who goes on with it. The device is as new.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors; the device has ended then.
+    pub(super) fn freeze(&self) -> io::Result<FrozenDevice> {
+        let rings: io::Result<Vec<_>> = self.rings.iter().map(|ring| ring.freeze()).collect();
+        let mut state = self.state.lock();
+        let frozen = FrozenDevice {
+            owned: state.owned,
+            features: state.features,
+            protocol_features: state.protocol_features,
+            status: state.status,
+            table: std::mem::take(&mut state.table),
+            log: state.log.take(),
+            transfer: std::mem::take(&mut state.transfer),
+            rings: Vec::new(),
+        };
+        drop(state);
+        self.end();
+        Ok(FrozenDevice {
+            rings: rings?,
+            ..frozen
+        })
+    }
+
+    /// Goes on with a device that was frozen, of which features and protocol features are set
+    /// already. Rings that ran run again, and look first what has come meanwhile.
+    ///
+    /// # Errors
+    /// When it does not fit this device.
+    pub(super) fn thaw(&self, frozen: FrozenDevice) -> Result<()> {
+        if frozen.rings.len() > self.rings.len() {
+            let (theirs, ours) = (frozen.rings.len(), self.rings.len());
+            return Err(refuse(&format!(
+                "it has {theirs} queues, and here are {ours}"
+            )));
+        }
+        let mut state = self.state.lock();
+        state.owned = frozen.owned;
+        state.status = frozen.status;
+        state.log = frozen.log;
+        state.transfer = frozen.transfer;
+        state.log_to(&frozen.table).map_err(|e| refuse_memory(&e))?;
+        self.publish(&frozen.table).map_err(|e| refuse_memory(&e))?;
+        state.table = frozen.table;
+        let event_idx = state.features & EVENT_IDX != 0;
+        for (ring, frozen) in self.rings.iter().zip(frozen.rings) {
+            if frozen.place.started {
+                self.start_thread(&mut state, ring)?;
+            }
+            if !ring.thaw(frozen, event_idx, &self.work.memory()) {
+                return Err(refuse(&format!("queue {} is not as it was", ring.index)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a ring's thread, unless it has one.
+    fn start_thread(&self, state: &mut State, ring: &Arc<Ring>) -> Result<()> {
+        if let Some(thread) = state.threads.get_mut(ring.index)
+            && thread.is_none()
+        {
+            let worker = Worker::new(ring.clone(), self.work.clone());
+            let cpu = self.work.cpus.take_turn();
+            *thread = Some(
+                std::thread::Builder::new()
+                    .name(format!("razorfs-queue{}", ring.index))
+                    .spawn(move || worker.run(cpu))
+                    .map_err(Error::ReqHandlerError)?,
+            );
+        }
+        Ok(())
     }
 
     /// The device's status.
@@ -205,7 +334,10 @@ impl VhostUserBackendReqHandler for Device {
         if features & !FEATURES != 0 {
             return Err(refuse(&format!("features {features:#x} are not offered")));
         }
-        self.state.lock().features = features;
+        let mut state = self.state.lock();
+        state.features = features;
+        state.log_to(&state.table).map_err(|e| refuse_memory(&e))?;
+        drop(state);
         for ring in &self.rings {
             ring.set_event_idx(features & EVENT_IDX != 0);
             if features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
@@ -225,8 +357,9 @@ impl VhostUserBackendReqHandler for Device {
                 .add(region, file, self.peer)
                 .map_err(|e| refuse_memory(&e))?;
         }
-        self.publish(&table).map_err(|e| refuse_memory(&e))?;
         let mut state = self.state.lock();
+        state.log_to(&table).map_err(|e| refuse_memory(&e))?;
+        self.publish(&table).map_err(|e| refuse_memory(&e))?;
         let old = std::mem::replace(&mut state.table, table);
         state.table.replace(old);
         Ok(())
@@ -242,7 +375,8 @@ impl VhostUserBackendReqHandler for Device {
             .table
             .add(region, file, self.peer)
             .map_err(|e| refuse_memory(&e))?;
-        if let Err(error) = self.publish(&state.table) {
+        let added = state.log_to(&state.table);
+        if let Err(error) = added.and_then(|()| self.publish(&state.table)) {
             // It was there a line ago.
             let _ = state.table.remove(region);
             return Err(refuse_memory(&error));
@@ -314,18 +448,7 @@ impl VhostUserBackendReqHandler for Device {
         if state.table.is_empty() {
             return Err(refuse_memory(&MemoryError::Empty));
         }
-        if let Some(thread) = state.threads.get_mut(ring.index)
-            && thread.is_none()
-        {
-            let worker = Worker::new(ring.clone(), self.work.clone());
-            let cpu = self.work.cpus.take_turn();
-            *thread = Some(
-                std::thread::Builder::new()
-                    .name(format!("razorfs-queue{index}"))
-                    .spawn(move || worker.run(cpu))
-                    .map_err(Error::ReqHandlerError)?,
-            );
-        }
+        self.start_thread(&mut state, ring)?;
         ring.start(file, &self.work.memory());
         log::debug!("queue {index} started");
         Ok(())
@@ -351,7 +474,9 @@ impl VhostUserBackendReqHandler for Device {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-            | VhostUserProtocolFeatures::STATUS;
+            | VhostUserProtocolFeatures::STATUS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE;
         if self.config.is_some() {
             features |= VhostUserProtocolFeatures::CONFIG;
         }
@@ -359,8 +484,7 @@ impl VhostUserBackendReqHandler for Device {
     }
 
     fn set_protocol_features(&self, features: u64) -> Result<()> {
-        let status = VhostUserProtocolFeatures::STATUS.bits();
-        self.state.lock().has_status = features & status != 0;
+        self.state.lock().protocol_features = features;
         Ok(())
     }
 
@@ -403,23 +527,53 @@ impl VhostUserBackendReqHandler for Device {
 
     fn set_device_state_fd(
         &self,
-        _direction: VhostTransferStateDirection,
-        _phase: VhostTransferStatePhase,
-        _fd: File,
+        direction: VhostTransferStateDirection,
+        _stopped: VhostTransferStatePhase,
+        fd: File,
     ) -> Result<Option<File>> {
-        Err(unsupported())
+        if self.rings.iter().any(|ring| ring.is_started()) {
+            return Err(refuse("a guest's state cannot move while its queues run"));
+        }
+        let mut state = self.state.lock();
+        if state.transfer.is_under_way() {
+            return Err(refuse("the guest's state is on its way already"));
+        }
+        state.transfer = match direction {
+            VhostTransferStateDirection::LOAD => Transfer::receive(fd),
+            VhostTransferStateDirection::SAVE if self.is_alone() => Transfer::Wanted(fd),
+            VhostTransferStateDirection::SAVE => match self.work.answer.save() {
+                Ok(mount) => Transfer::send(fd, mount),
+                Err(error) => Transfer::Done(Err(error.to_string())),
+            },
+        };
+        Ok(None)
     }
 
     fn check_device_state(&self) -> Result<()> {
-        Err(unsupported())
+        let transfer = std::mem::take(&mut self.state.lock().transfer);
+        let done = match transfer {
+            Transfer::None => Err("there is none".to_owned()),
+            Transfer::Wanted(_) => Err("it was not sent".to_owned()),
+            Transfer::Done(done) => done,
+            Transfer::Sending(thread) => finished(thread),
+            Transfer::Receiving(thread) => finished(thread).and_then(|mount| {
+                self.work.answer.reset();
+                let restored = self.work.answer.restore(&mount);
+                restored.map_err(|error| error.to_string())
+            }),
+        };
+        done.map_err(|reason| refuse(&format!("the guest's state: {reason}")))
     }
 
     fn get_shmem_config(&self) -> Result<VhostUserShMemConfig> {
         Err(unsupported())
     }
 
-    fn set_log_base(&self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(unsupported())
+    fn set_log_base(&self, log: &VhostUserLog, file: File) -> Result<()> {
+        let log = DirtyLog::new(log, file).map_err(|e| refuse_memory(&e))?;
+        let mut state = self.state.lock();
+        state.log = Some(Arc::new(log));
+        state.log_to(&state.table).map_err(|e| refuse_memory(&e))
     }
 }
 

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::GuestMemoryAtomic;
 
 use super::affinity::Cpus;
+pub use super::memory::Memory;
 use super::pool::Pool;
 use super::ring::Ring;
 use super::slow::Slow;
@@ -43,10 +44,7 @@ impl InProcess {
     ///
     /// # Errors
     /// When the system has no more descriptors.
-    pub fn new(
-        answer: Arc<dyn Answer>,
-        memory: GuestMemoryMmap<()>,
-    ) -> Result<InProcess, VhostUserError> {
+    pub fn new(answer: Arc<dyn Answer>, memory: Memory) -> Result<InProcess, VhostUserError> {
         let work = Arc::new(Work {
             answer,
             memory: GuestMemoryAtomic::new(memory),

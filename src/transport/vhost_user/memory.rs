@@ -14,10 +14,11 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
 };
 
+use super::dirty::{DirtyLog, Marks};
 use crate::fault::{Access, Guard};
 
-/// Guest memory. Without dirty tracking.
-pub(super) type Memory = GuestMemoryMmap<()>;
+/// Guest memory, whose changes are marked while the guest moves.
+pub type Memory = GuestMemoryMmap<Marks>;
 
 /// Regions at most, as vhost in the kernel has it.
 pub(super) const REGIONS_MAX: usize = 509;
@@ -43,6 +44,10 @@ pub(super) enum MemoryError {
     Map { address: u64, reason: String },
     #[error("memory regions: {0}")]
     Regions(String),
+    #[error("the log of changed pages cannot be used: {0}")]
+    Log(String),
+    #[error("the log of changed pages ends before page {page}, and so does what it can tell")]
+    LogTooShort { page: u64 },
     #[error("memory region's file: {0}")]
     File(#[from] io::Error),
 }
@@ -51,16 +56,17 @@ const HINT: &str = "QEMU: -object memory-backend-memfd,id=mem,size=...,share=on 
                     memory-backend=mem; libvirt: <memoryBacking><source type='memfd'/>\
                     <access mode='shared'/></memoryBacking>";
 
+#[derive(Debug)]
 struct Region {
     guard: Guard,
     guest: u64,
     front_end: u64,
     len: u64,
-    mapping: Arc<GuestRegionMmap<()>>,
+    mapping: Arc<GuestRegionMmap<Marks>>,
 }
 
 /// The regions a front-end has given.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
     regions: Vec<Region>,
     /// Of regions that were taken away: requests in flight may still access them.
@@ -112,8 +118,9 @@ impl Table {
         let mapping = MmapRegion::from_file(FileOffset::new(file, region.mmap_offset), len_bytes)
             .map_err(|e| map(e.to_string()))?;
         let guard = Guard::new(mapping.as_ptr(), len_bytes, Access::Write)?;
-        let mapping =
-            GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Wraps(guest))?;
+        let mapping = GuestRegionMmap::<Marks>::new(mapping, GuestAddress(guest))
+            .ok_or(MemoryError::Wraps(guest))?;
+        mapping.bitmap().place(guest);
         self.regions.push(Region {
             guard,
             guest,
@@ -147,6 +154,33 @@ impl Table {
         let mut regions: Vec<_> = self.regions.iter().map(|r| r.mapping.clone()).collect();
         regions.sort_by_key(|r| r.start_addr());
         Memory::from_arc_regions(regions).map_err(|e| MemoryError::Regions(e.to_string()))
+    }
+
+    /// The regions as a front-end would name them, and their files.
+    pub(super) fn regions(&self) -> impl Iterator<Item = (VhostUserMemoryRegion, &File)> {
+        self.regions.iter().filter_map(|region| {
+            let place = region.mapping.file_offset()?;
+            let (offset, file) = (place.start(), place.file());
+            let named =
+                VhostUserMemoryRegion::new(region.guest, region.len, region.front_end, offset);
+            Some((named, file))
+        })
+    }
+
+    /// Marks what is changed in `log` from now on, or nowhere.
+    ///
+    /// # Errors
+    /// When the log has no bit for a page of the memory; nothing has changed then.
+    pub(super) fn log_to(&self, log: Option<&Arc<DirtyLog>>) -> Result<(), MemoryError> {
+        if let Some(log) = log {
+            for region in &self.regions {
+                log.check_reaches(region.guest.saturating_add(region.len))?;
+            }
+        }
+        for region in &self.regions {
+            region.mapping.bitmap().set(log.cloned());
+        }
+        Ok(())
     }
 
     /// Whether there is none.

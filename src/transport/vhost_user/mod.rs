@@ -4,8 +4,12 @@
 //! socket    the listening socket: where front-ends connect
 //! session   one front-end from connection to disconnection
 //! device    its messages: features, memory, rings (vhost-user protocol)
+//! frozen    a session that goes on later, or in another process
+//! handover  such sessions on their way there
+//! transfer  a guest's state on its way to another host
 //! status    two more of its messages: that the device needs a reset
 //! memory    the guest's memory as mapped here
+//! dirty     which of its pages change, while the guest moves
 //! ring      one virtqueue's state, and what is in flight on it (VirtIO 1.3, 2.7)
 //! chain     one request's descriptors, checked, and the bytes they lead to
 //! worker    a ring's threads: take requests, have them answered, give them back
@@ -29,6 +33,9 @@
 mod affinity;
 mod chain;
 mod device;
+mod dirty;
+mod frozen;
+mod handover;
 #[doc(hidden)]
 pub mod in_process;
 mod lead;
@@ -41,15 +48,21 @@ mod session;
 mod slow;
 mod socket;
 mod status;
+mod transfer;
 mod worker;
 
 use std::io;
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
+
+use crate::server::state::StateError;
 use crate::server::{Error, Server};
 
 pub use affinity::Cpus;
 pub use chain::{Readable, Writable};
+pub use frozen::{Frozen, Standing, Why};
+pub use handover::{Handover, HandoverError};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::{Socket, group_id};
 
@@ -91,6 +104,27 @@ pub trait Answer: Send + Sync {
         self.handle(request, reply)
     }
 
+    /// Whether requests can be answered: not while another process has the store.
+    fn is_there(&self) -> bool {
+        true
+    }
+
+    /// The guest's mount as bytes: see [`Server::save`].
+    ///
+    /// # Errors
+    /// As there.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(Vec::new())
+    }
+
+    /// Goes on with a mount, before the first request: see [`Server::restore`].
+    ///
+    /// # Errors
+    /// As there.
+    fn restore(&self, _mount: &[u8]) -> Result<(), StateError> {
+        Ok(())
+    }
+
     /// Ends the session: the kernel on the other side is gone or starts again.
     fn reset(&self);
 
@@ -109,12 +143,50 @@ impl Answer for Server {
         Server::handle_at_once(self, request, reply)
     }
 
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Server::save(self)
+    }
+
+    fn restore(&self, mount: &[u8]) -> Result<(), StateError> {
+        Server::restore(self, mount)
+    }
+
     fn reset(&self) {
         Server::reset(self);
     }
 
     fn writes_may_wait(&self) -> bool {
         self.fs().volume().writes_may_wait()
+    }
+}
+
+/// Answers nothing, while the store is elsewhere, and keeps what is known of the guest's mount.
+#[derive(Default)]
+pub struct Absent {
+    mount: Mutex<Vec<u8>>,
+}
+
+impl Answer for Absent {
+    fn handle(&self, _: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        let reason = "the store is not open";
+        Err(Error::Request(io::Error::other(reason)))
+    }
+
+    fn is_there(&self) -> bool {
+        false
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(self.mount.lock().clone())
+    }
+
+    fn restore(&self, mount: &[u8]) -> Result<(), StateError> {
+        *self.mount.lock() = mount.to_vec();
+        Ok(())
+    }
+
+    fn reset(&self) {
+        self.mount.lock().clear();
     }
 }
 

@@ -10,15 +10,17 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use serde::{Deserialize, Serialize};
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
-use vmm_sys_util::event::EventConsumer;
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::VhostUserError;
@@ -79,6 +81,32 @@ impl Look<'_> {
     pub(super) fn is_stale(&self) -> bool {
         self.ring.wakes.load(Ordering::Acquire) != self.wakes
     }
+}
+
+/// A ring that was stopped and goes on elsewhere, or later.
+#[derive(Debug)]
+pub(super) struct FrozenRing {
+    pub(super) place: RingPlace,
+    pub(super) kick: Option<File>,
+    pub(super) call: Option<File>,
+    pub(super) error: Option<File>,
+}
+
+/// Where a ring lies in the guest's memory, and where it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RingPlace {
+    pub(super) size: u16,
+    /// Guest addresses.
+    pub(super) table: u64,
+    pub(super) available: u64,
+    pub(super) used: u64,
+    /// The available entry that comes next.
+    pub(super) base: u16,
+    pub(super) enabled: bool,
+    /// It was started, and not given back since.
+    pub(super) started: bool,
+    /// The guest wrote something that cannot be understood.
+    pub(super) broken: bool,
 }
 
 /// What a worker is to do.
@@ -209,6 +237,70 @@ impl Ring {
         state.vring.set_call(None);
         state.broken = false;
         state.vring.queue_next_avail()
+    }
+
+    /// Stops the ring for who goes on with it: waits until everything in flight has been given back,
+    /// and takes along what the front-end set up. Requests that come meanwhile stay where they are.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors; the ring is stopped all the same.
+    pub(super) fn freeze(&self) -> std::io::Result<FrozenRing> {
+        let mut state = self.state.lock();
+        let started = std::mem::take(&mut state.started);
+        self.wake();
+        while state.in_flight > 0 {
+            self.quiet.wait(&mut state);
+        }
+        let vring = state.vring.get_ref();
+        let queue = vring.get_queue();
+        // Who goes on asks for kicks again; one that comes before is not needed, as it looks first.
+        let _ = vring.signal_used_queue();
+        Ok(FrozenRing {
+            place: RingPlace {
+                size: queue.size(),
+                table: queue.desc_table(),
+                available: queue.avail_ring(),
+                used: queue.used_ring(),
+                base: queue.next_avail(),
+                enabled: vring.is_enabled(),
+                started,
+                broken: state.broken,
+            },
+            kick: clone_of(vring.get_kick().as_ref(), EventConsumer::try_clone)?,
+            call: clone_of(vring.get_call().as_ref(), EventNotifier::try_clone)?,
+            error: state.error.as_ref().map(File::try_clone).transpose()?,
+        })
+    }
+
+    /// Goes on with a frozen ring. False when it cannot be as it was: nothing is started then.
+    pub(super) fn thaw(&self, frozen: FrozenRing, event_idx: bool, memory: &Memory) -> bool {
+        let FrozenRing {
+            place,
+            kick,
+            call,
+            error,
+        } = frozen;
+        // What was never set up is as it is in a new ring.
+        let is_placed = place.table != 0 || place.available != 0 || place.used != 0;
+        if !self.set_size(place.size.into())
+            || is_placed && !self.set_addresses(place.table, place.available, place.used)
+        {
+            return false;
+        }
+        self.set_base(place.base);
+        self.set_event_idx(event_idx);
+        self.set_call(call);
+        self.set_error(error);
+        match (place.started, kick) {
+            (true, Some(kick)) => self.start(kick, memory),
+            (true, None) => return false,
+            (false, _) => {}
+        }
+        if place.broken {
+            self.state.lock().broken = true;
+        }
+        self.set_enabled(place.enabled);
+        true
     }
 
     /// Makes it as new. It is stopped.
@@ -405,6 +497,11 @@ impl Ring {
         self.mark_broken(&mut self.state.lock(), reason);
     }
 
+    /// Whether it was started, and not given back since.
+    pub(super) fn is_started(&self) -> bool {
+        self.state.lock().started
+    }
+
     /// Whether the guest wrote something that cannot be understood since the ring was started.
     pub(super) fn is_broken(&self) -> bool {
         self.state.lock().broken
@@ -438,6 +535,15 @@ impl State {
     fn runs(&self, vring: &VringState<SharedMemory>) -> bool {
         self.started && !self.broken && vring.is_enabled()
     }
+}
+
+/// Another descriptor for the same.
+fn clone_of<T: IntoRawFd>(
+    event: Option<&T>,
+    clone: impl FnOnce(&T) -> std::io::Result<T>,
+) -> std::io::Result<Option<File>> {
+    let cloned = event.map(clone).transpose()?;
+    Ok(cloned.map(super::socket::into_file))
 }
 
 /// Tells the guest of what was given back, if it wants to be told.

@@ -5,10 +5,10 @@
 #![allow(unsafe_code)] // Descriptors handed over, group names and a peer's process have no safe form in std.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -20,12 +20,14 @@ pub struct Socket {
     listener: UnixListener,
     /// What was made here: path, device and inode.
     made: Option<(PathBuf, u64, u64)>,
+    /// The same of one that is another process's still.
+    adopted: Option<(PathBuf, u64, u64)>,
 }
 
 /// For messages: where it is.
 impl std::fmt::Display for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.made {
+        match self.made.as_ref().or(self.adopted.as_ref()) {
             Some((path, ..)) => write!(f, "{}", path.display()),
             None => write!(f, "descriptor {}", self.listener.as_raw_fd()),
         }
@@ -61,6 +63,7 @@ impl Socket {
         let socket = Socket {
             listener,
             made: Some((path.to_owned(), metadata.dev(), metadata.ino())),
+            adopted: None,
         };
         if let Some(group) = group {
             // A directory may have seen to that (setgid), where this process may not.
@@ -105,7 +108,44 @@ impl Socket {
         Ok(Socket {
             listener,
             made: None,
+            adopted: None,
         })
+    }
+
+    /// Takes over a listening socket from another process, at the path that it is to have, if it is
+    /// one; see [`Socket::keep`].
+    ///
+    /// # Errors
+    /// When the descriptor is something else.
+    pub(super) fn adopt(fd: OwnedFd, path: &str) -> Result<Socket, VhostUserError> {
+        let mut socket = Socket::inherit(fd.into_raw_fd())?;
+        let path = PathBuf::from(path);
+        let found = fs::symlink_metadata(&path);
+        let local = socket.listener.local_addr();
+        let is_there = local.is_ok_and(|local| local.as_pathname() == Some(path.as_path()));
+        if let Ok(found) = found
+            && is_there
+            && found.file_type().is_socket()
+        {
+            socket.adopted = Some((path, found.dev(), found.ino()));
+        }
+        Ok(socket)
+    }
+
+    /// A socket that was taken over is this process's from here on.
+    pub fn keep(&mut self) {
+        if let Some(adopted) = self.adopted.take() {
+            self.made = Some(adopted);
+        }
+    }
+
+    /// Leaves the socket's path to another process.
+    pub fn leave(mut self) {
+        self.made = None;
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     pub(super) fn as_raw_fd(&self) -> RawFd {
@@ -146,6 +186,25 @@ impl Drop for Socket {
             log::warn!("cannot remove {}: {error}", path.display());
         }
     }
+}
+
+/// A descriptor as a file.
+pub(super) fn into_file(fd: impl IntoRawFd) -> File {
+    // SAFETY: the caller gives it away, and nobody else has it.
+    unsafe { File::from_raw_fd(fd.into_raw_fd()) }
+}
+
+/// Puts `stream` in the place of `old`, which stays open by its number: whoever owns that has the
+/// other connection from here on.
+pub(super) fn put_in_place(stream: &UnixStream, old: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the number is that of a descriptor that is open as long as `old` lives, and whose owner
+    // only reads and writes it; it is not closed here.
+    let mut place = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(old.as_raw_fd()) });
+    Ok(rustix::io::dup3(
+        stream,
+        &mut place,
+        rustix::io::DupFlags::CLOEXEC,
+    )?)
 }
 
 fn socklen<T>() -> libc::socklen_t {

@@ -30,18 +30,32 @@ const NEED_REPLY: u32 = 1 << 3;
 /// DEVICE_NEEDS_RESET: the device is in a state that only a reset ends.
 pub(super) const NEEDS_RESET: u8 = 64;
 
-/// Handles a message that is about the status. False when the next one is not: it is still there.
+/// What was done about the next message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It was about the status, and is handled.
+    Done,
+    /// It cannot be handled before the store is open, and is still there.
+    NeedsStore,
+    /// It is another one, and still there.
+    Other,
+}
+
+/// Handles the next message, if it is about the status.
 ///
 /// # Errors
 /// When the connection is gone, or the message makes no sense.
-pub(super) fn handle(stream: &mut UnixStream, device: &Device) -> io::Result<bool> {
+pub(super) fn next(stream: &mut UnixStream, device: &Device) -> io::Result<Next> {
     let mut header = [MaybeUninit::uninit(); HEADER_BYTES];
     let ((header, _), _) = recv(&*stream, &mut header, RecvFlags::PEEK | RecvFlags::WAITALL)?;
     let Some([request, flags, size]) = words(header) else {
-        return Ok(false);
+        return Ok(Next::Other);
     };
+    if device.needs_store(request) {
+        return Ok(Next::NeedsStore);
+    }
     if !matches!(request, SET_STATUS | GET_STATUS) || !device.has_status() {
-        return Ok(false);
+        return Ok(Next::Other);
     }
     let mut message = [0; HEADER_BYTES + BODY_BYTES];
     let expected = if request == SET_STATUS { BODY_BYTES } else { 0 };
@@ -52,7 +66,7 @@ pub(super) fn handle(stream: &mut UnixStream, device: &Device) -> io::Result<boo
     stream.read_exact(message)?;
     if request == GET_STATUS {
         reply(stream, request, device.status().into())?;
-        return Ok(true);
+        return Ok(Next::Done);
     }
     let status = message
         .last_chunk::<BODY_BYTES>()
@@ -62,7 +76,7 @@ pub(super) fn handle(stream: &mut UnixStream, device: &Device) -> io::Result<boo
     if flags & NEED_REPLY != 0 {
         reply(stream, request, 0)?;
     }
-    Ok(true)
+    Ok(Next::Done)
 }
 
 fn words(header: &[u8]) -> Option<[u32; 3]> {
@@ -71,6 +85,15 @@ fn words(header: &[u8]) -> Option<[u32; 3]> {
     };
     let words: &[[u8; 4]; 3] = words.try_into().ok()?;
     Some(words.map(u32::from_ne_bytes))
+}
+
+/// Sends a message as a front-end does, with a number or without.
+pub(super) fn put(mut stream: &UnixStream, request: u32, value: Option<u64>) -> io::Result<()> {
+    let body = value.map(u64::to_ne_bytes);
+    let body = body.as_ref().map_or(&[][..], |bytes| bytes);
+    let size = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let header = [request, VERSION, size].map(u32::to_ne_bytes);
+    stream.write_all(&[header.as_flattened(), body].concat())
 }
 
 fn reply(stream: &mut UnixStream, request: u32, value: u64) -> io::Result<()> {

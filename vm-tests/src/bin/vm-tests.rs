@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use vm_tests::campaign::{self, PROGRAMS, Plan};
 use vm_tests::guest::image::run;
 use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
+use vm_tests::migration;
 use vm_tests::requests;
 use vm_tests::services;
 use vm_tests::store::{Daemon, check, mkfs, programs};
@@ -36,6 +37,12 @@ enum Command {
     Quickstart,
     /// Guests see quotas, snapshots, clones, restored datasets, and what was sent to another store.
     Services,
+    /// Guests go on while their daemon is updated, on another host, and after it was killed.
+    Migration {
+        /// The root of the unpacked packages of a QEMU of at least 8.2; without, no guest moves.
+        #[arg(long)]
+        qemu: Option<PathBuf>,
+    },
     /// A guest carries out everyday commands; how many requests each takes, by flags of razorfsd.
     Requests {
         /// Flags, as one word; once for each that are to be compared.
@@ -166,6 +173,18 @@ fn real_main(args: &Args) -> Result<bool> {
                 dir,
                 image,
                 accelerator,
+            })?;
+            println!("PASS");
+            Ok(true)
+        }
+        Command::Migration { qemu } => {
+            let image = prepare(args, &[])?;
+            let accelerator = accelerator(&args.dir, &image);
+            migration::go(&migration::Plan {
+                dir: args.dir.clone(),
+                image,
+                accelerator,
+                qemu: qemu.clone(),
             })?;
             println!("PASS");
             Ok(true)

@@ -1,15 +1,18 @@
 //! A connection to razorfsd: features, memory, queues (QEMU, docs/interop/vhost-user.rst).
 
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags,
+    VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
-use vhost::{VhostBackend, VringConfigData};
+use vhost::{VhostBackend, VhostUserDirtyLogRegion, VringConfigData};
 
 use super::fuse::wire::InitOut;
 use super::fuse::{Client, Uniques, request};
@@ -122,7 +125,9 @@ impl Device {
         let optional = VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::STATUS
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE;
         let wanted = needed | protocol & optional;
         vhost.set_protocol_features(wanted)?;
         let queues_offered = vhost.get_queue_num()?;
@@ -232,6 +237,57 @@ impl Device {
     pub fn pause(&mut self, queue: &Queue) -> Result<()> {
         let base = self.stop(queue.index)?;
         self.run(queue, base)
+    }
+
+    /// Has the device mark in `log` which pages of memory it changes, a bit for each, or in nothing.
+    ///
+    /// # Errors
+    /// When it is refused; the device hangs up then.
+    pub fn log_changes(&self, log: Option<&File>) -> Result<()> {
+        if let Some(log) = log {
+            let region = VhostUserDirtyLogRegion {
+                mmap_size: log.metadata()?.len(),
+                mmap_offset: 0,
+                mmap_handle: log.as_raw_fd(),
+            };
+            self.vhost.set_log_base(0, Some(region))?;
+        }
+        let all = VhostUserVirtioFeatures::LOG_ALL.bits();
+        let logs = if log.is_some() { all } else { 0 };
+        Ok(self.vhost.set_features(self.features | logs)?)
+    }
+
+    /// Takes the device's state out of it, as for a move to another host. Its queues are stopped.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        let (mut read, write) = io::pipe()?;
+        let save = VhostTransferStateDirection::SAVE;
+        self.transfer(save, write.into())?;
+        let mut state = Vec::new();
+        read.read_to_end(&mut state)?;
+        self.vhost.check_device_state()?;
+        Ok(state)
+    }
+
+    /// Gives the device the state of another. Its queues are not started.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn load(&self, state: &[u8]) -> Result<()> {
+        let (read, mut write) = io::pipe()?;
+        let load = VhostTransferStateDirection::LOAD;
+        self.transfer(load, read.into())?;
+        write.write_all(state)?;
+        drop(write);
+        Ok(self.vhost.check_device_state()?)
+    }
+
+    fn transfer(&self, direction: VhostTransferStateDirection, pipe: OwnedFd) -> Result<()> {
+        let stopped = VhostTransferStatePhase::STOPPED;
+        self.vhost.set_device_state_fd(direction, stopped, pipe)?;
+        Ok(())
     }
 
     /// RESET_DEVICE: every queue is stopped, the session is over.

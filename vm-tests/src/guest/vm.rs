@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::{Error, Image, Result};
 use crate::workload::Able;
 
@@ -36,6 +38,10 @@ pub struct GuestOptions {
     pub accelerator: String,
     /// A third serial port, for the agent of a guest within the guest: see [`Guest::inner`].
     pub inner: bool,
+    /// Another QEMU than the system's: the root of its unpacked packages.
+    pub qemu: Option<PathBuf>,
+    /// Wait at this UNIX socket for a guest that moves here, instead of starting one.
+    pub incoming: Option<PathBuf>,
     /// Further arguments of QEMU.
     pub more: Vec<String>,
 }
@@ -225,7 +231,19 @@ impl Guest {
             "" | "tcg" => "tcg,thread=multi",
             other => other,
         };
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = match &options.qemu {
+            None => Command::new("qemu-system-x86_64"),
+            Some(root) => {
+                let mut command = Command::new(root.join("usr/bin/qemu-system-x86_64"));
+                for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+                    command.arg("-L").arg(root.join(firmware));
+                }
+                command
+            }
+        };
+        if let Some(socket) = &options.incoming {
+            command.args(["-incoming", &format!("unix:{}", socket.display())]);
+        }
         command
             .args([
                 "-accel",
@@ -326,6 +344,9 @@ impl Guest {
             console: path("console"),
         };
         guest.set_patience(patience);
+        if options.incoming.is_some() {
+            return Ok(guest);
+        }
         if let Err(error) = guest.wait_ready() {
             return Err(Error(format!(
                 "the guest did not come up: {error}\n{}",
@@ -365,40 +386,48 @@ impl Guest {
         let _ = self.qemu.wait();
     }
 
+    /// Gives QEMU a command; what it returns.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or says that it cannot.
+    pub fn qmp(&self, execute: &str, arguments: &Value) -> Result<Value> {
+        let failed = |error| Error::new("QMP", error);
+        let mut stream = UnixStream::connect(&self.qmp).map_err(failed)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        let mut lines = BufReader::new(stream.try_clone().map_err(failed)?);
+        let mut returned = Value::Null;
+        for (command, arguments) in [("qmp_capabilities", &json!({})), (execute, arguments)] {
+            let ask = json!({ "execute": command, "arguments": arguments });
+            writeln!(stream, "{ask}").map_err(failed)?;
+            returned = loop {
+                let mut line = String::new();
+                if lines.read_line(&mut line).map_err(failed)? == 0 {
+                    return Err(Error(format!("QMP {command}: the guest is gone")));
+                }
+                let said: Value = serde_json::from_str(&line).unwrap_or_default();
+                match (said.get("return"), said.get("error")) {
+                    (Some(returned), _) => break returned.clone(),
+                    (_, Some(error)) => return Err(Error(format!("QMP {command}: {error}"))),
+                    _ => {}
+                }
+            };
+        }
+        Ok(returned)
+    }
+
     /// Presses the reset button, by QMP.
     ///
     /// # Errors
     /// When QEMU does not answer.
     pub fn reset(&mut self) -> Result<()> {
-        let failed = |error| Error::new("QMP", error);
-        let stream = UnixStream::connect(&self.qmp).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        let mut lines = BufReader::new(stream.try_clone().map_err(failed)?);
-        let mut stream = stream;
-        let mut line = String::new();
-        lines.read_line(&mut line).map_err(failed)?;
-        for command in ["qmp_capabilities", "system_reset"] {
-            writeln!(stream, "{{\"execute\": \"{command}\"}}").map_err(failed)?;
-            loop {
-                line.clear();
-                lines.read_line(&mut line).map_err(failed)?;
-                if line.contains("\"return\"") {
-                    break;
-                }
-                if line.is_empty() || line.contains("\"error\"") {
-                    return Err(Error(format!("QMP {command}: {line}")));
-                }
-            }
-        }
-        Ok(())
+        self.qmp("system_reset", &json!({})).map(drop)
     }
 
-    /// Powers off in order and waits for the end.
+    /// Waits for the end of QEMU.
     ///
     /// # Errors
-    /// When the guest does not end.
-    pub fn power_off(mut self) -> Result<()> {
-        self.send("off")?;
+    /// When it does not end.
+    pub fn ends(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match self.qemu.try_wait() {
@@ -407,7 +436,16 @@ impl Guest {
                 Err(error) => return Err(Error::new("waiting for QEMU", error)),
             }
         }
-        Err(Error("the guest does not power off".into()))
+        Err(Error("QEMU does not end".into()))
+    }
+
+    /// Powers off in order and waits for the end.
+    ///
+    /// # Errors
+    /// When the guest does not end.
+    pub fn power_off(mut self) -> Result<()> {
+        self.send("off")?;
+        self.ends()
     }
 }
 
