@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use log::LevelFilter;
 use razorfs::config::{
-    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig, staleness,
+    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, ExportConfig, command_line,
+    staleness,
 };
 use razorfs::control;
 use razorfs::control::server::{Listeners, Running, Served};
@@ -20,6 +21,7 @@ use razorfs::control::tcp;
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::engine::{Durability, Store};
 use razorfs::export::{Common, Exports};
+use razorfs::manual;
 use razorfs::sandbox::{self, Reach};
 use razorfs::schedule::{Schedule, Scheduler};
 use razorfs::transport::vhost_user::{Socket, group_id};
@@ -29,6 +31,9 @@ use signal_hook::iterator::Signals;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::generate(command_line, "8") {
+        return done;
+    }
     let config = match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => config,
         Ok(Command::PrintCapabilities) => return tell(&format!("{CAPABILITIES}\n")),
