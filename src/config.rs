@@ -18,6 +18,7 @@ mod tests;
 mod values;
 
 pub use crate::export::Endpoint;
+pub use args::command_line;
 pub use exports::{parse_export, staleness};
 pub use table::Place;
 pub use values::parse_size;

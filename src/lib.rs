@@ -35,6 +35,7 @@ pub mod format;
 pub mod fs;
 pub mod fsck;
 pub mod log;
+pub mod manual;
 mod memory;
 pub mod metrics;
 pub mod sandbox;

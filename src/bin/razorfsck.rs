@@ -7,10 +7,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::fsck::{Fix, Issue, Options, Severity, Summary, check, repair};
+use razorfs::manual;
 use serde_json::json;
 
 const EXIT_CLEAN: u8 = 0;
@@ -54,6 +55,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::generate(Args::command, "8") {
+        return done;
+    }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
     let args = match Args::try_parse() {
         Ok(args) => args,

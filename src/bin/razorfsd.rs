@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use log::LevelFilter;
 use parking_lot::Mutex;
 use razorfs::config::{
-    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, Start, staleness,
+    CAPABILITIES, Command, Config, ConfigError, Control, Endpoint, Start, command_line, staleness,
 };
 use razorfs::control;
 use razorfs::control::server::{Listeners, Running, Served};
@@ -25,6 +25,7 @@ use razorfs::daemon::open_when_free;
 use razorfs::disk::dir::{DiskError, OpenDir, SUPERBLOCK_FILE, StoreDir, open_store};
 use razorfs::engine::{Durability, OpenOptions, Store};
 use razorfs::export::{Common, ExportError, Exports, Left, name_of, serve_without_store};
+use razorfs::manual;
 use razorfs::sandbox::{self, Reach};
 use razorfs::schedule::{Schedule, Scheduler};
 use razorfs::transport::vhost_user::{Frozen, Handover, Socket, Standing, Stop, Why, group_id};
@@ -37,6 +38,9 @@ const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::generate(command_line, "8") {
+        return done;
+    }
     let config = match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => config,
         Ok(Command::PrintCapabilities) => return tell(&format!("{CAPABILITIES}\n")),

@@ -272,6 +272,12 @@ pub(super) fn command() -> clap::Command {
     })
 }
 
+/// What razorfsd's command line may have, for its manual page.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Args::command()
+}
+
 pub(super) fn parse<I, T>(args: I) -> Result<Command, ConfigError>
 where
     I: IntoIterator<Item = T>,

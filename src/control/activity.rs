@@ -1,5 +1,5 @@
 //! What happens in a store and at its exports, as numbers: for programs that watch it, and for
-//! [`super::prometheus`].
+//! `super::prometheus`.
 //!
 //! Each number counts since the daemon began, unless it says that it is a level: what happened in a
 //! while is the difference of two answers. Gathering them waits for no checkpoint and no flush.

@@ -30,7 +30,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use razorfs::manual;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Administration of razorfs stores.
@@ -90,6 +91,9 @@ fn tell(text: &str) {
 }
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::generate(Cli::command, "1") {
+        return done;
+    }
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     let cli = Cli::parse();
     let done = match &cli.command {

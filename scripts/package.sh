@@ -1,0 +1,37 @@
+#!/bin/bash
+# Makes a Debian package of razorfs: target/debian/razorfs_VERSION_ARCHITECTURE.deb.
+#
+#   scripts/package.sh
+#
+# With the programs come manual pages and shell completions, which the programs write themselves, the
+# systemd unit, QEMU's description, examples of configuration, and a list of all that is built in
+# (CycloneDX). Installs what it needs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/install_deps.sh
+command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
+
+CARGO_DEB=3.8.0
+CARGO_CYCLONEDX=0.5.9
+
+# tool of cargo: its version
+need() {
+    cargo "$1" --version 2> /dev/null | grep -qF "$2" ||
+        cargo install --locked --quiet "cargo-$1@$2"
+}
+need deb "$CARGO_DEB"
+need cyclonedx "$CARGO_CYCLONEDX"
+
+cargo build --release --bins --package razorfs
+rm -rf target/assets
+mkdir -p target/assets
+for program in razorfs razorfsd razorfsck; do
+    "target/release/$program" --generate target/assets
+done
+gzip -n9 target/assets/man/*
+sed 's|/usr/local/bin/|/usr/bin/|' 'configs/razorfsd@.service' > 'target/assets/razorfsd@.service'
+sed 's|/usr/local/bin/|/usr/bin/|' configs/60-razorfs.json > target/assets/60-razorfs.json
+cargo cyclonedx --quiet --format json --override-filename razorfs.cdx
+mv razorfs.cdx.json target/assets/
+cargo deb --no-build --quiet --package razorfs
+ls target/debian/*.deb

@@ -1,0 +1,187 @@
+//! Every code block of README.md and docs/ is run, as a user would: command by command, in order.
+//!
+//! A block says what it is by the word behind its opening fence:
+//!
+//! ```text
+//! sh     commands, run by bash, which must succeed; all of a document in one shell, one after another
+//! toml   a configuration file, checked by razorfsd
+//! json, xml   must be well-formed
+//! text   a drawing or an output: nothing to run
+//! ```
+//!
+//! A block of commands that cannot be run here has `<!-- not run: WHY -->` on the line before it. In the
+//! shell razorfs's programs are those of this build, and /var/lib/razorfs, /run/razorfs, /etc/razorfs,
+//! /srv and /mnt are directories of the test's own, by a mount namespace: the commands stand in the
+//! documents as they are to be typed. `ssh HOST COMMAND` runs the command here.
+//!
+//! Needs root for the namespace; without it the commands are not run, and it says so.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod blocks;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use blocks::{Block, blocks};
+
+const DIRS: [&str; 5] = [
+    "/var/lib/razorfs",
+    "/run/razorfs",
+    "/etc/razorfs",
+    "/srv",
+    "/mnt",
+];
+
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = docs
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .collect();
+    all.sort();
+    all.insert(0, root.join("README.md"));
+    all
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn each_block_says_what_it_is() {
+    for path in documents() {
+        let text = fs::read_to_string(&path).unwrap();
+        for block in blocks(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+            let place = format!("{}, line {}", path.display(), block.line);
+            match block.kind.as_str() {
+                "sh" | "text" => {}
+                "toml" => check_configuration(&block.text, &place),
+                "json" => {
+                    let parsed = serde_json::from_str::<serde_json::Value>(&block.text);
+                    assert!(parsed.is_ok(), "{place}: {parsed:?}");
+                }
+                "xml" => check_xml(&block.text, &place),
+                other => panic!("{place}: a block of kind '{other}'"),
+            }
+        }
+    }
+}
+
+/// What razorfsd says of a configuration file.
+fn check_configuration(text: &str, place: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("razorfsd.toml");
+    fs::write(&file, text).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+        .arg("--check-config")
+        .arg("--config")
+        .arg(file)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{place}: {checked:?}");
+}
+
+/// Whether each element that begins ends. Pieces may stand side by side, and `...` for others.
+fn check_xml(text: &str, place: &str) {
+    let mut open = Vec::new();
+    for tag in text.split('<').skip(1) {
+        let (tag, _) = tag
+            .split_once('>')
+            .unwrap_or_else(|| panic!("{place}: <{tag}"));
+        let name = |tag: &str| tag.split([' ', '\n']).next().unwrap().to_owned();
+        match tag.strip_prefix('/') {
+            Some(ended) => assert_eq!(open.pop(), Some(name(ended)), "{place}"),
+            None if tag.ends_with('/') => {}
+            None => open.push(name(tag)),
+        }
+    }
+    assert_eq!(open, [""; 0], "{place}");
+}
+
+/// The commands of a document as one script. Each block is announced by a line of its own.
+fn script(name: &str, blocks: &[Block]) -> String {
+    let mut script = String::from("set -euo pipefail\n");
+    for block in blocks.iter().filter(|block| block.kind == "sh") {
+        let line = block.line;
+        match &block.not_run {
+            Some(why) => {
+                println!("{name}:{line} is not run: {why}");
+            }
+            None => {
+                script += &format!("echo '### {name}:{line}' >&2\n{}\n", block.text);
+            }
+        }
+    }
+    // What was started in the background goes on.
+    script + "echo '### the end' >&2\n"
+}
+
+/// Programs in the place of others: those of this build, and ssh to this machine.
+fn programs(dir: &Path) {
+    for (name, program) in [
+        ("razorfs", env!("CARGO_BIN_EXE_razorfs")),
+        ("razorfsd", env!("CARGO_BIN_EXE_razorfsd")),
+        ("razorfsck", env!("CARGO_BIN_EXE_razorfsck")),
+    ] {
+        std::os::unix::fs::symlink(program, dir.join(name)).unwrap();
+    }
+    let ssh = dir.join("ssh");
+    fs::write(&ssh, "#!/bin/bash\nshift\nexec bash -c \"$*\"\n").unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn run(path: &Path) {
+    let name = name_of(path);
+    let text = fs::read_to_string(path).unwrap();
+    let script = script(&name, &blocks(&text).unwrap());
+    // Not /tmp, which may lie in memory.
+    let dir = tempfile::Builder::new()
+        .prefix("razorfs-docs-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    programs(&bin);
+    let mut mounts = String::new();
+    for (number, place) in DIRS.iter().enumerate() {
+        let own = dir.path().join(number.to_string());
+        fs::create_dir(&own).unwrap();
+        mounts += &format!("mkdir -p {place}; mount --bind {} {place}\n", own.display());
+    }
+    let file = dir.path().join("script");
+    fs::write(&file, script).unwrap();
+    // All that it starts is in a process namespace, and ends with it.
+    let inner = format!("set -e\n{mounts}exec bash {}\n", file.display());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let done = Command::new("timeout")
+        .args(["300", "unshare", "--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .args(["bash", "-c", &inner])
+        .env("PATH", path)
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.success(),
+        "{name}: {}\n{}\n{said}",
+        done.status,
+        String::from_utf8_lossy(&done.stdout)
+    );
+    assert!(said.ends_with("### the end\n"), "{said}");
+}
+
+#[test]
+fn each_command_can_be_run() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root for a mount namespace");
+        return;
+    }
+    for path in documents() {
+        run(&path);
+    }
+}
