@@ -167,7 +167,7 @@ fn whoever_is_too_slow_is_told_how_much_was_missed() {
     world.hear(&mut watcher, "d1500");
     let missed = watcher.text.lines().find(|line| line.contains("missed\":"));
     let missed: Value = serde_json::from_str(&missed.unwrap()["data: ".len()..]).unwrap();
-    let missed = missed["missed"].as_u64().unwrap() as usize;
+    let missed: usize = missed["missed"].as_u64().unwrap().try_into().unwrap();
     assert_eq!(missed + told(&watcher.text).len(), 1500);
     assert!(missed >= 300, "{missed}");
     // From before the daemon began: how many there were is not known.
