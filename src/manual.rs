@@ -65,10 +65,7 @@ pub fn write(program: Command, section: &str, dir: &Path) -> io::Result<()> {
 }
 
 fn page(command: &Command, name: &str, section: &str, dir: &Path) -> io::Result<()> {
-    let command = command
-        .clone()
-        .name(name.to_owned())
-        .display_name(name.to_owned());
+    let command = command.clone().display_name(name.to_owned());
     let mut text = Vec::new();
     Man::new(command).section(section).render(&mut text)?;
     fs::write(dir.join(format!("{name}.{section}")), text)
