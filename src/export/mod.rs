@@ -485,7 +485,8 @@ impl Exports {
             }
         }
         drop(all);
-        match self.state.lock().failed.take() {
+        let failed = self.state.lock().failed.take();
+        match failed {
             Some(error) => Err(error),
             None => {
                 let mut left = std::mem::take(&mut self.state.lock().left);

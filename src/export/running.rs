@@ -96,6 +96,17 @@ impl Left {
         name_of(&self.new.endpoint)
     }
 
+    /// Serves it, until something changes: what is left of it then, and why.
+    fn serve(
+        self,
+        answer: &Arc<dyn Answer>,
+        device: &DeviceOptions,
+        stop: &Stop,
+    ) -> Result<(Why, Left), VhostUserError> {
+        let (standing, why) = serve(answer, self.standing, device, stop)?;
+        Ok((why, Left { standing, ..self }))
+    }
+
     /// The session.
     #[must_use]
     pub fn frozen(&self) -> Option<&Frozen> {
@@ -217,8 +228,7 @@ impl Exports {
         let thread = std::thread::Builder::new()
             .name("razorfs-socket".into())
             .spawn(move || {
-                let Left { standing, .. } = left;
-                let served = serve(&answer, standing, &device, &stop);
+                let served = left.serve(&answer, &device, &stop);
                 drop(answer);
                 all.ended(number, served);
             })
@@ -235,35 +245,22 @@ impl Exports {
     }
 
     /// The thread of an export is at its end.
-    fn ended(&self, number: u64, served: Result<(Standing, Why), VhostUserError>) {
+    fn ended(&self, number: u64, served: Result<(Why, Left), VhostUserError>) {
         let mut state = self.state.lock();
-        let at = state.all.iter().position(|one| one.number == number);
-        if let (Some(one), Ok((_, why))) = (at.and_then(|at| state.all.get(at)), &served)
-            && *why != Why::Stopped
-        {
-            let (new, options, configured) = (one.new.clone(), one.options, one.configured);
-            // The others too: the store is closed.
-            let first = !state.ending;
-            state.ending = true;
-            if first {
-                state.all.iter().for_each(Running::freeze);
-            }
-            let Ok((standing, why)) = served else {
+        let served = match served {
+            Ok((why, left)) if why != Why::Stopped => {
+                // The others too: the store is closed.
+                if !state.ending {
+                    state.ending = true;
+                    state.all.iter().for_each(Running::freeze);
+                }
+                state.left.push((number, why, left));
+                self.over.notify_all();
                 return;
-            };
-            state.left.push((
-                number,
-                why,
-                Left {
-                    new,
-                    options,
-                    configured,
-                    standing,
-                },
-            ));
-            self.over.notify_all();
-            return;
-        }
+            }
+            served => served,
+        };
+        let at = state.all.iter().position(|one| one.number == number);
         // Who connects now is to learn that nobody serves it.
         let served = served.map(drop);
         let gone = match at {
@@ -311,26 +308,17 @@ pub fn serve_without_store(
                 let mut device = device.clone();
                 device.tag = left.new.tag.clone().or(device.tag);
                 scope.spawn(move || {
-                    let Left { standing, .. } = left;
                     let answer: Arc<dyn Answer> = Arc::<Absent>::default();
-                    if let Some(frozen) = &standing.frozen {
+                    if let Some(frozen) = left.frozen() {
                         // It only keeps the bytes.
                         let _ = answer.restore(frozen.mount());
                     }
-                    let served = serve(&answer, standing, &device, stop);
-                    if !matches!(served, Ok((_, Why::Stopped))) {
+                    let served = left.serve(&answer, &device, stop);
+                    if !matches!(served, Ok((Why::Stopped, _))) {
                         // It fails when there have been 2^64 of them.
                         let _ = stop.freeze();
                     }
-                    served.map(|(standing, why)| {
-                        let left = Left {
-                            new: left.new,
-                            options: left.options,
-                            configured: left.configured,
-                            standing,
-                        };
-                        (why, left)
-                    })
+                    served
                 })
             })
             .collect();
