@@ -114,24 +114,24 @@ fn setting(value: &Value<'_>, arg: &Arg, flags: &Command) -> Result<Setting, Con
         values: value.texts()?,
     };
     let alone = std::iter::once("razorfsd".to_owned()).chain(setting.flags());
-    match flags.clone().try_get_matches_from(alone) {
+    if let Err(error) = flags.clone().try_get_matches_from(alone)
         // What it goes with, and what not, is seen when all is put together.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict
-            ) =>
-        {
-            Ok(setting)
-        }
-        Ok(_) if is_switch(arg) && setting.values == ["false"] => Ok(Setting {
-            // As if it had not been said, so that nothing else is in its way.
+        && !matches!(
+            error.kind(),
+            ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict
+        )
+    {
+        return Err(value.wrong(why(&error)));
+    }
+    let is_off = is_switch(arg) && setting.values == ["false"];
+    Ok(match is_off {
+        // As if it had not been said, so that nothing else is in its way.
+        true => Setting {
             values: Vec::new(),
             ..setting
-        }),
-        Ok(_) => Ok(setting),
-        Err(error) => Err(value.wrong(why(&error))),
-    }
+        },
+        false => setting,
+    })
 }
 
 fn is_switch(arg: &Arg) -> bool {
