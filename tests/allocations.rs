@@ -73,7 +73,7 @@ impl Guest {
         let fs = FileSystem::new(volume.clone(), Options::default());
         let memory = Arc::new(Memory::new(&[(0, 16 << 20)]).unwrap());
         let queue = Queue::new(1, 64, true, memory.clone()).unwrap();
-        let ring = InProcess::new(Arc::new(Server::new(fs)), memory.map()).unwrap();
+        let ring = InProcess::new(Arc::new(Server::new(fs)), memory.map().unwrap()).unwrap();
         let place = Place {
             size: 64,
             table: queue.table_address(),

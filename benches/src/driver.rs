@@ -178,7 +178,7 @@ impl Driver {
         let memory = Arc::new(Memory::new(&[(0, MEMORY_BYTES)])?);
         let queue = Queue::new(1, QUEUE_SIZE, true, memory.clone())?;
         let failed = |error: VhostUserError| Error::Memory(error.to_string());
-        let ring = InProcess::new(answer, memory.map()).map_err(failed)?;
+        let ring = InProcess::new(answer, memory.map()?).map_err(failed)?;
         let place = Place {
             size: QUEUE_SIZE,
             table: queue.table_address(),

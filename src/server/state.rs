@@ -293,8 +293,11 @@ fn number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// What a kernel relies on: its name, and whether an export has it.
+type Promise = (&'static str, fn(&Options) -> bool);
+
 /// What a kernel relies on of an export, by the bits that stand for it.
-const PROMISES: [(&str, fn(&Options) -> bool); 12] = [
+const PROMISES: [Promise; 12] = [
     ("--cache auto", |o| o.cache == CacheMode::Auto),
     ("--cache always", |o| o.cache == CacheMode::Always),
     ("--cache metadata", |o| o.cache == CacheMode::Metadata),

@@ -201,11 +201,9 @@ mod tests {
             mmap_offset: 4096,
         };
         let log = DirtyLog::new(&log, file.try_clone().unwrap()).unwrap();
-        for region in memory.iter() {
-            region.bitmap().place(region.start_addr().0);
-            region.bitmap().set(Some(Arc::new(log)));
-            break;
-        }
+        let region = memory.iter().next().unwrap();
+        region.bitmap().place(region.start_addr().0);
+        region.bitmap().set(Some(Arc::new(log)));
         (memory, file)
     }
 

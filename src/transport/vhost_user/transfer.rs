@@ -138,7 +138,7 @@ mod tests {
     fn what_is_sent_arrives_whole() {
         for len in [0, 1, 3_000_000] {
             let (there, here) = pipe();
-            let state: Vec<u8> = (0..len).map(|n: usize| (n % 251) as u8).collect();
+            let state: Vec<u8> = (0..=250).cycle().take(len).collect();
             let (Transfer::Sending(sent), Transfer::Receiving(found)) = (
                 Transfer::send(here, state.clone()),
                 Transfer::receive(there),

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::bitmap::NewBitmap;
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
 };
@@ -134,10 +135,19 @@ impl Memory {
             .collect()
     }
 
-    /// The memory itself, for a device in this process.
-    #[must_use]
-    pub fn map(&self) -> GuestMemoryMmap<()> {
-        self.map.clone()
+    /// The memory once more, for a device in this process, which notes what it changes in its own way.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn map<B: NewBitmap>(&self) -> Result<GuestMemoryMmap<B>> {
+        let regions = self.regions.iter().map(|region| {
+            let file = region.file.try_clone().map_err(failed)?;
+            let len_bytes = usize::try_from(region.len).map_err(failed)?;
+            let file = Some(FileOffset::new(file, 0));
+            Ok((GuestAddress(region.guest), len_bytes, file))
+        });
+        let regions: Vec<_> = regions.collect::<Result<_>>()?;
+        GuestMemoryMmap::from_ranges_with_files(regions).map_err(failed)
     }
 
     /// The file behind a region, for tests that cut it short.
