@@ -10,6 +10,7 @@ PACKAGES=(
     e2fsprogs xfsprogs btrfs-progs fuse3 acl attr rsync tar util-linux kmod # file systems and their tests
     valgrind                                               # counts of instructions
     prometheus                                             # promtool, which reads /metrics
+    debootstrap                                            # a clean Debian for the package
     python3-venv                                           # schemathesis
 )
 [ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)

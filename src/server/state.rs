@@ -169,6 +169,10 @@ impl Server {
                 inodes: ours.known.get(),
             });
         }
+        // The kernel believes what it was told, as in a session that began here.
+        if header.session & SESSION != 0 {
+            self.fs.begin_session();
+        }
         for (ino, lookups) in known {
             self.fs.know(ino, lookups);
         }

@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng};
 
 use super::kernel::{Kernel, ROOT};
-use crate::engine::EngineError;
+use crate::engine::{DatasetError, EngineError, RestorePath};
 use crate::format::id::Ino;
 use crate::fs::{CacheMode, Options};
 use crate::server::consts::opcode;
@@ -201,4 +201,32 @@ fn whatever_is_decoded_is_what_was_encoded() {
         }
     }
     assert!(taken > 0);
+}
+
+#[test]
+fn a_kernel_that_keeps_names_still_does() {
+    let options = Options {
+        cache: CacheMode::Always,
+        ..Options::default()
+    };
+    let kernel = Kernel::new(options);
+    kernel.create("file", 0o644, 0).unwrap();
+    let store = kernel.server.fs().volume().store();
+    store.snapshot("main@one").unwrap();
+    let state = kernel.server.save().unwrap();
+    let kernel = kernel.served_anew(options);
+    kernel.server.restore(&state).unwrap();
+    unlink(&kernel, "file");
+    let store = kernel.server.fs().volume().store();
+    // It would not see it.
+    let back = RestorePath {
+        snapshot: "main@one".into(),
+        source: b"file".to_vec(),
+        destination: b"file".to_vec(),
+        replace: false,
+    };
+    let refused = store.restore_path(&back).unwrap_err();
+    assert!(matches!(refused, DatasetError::Believed(_)), "{refused}");
+    kernel.server.reset();
+    store.restore_path(&back).unwrap();
 }

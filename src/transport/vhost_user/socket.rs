@@ -122,7 +122,10 @@ impl Socket {
         let path = PathBuf::from(path);
         let found = fs::symlink_metadata(&path);
         let local = socket.listener.local_addr();
-        let is_there = local.is_ok_and(|local| local.as_pathname() == Some(path.as_path()));
+        let is_there = local.is_ok_and(|local| {
+            let bound = local.as_pathname().map(std::path::absolute);
+            matches!(bound, Some(Ok(bound)) if bound == path)
+        });
         if let Ok(found) = found
             && is_there
             && found.file_type().is_socket()
