@@ -285,7 +285,7 @@ impl Daemon {
     }
 
     /// Opens the store, serves it until something changes, and closes it.
-    fn serve_store(&mut self, may_fail: bool) -> Result<After, Stuck> {
+    fn serve_store(&mut self, mut may_fail: bool) -> Result<After, Stuck> {
         // In the place of what the sessions had, if they come from another host.
         self.sessions().for_each(Frozen::take_arrived);
         let path = self.config.store.clone();
@@ -322,6 +322,8 @@ impl Daemon {
                 // would hide that from them.
                 (Ok(after), Err(error)) if !self.followed.is_over() && !after.is_over() => {
                     self.stay(after, &error.to_string());
+                    // Guests are here now.
+                    may_fail = false;
                 }
                 (Ok(_), Err(error)) => return Err(Stuck::Ended(error)),
                 (Err(error), closed) => {
@@ -514,7 +516,7 @@ impl Daemon {
     ) -> Result<(Option<Running>, Option<Requests>), Error> {
         // Before anybody is served: who asks for what is not there is told at once.
         for left in &self.all {
-            store.find(&left.new.dataset)?;
+            store.find(&left.new.dataset).map_err(ExportError::from)?;
         }
         let (taking, since) = (&mut self.taking, self.since);
         exports.start(&mut self.all, || {

@@ -109,6 +109,7 @@ fn kind_of(error: &EngineError) -> ErrorKind {
     match error {
         EngineError::Store(StoreError::NoSpace(_)) | EngineError::Quota => ErrorKind::NoSpace,
         EngineError::Store(StoreError::ReadOnly(_)) => ErrorKind::ReadOnly,
+        EngineError::OtherProject => ErrorKind::NotPossible,
         _ => ErrorKind::Failed,
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use super::datasets::split_name;
 use super::dir::{Slot, check_name};
+use super::flags::other_project;
 use super::inode::InodeExt;
 use super::namespace::one_more;
 use super::{DatasetError, EngineError, EventKind, Store, Volume};
@@ -116,6 +117,9 @@ impl Volume {
         }
         let (from, new) = self.find(&op.tx, staging, TREE)?.taken()?;
         let mut top = self.load_named(&op.tx, staging, new.ino)?;
+        if other_project(&dir, &top) {
+            return Err(EngineError::OtherProject);
+        }
         match self.find(&op.tx, to.dir, to.name)? {
             Slot::Taken { .. } if !replace => return Err(EngineError::Exists),
             Slot::Taken { cookie, dentry } => {

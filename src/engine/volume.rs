@@ -210,6 +210,12 @@ impl Volume {
         !self.dataset.read_only && self.store.is_writable()
     }
 
+    /// Whether changes were possible when the store was opened: also where a write has failed since.
+    #[must_use]
+    pub fn is_for_changes(&self) -> bool {
+        !self.dataset.read_only && !self.store.options.read_only
+    }
+
     /// Starts a transaction that changes the dataset: see [`Store::begin_tx`].
     ///
     /// # Errors

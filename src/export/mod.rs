@@ -16,6 +16,7 @@ mod running;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -484,6 +485,7 @@ impl Exports {
                 log::error!("a thread that served an export failed");
             }
         }
+        let datasets: HashMap<_, _> = all.iter().map(|one| (one.number, one.dataset)).collect();
         drop(all);
         let failed = self.state.lock().failed.take();
         match failed {
@@ -491,7 +493,15 @@ impl Exports {
             None => {
                 let mut left = std::mem::take(&mut self.state.lock().left);
                 left.sort_by_key(|(number, ..)| *number);
-                let left = left.into_iter().map(|(_, why, left)| (why, left));
+                let left = left.into_iter().map(|(number, why, mut left)| {
+                    // Somebody may have renamed it: it goes on as what it is called now.
+                    let id = datasets.get(&number);
+                    let found = id.and_then(|id| self.store.find_by_id(*id).ok().flatten());
+                    if let Some(found) = found {
+                        left.new.dataset = found.name;
+                    }
+                    (why, left)
+                });
                 Ok(left.collect())
             }
         }

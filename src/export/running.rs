@@ -143,7 +143,8 @@ impl Exports {
     /// `changing`. `others`: those that are about to be served.
     pub(super) fn prepare(&self, left: &mut Left, others: &[Ready]) -> Result<Ready, ExportError> {
         let volume = Arc::new(self.store.volume(&left.new.dataset)?);
-        let (dataset, is_writable) = (volume.dataset_id(), volume.is_writable());
+        // Not whether a write has failed: what a guest was told about the export stays so.
+        let (dataset, is_writable) = (volume.dataset_id(), volume.is_for_changes());
         if !left.options.read_only && !is_writable {
             log::warn!(
                 "dataset '{}' cannot be changed: it is served read-only",

@@ -240,6 +240,12 @@ fn take(
 
 /// Deletes a snapshot, unless it is held or in use.
 fn delete(store: &Arc<Store>, snapshot: &DatasetInfo) -> Result<(), DatasetError> {
+    // Its name may be another one's by now, as the dataset's may.
+    match store.find(&snapshot.name) {
+        Ok(found) if found.id == snapshot.id => {}
+        Ok(_) | Err(DatasetError::NotFound(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    }
     match store.delete(&snapshot.name, false) {
         Ok(()) => {
             log::info!("deleted the snapshot {}", snapshot.name);

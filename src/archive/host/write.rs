@@ -4,9 +4,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat,
-    fchmod, fchown, fremovexattr, fsetxattr, ftruncate, futimens, linkat, lsetxattr, mkdir,
-    mkdirat, mknodat, open, openat, openat2, symlinkat, syncfs, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chmod,
+    chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, ftruncate, futimens, linkat,
+    lsetxattr, mkdir, mkdirat, mknodat, open, openat, openat2, symlinkat, syncfs, unlinkat,
+    utimensat,
 };
 use rustix::io::{Errno, pwrite};
 use rustix::process::{Gid, Uid, geteuid};
@@ -199,7 +200,7 @@ impl Directory {
         set_xattrs(path, found, false, summary, &mut set)?;
         if kind != FileType::Symlink {
             let mode = Mode::from_raw_mode(attr.mode & 0o7777);
-            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())
+            change_mode(dir, name, kind, mode)
                 .map_err(ArchiveError::host(path, "giving it its mode"))?;
             set_xattrs(path, found, true, summary, &mut set)?;
         }
@@ -252,6 +253,16 @@ fn owner(found: &Found) -> (Option<Uid>, Option<Gid>) {
         id(found.attr.uid).map(Uid::from_raw),
         id(found.attr.gid).map(Gid::from_raw),
     )
+}
+
+/// Gives what was just made its mode: not what somebody put in its place, and not through a symlink.
+fn change_mode(dir: &OwnedFd, name: &[u8], kind: FileType, mode: Mode) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(dir, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != kind {
+        return Err(Errno::LOOP);
+    }
+    chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)
 }
 
 fn skip_owner(path: &[u8], found: &Found, summary: &mut Summary) {

@@ -220,12 +220,11 @@ impl<'a> Copy<'a> {
 
     /// What copying content changes, or flags would forbid.
     fn settle(&self, source: &InodeRecord, target: Ino) -> Result<(), EngineError> {
-        let mut op = self.to.begin()?;
-        let mut record = op.inode(target)?;
-        fill(&mut record, source);
-        self.to.store_inode(&mut op.tx, target, &record)?;
-        op.commit()?;
-        Ok(())
+        // What it has counts in its project from here on.
+        self.to.change_project(target, true, |record| {
+            fill(record, source);
+            Ok(())
+        })
     }
 }
 

@@ -336,6 +336,10 @@ impl VhostUserBackendReqHandler for Device {
         }
         let mut state = self.state.lock();
         state.features = features;
+        if features & LOG_ALL == 0 {
+            // A move that was cancelled, or is over. The next one brings a log of its own.
+            state.log = None;
+        }
         state.log_to(&state.table).map_err(|e| refuse_memory(&e))?;
         drop(state);
         for ring in &self.rings {

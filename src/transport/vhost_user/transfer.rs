@@ -1,12 +1,13 @@
 //! The state of a guest's mount on its way through the front-end, which carries it to the daemon that
 //! the guest moves to (vhost-user, "Migrating back-end state"): bytes through a pipe, to its end.
 //!
-//! A front-end that neither takes nor gives anything for a while is given up, so that nobody waits
-//! for it for ever.
+//! A front-end that neither takes nor gives anything for a while, or takes too long for all of it, is
+//! given up, so that nobody waits for it for ever.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -18,6 +19,8 @@ const PATIENCE: Timespec = Timespec {
     tv_sec: 30,
     tv_nsec: 0,
 };
+/// How long all of it may take: guests of others may have to wait for it.
+const TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes read at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -75,8 +78,9 @@ pub(super) fn finished<T>(thread: JoinHandle<io::Result<T>>) -> Result<T, String
 fn write(mut file: File, mut state: &[u8]) -> io::Result<()> {
     let flags = fcntl_getfl(&file)?;
     fcntl_setfl(&file, flags | OFlags::NONBLOCK)?;
+    let since = Instant::now();
     while !state.is_empty() {
-        wait(&file, PollFlags::OUT)?;
+        wait(&file, PollFlags::OUT, since)?;
         match file.write(state) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => state = state.get(written..).unwrap_or_default(),
@@ -92,8 +96,9 @@ fn read(mut file: File) -> io::Result<Vec<u8>> {
     fcntl_setfl(&file, flags | OFlags::NONBLOCK)?;
     let mut state = Vec::new();
     let mut piece = vec![0; PIECE_BYTES];
+    let since = Instant::now();
     loop {
-        wait(&file, PollFlags::IN)?;
+        wait(&file, PollFlags::IN, since)?;
         match file.read(&mut piece) {
             Ok(0) => return Ok(state),
             Ok(read) => state.extend_from_slice(piece.get(..read).unwrap_or_default()),
@@ -107,7 +112,11 @@ fn read(mut file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-fn wait(file: &File, what: PollFlags) -> io::Result<()> {
+fn wait(file: &File, what: PollFlags, since: Instant) -> io::Result<()> {
+    if since.elapsed() > TIME_MAX {
+        let reason = "the front-end takes too long";
+        return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+    }
     let mut waited = [PollFd::new(file, what)];
     match poll(&mut waited, Some(&PATIENCE)) {
         Ok(0) => Err(io::Error::new(
