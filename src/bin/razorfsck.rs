@@ -29,7 +29,7 @@ const TOLD_MAX: u64 = 1000;
 /// applied in memory. Exit codes: 0 nothing wrong, 1 errors found and mended, 4 errors found, 8 the
 /// check or the repair could not be made, 16 wrong usage.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "razorfsck", version, about)]
 struct Args {
     /// The store's directory.
     store: PathBuf,

@@ -670,14 +670,20 @@ struct Followed {
     current: Arc<Mutex<Option<Current>>>,
     /// The end was asked for.
     over: Arc<AtomicBool>,
+    /// The configuration is to be read again, once a store is served.
+    read_again: Arc<AtomicBool>,
 }
 
 impl Followed {
-    fn begin(&self, current: Current) {
+    fn begin(&self, mut current: Current) {
         let mut now = self.current.lock();
         // The signal may have come while nothing was served.
         if self.is_over() {
             current.stop();
+        } else if let Current::Store(live) = &mut current
+            && self.read_again.swap(false, Ordering::AcqRel)
+        {
+            live.reload();
         }
         *now = Some(current);
     }
@@ -705,8 +711,9 @@ fn follow_signals(mut signals: Signals, followed: Followed) -> Result<Following,
             for signal in &mut signals {
                 let mut current = followed.current.lock();
                 if signal == SIGHUP {
-                    if let Some(Current::Store(live)) = current.as_mut() {
-                        live.reload();
+                    match current.as_mut() {
+                        Some(Current::Store(live)) => live.reload(),
+                        _ => followed.read_again.store(true, Ordering::Release),
                     }
                     continue;
                 }

@@ -103,7 +103,8 @@ fn check_xml(text: &str, place: &str) {
 
 /// The commands of a document as one script. Each block is announced by a line of its own.
 fn script(name: &str, blocks: &[Block]) -> String {
-    let mut script = String::from("set -euo pipefail\n");
+    // What it leaves in the background ends with it.
+    let mut script = String::from("set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null' EXIT\n");
     for block in blocks.iter().filter(|block| block.kind == "sh") {
         let line = block.line;
         match &block.not_run {
@@ -115,7 +116,6 @@ fn script(name: &str, blocks: &[Block]) -> String {
             }
         }
     }
-    // What was started in the background goes on.
     script + "echo '### the end' >&2\n"
 }
 
@@ -153,12 +153,10 @@ fn run(path: &Path) {
     }
     let file = dir.path().join("script");
     fs::write(&file, script).unwrap();
-    // All that it starts is in a process namespace, and ends with it.
     let inner = format!("set -e\n{mounts}exec bash {}\n", file.display());
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let done = Command::new("timeout")
         .args(["300", "unshare", "--mount", "--propagation", "private"])
-        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
         .args(["bash", "-c", &inner])
         .env("PATH", path)
         .current_dir(dir.path())

@@ -10,6 +10,7 @@ use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Client, Error, Options};
 
+use crate::control::call;
 use crate::daemon::Daemon;
 
 const TIMES: u32 = 5;
@@ -187,4 +188,29 @@ fn a_guest_that_cannot_be_taken_over_stays() {
 fn without_a_daemon_there_is_nothing_to_take_over() {
     let said = Daemon::refused(&["--socket-path", "socket", "--take-over"]);
     assert!(said.contains("without --take-over"), "{said}");
+}
+
+/// Who goes on after a handover that failed opens the store anew: its exports are what their datasets
+/// are called by then.
+#[test]
+fn a_dataset_that_was_renamed_is_served_on() {
+    let mut daemon = Daemon::start_prepared(&[&["create", "old"]], &["--export=old:other"]);
+    let mut mount = daemon.mount_at("other");
+    let made = mount.client(0).call(request::mkdir(ROOT, "dir", 0o755));
+    made.unwrap();
+    let renamed = daemon.command("rename", &["old", "new"]);
+    assert!(renamed.status.success(), "{renamed:?}");
+    for flags in [
+        &["--export=new:other", "--cache", "never"] as &[_],
+        &["--export=new:other", "--num-queues", "1"],
+    ] {
+        daemon.keeps(flags);
+        let found = mount.client(0).call(request::lookup(ROOT, "dir"));
+        found.unwrap();
+    }
+    let (_, exports) = call(&daemon.control(), "GET", "/api/v1/exports", "").unwrap();
+    let mut exports = exports.as_array().unwrap().iter();
+    assert!(exports.any(|each| each["dataset"] == "new"));
+    drop(mount);
+    daemon.terminate();
 }
