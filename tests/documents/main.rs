@@ -104,7 +104,8 @@ fn check_xml(text: &str, place: &str) {
 /// The commands of a document as one script. Each block is announced by a line of its own.
 fn script(name: &str, blocks: &[Block]) -> String {
     // What it leaves in the background ends with it.
-    let mut script = String::from("set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null' EXIT\n");
+    let mut script =
+        String::from("set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n");
     for block in blocks.iter().filter(|block| block.kind == "sh") {
         let line = block.line;
         match &block.not_run {
