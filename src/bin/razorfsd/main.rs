@@ -1,0 +1,177 @@
+//! razorfsd: serves a store to virtual machines as a vhost-user virtiofs device.
+//!
+//! ```text
+//! setup    what is done once, before the process is confined
+//! daemon   the store opened, served, closed, again and again
+//! signals  what ends it or has it look at its configuration again
+//! ```
+//!
+//! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line; with
+//! --check-config 1 when anything is wrong.
+
+mod daemon;
+mod setup;
+mod signals;
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use log::LevelFilter;
+use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Start, command_line};
+use razorfs::control::tcp;
+use razorfs::daemon::handover;
+use razorfs::disk::dir::{DiskError, OpenDir, SUPERBLOCK_FILE, open_store};
+use razorfs::export::{Left, name_of};
+use razorfs::manual;
+use razorfs::transport::vhost_user::{Handover, Standing, group_id};
+
+use daemon::Daemon;
+use setup::{
+    abort_on_panic, confine, limit_descriptors, listen_for_commands, sockets, start_logging,
+};
+use signals::{Followed, signals};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    if let Some(done) = manual::generate(command_line, "8") {
+        return done;
+    }
+    let config = match Command::parse(std::env::args_os()) {
+        Ok(Command::Serve(config)) => config,
+        Ok(Command::PrintCapabilities) => return tell(&format!("{CAPABILITIES}\n")),
+        Ok(Command::Check { config, json }) => {
+            return tell(&match json {
+                true => format!("{:#}\n", config.as_json()),
+                false => config.as_text(),
+            });
+        }
+        Err(error) => return refuse(error),
+    };
+    match start_logging(&config).and_then(|()| run(&config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            if config.syslog || config.log_level == LevelFilter::Off {
+                eprintln!("razorfsd: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a result.
+fn tell(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Says what is wrong with flags or configuration file.
+fn refuse(error: ConfigError) -> ExitCode {
+    let checks = std::env::args_os().any(|arg| arg == "--check-config");
+    match error {
+        // Help and the version are among these.
+        ConfigError::Usage(error) if !checks || !error.use_stderr() => error.exit(),
+        error => eprintln!("razorfsd: {error}"),
+    }
+    ExitCode::from(if checks { 1 } else { 2 })
+}
+
+fn run(config: &Config) -> Result<(), Error> {
+    abort_on_panic();
+    // From here on they wait until somebody looks for them.
+    let signals = signals()?;
+    for note in &config.notes {
+        log::info!("{note}");
+    }
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+    if let Some(max) = config.descriptors_max {
+        limit_descriptors(max)?;
+    }
+    let unusable = config.device.cpus.unusable();
+    let unusable = unusable.map_err(|error| format!("--cpu-affinity: {error}"))?;
+    if let Some(cpu) = unusable.first() {
+        return Err(format!(
+            "--cpu-affinity: CPU {cpu} does not exist, or this process may not use it"
+        )
+        .into());
+    }
+    let group = config.group.as_deref().map(group_id).transpose()?;
+    let (mut files, mut taking) = (None, None);
+    match config.start {
+        Start::Fresh => files = Some(open_store(&config.store, how(config))?),
+        // It has to be one, for the sockets' sake too.
+        Start::Incoming => check_is_store(&config.store)?,
+        Start::TakeOver => taking = Some(ask_for_guests(&config.store)?),
+    }
+    // The first: who finds the daemon by another socket finds it by this one.
+    let control = match config.start {
+        Start::Fresh => listen_for_commands(config)?,
+        Start::Incoming | Start::TakeOver => None,
+    };
+    let tcp = config.control_tcp.as_ref();
+    let tcp = tcp.map(tcp::Listener::bind).transpose()?;
+    let sockets = match taking {
+        None => sockets(config, group)?,
+        Some(_) => Vec::new(),
+    };
+    // Before there is a second thread, and before anything in the store is believed.
+    confine(config)?;
+    let since = Instant::now();
+    let standings = match &mut taking {
+        None => sockets.into_iter().map(Standing::from).collect(),
+        Some(handover) => {
+            let exports = config.exports.iter();
+            let names: Vec<_> = exports.map(|each| name_of(&each.new.endpoint)).collect();
+            handover.take(&names)?
+        }
+    };
+    let all = config.exports.iter().zip(standings);
+    let all = all.map(|(export, standing)| Left {
+        new: export.new.clone(),
+        options: export.options,
+        configured: true,
+        standing,
+    });
+    let daemon = Daemon {
+        all: all.collect(),
+        config: config.clone(),
+        group,
+        files,
+        control,
+        tcp,
+        taking,
+        since,
+        followed: Followed::default(),
+    };
+    daemon.live(signals)
+}
+
+fn how(config: &Config) -> OpenDir {
+    OpenDir {
+        read_only: config.open.read_only,
+        allow_volatile: config.open.allow_volatile,
+    }
+}
+
+fn check_is_store(store: &Path) -> Result<(), Error> {
+    match store.join(SUPERBLOCK_FILE).try_exists()? {
+        true => Ok(()),
+        false => Err(DiskError::NotAStore(store.to_owned()).into()),
+    }
+}
+
+fn ask_for_guests(store: &Path) -> Result<Handover, Error> {
+    let asked = handover::ask(store);
+    asked.map_err(|error| {
+        let path = handover::path_of(store);
+        let hint = "without a daemon there, start without --take-over";
+        format!("no razorfsd at {}: {error} ({hint})", path.display()).into()
+    })
+}
