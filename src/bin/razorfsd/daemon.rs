@@ -309,7 +309,11 @@ impl Daemon {
             .ok();
         let unix = match self.control.take() {
             Some(listener) => Some(listener),
-            None => listen_for_commands(config)?,
+            // Guests are served by now, and go on without it.
+            None => listen_for_commands(config).unwrap_or_else(|error| {
+                log::error!("'razorfs' cannot reach this daemon: {error}");
+                None
+            }),
         };
         let tcp = self.tcp.as_ref().map(tcp::Listener::try_clone);
         let control = Listeners {

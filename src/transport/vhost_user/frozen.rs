@@ -37,6 +37,8 @@ pub struct Frozen {
     pub(super) mount: Vec<u8>,
     /// The mount has just come from another host.
     pub(super) arrived: bool,
+    /// It has come from another host, and the guest has not run here since.
+    pub(super) waits: bool,
 }
 
 impl Frozen {
@@ -69,7 +71,7 @@ impl Frozen {
         self.device.transfer = match std::mem::take(&mut self.device.transfer) {
             Transfer::Receiving(thread) => Transfer::Done(finished(thread).map(|mount| {
                 self.mount = mount;
-                self.arrived = true;
+                (self.arrived, self.waits) = (true, true);
             })),
             other => other,
         };

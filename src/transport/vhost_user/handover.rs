@@ -292,6 +292,7 @@ impl Handover {
             device,
             mount: frame.bytes,
             arrived: false,
+            waits: false,
         };
         Ok(Standing {
             socket,

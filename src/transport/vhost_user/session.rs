@@ -308,12 +308,13 @@ fn serve_one(
     options: &DeviceOptions,
     stop: &Stop,
 ) -> Result<Over, VhostUserError> {
-    let (stream, peer, frozen) = match begun {
-        Begun::Now(stream, peer) => (stream, peer, None),
+    let (stream, peer, waits, frozen) = match begun {
+        Begun::Now(stream, peer) => (stream, peer, false, None),
         Begun::Before(frozen) => (
             frozen.stream,
             frozen.peer,
-            Some((frozen.device, frozen.mount)),
+            frozen.waits,
+            Some(frozen.device),
         ),
     };
     let queues = options.queues().saturating_sub(1);
@@ -321,8 +322,7 @@ fn serve_one(
     let tag = options.tag.as_deref();
     let device = Device::new(work.clone(), queues, tag, peer, sessions)?;
     let device = Arc::new(device);
-    let has_come = frozen.as_ref().is_some_and(|(_, mount)| !mount.is_empty());
-    let followed = follow(&stream, &device, frozen.map(|(device, _)| device), stop);
+    let followed = follow(&stream, &device, frozen, stop);
     let why = match followed {
         Ok(Last::Gone) => None,
         Ok(Last::Paused) => Some(Why::Frozen),
@@ -333,7 +333,8 @@ fn serve_one(
             return Err(error);
         }
     };
-    let never_ran = has_come && !device.has_run() && work.answer.is_there();
+    let waits = waits && !device.has_run();
+    let never_ran = waits && work.answer.is_there();
     let Some(why) = why else {
         device.end();
         return Ok(Over::Gone { never_ran });
@@ -350,6 +351,7 @@ fn serve_one(
         device,
         mount,
         arrived: false,
+        waits,
     };
     Ok(Over::Frozen(frozen, why))
 }
