@@ -14,8 +14,9 @@ DIR=${DIR:-/var/tmp/razorfs-package}
 rm -rf "$DIR"
 mkdir -p "$DIR"
 daemon=
+process=
 end() {
-    [ -z "$daemon" ] || kill "$daemon" 2> /dev/null || true
+    [ -z "$process" ] || kill "$process" 2> /dev/null || true
     umount "$DIR/root/proc" 2> /dev/null || true
 }
 trap end EXIT
@@ -67,13 +68,13 @@ for _ in $(seq 100); do
     [ ! -S "$DIR/root/run/razorfs/home.sock" ] || break
     sleep 0.1
 done
-process=$(pgrep -P "$daemon" razorfsd || echo "$daemon")
-[ "$(stat -c %U "/proc/$process" 2> /dev/null || true)" != root ] || { say "it runs as root"; exit 1; }
+process=$(pgrep -f "^/usr/bin/razorfsd --config /etc/razorfs/home.toml")
+[ "$(stat -c %u "/proc/$process")" != 0 ] || { say "it runs as root"; exit 1; }
 in_root runuser -u razorfs -- razorfs snapshot /var/lib/razorfs/home main@first
 in_root runuser -u razorfs -- razorfs doctor /var/lib/razorfs/home > "$DIR/doctor.log"
 kill -TERM "$process"
 wait "$daemon" || { cat "$DIR/daemon.log"; exit 1; }
-daemon=
+process=
 in_root razorfsck /var/lib/razorfs/home > /dev/null
 say "the service ran as $user, and ended cleanly"
 

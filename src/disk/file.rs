@@ -31,6 +31,8 @@ const ZEROS_BYTES: usize = 1 << 20;
 const BTRFS_OWN_SHARE: u64 = 16;
 /// The most that is left to them.
 const BTRFS_OWN_MAX_BYTES: u64 = 1 << 30;
+/// The least: its trees of a small disk are no smaller.
+const BTRFS_OWN_MIN_BYTES: u64 = 32 << 20;
 
 /// How a disk is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,7 +305,10 @@ impl Disk for FileDisk {
         let stat = rustix::fs::fstatvfs(&self.file).map_err(|error| self.named(error.into()))?;
         let available = stat.f_bavail.saturating_mul(stat.f_frsize);
         let own = match is_btrfs(&self.file) {
-            true => stat.f_blocks.saturating_mul(stat.f_frsize) / BTRFS_OWN_SHARE,
+            true => {
+                let size = stat.f_blocks.saturating_mul(stat.f_frsize);
+                (size / BTRFS_OWN_SHARE).max(BTRFS_OWN_MIN_BYTES)
+            }
             false => 0,
         };
         let own = own.min(BTRFS_OWN_MAX_BYTES);

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion, VolatileSlice};
 
 use super::dirty::MarksFrom;
 use super::memory::Memory;
@@ -179,6 +179,18 @@ impl<'m> Parts<'m> {
             .ok_or(ChainError::Large)?;
         let len = usize::try_from(descriptor.len).map_err(|_| ChainError::Outside)?;
         let address = GuestAddress(descriptor.address);
+        // Nearly all lie in one region, which costs much less to find.
+        let whole = memory
+            .find_region(address)
+            .filter(|_| len > 0)
+            .and_then(|region| region.get_slice(region.to_region_addr(address)?, len).ok());
+        if let Some(slice) = whole {
+            if slices.len() >= PARTS_MAX {
+                return Err(ChainError::Large);
+            }
+            slices.push(slice);
+            return Ok(());
+        }
         for slice in memory.get_slices(address, len) {
             if slices.len() >= PARTS_MAX {
                 return Err(ChainError::Large);
