@@ -97,6 +97,28 @@ impl Descriptor {
     }
 }
 
+/// The guest's memory from an address on, where it lies in one region. Nearly all that is asked for
+/// does, and to find it so costs much less than to look over all regions.
+fn in_one_region(
+    memory: &Memory,
+    address: GuestAddress,
+    len: usize,
+) -> Option<VolatileSlice<'_, MarksFrom<'_>>> {
+    let region = memory.find_region(address)?;
+    let offset = region.to_region_addr(address)?;
+    region.get_slice(offset, len).ok()
+}
+
+/// Copies from the guest's memory.
+fn read(memory: &Memory, address: GuestAddress, bytes: &mut [u8]) -> Result<(), ChainError> {
+    if let Some(slice) = in_one_region(memory, address, bytes.len()) {
+        slice.copy_to(bytes);
+        return Ok(());
+    }
+    let read = memory.read_slice(bytes, address);
+    read.map_err(|_| ChainError::Outside)
+}
+
 impl Chain {
     /// Walks the chain.
     pub(super) fn parts(&self) -> Result<Parts<'_>, ChainError> {
@@ -124,9 +146,7 @@ impl Chain {
         let offset = u64::from(index).saturating_mul(DESCRIPTOR_BYTES as u64);
         let at = self.table.checked_add(offset).ok_or(ChainError::Outside)?;
         let mut bytes = [0; DESCRIPTOR_BYTES];
-        self.memory
-            .read_slice(&mut bytes, GuestAddress(at))
-            .map_err(|_| ChainError::Outside)?;
+        read(&self.memory, GuestAddress(at), &mut bytes)?;
         Ok(Descriptor::decode(bytes))
     }
 
@@ -144,9 +164,7 @@ impl Chain {
             return Err(ChainError::Table);
         }
         let mut table: SmallVec<[u8; 16 * DESCRIPTOR_BYTES]> = SmallVec::from_elem(0, len);
-        self.memory
-            .read_slice(&mut table, GuestAddress(descriptor.address))
-            .map_err(|_| ChainError::Outside)?;
+        read(&self.memory, GuestAddress(descriptor.address), &mut table)?;
         let (table, _) = table.as_chunks();
         let mut index = 0;
         for _ in 0..entries {
@@ -179,12 +197,7 @@ impl<'m> Parts<'m> {
             .ok_or(ChainError::Large)?;
         let len = usize::try_from(descriptor.len).map_err(|_| ChainError::Outside)?;
         let address = GuestAddress(descriptor.address);
-        // Nearly all lie in one region, which costs much less to find.
-        let whole = memory
-            .find_region(address)
-            .filter(|_| len > 0)
-            .and_then(|region| region.get_slice(region.to_region_addr(address)?, len).ok());
-        if let Some(slice) = whole {
+        if let Some(slice) = in_one_region(memory, address, len).filter(|_| len > 0) {
             if slices.len() >= PARTS_MAX {
                 return Err(ChainError::Large);
             }
