@@ -78,7 +78,7 @@ fn the_store_grows_and_shrinks_down_to_what_is_used() {
     assert_eq!(set(64 << 20), (200, json!({"capacity_bytes": 64 << 20})));
     assert!(free() < 64 << 20);
     let refused = set(1 << 20);
-    assert_eq!((refused.0, kind(&refused)), (507, "no_space"));
+    assert_eq!((refused.0, kind(&refused)), (422, "not_possible"));
     let (_, stats) = world.get("/api/v1/stats");
     assert_eq!(stats["capacity_bytes"], 64 << 20);
     assert_eq!(set(0), (200, json!({"capacity_bytes": 0})));
