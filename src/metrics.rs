@@ -62,7 +62,8 @@ impl Histogram {
 
     /// A time. Its bucket counts microseconds, the sum nanoseconds.
     pub fn took(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let sec = time.as_secs().saturating_mul(1_000_000_000);
+        let ns = sec.saturating_add(time.subsec_nanos().into());
         self.put(ns.div_ceil(1000), ns);
     }
 

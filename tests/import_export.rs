@@ -7,6 +7,8 @@
 // Helpers outside of test functions fail a test by panicking too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod host;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Signal, kill_process};
+
+use host::scratch_dir;
 
 /// A tree with everything that one can have; the working directory is its top.
 const TREE: &str = r#"
@@ -58,12 +62,7 @@ impl Dirs {
             eprintln!("skipped: needs root");
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
-        let dirs = Dirs(dir);
+        let dirs = Dirs(scratch_dir());
         fs::create_dir(dirs.path("tree")).unwrap();
         ok(dirs.razorfs("mkfs").arg(dirs.path("store")));
         Some(dirs)

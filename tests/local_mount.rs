@@ -6,6 +6,8 @@
 // Helpers outside of test functions fail a test by panicking too.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
+mod host;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -23,6 +25,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use host::{is_root_with_fuse, mounted, scratch_dir};
+
 /// A store and its mount, both gone at the end.
 struct Mounted {
     dir: tempfile::TempDir,
@@ -32,15 +36,10 @@ struct Mounted {
 impl Mounted {
     /// A new store, mounted; `None` where that cannot be.
     fn new() -> Option<Mounted> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("skipped: needs root and /dev/fuse");
+        if !is_root_with_fuse() {
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let dir = scratch_dir();
         fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
         let mut mounted = Mounted { dir, daemon: None };
@@ -56,19 +55,11 @@ impl Mounted {
     }
 
     fn mount(&mut self) {
-        let before = fs::metadata(self.path("")).unwrap().dev();
         let mut razorfs = self.razorfs("mount");
         razorfs
             .arg(self.path(""))
             .args(["--allow-other", "-o", "suid,dev"]);
-        self.daemon = Some(razorfs.spawn().unwrap());
-        for _ in 0..200 {
-            if fs::metadata(self.path("")).unwrap().dev() != before {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("nothing is mounted after five seconds");
+        self.daemon = Some(mounted(razorfs, &self.path("")));
     }
 
     fn unmount(&mut self) {

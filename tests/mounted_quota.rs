@@ -5,14 +5,18 @@
 // Helpers outside of test functions fail a test by panicking too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod host;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FallocateFlags, Mode, fallocate, mkdirat, statvfs};
+
+use host::{is_root_with_fuse, scratch_dir};
 
 const QUOTA: u64 = 4 << 20;
 const PIECE: u64 = 64 << 10;
@@ -31,15 +35,10 @@ impl Mounted {
 
     /// The same, after commands of razorfs: each a verb and what follows the store.
     fn prepared(commands: &[&[&str]], flags: &[&str]) -> Option<Mounted> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("skipped: needs root and /dev/fuse");
+        if !is_root_with_fuse() {
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let dir = scratch_dir();
         let mount = dir.path().join("mnt");
         fs::create_dir(&mount).unwrap();
         let mut mounted = Mounted { dir, daemon: None };
@@ -51,16 +50,10 @@ impl Mounted {
             };
             mounted.run(verb, rest);
         }
-        let before = fs::metadata(&mount).unwrap().dev();
         let mut razorfs = mounted.razorfs("mount");
-        mounted.daemon = Some(razorfs.arg(&mount).args(flags).spawn().unwrap());
-        for _ in 0..200 {
-            if fs::metadata(&mount).unwrap().dev() != before {
-                return Some(mounted);
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("nothing is mounted after five seconds");
+        razorfs.arg(&mount).args(flags);
+        mounted.daemon = Some(host::mounted(razorfs, &mount));
+        Some(mounted)
     }
 
     fn razorfs(&self, command: &str) -> Command {

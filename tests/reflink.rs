@@ -7,14 +7,16 @@
 // Helpers outside of test functions fail a test by panicking too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod host;
+
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::Duration;
 
 use rustix::fs::{ioctl_ficlone, statvfs};
 use rustix::io::Errno;
+
+use host::{is_root_with_fuse, mounted, scratch_dir};
 
 const BYTES: u64 = 16 << 20;
 
@@ -26,15 +28,10 @@ struct Mount {
 
 impl Mount {
     fn new() -> Option<Mount> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("skipped: needs root and /dev/fuse");
+        if !is_root_with_fuse() {
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let dir = scratch_dir();
         let (store, mnt) = (dir.path().join("store"), dir.path().join("mnt"));
         fs::create_dir(&mnt).unwrap();
         let razorfs = |verb| {
@@ -43,16 +40,10 @@ impl Mount {
             razorfs
         };
         assert!(razorfs("mkfs").status().unwrap().success());
-        let before = fs::metadata(&mnt).unwrap().dev();
-        let daemon = razorfs("mount").arg(&mnt).spawn().unwrap();
-        let mount = Mount { dir, daemon };
-        for _ in 0..200 {
-            if fs::metadata(&mnt).unwrap().dev() != before {
-                return Some(mount);
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("nothing is mounted after five seconds");
+        let mut mount = razorfs("mount");
+        mount.arg(&mnt);
+        let daemon = mounted(mount, &mnt);
+        Some(Mount { dir, daemon })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -7,12 +7,16 @@
 // Helpers outside of test functions fail a test by panicking too.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod host;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use host::{is_root_with_fuse, mounted, scratch_dir};
 
 /// What a guest may do to a tree, as a shell says it; the working directory is the mount.
 const FIRST: &str = r#"
@@ -57,15 +61,10 @@ struct Dirs(tempfile::TempDir);
 
 impl Dirs {
     fn new() -> Option<Dirs> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            eprintln!("skipped: needs root and /dev/fuse");
+        if !is_root_with_fuse() {
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let dir = scratch_dir();
         let dirs = Dirs(dir);
         for store in ["one", "two"] {
             run(dirs.razorfs("mkfs", store));
@@ -161,20 +160,12 @@ impl Mount {
         let dir = dirs.path(&format!("mnt-{store}"));
         let _ = fs::create_dir(&dir);
         fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
-        let before = fs::metadata(&dir).unwrap().dev();
         let mut razorfs = dirs.razorfs("mount", store);
         razorfs
             .arg(&dir)
             .args(["--dataset", dataset, "-o", "suid,dev"]);
-        let daemon = razorfs.spawn().unwrap();
-        let mount = Mount { dir, daemon };
-        for _ in 0..200 {
-            if fs::metadata(&mount.dir).unwrap().dev() != before {
-                return mount;
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("nothing is mounted after five seconds");
+        let daemon = mounted(razorfs, &dir);
+        Mount { dir, daemon }
     }
 
     fn work(&self, script: &str) {

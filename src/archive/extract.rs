@@ -23,7 +23,7 @@ pub struct Found {
 }
 
 /// What goes out is made here.
-trait Target {
+pub trait Target {
     /// A directory, with what follows until it is left; an empty path for the one at the top.
     fn enter(&mut self, path: &[u8], found: Found, summary: &mut Summary) -> Result<()>;
 
@@ -369,33 +369,5 @@ impl<W: Write> Target for TarStream<W> {
         };
         self.0
             .member(b'1', &in_stream(path), &found, &in_stream(first))
-    }
-}
-
-impl Target for Directory {
-    fn enter(&mut self, path: &[u8], found: Found, _: &mut Summary) -> Result<()> {
-        self.enter(path, found)
-    }
-
-    fn leave(&mut self, summary: &mut Summary) -> Result<()> {
-        self.leave(summary)
-    }
-
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
-        self.file(path, found, content)
-    }
-
-    fn other(
-        &mut self,
-        path: &[u8],
-        found: &Found,
-        target: &[u8],
-        summary: &mut Summary,
-    ) -> Result<bool> {
-        self.other(path, found, target, summary)
-    }
-
-    fn link(&mut self, path: &[u8], first: &[u8], _: &Found) -> Result<()> {
-        self.link(path, first)
     }
 }

@@ -4,6 +4,7 @@
 //! Each number counts since the daemon began, unless it says that it is a level: what happened in a
 //! while is the difference of two answers. Gathering them waits for no checkpoint and no flush.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 use super::api::Failure;
 use crate::disk::counted::Counts;
 use crate::engine::Store;
+use crate::format::id::DatasetId;
 use crate::metrics::{Distribution, Histogram, Metered};
 use crate::server::consts::opcode;
 use crate::store::pages::Looks;
@@ -169,20 +171,26 @@ pub struct Activity {
     pub datasets: Vec<DatasetSpace>,
 }
 
-/// Gathers what there is to tell; of each export the dataset's name, the socket and its numbers.
+/// Gathers what there is to tell; of each export the dataset, the socket and its numbers.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub fn gather(
     store: &Arc<Store>,
-    exports: impl Iterator<Item = (String, String, Metered)>,
+    exports: impl Iterator<Item = (DatasetId, String, Metered)>,
 ) -> Result<Activity, Failure> {
     let now = store.activity();
     let space = store.space()?;
-    let (snapshots, datasets): (Vec<_>, Vec<_>) = store
-        .list()?
-        .into_iter()
-        .partition(|each| each.snapshot_of.is_some());
+    let all = store.list()?;
+    let names: HashMap<_, _> = all.iter().map(|each| (each.id, &each.name)).collect();
+    let exports = exports.map(|(dataset, socket, metered)| {
+        // It is in use, so it is there.
+        let name = names.get(&dataset).map(ToString::to_string);
+        of_export(name.unwrap_or_default(), socket, &metered)
+    });
+    let exports = exports.collect();
+    let (snapshots, datasets): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|each| each.snapshot_of.is_some());
     let datasets = datasets.into_iter().map(|each| DatasetSpace {
         dataset: each.name,
         allocated_bytes: each.allocated_bytes,
@@ -197,7 +205,7 @@ pub fn gather(
     Ok(Activity {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         is_writable: now.is_writable,
-        exports: exports.map(of_export).collect(),
+        exports,
         commit_times: now
             .commits
             .map(|all| spread(&all.times))
@@ -239,7 +247,7 @@ impl From<&Distribution> for Spread {
     }
 }
 
-fn of_export((dataset, socket, metered): (String, String, Metered)) -> ExportActivity {
+fn of_export(dataset: String, socket: String, metered: &Metered) -> ExportActivity {
     let requests = metered.times.iter().map(|(number, times)| Requests {
         operation: opcode::name(*number).unwrap_or("OTHER").to_owned(),
         times: times.into(),

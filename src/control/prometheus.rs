@@ -293,14 +293,12 @@ impl Page {
         help: &str,
         values: impl IntoIterator<Item = (Labels<'a, N>, u64)>,
     ) {
-        let values = values.into_iter().map(|(labels, value)| {
+        let set = |metric: &mut Metric, value| {
             let mut gauge = Gauge::default();
             gauge.set_value(float(value));
-            let mut metric = labelled(labels);
             metric.set_gauge(gauge);
-            metric
-        });
-        self.put(name, help, MetricType::GAUGE, values.collect());
+        };
+        self.values((name, help, MetricType::GAUGE), values, set);
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
@@ -313,14 +311,12 @@ impl Page {
         help: &str,
         values: impl IntoIterator<Item = (Labels<'a, N>, u64)>,
     ) {
-        let values = values.into_iter().map(|(labels, value)| {
+        let set = |metric: &mut Metric, value| {
             let mut counter = Counter::default();
             counter.set_value(float(value));
-            let mut metric = labelled(labels);
             metric.set_counter(counter);
-            metric
-        });
-        self.put(name, help, MetricType::COUNTER, values.collect());
+        };
+        self.values((name, help, MetricType::COUNTER), values, set);
     }
 
     fn histograms<'a, const N: usize>(
@@ -330,12 +326,22 @@ impl Page {
         unit: Unit,
         values: impl IntoIterator<Item = (Labels<'a, N>, &'a Spread)>,
     ) {
-        let values = values.into_iter().map(|(labels, spread)| {
+        let set = |metric: &mut Metric, spread| metric.set_histogram(histogram(spread, unit));
+        self.values((name, help, MetricType::HISTOGRAM), values, set);
+    }
+
+    fn values<'a, const N: usize, T>(
+        &mut self,
+        (name, help, kind): (&str, &str, MetricType),
+        values: impl IntoIterator<Item = (Labels<'a, N>, T)>,
+        set: impl Fn(&mut Metric, T),
+    ) {
+        let metrics = values.into_iter().map(|(labels, value)| {
             let mut metric = labelled(labels);
-            metric.set_histogram(histogram(spread, unit));
+            set(&mut metric, value);
             metric
         });
-        self.put(name, help, MetricType::HISTOGRAM, values.collect());
+        self.put(name, help, kind, metrics.collect());
     }
 
     /// What has no values is not told: the format has no place for it.

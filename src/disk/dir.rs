@@ -20,6 +20,14 @@ const NODES_FILE: &str = "nodes.dat";
 const STRINGS_FILE: &str = "strings.dat";
 const CHUNKS_FILE: &str = "chunks.dat";
 const WAL_FILE: &str = "wal.log";
+/// The files of a store. The superblock is the last: without it there is none.
+pub const STORE_FILES: [&str; 5] = [
+    NODES_FILE,
+    STRINGS_FILE,
+    CHUNKS_FILE,
+    WAL_FILE,
+    SUPERBLOCK_FILE,
+];
 
 /// Why a store's files cannot be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -153,14 +161,7 @@ pub fn create_store(dir: &Path, allow_volatile: bool, force: bool) -> Result<Sto
 /// When one cannot be removed.
 pub fn remove_store_files(dir: &Path) -> Result<(), DiskError> {
     // The superblock last: until it is gone, another attempt says that something is there.
-    let names = [
-        NODES_FILE,
-        STRINGS_FILE,
-        CHUNKS_FILE,
-        WAL_FILE,
-        SUPERBLOCK_FILE,
-    ];
-    for path in names.map(|name| dir.join(name)) {
+    for path in STORE_FILES.map(|name| dir.join(name)) {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(&path, "removing")(error));

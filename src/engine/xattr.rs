@@ -44,6 +44,15 @@ fn check_name(name: &[u8]) -> Result<(), EngineError> {
     }
 }
 
+/// Checks what may stand in any attribute.
+fn check_any(name: &[u8], value: &[u8]) -> Result<(), EngineError> {
+    check_name(name)?;
+    match value.len() > XATTR_VALUE_MAX {
+        true => Err(EngineError::TooBig),
+        false => Ok(()),
+    }
+}
+
 /// Checks an attribute that a new inode comes with: a label of a security module.
 pub(super) fn check_security(name: &[u8], value: &[u8]) -> Result<(), EngineError> {
     check_name(name)?;
@@ -67,10 +76,7 @@ pub(super) fn check_imported(
     name: &[u8],
     value: &[u8],
 ) -> Result<(), EngineError> {
-    check_name(name)?;
-    if value.len() > XATTR_VALUE_MAX {
-        return Err(EngineError::TooBig);
-    }
+    check_any(name, value)?;
     if is_out_of_place(record, name) {
         return Err(EngineError::Invalid(
             "user attributes are for regular files and directories",
@@ -85,10 +91,7 @@ pub(super) fn check_received(
     name: &[u8],
     value: &[u8],
 ) -> Result<(), EngineError> {
-    check_name(name)?;
-    if value.len() > XATTR_VALUE_MAX {
-        return Err(EngineError::TooBig);
-    }
+    check_any(name, value)?;
     let is_list = name == ACL_ACCESS || name == ACL_DEFAULT;
     if is_out_of_place(record, name) || (is_list && record.is_symlink()) {
         return Err(EngineError::Invalid("an attribute out of its place"));

@@ -18,6 +18,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod blocks;
+#[path = "../host/mod.rs"]
+mod host;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use blocks::{Block, blocks};
+use host::scratch_dir;
 
 const DIRS: [&str; 5] = [
     "/var/lib/razorfs",
@@ -138,11 +141,7 @@ fn run(path: &Path) {
     let name = name_of(path);
     let text = fs::read_to_string(path).unwrap();
     let script = script(&name, &blocks(&text).unwrap());
-    // Not /tmp, which may lie in memory.
-    let dir = tempfile::Builder::new()
-        .prefix("razorfs-docs-")
-        .tempdir_in("/var/tmp")
-        .unwrap();
+    let dir = scratch_dir();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
     programs(&bin);

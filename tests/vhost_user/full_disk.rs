@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Mount, Options};
 
 use crate::daemon::Daemon;
+use crate::host::{is_root_with, scratch_dir};
 
 const PIECE: usize = 128 << 10;
 
@@ -26,15 +27,10 @@ struct SmallDisk {
 impl SmallDisk {
     /// `None` where that cannot be.
     fn new(mkfs: &[&str], mib: u64) -> Option<SmallDisk> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
-            eprintln!("skipped: needs root and loop devices");
+        if !is_root_with("/dev/loop-control", "loop devices") {
             return None;
         }
-        // Not /tmp, which may lie in memory.
-        let dir = tempfile::Builder::new()
-            .prefix("razorfs-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        let dir = scratch_dir();
         let image = dir.path().join("image");
         File::create(&image).unwrap().set_len(mib << 20).unwrap();
         let [program, flags @ ..] = mkfs else {

@@ -13,6 +13,8 @@ mod control_remote;
 mod daemon;
 mod exports;
 mod full_disk;
+#[path = "../host/mod.rs"]
+mod host;
 mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;

@@ -25,6 +25,23 @@ fn run(device: &mut Device, clients: &[&Client], bases: &[u16]) {
     }
 }
 
+/// Starts them again where they were.
+fn run_here(mount: &mut Mount, bases: &[u16]) {
+    let clients: Vec<_> = std::iter::once(&mount.hiprio)
+        .chain(&mount.clients)
+        .collect();
+    run(&mut mount.device, &clients, bases);
+}
+
+/// The guest's device at the daemon that waits for it.
+fn connected_there(daemon: &Daemon, mount: &Mount) -> Device {
+    let memory = mount.device.memory().clone();
+    let path = daemon.dir().join("there");
+    let device = Device::connect_with(&path, &Options::default(), memory).unwrap();
+    device.share_memory().unwrap();
+    device
+}
+
 /// A guest that has written a file, and has another open that has no name.
 fn mounted(daemon: &Daemon) -> (Mount, (u64, u64)) {
     let mut mount = daemon.mount(&Options::default());
@@ -54,10 +71,7 @@ fn a_guest_goes_on_with_another_daemon() {
     let bases = stop(&mount);
     let state = mount.device.save().unwrap();
     // The front-end there connects long before.
-    let memory = mount.device.memory().clone();
-    let path = daemon.dir().join("there");
-    let mut device = Device::connect_with(&path, &Options::default(), memory).unwrap();
-    device.share_memory().unwrap();
+    let mut device = connected_there(&daemon, &mount);
     device.load(&state).unwrap();
     let clients: Vec<_> = std::iter::once(&mount.hiprio)
         .chain(&mount.clients)
@@ -88,16 +102,10 @@ fn a_guest_that_cannot_go_on_there_goes_on_here() {
         if damaged {
             state.pop();
         }
-        let memory = mount.device.memory().clone();
-        let path = daemon.dir().join("there");
-        let device = Device::connect_with(&path, &Options::default(), memory).unwrap();
-        device.share_memory().unwrap();
+        let device = connected_there(&daemon, &mount);
         assert!(device.load(&state).is_err());
         drop(device);
-        let clients: Vec<_> = std::iter::once(&mount.hiprio)
-            .chain(&mount.clients)
-            .collect();
-        run(&mut mount.device, &clients, &bases);
+        run_here(&mut mount, &bases);
         goes_on(mount.client(1), files);
     }
     drop((mount, there));
@@ -111,17 +119,11 @@ fn a_guest_that_was_never_started_there_goes_on_here() {
     let (mut mount, files) = mounted(&daemon);
     let bases = stop(&mount);
     let state = mount.device.save().unwrap();
-    let memory = mount.device.memory().clone();
-    let path = daemon.dir().join("there");
-    let device = Device::connect_with(&path, &Options::default(), memory).unwrap();
-    device.share_memory().unwrap();
+    let device = connected_there(&daemon, &mount);
     device.load(&state).unwrap();
     // It has the store, and its front-end ends.
     drop(device);
-    let clients: Vec<_> = std::iter::once(&mount.hiprio)
-        .chain(&mount.clients)
-        .collect();
-    run(&mut mount.device, &clients, &bases);
+    run_here(&mut mount, &bases);
     goes_on(mount.client(0), files);
     drop((mount, there));
     daemon.terminate();
@@ -141,10 +143,7 @@ fn a_state_does_not_leave_while_queues_run_nor_twice() {
     let once = mount.device.save().unwrap();
     let twice = mount.device.save().unwrap();
     assert!(once == twice);
-    let clients: Vec<_> = std::iter::once(&mount.hiprio)
-        .chain(&mount.clients)
-        .collect();
-    run(&mut mount.device, &clients, &bases);
+    run_here(&mut mount, &bases);
     goes_on(mount.client(2), files);
     drop(mount);
     daemon.terminate();

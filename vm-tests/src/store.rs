@@ -67,27 +67,8 @@ impl Daemon {
         for socket in sockets {
             let _ = std::fs::remove_file(socket);
         }
-        let output = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .map_err(|error| Error::new(log.display(), error))?;
-        let child = program("razorfsd")
-            .arg("--store")
-            .arg(store)
-            .args(
-                sockets
-                    .iter()
-                    .flat_map(|path| [OsStr::new("--socket-path"), path.as_os_str()]),
-            )
-            .args(["--tag", tag])
-            .args(flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output)
-            .spawn()
-            .map_err(|error| Error::new("razorfsd", error))?;
-        let mut daemon = Daemon { child };
+        let flags = [&["--tag", tag], flags].concat();
+        let mut daemon = Daemon::spawn(store, sockets, log, &flags)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while !sockets.iter().all(|socket| socket.exists()) {
             let ended = matches!(daemon.child.try_wait(), Ok(Some(_)));
@@ -106,16 +87,20 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started.
     pub fn beside(store: &Path, socket: &Path, log: &Path, flags: &[&str]) -> Result<Daemon> {
+        Daemon::spawn(store, &[socket.to_owned()], log, flags)
+    }
+
+    fn spawn(store: &Path, sockets: &[PathBuf], log: &Path, flags: &[&str]) -> Result<Daemon> {
         let output = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .map_err(|error| Error::new(log.display(), error))?;
+        let sockets = sockets.iter();
         let child = program("razorfsd")
             .arg("--store")
             .arg(store)
-            .arg("--socket-path")
-            .arg(socket)
+            .args(sockets.flat_map(|path| [OsStr::new("--socket-path"), path.as_os_str()]))
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite};
 use rustix::process::{Gid, Uid, geteuid};
 
-use super::super::extract::{Content, Found};
+use super::super::extract::{Content, Found, Target};
 use super::super::{ArchiveError, Result, Summary, major_and_minor};
 use super::{names_in, open_dir, path_of};
 use crate::engine::Time;
@@ -89,8 +89,10 @@ impl Directory {
         let level = level.ok_or_else(|| ArchiveError::refused(path, "it is in no directory"))?;
         Ok((&level.dir, name))
     }
+}
 
-    pub fn enter(&mut self, path: &[u8], found: Found) -> Result<()> {
+impl Target for Directory {
+    fn enter(&mut self, path: &[u8], found: Found, _: &mut Summary) -> Result<()> {
         if path.is_empty() {
             if let Some(top) = self.levels.first_mut() {
                 top.found = Some(found);
@@ -110,7 +112,7 @@ impl Directory {
     }
 
     /// The directory entered last is complete: it becomes what it is to be.
-    pub fn leave(&mut self, summary: &mut Summary) -> Result<()> {
+    fn leave(&mut self, summary: &mut Summary) -> Result<()> {
         let is_top = self.levels.len() == 1;
         let Some(level) = self.levels.last_mut() else {
             return Ok(());
@@ -129,12 +131,7 @@ impl Directory {
         Ok(())
     }
 
-    pub fn file(
-        &mut self,
-        path: &[u8],
-        found: &Found,
-        content: &mut Content<'_, '_>,
-    ) -> Result<()> {
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
         let (dir, name) = self.place(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let file = openat(
@@ -160,7 +157,7 @@ impl Directory {
         describe(&file, path, found, self.is_root, content.summary())
     }
 
-    pub fn other(
+    fn other(
         &mut self,
         path: &[u8],
         found: &Found,
@@ -210,7 +207,7 @@ impl Directory {
     }
 
     /// Gives what was made with the path `first` one more name.
-    pub fn link(&mut self, path: &[u8], first: &[u8]) -> Result<()> {
+    fn link(&mut self, path: &[u8], first: &[u8], _: &Found) -> Result<()> {
         let (dir, name) = self.place(path)?;
         let Some(top) = self.levels.first() else {
             return Ok(());

@@ -28,7 +28,6 @@ use crate::store::StoreError;
 pub use datasets::{
     change_dataset, clone_dataset, create_dataset, dataset, datasets, delete_dataset, promote,
 };
-pub(super) use exports::as_export;
 pub use exports::{add_export, exports, remove_export};
 pub use projects::{change_project, projects};
 pub use snapshots::{

@@ -27,7 +27,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::{self, Activity};
 use super::api::{ErrorKind, Failure, NewScrub};
-use super::operations;
 use crate::engine::{ScrubOptions, Store};
 use crate::export::Exports;
 
@@ -72,13 +71,9 @@ impl Served {
     async fn activity(&self) -> Result<Activity, Failure> {
         let exports = Arc::clone(&self.exports);
         let gather = move |store: &_| {
-            let all = exports.list();
-            let described = all.iter().map(|each| {
-                let described = operations::as_export(store, each)?;
-                Ok((described.dataset, described.socket, each.meter.read()))
-            });
-            let described: Vec<_> = described.collect::<Result<_, Failure>>()?;
-            activity::gather(store, described.into_iter())
+            let all = exports.list().into_iter();
+            let metered = all.map(|each| (each.dataset, each.socket, each.meter.read()));
+            activity::gather(store, metered)
         };
         self.run(gather).await
     }

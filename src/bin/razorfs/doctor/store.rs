@@ -4,19 +4,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use razorfs::disk::dir::SUPERBLOCK_FILE;
+use razorfs::disk::dir::STORE_FILES;
 
 use super::Findings;
 use crate::info::human;
 
-/// The files of a store.
-const FILES: [&str; 5] = [
-    SUPERBLOCK_FILE,
-    "nodes.dat",
-    "strings.dat",
-    "chunks.dat",
-    "wal.log",
-];
 /// Free space of the disk below from which on one should think of more: bytes, and a share.
 const FREE_MIN_BYTES: u64 = 1 << 30;
 const FREE_MIN_SHARE: u64 = 20;
@@ -41,7 +33,7 @@ pub(super) fn look(store: &Path, found: &mut Findings) {
             return found.wrong(path, error.to_string(), advice);
         }
     };
-    let missing: Vec<_> = FILES
+    let missing: Vec<_> = STORE_FILES
         .into_iter()
         .filter(|file| !store.join(file).exists())
         .collect();
@@ -66,7 +58,7 @@ pub(super) fn look(store: &Path, found: &mut Findings) {
 
 /// Whether all files are of one owner.
 fn owners(store: &Path, uid: u32, found: &mut Findings) {
-    let of_others = FILES.into_iter().filter(|file| {
+    let of_others = STORE_FILES.into_iter().filter(|file| {
         let metadata = fs::metadata(store.join(file));
         metadata.is_ok_and(|metadata| metadata.uid() != uid)
     });
@@ -125,6 +117,8 @@ fn disk(store: &Path, found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use razorfs::disk::dir::SUPERBLOCK_FILE;
+
     use super::super::Grade;
     use super::*;
 
@@ -148,7 +142,7 @@ mod tests {
             text.contains("missing: nodes.dat, strings.dat, chunks.dat, wal.log"),
             "{text}"
         );
-        for file in FILES {
+        for file in STORE_FILES {
             fs::write(dir.path().join(file), "").unwrap();
         }
         assert!(looked(dir.path()).as_text().contains("with all its files"));
