@@ -562,6 +562,8 @@ pub enum ErrorKind {
     TooLarge,
     /// It cannot be done to this one.
     NotPossible,
+    /// More than a quota, or the room that is neither used nor reserved, allows.
+    OverLimit,
     /// No space is left, in the store or on the disk below it.
     NoSpace,
     /// The store refuses changes: it was opened so, or a write has failed.
@@ -575,7 +577,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 16] = [
+    pub const ALL: [ErrorKind; 17] = [
         ErrorKind::BadRequest,
         ErrorKind::BadName,
         ErrorKind::Unauthorized,
@@ -588,6 +590,7 @@ impl ErrorKind {
         ErrorKind::Held,
         ErrorKind::TooLarge,
         ErrorKind::NotPossible,
+        ErrorKind::OverLimit,
         ErrorKind::NoSpace,
         ErrorKind::ReadOnly,
         ErrorKind::Overloaded,
@@ -605,9 +608,10 @@ impl ErrorKind {
             ErrorKind::TimedOut => 408,
             ErrorKind::Exists | ErrorKind::Busy | ErrorKind::HasSnapshots | ErrorKind::Held => 409,
             ErrorKind::TooLarge => 413,
-            ErrorKind::NotPossible => 422,
+            ErrorKind::NotPossible | ErrorKind::OverLimit => 422,
             ErrorKind::Failed => 500,
-            ErrorKind::ReadOnly | ErrorKind::Overloaded => 503,
+            ErrorKind::Overloaded => 429,
+            ErrorKind::ReadOnly => 503,
             ErrorKind::NoSpace => 507,
         }
     }

@@ -64,7 +64,7 @@ impl From<DatasetError> for Failure {
             DatasetError::HasSnapshots { .. } => ErrorKind::HasSnapshots,
             DatasetError::Held(_) => ErrorKind::Held,
             DatasetError::Refused { .. } => ErrorKind::NotPossible,
-            DatasetError::NoRoom { .. } => ErrorKind::NoSpace,
+            DatasetError::NoRoom { .. } => ErrorKind::OverLimit,
             DatasetError::Engine(error) => kind_of(error),
         };
         Failure::new(kind, error.to_string())
@@ -79,7 +79,8 @@ impl From<EngineError> for Failure {
 
 fn kind_of(error: &EngineError) -> ErrorKind {
     match error {
-        EngineError::Store(StoreError::NoSpace(_)) | EngineError::Quota => ErrorKind::NoSpace,
+        EngineError::Quota => ErrorKind::OverLimit,
+        EngineError::Store(StoreError::NoSpace(_)) => ErrorKind::NoSpace,
         EngineError::Store(StoreError::ReadOnly(_)) => ErrorKind::ReadOnly,
         EngineError::OtherProject => ErrorKind::NotPossible,
         _ => ErrorKind::Failed,

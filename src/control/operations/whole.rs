@@ -76,7 +76,7 @@ pub fn change_store(store: &Arc<Store>, change: &ChangeStore) -> Result<StoreSet
                 let needed = store.needed_bytes()?;
                 let message =
                     format!("the store cannot be of {bytes} bytes: {needed} are used or reserved");
-                return Err(Failure::new(ErrorKind::NotPossible, message));
+                return Err(Failure::new(ErrorKind::OverLimit, message));
             }
             other => other?,
         }

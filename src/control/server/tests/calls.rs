@@ -78,7 +78,7 @@ fn the_store_grows_and_shrinks_down_to_what_is_used() {
     assert_eq!(set(64 << 20), (200, json!({"capacity_bytes": 64 << 20})));
     assert!(free() < 64 << 20);
     let refused = set(1 << 20);
-    assert_eq!((refused.0, kind(&refused)), (422, "not_possible"));
+    assert_eq!((refused.0, kind(&refused)), (422, "over_limit"));
     let (_, stats) = world.get("/api/v1/stats");
     assert_eq!(stats["capacity_bytes"], 64 << 20);
     assert_eq!(set(0), (200, json!({"capacity_bytes": 0})));
@@ -222,7 +222,7 @@ fn quotas_and_reservations_are_set() {
         &web,
         &json!({"quota_bytes": 0, "reservation_bytes": 1u64 << 61}),
     );
-    assert_eq!((refused.0, kind(&refused)), (507, "no_space"));
+    assert_eq!((refused.0, kind(&refused)), (422, "over_limit"));
     assert_eq!(world.get(&web).1, changed);
     world.finish();
 }

@@ -123,7 +123,7 @@ fn too_many_requests_at_once_are_refused() {
     let answer = world
         .runtime
         .block_on(send(&busy, "GET", "/api/v1/datasets", String::new()));
-    assert_eq!((answer.0, kind(&answer)), (503, "overloaded"));
+    assert_eq!((answer.0, kind(&answer)), (429, "overloaded"));
     // That asks nothing of the store.
     let health = world
         .runtime
