@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
 # Does nothing when everything is there. Uses sudo when not run as root. With --bench, what the
-# benchmark needs to build and watch its peers too.
+# benchmark needs to build and watch its peers too; with --stress, what scripts/stress.sh runs.
 set -euo pipefail
 
 PACKAGES=(
@@ -14,6 +14,7 @@ PACKAGES=(
     python3-venv                                           # schemathesis
 )
 [ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)
+[ "${1:-}" != --stress ] || PACKAGES+=(stress-ng fio dbench)
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
