@@ -7,9 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion, VolatileSlice};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
+};
 
-use super::dirty::MarksFrom;
+use super::dirty::{Marks, MarksFrom};
 use super::memory::Memory;
 use super::ring::SIZE_MAX;
 use crate::server::consts::opcode;
@@ -72,7 +74,8 @@ pub(super) struct Parts<'m> {
     bytes: u32,
 }
 
-type Slices<'m> = SmallVec<[VolatileSlice<'m, MarksFrom<'m>>; FEW]>;
+type Slice<'m> = VolatileSlice<'m, MarksFrom<'m>>;
+type Slices<'m> = SmallVec<[Slice<'m>; FEW]>;
 
 /// A copy of a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -97,92 +100,109 @@ impl Descriptor {
     }
 }
 
-/// The guest's memory from an address on, where it lies in one region. Nearly all that is asked for
-/// does, and to find it so costs much less than to look over all regions.
-fn in_one_region(
-    memory: &Memory,
-    address: GuestAddress,
-    len: usize,
-) -> Option<VolatileSlice<'_, MarksFrom<'_>>> {
-    let region = memory.find_region(address)?;
-    let offset = region.to_region_addr(address)?;
-    region.get_slice(offset, len).ok()
+/// The guest's memory, and the region of it that was asked for last. Nearly all that is asked for
+/// lies in one region, and in the same: to see that costs much less than to find the region, and
+/// to find it much less than to look over all of them.
+struct Near<'m> {
+    memory: &'m Memory,
+    region: Option<&'m GuestRegionMmap<Marks>>,
 }
 
-/// Copies from the guest's memory.
-fn read(memory: &Memory, address: GuestAddress, bytes: &mut [u8]) -> Result<(), ChainError> {
-    if let Some(slice) = in_one_region(memory, address, bytes.len()) {
-        slice.copy_to(bytes);
-        return Ok(());
+impl<'m> Near<'m> {
+    fn new(memory: &'m Memory) -> Self {
+        let region = None;
+        Near { memory, region }
     }
-    let read = memory.read_slice(bytes, address);
-    read.map_err(|_| ChainError::Outside)
+
+    /// Memory from an address on, where it lies in one region.
+    fn slice(&mut self, address: GuestAddress, len: usize) -> Option<Slice<'m>> {
+        let of = |region: &'m GuestRegionMmap<Marks>| {
+            let offset = region.to_region_addr(address)?;
+            region.get_slice(offset, len).ok()
+        };
+        if let Some(slice) = self.region.and_then(of) {
+            return Some(slice);
+        }
+        self.region = self.memory.find_region(address);
+        self.region.and_then(of)
+    }
+
+    /// Copies from there.
+    fn read(&mut self, address: GuestAddress, bytes: &mut [u8]) -> Result<(), ChainError> {
+        if let Some(slice) = self.slice(address, bytes.len()) {
+            slice.copy_to(bytes);
+            return Ok(());
+        }
+        let read = self.memory.read_slice(bytes, address);
+        read.map_err(|_| ChainError::Outside)
+    }
 }
 
 impl Chain {
     /// Walks the chain.
     pub(super) fn parts(&self) -> Result<Parts<'_>, ChainError> {
+        let near = &mut Near::new(&self.memory);
         let mut parts = Parts::default();
-        let mut descriptor = self.descriptor(self.head)?;
+        let mut descriptor = self.descriptor(near, self.head)?;
         for _ in 0..self.size {
             if descriptor.flags & INDIRECT != 0 {
                 // The last, if it is not the only one (VirtIO 1.3, 2.7.5.3.2).
-                return self.walk_table(descriptor, parts);
+                return walk_table(near, descriptor, parts);
             }
-            parts.add(&self.memory, descriptor)?;
+            parts.add(near, descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(parts);
             }
-            descriptor = self.descriptor(descriptor.next)?;
+            descriptor = self.descriptor(near, descriptor.next)?;
         }
         Err(ChainError::Endless)
     }
 
     /// A descriptor of the ring's table.
-    fn descriptor(&self, index: u16) -> Result<Descriptor, ChainError> {
+    fn descriptor(&self, near: &mut Near<'_>, index: u16) -> Result<Descriptor, ChainError> {
         if index >= self.size {
             return Err(ChainError::Endless);
         }
         let offset = u64::from(index).saturating_mul(DESCRIPTOR_BYTES as u64);
         let at = self.table.checked_add(offset).ok_or(ChainError::Outside)?;
         let mut bytes = [0; DESCRIPTOR_BYTES];
-        read(&self.memory, GuestAddress(at), &mut bytes)?;
+        near.read(GuestAddress(at), &mut bytes)?;
         Ok(Descriptor::decode(bytes))
     }
+}
 
-    /// Walks the table that a descriptor names, over a copy of it, and adds what is in it.
-    fn walk_table<'m>(
-        &'m self,
-        descriptor: Descriptor,
-        mut parts: Parts<'m>,
-    ) -> Result<Parts<'m>, ChainError> {
-        let len = usize::try_from(descriptor.len).map_err(|_| ChainError::Table)?;
-        let entries = len / DESCRIPTOR_BYTES;
-        let whole = len.is_multiple_of(DESCRIPTOR_BYTES) && (1..=TABLE_MAX).contains(&entries);
-        // Whether it says WRITE is to be ignored.
-        if !whole || descriptor.flags & NEXT != 0 {
-            return Err(ChainError::Table);
-        }
-        let mut table: SmallVec<[u8; 16 * DESCRIPTOR_BYTES]> = SmallVec::from_elem(0, len);
-        read(&self.memory, GuestAddress(descriptor.address), &mut table)?;
-        let (table, _) = table.as_chunks();
-        let mut index = 0;
-        for _ in 0..entries {
-            let bytes = table.get(index).ok_or(ChainError::Endless)?;
-            let descriptor = Descriptor::decode(*bytes);
-            parts.add(&self.memory, descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(parts);
-            }
-            index = usize::from(descriptor.next);
-        }
-        Err(ChainError::Endless)
+/// Walks the table that a descriptor names, over a copy of it, and adds what is in it.
+fn walk_table<'m>(
+    near: &mut Near<'m>,
+    descriptor: Descriptor,
+    mut parts: Parts<'m>,
+) -> Result<Parts<'m>, ChainError> {
+    let len = usize::try_from(descriptor.len).map_err(|_| ChainError::Table)?;
+    let entries = len / DESCRIPTOR_BYTES;
+    let whole = len.is_multiple_of(DESCRIPTOR_BYTES) && (1..=TABLE_MAX).contains(&entries);
+    // Whether it says WRITE is to be ignored.
+    if !whole || descriptor.flags & NEXT != 0 {
+        return Err(ChainError::Table);
     }
+    let mut table: SmallVec<[u8; 16 * DESCRIPTOR_BYTES]> = SmallVec::from_elem(0, len);
+    near.read(GuestAddress(descriptor.address), &mut table)?;
+    let (table, _) = table.as_chunks();
+    let mut index = 0;
+    for _ in 0..entries {
+        let bytes = table.get(index).ok_or(ChainError::Endless)?;
+        let descriptor = Descriptor::decode(*bytes);
+        parts.add(near, descriptor)?;
+        if descriptor.flags & NEXT == 0 {
+            return Ok(parts);
+        }
+        index = usize::from(descriptor.next);
+    }
+    Err(ChainError::Endless)
 }
 
 impl<'m> Parts<'m> {
     /// Adds a descriptor's buffer; in pieces, where it lies across regions of memory.
-    fn add(&mut self, memory: &'m Memory, descriptor: Descriptor) -> Result<(), ChainError> {
+    fn add(&mut self, near: &mut Near<'m>, descriptor: Descriptor) -> Result<(), ChainError> {
         if descriptor.flags & INDIRECT != 0 {
             return Err(ChainError::Table);
         }
@@ -197,14 +217,16 @@ impl<'m> Parts<'m> {
             .ok_or(ChainError::Large)?;
         let len = usize::try_from(descriptor.len).map_err(|_| ChainError::Outside)?;
         let address = GuestAddress(descriptor.address);
-        if let Some(slice) = in_one_region(memory, address, len).filter(|_| len > 0) {
+        if len > 0
+            && let Some(slice) = near.slice(address, len)
+        {
             if slices.len() >= PARTS_MAX {
                 return Err(ChainError::Large);
             }
             slices.push(slice);
             return Ok(());
         }
-        for slice in memory.get_slices(address, len) {
+        for slice in near.memory.get_slices(address, len) {
             if slices.len() >= PARTS_MAX {
                 return Err(ChainError::Large);
             }
@@ -317,7 +339,7 @@ impl<'m> Cursor<'m> {
         &mut self,
         len: usize,
         too_short: io::ErrorKind,
-        mut each: impl FnMut(&VolatileSlice<'_, MarksFrom<'_>>, usize) -> usize,
+        mut each: impl FnMut(&Slice<'_>, usize) -> usize,
     ) -> io::Result<()> {
         let left = self.left.checked_sub(len).ok_or(too_short)?;
         let mut done = 0;
