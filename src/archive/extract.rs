@@ -6,13 +6,11 @@ use std::path::Path;
 
 use super::host::write::Directory;
 use super::import::components;
-use super::tar::Writer;
+use super::ranges::Ranges;
+use super::tar::{RANGES_WRITTEN_MAX, Writer};
 use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, joined};
 use crate::engine::{Attr, EngineError, Seek, Volume, Xattr};
 use crate::format::id::Ino;
-
-/// Ranges of data of a file that are told apart: what lies behind is one.
-const RANGES_MAX: usize = 1 << 20;
 
 /// Something of a dataset, but for its content.
 pub struct Found {
@@ -61,56 +59,47 @@ impl Content<'_, '_> {
         self.summary
     }
 
-    /// Where there is data, in order.
-    pub fn ranges(&self, path: &[u8]) -> Result<Vec<(u64, u64)>> {
-        let mut found: Vec<(u64, u64)> = Vec::new();
-        let mut at = 0;
-        while at < self.size {
-            let start = match self.volume.seek(self.ino, at, Seek::Data) {
-                Ok(start) => start,
-                Err(EngineError::NoSuchOffset) => break,
-                Err(error) => return Err(ArchiveError::store(path)(error)),
-            };
-            if found.len() == RANGES_MAX {
-                found.push((start, self.size - start));
-                break;
-            }
-            let end = self
-                .volume
-                .seek(self.ino, start, Seek::Hole)
-                .map_err(ArchiveError::store(path))?;
-            found.push((start, end - start));
-            at = end;
+    /// The first range of data at or behind an offset; `None` when there is none any more.
+    pub fn range_from(&self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
+        if at >= self.size {
+            return Ok(None);
         }
-        Ok(found)
+        let start = match self.volume.seek(self.ino, at, Seek::Data) {
+            Ok(start) => start,
+            Err(EngineError::NoSuchOffset) => return Ok(None),
+            Err(error) => return Err(ArchiveError::store(path)(error)),
+        };
+        let end = self
+            .volume
+            .seek(self.ino, start, Seek::Hole)
+            .map_err(ArchiveError::store(path))?;
+        Ok(Some((start, end.saturating_sub(start))))
     }
 
-    /// Reads ranges in pieces.
+    /// Reads a range in pieces.
     pub fn read(
         &mut self,
         path: &[u8],
-        ranges: &[(u64, u64)],
+        (start, len): (u64, u64),
         put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        for (start, len) in ranges {
-            let mut done = 0;
-            while done < *len {
-                let rest = usize::try_from(len - done).unwrap_or(usize::MAX);
-                let most = rest.min(PIECE_BYTES);
-                self.piece.clear();
-                let read = self
-                    .volume
-                    .read(self.ino, start + done, most, self.piece)
-                    .map_err(ArchiveError::store(path))?;
-                if read == 0 {
-                    return Err(ArchiveError::refused(path, "it ends before its size"));
-                }
-                put(start + done, self.piece)?;
-                done += read as u64;
-                self.summary.bytes = self.summary.bytes.saturating_add(read as u64);
-                if (self.tell)(self.summary).is_break() {
-                    return Err(ArchiveError::Stopped);
-                }
+        let mut done = 0;
+        while done < len {
+            let rest = usize::try_from(len - done).unwrap_or(usize::MAX);
+            let most = rest.min(PIECE_BYTES);
+            self.piece.clear();
+            let read = self
+                .volume
+                .read(self.ino, start + done, most, self.piece)
+                .map_err(ArchiveError::store(path))?;
+            if read == 0 {
+                return Err(ArchiveError::refused(path, "it ends before its size"));
+            }
+            put(start + done, self.piece)?;
+            done += read as u64;
+            self.summary.bytes = self.summary.bytes.saturating_add(read as u64);
+            if (self.tell)(self.summary).is_break() {
+                return Err(ArchiveError::Stopped);
             }
         }
         Ok(())
@@ -339,9 +328,18 @@ impl<W: Write> Target for TarStream<W> {
     }
 
     fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
-        let ranges = content.ranges(path)?;
+        let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
+        let mut at = 0;
+        while let Some((start, len)) = content.range_from(path, at)? {
+            ranges.add(start, len);
+            at = start + len;
+        }
+        let ranges = ranges.into_vec();
         self.0.file(&in_stream(path), found, &ranges)?;
-        content.read(path, &ranges, &mut |_, bytes| self.0.content(bytes))
+        for range in ranges {
+            content.read(path, range, &mut |_, bytes| self.0.content(bytes))?;
+        }
+        Ok(())
     }
 
     fn other(

@@ -17,6 +17,7 @@ mod acl;
 mod extract;
 mod host;
 mod import;
+mod ranges;
 mod tar;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]

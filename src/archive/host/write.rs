@@ -141,16 +141,22 @@ impl Target for Directory {
             Mode::from_raw_mode(0o600),
         )
         .map_err(ArchiveError::host(path, "making the file"))?;
-        let ranges = content.ranges(path)?;
-        let read = content.read(path, &ranges, &mut |offset, bytes| {
-            write_at(&file, offset, bytes).map_err(ArchiveError::host(path, "writing"))
-        });
+        let mut end = 0;
+        let mut copy = || {
+            while let Some(range) = content.range_from(path, end)? {
+                content.read(path, range, &mut |offset, bytes| {
+                    write_at(&file, offset, bytes).map_err(ArchiveError::host(path, "writing"))
+                })?;
+                end = range.0 + range.1;
+            }
+            Ok(())
+        };
+        let read = copy();
         // Half a file would look like one.
         if read.is_err() {
             let _ = unlinkat(dir, name, AtFlags::empty());
         }
         read?;
-        let end = ranges.last().map_or(0, |(start, len)| start + len);
         if end < found.attr.size {
             ftruncate(&file, found.attr.size).map_err(ArchiveError::host(path, "writing"))?;
         }

@@ -19,5 +19,10 @@ const BLOCK_BYTES: usize = 512;
 /// Bytes of a header's extension, at most: a PAX header, a long name. Attributes of one file fit it.
 const EXTENSION_BYTES_MAX: u64 = 16 << 20;
 
-/// Ranges of data in a file with holes, at most.
-const RANGES_MAX: usize = 1 << 20;
+/// Ranges of data in a file with holes that are read, at most: all are kept while its content comes.
+const RANGES_MAX: usize = if cfg!(test) { 64 } else { 1 << 22 };
+
+/// Ranges of data that are written, at most; with one more, for the end of the file, they can be read.
+pub const RANGES_WRITTEN_MAX: usize = if cfg!(test) { 63 } else { (1 << 20) - 1 };
+
+const _: () = assert!(RANGES_WRITTEN_MAX < RANGES_MAX);

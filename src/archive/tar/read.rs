@@ -338,29 +338,31 @@ impl<'a> Reader<'a> {
             };
             return Ok(Kind::File(stored, ranges));
         }
-        let map = match (sparse.major, sparse.minor) {
-            (0, _) => sparse.map,
+        let size = sparse.real_size.unwrap_or(stored);
+        let ranges = match (sparse.major, sparse.minor) {
+            (0, _) if sparse.map.len() % 2 != 0 => {
+                return Err(self.damaged("a map of holes that ends within a pair"));
+            }
+            (0, _) => {
+                let pairs = sparse.map.chunks_exact(2).filter_map(|pair| match pair {
+                    [offset, len] => Some((*offset, *len)),
+                    _ => None,
+                });
+                pairs.collect()
+            }
             (1, 0) => self.map_in_content()?,
             (major, minor) => {
                 return Err(self.damaged(format!("a file with holes in form {major}.{minor}")));
             }
         };
-        let ranges = map.chunks_exact(2).filter_map(|pair| match pair {
-            [offset, len] => Some((*offset, *len)),
-            _ => None,
-        });
-        let size = sparse.real_size.unwrap_or(stored);
-        if map.len() % 2 != 0 {
-            return Err(self.damaged("a map of holes that ends within a pair"));
-        }
-        self.checked(size, ranges.collect())
+        self.checked(size, ranges)
     }
 
     /// The map of holes at the beginning of the content: decimal numbers, a line each, in whole
     /// blocks.
-    fn map_in_content(&mut self) -> Result<Vec<u64>> {
+    fn map_in_content(&mut self) -> Result<Vec<(u64, u64)>> {
         let mut map = Vec::new();
-        let mut wanted = None;
+        let (mut wanted, mut start) = (None, None);
         let mut line = Vec::new();
         loop {
             let mut block = [0; BLOCK_BYTES];
@@ -380,8 +382,11 @@ impl<'a> Reader<'a> {
                     None if number > RANGES_MAX as u64 => {
                         return Err(self.damaged("a map of more holes than are read"));
                     }
-                    None => wanted = Some(2 * number),
-                    Some(_) => map.push(number),
+                    None => wanted = Some(number),
+                    Some(_) => match start.take() {
+                        None => start = Some(number),
+                        Some(start) => map.push((start, number)),
+                    },
                 }
                 if wanted == Some(map.len() as u64) {
                     return Ok(map);

@@ -314,6 +314,58 @@ fn holes_stay_holes_and_maps_must_fit() {
     refused(&[order], "out of order");
 }
 
+/// However many ranges of data a file has, what is written can be read: where they are more than a map
+/// has, the shortest holes become zeros. A directory of the host has them all.
+#[test]
+fn files_of_many_ranges_come_back() {
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    // The reader of the tests knows 64; of the first file's holes each is needed.
+    for (name, count) in [("few", 63), ("many", 64), ("lots", 500_u64)] {
+        import_into(&main, "", true, &stream_of(&[file(name, b"")]))
+            .1
+            .unwrap();
+        let ino = main.lookup(Ino::ROOT, name.as_bytes()).unwrap().ino;
+        for n in 0..count {
+            let flags = crate::engine::WriteFlags::default();
+            let mut source: &[u8] = &[(n % 250) as u8 + 1; 100];
+            let gap = if n > count - 40 { 1 << 22 } else { 12_288 };
+            main.write(ino, n * gap, 100, &mut source, flags).unwrap();
+        }
+    }
+    let mut stream = Vec::new();
+    extract_to_tar(&main, b"", &mut stream, &mut go_on)
+        .1
+        .unwrap();
+    store.create_dataset("other", (0, 0)).unwrap();
+    let other = store.volume("other").unwrap();
+    import_into(&other, "", false, &stream).1.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let host = dir.path().join("host");
+    extract_to_directory(&main, b"", &host, &mut go_on)
+        .1
+        .unwrap();
+    for name in ["few", "many", "lots"] {
+        let expected = content(&main, name);
+        assert!(content(&other, name) == expected, "{name}");
+        assert!(
+            std::fs::read(host.join(name)).unwrap() == expected,
+            "{name}"
+        );
+    }
+    let blocks = |volume, name| at(volume, name).unwrap().blocks;
+    assert_eq!(blocks(&other, "few"), blocks(&main, "few"));
+    // Of the long holes none is gone.
+    let more = blocks(&other, "lots") * 512;
+    assert!(more < 2 * 500 * 12_288, "{more}");
+    drop((main, other));
+    finish(&store, &sim);
+    let map: String = (0..65).map(|n| format!("{n}\n1\n")).collect();
+    let longer = sparse(65, &format!("65\n{map}"), &[7; 65]);
+    refused(&[longer], "more holes than are read");
+}
+
 /// Whatever is in a dataset comes back from its own stream.
 #[test]
 fn a_stream_that_was_extracted_is_imported_as_it_was() {
