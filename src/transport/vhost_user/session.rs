@@ -204,8 +204,8 @@ fn serve_all(
         let begun = match standing.frozen.take() {
             Some(frozen) if stop.begin() => Begun::Before(frozen),
             None => match next(&standing.socket, stop)? {
-                Some((stream, peer)) if stop.begin() => Begun::Now(stream, peer),
-                _ => continue,
+                Some((stream, peer)) => Begun::Now(stream, peer),
+                None => continue,
             },
             later => {
                 standing.frozen = later;
@@ -247,26 +247,38 @@ fn serve_all(
     }
 }
 
-/// Waits for the next front-end; `None` when there is none, or something else to do.
-fn next(socket: &Socket, stop: &Stop) -> Result<Option<(UnixStream, Option<u32>)>, VhostUserError> {
+/// A front-end that has connected, and its process when known.
+type Connected = (UnixStream, Option<u32>);
+
+/// Waits for the next front-end, and begins its session; `None` when there is none, or something else to
+/// do.
+fn next(socket: &Socket, stop: &Stop) -> Result<Option<Connected>, VhostUserError> {
     wait(&[socket.as_raw_fd(), stop.event.as_raw_fd()], None)?;
-    if stop.why().is_some() {
+    // Before it is accepted: where the end was told, it stays in the backlog of the socket, which others
+    // may go on with.
+    if !stop.begin() {
         return Ok(None);
     }
+    let accepted = accept(socket);
+    if accepted.is_none() {
+        stop.end_session();
+    }
+    Ok(accepted)
+}
+
+fn accept(socket: &Socket) -> Option<Connected> {
     match socket.accept() {
-        Ok(Some((stream, peer))) => {
+        Ok(accepted) => accepted.inspect(|(_, peer)| {
             log::info!(
                 "{socket}: a front-end connected{}",
                 peer.map_or_else(String::new, |pid| format!(": process {pid}"))
             );
-            Ok(Some((stream, peer)))
-        }
-        Ok(None) => Ok(None),
+        }),
         Err(error) => {
             log::error!("{socket}: a front-end cannot connect: {error}");
             // It still waits: without a pause this would be all that is done.
             std::thread::sleep(ACCEPT_PAUSE);
-            Ok(None)
+            None
         }
     }
 }
@@ -496,5 +508,31 @@ fn wait(fds: &[RawFd], patience: Option<Duration>) -> Result<(), VhostUserError>
             Err(error) => return Err(failed(error)),
             Ok(_) => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who connects in the moment of a freeze waits for whoever goes on with the socket.
+    #[test]
+    fn nobody_is_accepted_who_would_not_be_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let socket = Socket::bind(&path, None).unwrap();
+        let front_end = UnixStream::connect(&path).unwrap();
+        let frozen = Stop::new().unwrap();
+        frozen.freeze().unwrap();
+        assert!(next(&socket, &frozen).unwrap().is_none());
+        // The freeze comes when it has been seen that somebody connects.
+        frozen.event.read().unwrap();
+        assert!(next(&socket, &frozen).unwrap().is_none());
+        assert!(!frozen.is_serving());
+        assert!(accept(&socket).is_some(), "it does not wait any more");
+        let stop = Stop::new().unwrap();
+        let later = UnixStream::connect(&path).unwrap();
+        assert!(next(&socket, &stop).unwrap().is_some() && stop.is_serving());
+        drop((front_end, later));
     }
 }
