@@ -204,6 +204,30 @@ fn everything_is_there_after_mounting_again() {
     mounted.unmount();
 }
 
+/// Over another mount, which is what is there when the program has ended.
+#[test]
+fn a_mount_over_another_ends_with_its_own() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    mounted.unmount();
+    let place = mounted.path("");
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        let done = command.args(args).arg(&place).status().unwrap();
+        assert!(done.success(), "{program} {args:?}");
+    };
+    run("mount", &["--bind", place.to_str().unwrap()]);
+    fs::write(place.join("below"), "").unwrap();
+    for _ in 0..5 {
+        mounted.mount();
+        mounted.file("above", b"x");
+        mounted.unmount();
+        assert!(place.join("below").exists() && !place.join("above").exists());
+    }
+    run("umount", &[]);
+}
+
 #[test]
 fn what_was_fsynced_survives_the_daemons_death() {
     let Some(mut mounted) = Mounted::new() else {
