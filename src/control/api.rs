@@ -570,6 +570,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// Too much is being done already.
     Overloaded,
+    /// The daemon ends, or gives its guests to another: what takes long was stopped. Ask again.
+    Interrupted,
     /// The store cannot be read or written.
     #[serde(other)]
     Failed,
@@ -577,7 +579,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [ErrorKind; 17] = [
+    pub const ALL: [ErrorKind; 18] = [
         ErrorKind::BadRequest,
         ErrorKind::BadName,
         ErrorKind::Unauthorized,
@@ -594,6 +596,7 @@ impl ErrorKind {
         ErrorKind::NoSpace,
         ErrorKind::ReadOnly,
         ErrorKind::Overloaded,
+        ErrorKind::Interrupted,
         ErrorKind::Failed,
     ];
 
@@ -611,7 +614,7 @@ impl ErrorKind {
             ErrorKind::NotPossible | ErrorKind::OverLimit => 422,
             ErrorKind::Failed => 500,
             ErrorKind::Overloaded => 429,
-            ErrorKind::ReadOnly => 503,
+            ErrorKind::ReadOnly | ErrorKind::Interrupted => 503,
             ErrorKind::NoSpace => 507,
         }
     }

@@ -328,7 +328,7 @@ impl Session {
                 Ok(made.it)
             }
             Session::Opened(store) => {
-                let restored = operations::restore_path(store, what)?;
+                let restored = operations::restore_path(store, what, &mut || true)?;
                 reap(store)?;
                 Ok(restored)
             }
@@ -356,7 +356,7 @@ impl Session {
                 let query = query(&[("old", &of.old), ("new", &of.new)]);
                 client.get(&format!("/api/v1/differences?{query}"))
             }
-            Session::Opened(store) => Ok(operations::differences(store, of)?),
+            Session::Opened(store) => Ok(operations::differences(store, of, &mut || true)?),
         }
     }
 
@@ -457,7 +457,7 @@ impl Session {
     pub fn trim(&self, how: &Trim) -> Result<Trimmed> {
         match self {
             Session::Served(client) => client.post("/api/v1/trim", how).map(|made| made.it),
-            Session::Opened(store) => Ok(operations::trim(store, how)?),
+            Session::Opened(store) => Ok(operations::trim(store, how, &mut || true)?),
         }
     }
 }
@@ -484,7 +484,7 @@ impl Session {
     pub fn change_project(&self, change: &ChangeProject) -> Result<Project> {
         match self {
             Session::Served(client) => client.post("/api/v1/projects", change).map(|made| made.it),
-            Session::Opened(store) => Ok(operations::change_project(store, change)?),
+            Session::Opened(store) => Ok(operations::change_project(store, change, &mut || true)?),
         }
     }
 }

@@ -179,7 +179,8 @@ impl Background {
         }
     }
 
-    /// Has deleted datasets' trees taken away, if there are threads.
+    /// Has taken away what nobody sees any more (deleted datasets' trees, what a crash left of restoring
+    /// a path), if there are threads.
     pub(super) fn reap(&self) {
         self.shared.state.lock().doomed = true;
         self.shared.reap.notify_all();
@@ -349,13 +350,17 @@ fn next_stream(shared: &Shared) -> Option<(DatasetId, Ino)> {
     None
 }
 
-/// Takes deleted datasets' trees away.
+/// Takes away deleted datasets' trees, and what a crash left of restoring a path.
 fn reap_loop(shared: &Shared, store: &Weak<Store>) {
     while wait_for_doomed(shared) {
         let Some(store) = store.upgrade() else {
             return;
         };
-        if let Err(error) = store.reap(&|| shared.state.lock().stopping)
+        let stop = || shared.state.lock().stopping;
+        for volume in store.volumes().iter().filter(|each| each.is_writable()) {
+            volume.clear_leftovers(&mut || !stop());
+        }
+        if let Err(error) = store.reap(&stop)
             && store.is_writable()
         {
             ::log::error!("deleted datasets still take space: {error}");

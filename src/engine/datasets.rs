@@ -257,8 +257,11 @@ impl Store {
         };
         drop(datasets);
         volume.reclaim_orphans(&orphans)?;
-        if !was_there && volume.is_writable() {
-            volume.clear_leftovers();
+        if !was_there && volume.is_writable() && volume.has_staging() {
+            match self.options.background {
+                true => self.background.reap(),
+                false => volume.clear_leftovers(&mut || true),
+            }
         }
         Ok(volume)
     }

@@ -65,12 +65,23 @@ pub enum EngineError {
     /// EDQUOT
     #[error("quota exceeded")]
     Quota,
+    /// EINTR: a command was stopped. What it says that stays has been done, and no more
+    #[error("it was stopped before its end")]
+    Interrupted,
     /// EFAULT or similar: the caller's buffer cannot be read or written
     #[error("the caller's buffer failed: {0}")]
     Buffer(String),
     /// EIO, ENOSPC or EROFS, by what the store says
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Asks whether to go on with what takes long.
+pub(super) fn check_goes_on(go_on: &mut dyn FnMut() -> bool) -> Result<(), EngineError> {
+    match go_on() {
+        true => Ok(()),
+        false => Err(EngineError::Interrupted),
+    }
 }
 
 impl EngineError {

@@ -16,6 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::datasets::{DatasetError, found};
+use super::error::check_goes_on;
 use super::flags::FLAG_PROJINHERIT;
 use super::inode::InodeExt;
 use super::{EngineError, Store, Volume};
@@ -194,10 +195,12 @@ impl Volume {
     }
 
     /// Begins to count what projects use, or goes on until all inodes are counted. Durable on return.
+    /// `go_on` is asked for each step.
     ///
     /// # Errors
-    /// When the store refuses; it goes on where it was when it is called again.
-    pub(super) fn count_projects(&self) -> Result<(), EngineError> {
+    /// When the store refuses; [`EngineError::Interrupted`]: it goes on where it was when it is
+    /// called again.
+    pub fn count_projects(&self, go_on: &mut dyn FnMut() -> bool) -> Result<(), EngineError> {
         if self.dataset.counted.below.load(Ordering::Acquire) == ALL {
             return Ok(());
         }
@@ -205,7 +208,9 @@ impl Volume {
         if self.store.journal.add_ro_compat(RO_COMPAT_PROJECTS) {
             self.store.checkpoint()?;
         }
-        while !self.count_some()? {}
+        while !self.count_some()? {
+            check_goes_on(go_on)?;
+        }
         let journal = &self.store.journal;
         Ok(journal.sync(journal.end_lsn())?)
     }
@@ -268,11 +273,12 @@ impl Volume {
 
     /// Gives a directory and all that is below it to a project, or a file; 0 takes it from any. Each
     /// in a transaction of its own, directories before what is in them, so that what is made there
-    /// meanwhile belongs to it. How many inodes; `go_on` is asked now and then. What is over the
+    /// meanwhile belongs to it. How many inodes; `go_on` is asked for each. What is over the
     /// project's limits then only cannot grow.
     ///
     /// # Errors
-    /// As [`Volume::lookup`]; when the store refuses. What was done by then stays.
+    /// As [`Volume::lookup`]; when the store refuses; [`EngineError::Interrupted`]. What was done by
+    /// then stays: who asks again has it done to the end.
     pub fn assign_project(
         &self,
         ino: Ino,
@@ -280,13 +286,11 @@ impl Volume {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<u64, EngineError> {
         self.check_writable()?;
-        self.count_projects()?;
+        self.count_projects(go_on)?;
         let mut done = 0u64;
         let mut pending = vec![ino];
         while let Some(ino) = pending.pop() {
-            if !go_on() {
-                break;
-            }
+            check_goes_on(go_on)?;
             match self.assign(ino, project) {
                 Ok(()) => done = done.saturating_add(1),
                 // It was removed meanwhile.
@@ -360,7 +364,7 @@ impl Store {
             return refused("nothing is written to a snapshot");
         }
         let volume = self.volume(dataset)?;
-        volume.count_projects()?;
+        volume.count_projects(&mut || true)?;
         // What memory holds of files would have to be counted by their projects: so it holds nothing.
         self.with_all_written(dataset, |id| {
             if id != volume.dataset.id {

@@ -159,7 +159,7 @@ impl Receiving {
     /// # Errors
     /// When the store refuses.
     pub fn count_projects(&self) -> Result<(), EngineError> {
-        self.volume.count_projects()
+        self.volume.count_projects(&mut || true)
     }
 
     /// Sets what a project may have, once the snapshot is there.

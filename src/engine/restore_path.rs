@@ -7,7 +7,7 @@
 //!
 //! The last transaction gives what was put together its name, or lets it change places with what has
 //! the name. So a crash leaves the one or the other, whole; what is left in the hidden directory is
-//! removed by whoever uses the dataset next.
+//! removed when the dataset is used next. Who is told to stop leaves it as a crash would.
 //!
 //! Invariant: what appears, appears while no kernel believes what it was told before for long
 //! ([`super::kernels`]), and no snapshot of the dataset is taken while the hidden directory is there.
@@ -98,7 +98,7 @@ impl Volume {
         let busy = || DatasetError::Restoring;
         if self.has_staging() {
             let _one = self.dataset.restoring.try_write().ok_or_else(busy)?;
-            self.clear_staging()?;
+            self.clear_staging(&mut || true)?;
         }
         let held = self.dataset.restoring.try_read().ok_or_else(busy)?;
         match self.has_staging() {
@@ -168,13 +168,17 @@ impl Volume {
 impl Store {
     /// Brings a file, a directory or anything else of a snapshot back into its dataset, which may be
     /// in use; how many inodes were made. Its content is shared with the snapshot. It appears at
-    /// once when all of it is there, and is durable on return.
+    /// once when all of it is there, and is durable on return. `go_on` is asked for each inode.
     ///
     /// # Errors
     /// When there is no such snapshot or path; when the destination is there and not to be replaced;
     /// when a kernel uses the dataset that keeps what it is told; when quota or space do not suffice;
-    /// when the store refuses. Nothing has changed then.
-    pub fn restore_path(self: &Arc<Self>, what: &RestorePath) -> Result<u64, DatasetError> {
+    /// when the store refuses; [`EngineError::Interrupted`]. Nothing has changed then.
+    pub fn restore_path(
+        self: &Arc<Self>,
+        what: &RestorePath,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<u64, DatasetError> {
         let (dataset, Some(_)) = split_name(&what.snapshot)? else {
             return Err(DatasetError::Name {
                 name: what.snapshot.clone(),
@@ -214,7 +218,7 @@ impl Store {
             Ok(dir)
         });
         let dir = dir.map_err(absent(&above.join(&b'/'), dataset))?;
-        to.bring(&from, source, &Place { dir, name }, what)
+        to.bring((&from, source), &Place { dir, name }, what, go_on)
     }
 }
 
@@ -251,10 +255,10 @@ impl Store {
 impl Volume {
     fn bring(
         &self,
-        from: &Volume,
-        source: Ino,
+        (from, source): (&Volume, Ino),
         to: &Place<'_>,
         what: &RestorePath,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<u64, DatasetError> {
         let exists = || DatasetError::PathExists(shown(&what.destination));
         let believed = || DatasetError::Believed(what.snapshot.clone());
@@ -265,13 +269,14 @@ impl Volume {
         }
         let one = self.dataset.restoring.try_write();
         let _one = one.ok_or(DatasetError::Restoring)?;
-        self.clear_staging()?;
+        self.clear_staging(go_on)?;
         let staging = self.make_staging().map_err(|error| match error {
             EngineError::Exists => DatasetError::PathExists(shown(STAGING)),
             other => other.into(),
         })?;
         let mut copy = Copy::new(from, self);
-        let done = copy.tree(source, staging, TREE).map_err(DatasetError::from);
+        let done = copy.tree(source, (staging, TREE), go_on);
+        let done = done.map_err(DatasetError::from);
         let done = done.and_then(|()| {
             let none = self.none_believes().ok_or_else(believed)?;
             let published = self.show(staging, to, what.replace);
@@ -290,9 +295,10 @@ impl Volume {
             })?;
             Ok(self.store.journal.sync(lsn)?)
         });
-        // Else it is not seen, and whoever uses the dataset next tries again.
-        if let Err(error) = self.remove_staging(staging) {
-            log::warn!("what is left of restoring {}: {error}", what.snapshot);
+        // Else it is not seen, and goes when the dataset is used next.
+        match self.remove_staging(staging, go_on) {
+            Ok(()) | Err(EngineError::Interrupted) => {}
+            Err(error) => log::warn!("what is left of restoring {}: {error}", what.snapshot),
         }
         done?;
         self.store.note_of(

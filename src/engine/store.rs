@@ -230,7 +230,7 @@ impl Store {
                 volume.reclaim_orphans(&orphans)?;
                 freed += orphans.len() as u64;
                 if volume.has_staging() {
-                    volume.clear_leftovers();
+                    volume.clear_leftovers(&mut || true);
                     cleared = true;
                 }
             }

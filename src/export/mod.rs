@@ -237,6 +237,12 @@ impl Exports {
         state.all.iter().map(Running::describe).collect()
     }
 
+    /// Whether all exports end or freeze: guests wait from here on.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.state.lock().ending
+    }
+
     /// How another process calls what is exported.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

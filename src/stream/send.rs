@@ -192,9 +192,13 @@ impl<W: Write> Sender<'_, W> {
     /// Notes that who got this far can go on from here.
     fn mark(&mut self, position: StreamPosition) -> Result<(), StreamError> {
         self.out.put(&Record::Mark(position))?;
-        let progress = self.out.progress();
-        self.marked_bytes = progress.bytes;
-        match (self.watch)(progress) {
+        self.marked_bytes = self.out.progress().bytes;
+        self.watch_on()
+    }
+
+    /// Tells how far it is, and whether it is to be broken off.
+    fn watch_on(&mut self) -> Result<(), StreamError> {
+        match (self.watch)(self.out.progress()) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => {
                 Err(StreamError::Write(std::io::ErrorKind::Interrupted.into()))
@@ -214,6 +218,8 @@ impl<W: Write> Sender<'_, W> {
         };
         let mut from = first_key(start);
         loop {
+            // Where there is nothing to send, too.
+            self.watch_on()?;
             let some = self.from.differences(&from, false, BATCH)?;
             let is_last = some.len() < BATCH;
             let Some(last) = some.last() else {

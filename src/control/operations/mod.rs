@@ -83,6 +83,7 @@ fn kind_of(error: &EngineError) -> ErrorKind {
         EngineError::Store(StoreError::NoSpace(_)) => ErrorKind::NoSpace,
         EngineError::Store(StoreError::ReadOnly(_)) => ErrorKind::ReadOnly,
         EngineError::OtherProject => ErrorKind::NotPossible,
+        EngineError::Interrupted => ErrorKind::Interrupted,
         _ => ErrorKind::Failed,
     }
 }

@@ -17,12 +17,16 @@ pub fn projects(store: &Arc<Store>, dataset: &str) -> Result<Vec<Project>> {
 }
 
 /// Sets limits of a project, then gives a directory tree to it. Durable on return; what of the tree
-/// was given to it before an error stays so.
+/// was given to it before an error stays so. `go_on` is asked now and then.
 ///
 /// # Errors
 /// When there is no such dataset or path; when it is a snapshot, or 0 is to have limits; when the
-/// store refuses.
-pub fn change_project(store: &Arc<Store>, change: &ChangeProject) -> Result<Project> {
+/// store refuses, or it was stopped: asking again has it done to the end.
+pub fn change_project(
+    store: &Arc<Store>,
+    change: &ChangeProject,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Project> {
     let (dataset, id) = (change.dataset.as_str(), change.id);
     let volume = store.volume(dataset)?;
     let find = |volume: &Volume| -> Result<ProjectInfo> {
@@ -37,13 +41,14 @@ pub fn change_project(store: &Arc<Store>, change: &ChangeProject) -> Result<Proj
     let path = change.path.as_deref();
     let ino = path.map(|path| at_path(&volume, path)).transpose()?;
     if change.quota_bytes.is_some() || change.quota_inodes.is_some() {
+        volume.count_projects(go_on)?;
         let mut limit = find(&volume)?.limit;
         limit.bytes = change.quota_bytes.unwrap_or(limit.bytes);
         limit.inodes = change.quota_inodes.unwrap_or(limit.inodes);
         store.limit_project(dataset, id, limit)?;
     }
     if let Some(ino) = ino {
-        volume.assign_project(ino, id, &mut || true)?;
+        volume.assign_project(ino, id, go_on)?;
     }
     Ok(as_project(dataset, &find(&volume)?))
 }

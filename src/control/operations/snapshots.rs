@@ -106,23 +106,31 @@ pub fn restore(store: &Arc<Store>, snapshot: &str) -> Result<Dataset> {
     described_by_id(store, dataset)
 }
 
-/// Brings a part of a snapshot back into its dataset, or all of it. Durable on return.
+/// Brings a part of a snapshot back into its dataset, or all of it. Durable on return. `go_on` is asked
+/// now and then.
 ///
 /// # Errors
 /// When there is no such snapshot or path; when the destination is taken; when the dataset is in use
-/// by who would not see it; when the store refuses.
-pub fn restore_path(store: &Arc<Store>, what: &Restore) -> Result<Restored> {
+/// by who would not see it; when the store refuses, or it was stopped. Nothing has changed then.
+pub fn restore_path(
+    store: &Arc<Store>,
+    what: &Restore,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Restored> {
     let source = what.source.clone().unwrap_or_else(|| "/".to_owned());
     let destination = what.destination.clone().unwrap_or_else(|| source.clone());
     let is_root = |path: &str| path.bytes().all(|byte| byte == b'/');
     let inodes = match is_root(&source) && is_root(&destination) {
         true => restore(store, &what.snapshot)?.inodes,
-        false => store.restore_path(&engine::RestorePath {
-            snapshot: what.snapshot.clone(),
-            source: unescaped(&source)?,
-            destination: unescaped(&destination)?,
-            replace: what.replace,
-        })?,
+        false => {
+            let what = engine::RestorePath {
+                snapshot: what.snapshot.clone(),
+                source: unescaped(&source)?,
+                destination: unescaped(&destination)?,
+                replace: what.replace,
+            };
+            store.restore_path(&what, go_on)?
+        }
     };
     let dataset = what.snapshot.split('@').next().unwrap_or_default();
     Ok(Restored {
@@ -166,12 +174,16 @@ pub(super) fn unescaped(path: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Which paths differ.
+/// Which paths differ. `go_on` is asked now and then.
 ///
 /// # Errors
-/// When there is no such dataset or snapshot; when the store cannot be read.
-pub fn differences(store: &Arc<Store>, of: &Compare) -> Result<Vec<Difference>> {
-    let all = store.diff(&of.old, &of.new)?;
+/// When there is no such dataset or snapshot; when the store cannot be read, or it was stopped.
+pub fn differences(
+    store: &Arc<Store>,
+    of: &Compare,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<Difference>> {
+    let all = store.diff(&of.old, &of.new, go_on)?;
     Ok(all.iter().map(as_difference).collect())
 }
 

@@ -35,7 +35,8 @@ pub fn scrub_status(store: &Arc<Store>) -> Scrub {
 /// asked now and then.
 ///
 /// # Errors
-/// When there is no such file; when the store refuses: some of it may be written anew then.
+/// When there is no such file; when the store refuses, or it was stopped: some of it may be written
+/// anew then.
 pub fn rewrite(
     store: &Arc<Store>,
     dataset: &str,
@@ -47,16 +48,16 @@ pub fn rewrite(
     Ok(Rewritten { bytes })
 }
 
-/// Gives free space back to the disk below.
+/// Gives free space back to the disk below. `go_on` is asked now and then.
 ///
 /// # Errors
-/// When the store or the disk refuses: some of it may have gone back then, and content is whole.
-pub fn trim(store: &Arc<Store>, how: &Trim) -> Result<Trimmed> {
+/// When the store or the disk refuses, or it was stopped: some of it may have gone back then, and content is whole.
+pub fn trim(store: &Arc<Store>, how: &Trim, go_on: &mut dyn FnMut() -> bool) -> Result<Trimmed> {
     let default = engine::TrimOptions::default();
     let options = engine::TrimOptions {
         min_bytes: how.min_bytes.unwrap_or(default.min_bytes),
     };
-    let done = store.trim(&options)?;
+    let done = store.trim(&options, go_on)?;
     Ok(Trimmed {
         punched_bytes: done.punched_bytes,
         pieces: done.pieces,

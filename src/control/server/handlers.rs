@@ -16,11 +16,11 @@ use utoipa::{IntoResponses, Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Served;
 use super::exchange::{
     Answer, Json, LastEvent, Name, Options, Plain, method_not_allowed, not_found,
 };
 use super::stream::Writer;
+use super::{GoOn, Served};
 use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, DeleteDataset,
@@ -101,12 +101,13 @@ pub fn router(served: Served) -> Router {
 }
 
 /// What every request may be answered with.
-const ANY: [ErrorKind; 5] = [
+const ANY: [ErrorKind; 6] = [
     ErrorKind::BadRequest,
     ErrorKind::Unauthorized,
     ErrorKind::MethodNotAllowed,
     ErrorKind::Failed,
     ErrorKind::Overloaded,
+    ErrorKind::Interrupted,
 ];
 
 /// Refusals of requests that only look.
@@ -341,8 +342,9 @@ async fn restore_path(
     State(served): State<Served>,
     Json(what): Json<Restore>,
 ) -> Result<Answer<Restored>> {
-    let restore = move |store: &_| operations::restore_path(store, &what);
-    served.run(restore).await.map(Answer)
+    let restore =
+        move |store: &_, go_on: &mut GoOn<'_>| operations::restore_path(store, &what, go_on);
+    served.run_long(restore).await.map(Answer)
 }
 
 /// A snapshot as `razorfs send` writes it: what a `razorfs receive` reads. An answer that breaks off
@@ -390,9 +392,16 @@ async fn send_rest(State(served): State<Served>, Name(token): Name) -> Result<Re
     served.write_out(open, write).await
 }
 
-fn write(stream: Stream, out: &mut Writer) -> std::result::Result<(), String> {
-    let go_on = &mut |_| ControlFlow::Continue(());
-    let sent = stream::send(&stream.sending, stream.position, out, go_on);
+fn write(
+    stream: Stream,
+    out: &mut Writer,
+    go_on: &mut GoOn<'_>,
+) -> std::result::Result<(), String> {
+    let watch = &mut |_| match go_on() {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    };
+    let sent = stream::send(&stream.sending, stream.position, out, watch);
     sent.map(drop).map_err(|error| error.to_string())
 }
 
@@ -420,8 +429,8 @@ async fn differences(
     State(served): State<Served>,
     Options(of): Options<Compare>,
 ) -> Result<Answer<Vec<Difference>>> {
-    let compare = move |store: &_| operations::differences(store, &of);
-    served.run(compare).await.map(Answer)
+    let compare = move |store: &_, go_on: &mut GoOn<'_>| operations::differences(store, &of, go_on);
+    served.run_long(compare).await.map(Answer)
 }
 
 /// Makes a dataset that begins as what its source is now. Asking again for the same is answered
@@ -453,8 +462,8 @@ async fn clone_dataset(
     responses((status = OK, description = "What went back", body = Trimmed), Refusals),
 )]
 async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Answer<Trimmed>> {
-    let trim = move |store: &_| operations::trim(store, &how);
-    served.run(trim).await.map(Answer)
+    let trim = move |store: &_, go_on: &mut GoOn<'_>| operations::trim(store, &how, go_on);
+    served.run_long(trim).await.map(Answer)
 }
 
 /// Writes the content of a file anew, as the dataset's settings are now, in few extents.
@@ -471,14 +480,12 @@ async fn rewrite(
     Json(what): Json<Rewrite>,
 ) -> Result<Answer<Rewritten>> {
     let room = served.take_long()?;
-    let going = served.clone();
-    let rewrite = move |store: &_| {
-        let go_on = &mut || !going.is_ending();
+    let rewrite = move |store: &_, go_on: &mut GoOn<'_>| {
         let done = operations::rewrite(store, &name, &what, go_on);
         drop(room);
         done
     };
-    served.run(rewrite).await.map(Answer)
+    served.run_long(rewrite).await.map(Answer)
 }
 
 /// What the scrub under way has done, or the last one.
@@ -687,6 +694,7 @@ async fn change_project(
     State(served): State<Served>,
     Json(change): Json<ChangeProject>,
 ) -> Result<Answer<Project>> {
-    let change = move |store: &_| operations::change_project(store, &change);
-    served.run(change).await.map(Answer)
+    let change =
+        move |store: &_, go_on: &mut GoOn<'_>| operations::change_project(store, &change, go_on);
+    served.run_long(change).await.map(Answer)
 }

@@ -41,6 +41,9 @@ const STREAMS_MAX: usize = 4;
 /// Clients that watch what happens, at a time.
 const WATCHERS_MAX: usize = 16;
 
+/// Says whether to go on with what takes long.
+type GoOn<'a> = dyn FnMut() -> bool + 'a;
+
 /// What requests are about.
 #[derive(Clone)]
 pub struct Served {
@@ -49,7 +52,7 @@ pub struct Served {
     room: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
-    /// The daemon ends: what takes long is to stop.
+    /// The server ends: what takes long is to stop.
     ending: Arc<AtomicBool>,
 }
 
@@ -91,8 +94,10 @@ impl Served {
         self.store.stop_scrub();
     }
 
+    /// Whether what takes long is to stop: the server ends, or guests wait, as they do from the moment
+    /// on in which exports begin to end.
     fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire)
+        self.ending.load(Ordering::Acquire) || self.exports.is_ending()
     }
 
     /// Begins to read everything that is stored, unless that is under way; whether it was begun now.
@@ -117,7 +122,17 @@ impl Served {
         true
     }
 
-    /// Does something that may wait for the disk.
+    /// Does something that takes long, and is told when it is to stop.
+    async fn run_long<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Arc<Store>, &mut GoOn<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let served = self.clone();
+        let act = move |store: &_| act(store, &mut || !served.is_ending());
+        self.run(act).await
+    }
+
+    /// Does something that may wait for the disk, and takes no longer for a larger tree.
     async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce(&Arc<Store>) -> Result<T, Failure> + Send + 'static,

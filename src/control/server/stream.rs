@@ -18,7 +18,7 @@ use hyper::body::{Bytes, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Served;
+use super::{GoOn, Served};
 use super::exchange::Lasting;
 use crate::control::api::{ErrorKind, Failure};
 use crate::engine::Store;
@@ -137,7 +137,7 @@ impl Served {
     pub(super) async fn write_out<T: 'static>(
         &self,
         open: impl FnOnce(&Arc<Store>) -> Result<T, Failure> + Send + 'static,
-        write: impl FnOnce(T, &mut Writer) -> Result<(), String> + Send + 'static,
+        write: impl FnOnce(T, &mut Writer, &mut GoOn<'_>) -> Result<(), String> + Send + 'static,
     ) -> Result<Response, Failure> {
         let room = self.take_long()?;
         let (opened, is_open) = oneshot::channel();
@@ -148,9 +148,9 @@ impl Served {
             flow: Arc::clone(&flow),
             piece: Vec::new(),
         };
-        let store = Arc::clone(&self.store);
+        let served = self.clone();
         tokio::task::spawn_blocking(move || {
-            let of = match open(&store) {
+            let of = match open(&served.store) {
                 Ok(of) => of,
                 Err(failure) => {
                     let _ = opened.send(Err(failure));
@@ -158,7 +158,7 @@ impl Served {
                 }
             };
             let _ = opened.send(Ok(()));
-            let done = write(of, &mut writer);
+            let done = write(of, &mut writer, &mut || !served.is_ending());
             let done = done.and_then(|()| {
                 use std::io::Write as _;
                 writer.flush().map_err(|error| error.to_string())

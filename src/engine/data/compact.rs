@@ -86,8 +86,10 @@ impl Store {
             }
             filled = true;
         }
-        let trimmed = self.trim(&TrimOptions::default())?;
-        done.cut_bytes = done.cut_bytes.saturating_add(trimmed.cut_bytes);
+        if go_on() {
+            let trimmed = self.trim(&TrimOptions::default(), &mut || true)?;
+            done.cut_bytes = done.cut_bytes.saturating_add(trimmed.cut_bytes);
+        }
         Ok(done)
     }
 

@@ -7,6 +7,7 @@
 use super::dirty::windows;
 use super::{UNIT, check_file, extents};
 use crate::disk::buffer::Buffer;
+use crate::engine::error::check_goes_on;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::Ino;
 
@@ -18,12 +19,12 @@ const EXTENTS_MAX: usize = 64;
 impl Volume {
     /// Writes all content of a file anew, durable on return. Holes and reserved space stay what they
     /// are. What a dataset finds by its content it does not store again: there a chunk stays as it is
-    /// stored. How many bytes were written; `go_on` is asked now and then.
+    /// stored. How many bytes were written; `go_on` is asked for each part of the file.
     ///
     /// # Errors
     /// `ReadOnly` for a snapshot, `IsDirectory` or `Invalid` for what has no content, `NoSpace`: old
     /// and new content need room at the same time, a part of the file at a time; a store error when
-    /// content cannot be read.
+    /// content cannot be read; [`EngineError::Interrupted`]. What was written anew by then stays.
     pub fn rewrite(&self, ino: Ino, go_on: &mut dyn FnMut() -> bool) -> Result<u64, EngineError> {
         self.check_writable()?;
         let size = {
@@ -33,9 +34,8 @@ impl Volume {
         };
         let mut at = 0;
         let mut sum = 0u64;
-        while let Some(start) = self.next_stored(ino, at, size)?
-            && go_on()
-        {
+        while let Some(start) = self.next_stored(ino, at, size)? {
+            check_goes_on(go_on)?;
             let (end, bytes) = self.rewrite_some(ino, start, size)?;
             sum = sum.saturating_add(bytes);
             at = end;

@@ -12,6 +12,7 @@ use std::io;
 
 use super::space;
 use super::{SPARE_UNITS, UNIT, ahead_bytes, kept_for_trees};
+use crate::engine::error::check_goes_on;
 use crate::engine::{EngineError, Store};
 use crate::format::superblock::UNITS_END;
 use crate::log::Tx;
@@ -89,12 +90,18 @@ impl Drop for Taking<'_> {
 
 impl Store {
     /// Gives all space of chunks.dat that is free, and that no unwritten bytes need, back to the disk
-    /// below, at once. May be called at any time; what a crash leaves of it, the next one does.
+    /// below, at once. May be called at any time; what a crash leaves of it, the next one does. `go_on` is asked
+    /// for each step.
     ///
     /// # Errors
     /// When the checkpoint before it fails, a tree cannot be read, or the disk refuses for a reason
-    /// other than that it cannot do it: space may have gone back then, and content is whole.
-    pub fn trim(&self, options: &TrimOptions) -> Result<Trimmed, EngineError> {
+    /// other than that it cannot do it; [`EngineError::Interrupted`]: space may have gone back then,
+    /// and content is whole.
+    pub fn trim(
+        &self,
+        options: &TrimOptions,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Trimmed, EngineError> {
         // What was freed becomes free.
         self.checkpoint()?;
         let mut done = Trimmed {
@@ -108,7 +115,10 @@ impl Store {
             let view = self.journal.view();
             let (ranges, next) = space::free_ranges(&view, start, end, min, STEP_RANGES)?;
             drop(view);
-            while self.punch_step(&ranges, min, &mut done)? {}
+            check_goes_on(go_on)?;
+            while self.punch_step(&ranges, min, &mut done)? {
+                check_goes_on(go_on)?;
+            }
             from = next.filter(|_| !done.unsupported);
         }
         // What was punched may be all that was behind the last chunk.

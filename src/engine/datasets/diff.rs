@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::DatasetError;
 use super::records::found;
-use crate::engine::Store;
+use crate::engine::error::check_goes_on;
+use crate::engine::{EngineError, Store};
 use crate::format::id::{DatasetId, Ino};
 use crate::format::key::{self, Kind, TreeId};
 use crate::format::record::{DentryRecord, InodeRecord, Time};
@@ -43,12 +44,17 @@ pub enum PathChange {
 impl Store {
     /// What is different in `new` from `old`, both datasets or snapshots of one another, by path.
     /// Takes time and memory for what is different only, but for files that changed and kept their
-    /// names: of these the names are looked for in all of `new`.
+    /// names: of these the names are looked for in all of `new`. `go_on` is asked all the time.
     ///
     /// # Errors
     /// When there is no such dataset or snapshot; when the store cannot be read, or written to what
-    /// memory holds of `new`.
-    pub fn diff(self: &Arc<Self>, old: &str, new: &str) -> Result<Vec<Difference>, DatasetError> {
+    /// memory holds of `new`; [`EngineError::Interrupted`].
+    pub fn diff(
+        self: &Arc<Self>,
+        old: &str,
+        new: &str,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Difference>, DatasetError> {
         let (old_volume, new_volume) = (self.volume(old)?, self.volume(new)?);
         for volume in [&old_volume, &new_volume] {
             if volume.is_writable() {
@@ -58,7 +64,7 @@ impl Store {
         let view = self.journal.view();
         let (old, new) = (found(&view, old)?.0, found(&view, new)?.0);
         let mut seen = Seen::default();
-        seen.look(&view, (old, new))?;
+        seen.look(&view, (old, new), go_on)?;
         let (old, new) = (
             Tree {
                 view: &view,
@@ -69,7 +75,7 @@ impl Store {
                 id: new,
             },
         );
-        Ok(seen.differences(&old, &new)?)
+        Ok(seen.differences(&old, &new, go_on)?)
     }
 
     /// Whether a dataset was changed since a snapshot of it was taken: no more is looked at than
@@ -189,14 +195,20 @@ fn lasting(record: &InodeRecord) -> InodeRecord {
 }
 
 impl Seen {
-    fn look(&mut self, view: &View, (old, new): (DatasetId, DatasetId)) -> Result<(), StoreError> {
+    fn look(
+        &mut self,
+        view: &View,
+        (old, new): (DatasetId, DatasetId),
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), EngineError> {
         let reading = view.reading();
         let trees = (TreeId::Fs(old), Some(TreeId::Fs(new)));
         let mut failed = Ok(());
         reading
             .roots
             .diff(reading.storage, trees, &[], &mut |key, old, new| {
-                failed = self.see(view, key, (old, new));
+                let seen = check_goes_on(go_on);
+                failed = seen.and_then(|()| Ok(self.see(view, key, (old, new))?));
                 match failed {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(_) => ControlFlow::Break(()),
@@ -245,7 +257,8 @@ impl Seen {
         mut self,
         old: &Tree<'_>,
         new: &Tree<'_>,
-    ) -> Result<Vec<Difference>, StoreError> {
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Difference>, EngineError> {
         let mut kept = Vec::new();
         let mut lost = Vec::new();
         let mut moved: Vec<(Entry, Entry)> = Vec::new();
@@ -279,14 +292,14 @@ impl Seen {
         }
         let changed = self.changed.into_keys();
         let changed = changed.filter(|ino| !self.in_one.contains(ino)).collect();
-        new.entries_of(&changed, &mut kept)?;
+        new.entries_of(&changed, &mut kept, go_on)?;
         let old_dirs = lost.iter().chain(moved.iter().map(|(from, _)| from));
-        let old_paths = old.paths(old_dirs.map(|entry| entry.dir))?;
+        let old_paths = old.paths(old_dirs.map(|entry| entry.dir), go_on)?;
         let new_dirs = made
             .iter()
             .chain(&kept)
             .chain(moved.iter().map(|(_, to)| to));
-        let new_paths = new.paths(new_dirs.map(|entry| entry.dir))?;
+        let new_paths = new.paths(new_dirs.map(|entry| entry.dir), go_on)?;
         let mut all = Vec::new();
         let mut tell = |path, change| all.push(Difference { path, change });
         for entry in &lost {
@@ -329,7 +342,12 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     /// All names of some inodes.
-    fn entries_of(&self, of: &BTreeSet<Ino>, into: &mut Vec<Entry>) -> Result<(), StoreError> {
+    fn entries_of(
+        &self,
+        of: &BTreeSet<Ino>,
+        into: &mut Vec<Entry>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), EngineError> {
         // The root directory has none.
         if of.iter().all(|ino| *ino == Ino::ROOT) {
             return Ok(());
@@ -339,14 +357,20 @@ impl Tree<'_> {
             &[0xff; 9],
             &|ino| of.contains(&ino),
             &mut |entry, _| into.push(entry),
+            go_on,
         )
     }
 
     /// The paths of some directories.
-    fn paths(&self, of: impl Iterator<Item = Ino>) -> Result<BTreeMap<Ino, Path>, StoreError> {
+    fn paths(
+        &self,
+        of: impl Iterator<Item = Ino>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<BTreeMap<Ino, Path>, EngineError> {
         let mut parents: BTreeMap<Ino, Ino> = BTreeMap::new();
         for mut dir in of {
             while dir != Ino::ROOT && !parents.contains_key(&dir) {
+                check_goes_on(go_on)?;
                 let inode = key::inode(dir);
                 let record =
                     self.view
@@ -362,9 +386,10 @@ impl Tree<'_> {
         for parent in parents_alone {
             let (start, end) = key::kind_range(parent, Kind::Dentry);
             let wanted = |ino: Ino| parents.get(&ino) == Some(&parent);
-            self.entries(&start, &end, &wanted, &mut |entry, ino| {
+            let note = &mut |entry, ino| {
                 entries.insert(ino, entry);
-            })?;
+            };
+            self.entries(&start, &end, &wanted, note, go_on)?;
         }
         let mut paths = BTreeMap::new();
         for dir in parents.keys() {
@@ -388,9 +413,11 @@ impl Tree<'_> {
         end: &[u8],
         wanted: &dyn Fn(Ino) -> bool,
         found: &mut dyn FnMut(Entry, Ino),
-    ) -> Result<(), StoreError> {
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), EngineError> {
         let mut failed = Ok(());
-        let mut visit = |key: &[u8], value: &[u8]| -> Result<(), StoreError> {
+        let mut visit = |key: &[u8], value: &[u8]| -> Result<(), EngineError> {
+            check_goes_on(go_on)?;
             let Some(dir) = key
                 .first_chunk()
                 .filter(|_| key::is_of_kind(key, Kind::Dentry))

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use crate::engine::dir::is_dots;
+use crate::engine::error::check_goes_on;
 use crate::engine::inode::InodeExt;
 use crate::engine::namespace::{blank, one_more};
 use crate::engine::op::Op;
@@ -63,16 +64,17 @@ impl<'a> Copy<'a> {
         self.from.load_inode(&self.from.store.journal.view(), ino)
     }
 
-    /// Makes an inode of the snapshot, and all below it, an entry of a directory.
+    /// Makes an inode of the snapshot, and all below it, an entry of a directory. `go_on` is asked for
+    /// each.
     ///
     /// # Errors
     /// When the quota or the space does not suffice; when the snapshot cannot be read or the store
-    /// refuses. What was made stays.
+    /// refuses; [`EngineError::Interrupted`]. What was made stays.
     pub(in crate::engine) fn tree(
         &mut self,
         source: Ino,
-        dir: Ino,
-        name: &[u8],
+        (dir, name): (Ino, &[u8]),
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), EngineError> {
         let mut pending = Vec::new();
         pending.extend(self.one(source, dir, name)?);
@@ -91,6 +93,7 @@ impl<'a> Copy<'a> {
                     break;
                 }
                 for (ino, name) in batch {
+                    check_goes_on(go_on)?;
                     pending.extend(self.one(ino, target, &name)?);
                 }
             }

@@ -4,9 +4,11 @@
 //! directory of the guest's, also after a crash, is an attribute that only this store can make.
 //!
 //! Invariant: while nothing is being restored to a dataset that is in use, it has none, unless
-//! clearing it has failed. Whoever begins to use a dataset clears what a crash left.
+//! clearing it has failed. When somebody begins to use a dataset, what a crash left is cleared: in
+//! the background, since a guest may wait for the dataset.
 
 use crate::engine::dir::{Slot, is_dots};
+use crate::engine::error::check_goes_on;
 use crate::engine::inode::{InodeExt, S_IFDIR};
 use crate::engine::namespace::{blank, one_more};
 use crate::engine::{Cred, DirEntry, EngineError, Volume};
@@ -70,16 +72,19 @@ impl Volume {
     /// anybody uses the dataset.
     ///
     /// # Errors
-    /// When the store refuses: what is left stays hidden.
-    pub(in crate::engine) fn clear_staging(&self) -> Result<(), EngineError> {
+    /// As [`Volume::remove_staging`]: what is left stays hidden.
+    pub(in crate::engine) fn clear_staging(
+        &self,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), EngineError> {
         match self.find_staging()? {
-            Some(staging) => self.remove_staging(staging),
+            Some(staging) => self.remove_staging(staging, go_on),
             None => Ok(()),
         }
     }
 
-    /// The same for who has just begun to use the dataset.
-    pub(in crate::engine) fn clear_leftovers(&self) {
+    /// The same for a dataset that somebody has just begun to use.
+    pub(in crate::engine) fn clear_leftovers(&self, go_on: &mut dyn FnMut() -> bool) {
         if !self.has_staging() {
             return;
         }
@@ -87,8 +92,9 @@ impl Volume {
         let Some(_one) = self.dataset.restoring.try_write() else {
             return;
         };
-        if let Err(error) = self.clear_staging() {
-            log::warn!("what is left of restoring a path stays hidden: {error}");
+        match self.clear_staging(go_on) {
+            Ok(()) | Err(EngineError::Interrupted) => {}
+            Err(error) => log::warn!("what is left of restoring a path stays hidden: {error}"),
         }
     }
 
@@ -120,11 +126,17 @@ impl Volume {
         Ok(ino)
     }
 
-    /// Removes the directory with all that is in it, in transactions of bounded size.
+    /// Removes the directory with all that is in it, in transactions of bounded size. `go_on` is asked
+    /// for each.
     ///
     /// # Errors
-    /// When the store refuses; when a guest puts things there faster than they are removed.
-    pub(in crate::engine) fn remove_staging(&self, staging: Ino) -> Result<(), EngineError> {
+    /// When the store refuses; when a guest puts things there faster than they are removed;
+    /// [`EngineError::Interrupted`].
+    pub(in crate::engine) fn remove_staging(
+        &self,
+        staging: Ino,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), EngineError> {
         // A guest that has what was replaced open can make more in it, but not for ever.
         let inodes = self.load_counters(&self.store.journal.view())?.inodes;
         let mut left = inodes.saturating_mul(2).saturating_add(BUDGET);
@@ -139,6 +151,7 @@ impl Volume {
                 path.pop();
             }
             for entry in entries {
+                check_goes_on(go_on)?;
                 if !self.remove_entry(dir, &entry)? {
                     path.push(entry.ino);
                     break;

@@ -63,7 +63,7 @@ fn extents_and_free_space_are_counted() {
     let free = health::free_space(&store.journal.view()).unwrap();
     assert_eq!((free.bytes, free.pieces), (64 * (128 << 10), 64));
     assert_eq!(free.largest_bytes, 128 << 10);
-    let trimmed = store.trim(&TrimOptions::default()).unwrap();
+    let trimmed = store.trim(&TrimOptions::default(), &mut || true).unwrap();
     let after = health::free_space(&store.journal.view()).unwrap();
     assert!(trimmed.punched_bytes > 0);
     let expected = FreeSpace {

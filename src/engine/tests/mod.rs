@@ -9,6 +9,7 @@ mod names;
 mod projects;
 mod rename;
 mod restore_path;
+mod stopped;
 mod xattrs;
 
 use std::sync::Arc;

@@ -245,7 +245,7 @@ fn counting_that_is_cut_off_goes_on() {
     let before = world.volume.store().journal.superblock().ro_compat;
     assert_eq!(before & RO_COMPAT_PROJECTS, 0);
     let start = world.sim.events();
-    world.volume.count_projects().unwrap();
+    world.volume.count_projects(&mut || true).unwrap();
     let end = world.sim.events();
     let after = world.volume.store().journal.superblock().ro_compat;
     assert_ne!(after & RO_COMPAT_PROJECTS, 0);
@@ -295,7 +295,7 @@ fn counting_that_is_cut_off_goes_on() {
         let volume = open(&sim, clock(&world.seconds));
         let view = volume.store().journal.view();
         stages.insert(counted_below(&view, volume.tree()).unwrap());
-        volume.count_projects().unwrap();
+        volume.count_projects(&mut || true).unwrap();
         let found = volume.projects().unwrap();
         let used = |inodes, bytes| ProjectUse { inodes, bytes };
         assert_eq!(found[0].used, used(2, 3 * BLOCK), "{number}");

@@ -155,7 +155,7 @@ fn what(source: &str, destination: &str, replace: bool) -> RestorePath {
 
 fn restore(world: &World, source: &str, to: &str, replace: bool) -> Result<u64, DatasetError> {
     let what = what(source, to, replace);
-    world.volume.store().restore_path(&what)
+    world.volume.store().restore_path(&what, &mut || true)
 }
 
 fn snapshot(store: &Arc<Store>) -> Volume {
@@ -266,8 +266,11 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
         snapshot: snapshot.into(),
         ..what("etc", "x", false)
     };
-    assert_eq!(error(store.restore_path(&of("main"))), "Name");
-    assert_eq!(error(store.restore_path(&of("main@none"))), "NotFound");
+    assert_eq!(error(store.restore_path(&of("main"), &mut || true)), "Name");
+    assert_eq!(
+        error(store.restore_path(&of("main@none"), &mut || true)),
+        "NotFound"
+    );
     // A name that a guest gave away.
     world.make(ROOT, ".razorfs-staging", DIR);
     assert_eq!(error(restore(&world, "etc", "x", false)), "PathExists");
@@ -328,7 +331,7 @@ fn interrupted(world: &World) -> Ino {
     let from = snapshot(volume.store());
     let etc = from.lookup(ROOT, b"etc").unwrap().ino;
     let mut copy = crate::engine::restore_path::Copy::new(&from, volume);
-    copy.tree(etc, staging, b"tree").unwrap();
+    copy.tree(etc, (staging, b"tree"), &mut || true).unwrap();
     staging
 }
 
@@ -392,7 +395,7 @@ fn the_power_may_go_at_any_moment() {
     // As the commit interval would have it, in the middle.
     let staging = interrupted(&world);
     store.commit_tick().unwrap();
-    world.volume.remove_staging(staging).unwrap();
+    world.volume.remove_staging(staging, &mut || true).unwrap();
     store.commit_tick().unwrap();
     restore(&world, "etc", "etc", true).unwrap();
     let shown = world.sim.events();

@@ -225,8 +225,8 @@ fn a_kernel_that_keeps_names_still_does() {
         destination: b"file".to_vec(),
         replace: false,
     };
-    let refused = store.restore_path(&back).unwrap_err();
+    let refused = store.restore_path(&back, &mut || true).unwrap_err();
     assert!(matches!(refused, DatasetError::Believed(_)), "{refused}");
     kernel.server.reset();
-    store.restore_path(&back).unwrap();
+    store.restore_path(&back, &mut || true).unwrap();
 }

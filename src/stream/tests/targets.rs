@@ -279,7 +279,9 @@ fn what_is_being_received_is_nobodys() {
     assert!(is_missing(to.store.rename("copy", hidden).unwrap_err()));
     assert!(is_missing(to.store.promote(hidden).unwrap_err()));
     assert!(is_missing(to.store.restore("%other@x").unwrap_err()));
-    assert!(is_missing(to.store.diff(hidden, "copy").unwrap_err()));
+    assert!(is_missing(
+        to.store.diff(hidden, "copy", &mut || true).unwrap_err()
+    ));
     let state = to.store.receive_record("other").unwrap().unwrap();
     to.receive("other", &from.rest(&state)).unwrap();
 }

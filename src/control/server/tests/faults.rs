@@ -131,3 +131,71 @@ fn too_many_requests_at_once_are_refused() {
     assert_eq!(health.0, 200);
     world.finish();
 }
+
+/// Guests that freeze wait for whatever takes long: from that moment on it is refused.
+#[test]
+fn what_takes_long_stops_when_guests_begin_to_wait() {
+    let world = world_with_a_file();
+    let volume = world.store.volume("web").unwrap();
+    for n in 0..20 {
+        write(&volume, &format!("file{n}"), &[7; 100_000]);
+    }
+    drop(volume);
+    world.post("/api/v1/snapshots", &name("web@new"));
+    let long = [
+        (
+            "POST",
+            "/api/v1/snapshots/restore",
+            json!({"snapshot": "web@new", "source": "/", "destination": "/back"}),
+        ),
+        (
+            "POST",
+            "/api/v1/projects",
+            json!({"dataset": "web", "id": 7, "path": "/", "quota_inodes": 50}),
+        ),
+        (
+            "GET",
+            "/api/v1/differences?old=web@old&new=web@new",
+            Value::Null,
+        ),
+        (
+            "POST",
+            "/api/v1/datasets/web/rewrite",
+            json!({"path": "/file"}),
+        ),
+        ("POST", "/api/v1/trim", json!({})),
+    ];
+    world.exports.0.freeze();
+    for (method, path, body) in &long {
+        let answer = world.call(method, path, body);
+        assert_eq!((answer.0, kind(&answer)), (503, "interrupted"), "{path}");
+    }
+    assert_eq!(world.post("/api/v1/scrub", &json!({})).0, 201);
+    let begin = std::time::Instant::now();
+    while world.get("/api/v1/scrub").1["is_running"] == true {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(20));
+    }
+    assert_eq!(world.get("/api/v1/scrub").1["is_done"], false);
+    let request = Request::get("/api/v1/snapshots/web@new/stream").body(Body::empty());
+    let sent = world.runtime.block_on(async {
+        let answer = world.router.clone().oneshot(request.unwrap()).await;
+        answer.unwrap().into_body().collect().await
+    });
+    assert!(sent.is_err(), "it was sent to its end");
+    // Others serve the store next: there it is done.
+    let World {
+        sim,
+        store,
+        exports,
+        runtime,
+        router,
+        ..
+    } = world;
+    drop((runtime, exports, router));
+    store.close().unwrap();
+    let world = World::on(sim, false);
+    for (method, path, body) in &long {
+        assert_eq!(world.call(method, path, body).0, 200, "{path}");
+    }
+    world.finish();
+}

@@ -408,7 +408,7 @@ impl Bench {
         let tree = self.volume.tree();
         let counted = counted_below(&view, tree).unwrap();
         if counted != 0 && counted != u64::MAX {
-            self.volume.count_projects().unwrap();
+            self.volume.count_projects(&mut || true).unwrap();
         }
         self.is_counted = counted != 0;
         let limits = limits_of(&view, tree).unwrap();

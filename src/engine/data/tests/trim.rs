@@ -32,7 +32,10 @@ pub(super) fn make() -> SimMedia {
 }
 
 pub(super) fn trim(volume: &Volume) -> Trimmed {
-    volume.store().trim(&TrimOptions::default()).unwrap()
+    volume
+        .store()
+        .trim(&TrimOptions::default(), &mut || true)
+        .unwrap()
 }
 
 pub(super) fn empty(volume: &Volume, ino: Ino) {
@@ -261,7 +264,7 @@ fn a_punch_that_fails_harms_nobody() {
             sticky,
             kind,
         }));
-        let failed = volume.store().trim(&TrimOptions::default());
+        let failed = volume.store().trim(&TrimOptions::default(), &mut || true);
         assert!(failed.is_err(), "{kind:?}");
         assert!(volume.store().is_writable());
         assert_eq!(
@@ -300,7 +303,12 @@ fn a_punch_that_fails_on_a_full_disk_leaves_the_range_aside() {
         kind,
     }));
     sim.set_capacity(Some(1));
-    assert!(volume.store().trim(&TrimOptions::default()).is_err());
+    assert!(
+        volume
+            .store()
+            .trim(&TrimOptions::default(), &mut || true)
+            .is_err()
+    );
     sim.set_capacity(None);
     assert!(punched_bytes(&volume) > 0);
     drop(media);
@@ -324,7 +332,7 @@ fn an_end_that_cannot_be_cut_off_harms_nobody() {
             sticky,
             kind,
         }));
-        let result = volume.store().trim(&TrimOptions::default());
+        let result = volume.store().trim(&TrimOptions::default(), &mut || true);
         assert_eq!(
             result.is_ok(),
             kind == io::ErrorKind::Unsupported,
@@ -449,7 +457,9 @@ fn a_power_cut_around_trims_takes_nothing_that_was_fsynced() {
             if rng.random() {
                 volume.store().checkpoint().unwrap();
             }
-            let trimmed = volume.store().trim(&TrimOptions { min_bytes: 4096 });
+            let trimmed = volume
+                .store()
+                .trim(&TrimOptions { min_bytes: 4096 }, &mut || true);
             trimmed.unwrap();
             let begun = sim.events();
             write(&volume, OTHER, 0, &vec![round; len]);
