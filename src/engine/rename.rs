@@ -160,19 +160,27 @@ impl Volume {
 
     /// Refuses to put a directory below itself.
     fn check_loop(&self, op: &Op<'_>, moved: Ino, into: Ino) -> Result<(), EngineError> {
-        let mut at = into;
+        match self.is_within(op, into, moved)? {
+            true => Err(EngineError::Invalid(
+                "a directory cannot be put below itself",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a directory is another, or below it.
+    pub(super) fn is_within(&self, op: &Op<'_>, dir: Ino, top: Ino) -> Result<bool, EngineError> {
+        let mut at = dir;
         for _ in 0..DEPTH_MAX {
-            if at == moved {
-                return Err(EngineError::Invalid(
-                    "a directory cannot be put below itself",
-                ));
+            if at == top {
+                return Ok(true);
             }
             if at == Ino::ROOT {
-                return Ok(());
+                return Ok(false);
             }
             at = op.dir(at)?.parent;
         }
-        Err(StoreError::Corrupt(format!("directory {into} is not below the root")).into())
+        Err(StoreError::Corrupt(format!("directory {dir} is not below the root")).into())
     }
 
     fn replace(

@@ -112,7 +112,8 @@ impl Volume {
         let mut op = self.begin()?;
         let mut stage = op.dir(staging)?;
         let mut dir = op.dir(to.dir)?;
-        if dir.nlink == 0 {
+        // A guest that guesses inode numbers may have put it below what is to be put there.
+        if dir.nlink == 0 || self.is_within(&op, to.dir, staging)? {
             return Err(EngineError::NotFound);
         }
         let (from, new) = self.find(&op.tx, staging, TREE)?.taken()?;

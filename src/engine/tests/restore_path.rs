@@ -364,6 +364,34 @@ fn nobody_sees_what_is_being_put_together() {
     world.finish();
 }
 
+/// A guest that guesses inode numbers puts the destination below what is being put together, where
+/// nobody finds it: what would be shown there would be below itself.
+#[test]
+fn nothing_is_put_below_itself() {
+    let world = world();
+    let volume = &world.volume;
+    let above = world.make(ROOT, "above", DIR);
+    world.make(above, "dest", DIR);
+    let mut moved = false;
+    let mut guess = || {
+        let staging = volume.dataset.staging.load(Ordering::Acquire);
+        let tree = volume.lookup(Ino(staging), b"tree");
+        if let (false, Ok(tree)) = (moved, tree) {
+            let mode = crate::engine::RenameMode::NoReplace;
+            volume
+                .rename(ROOT, b"above", tree.ino, b"above", mode)
+                .unwrap();
+            moved = true;
+        }
+        true
+    };
+    let what = what("etc", "above/dest/x", false);
+    let refused = volume.store().restore_path(&what, &mut guess);
+    assert_eq!((error(refused).as_str(), moved), ("NoPath", true));
+    assert_eq!(world.list(ROOT), [".", "..", "etc"]);
+    world.finish();
+}
+
 /// A guest cannot make what is taken for a leftover.
 #[test]
 fn a_directory_of_the_guest_s_is_not_a_leftover() {
