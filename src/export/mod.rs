@@ -253,7 +253,7 @@ impl Exports {
 
     /// Exports what is left from before, or was asked for at start, on sockets that are there, with the
     /// options that were found for all of it together. `meanwhile` comes when all is ready, before any
-    /// of it is served. What has no name and nobody has open is freed.
+    /// of it is served; nothing fails behind it but by an end that was asked for. What has no name and nobody has open is freed.
     ///
     /// # Errors
     /// When there is no such dataset; when a guest cannot go on; what `meanwhile` says: nothing is
@@ -272,6 +272,9 @@ impl Exports {
         let is_open = |dataset, ino| ready.iter().any(|one| one.knows(dataset, ino));
         let freed = self.store.free_orphans_but(is_open);
         freed.map_err(|error| ExportError::Dataset(error.into()))?;
+        let ready = all.iter().zip(ready);
+        let ready = ready.map(|(left, one)| self.stand_by(left, one));
+        let ready = ready.collect::<Result<Vec<_>, _>>()?;
         meanwhile()?;
         for (mut left, one) in all.drain(..).zip(ready) {
             left.standing.socket.keep();
@@ -336,6 +339,7 @@ impl Exports {
             standing: Socket::bind(&path, group)?.into(),
         };
         let ready = self.prepare(&mut left, &[])?;
+        let ready = self.stand_by(&left, ready)?;
         Ok((self.serve(left, ready)?, true))
     }
 

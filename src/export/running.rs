@@ -1,6 +1,7 @@
 //! One export, and the thread that serves it.
 
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use super::{Endpoint, ExportError, Exported, Exports, NewExport, absolute};
@@ -138,6 +139,31 @@ impl Ready {
     }
 }
 
+/// A thread that serves an export once it is told to. Dropped before, it ends.
+pub(super) struct StandBy {
+    dataset: DatasetId,
+    export: Arc<Export>,
+    meter: Arc<Meter>,
+    tag: Option<String>,
+    stop: Arc<Stop>,
+    begin: Option<mpsc::Sender<(u64, Left)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for StandBy {
+    fn drop(&mut self) {
+        self.begin = None;
+        // It has the dataset in use until then.
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            log::error!("a thread that was to serve an export failed");
+        }
+    }
+}
+
 impl Exports {
     /// What it takes to serve an export, whose guest goes on where it was. Only for who holds
     /// `changing`. `others`: those that are about to be served.
@@ -182,12 +208,15 @@ impl Exports {
         })
     }
 
-    /// Serves an export in a thread. Only for who holds `changing`.
-    pub(super) fn serve(
+    /// Starts the thread that is to serve an export. Only for who holds `changing`.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn stand_by(
         self: &Arc<Self>,
-        left: Left,
+        left: &Left,
         ready: Ready,
-    ) -> Result<Exported, ExportError> {
+    ) -> Result<StandBy, ExportError> {
         let system = |what| move |source| VhostUserError::System { what, source };
         let Ready {
             dataset,
@@ -201,8 +230,40 @@ impl Exports {
         let mut device = self.common.device.clone();
         device.tag = left.new.tag.clone().or(device.tag);
         device.meter = Arc::clone(&meter);
-        let named = left.standing.socket.to_string();
-        log::info!("serving '{}' on {named}", left.new.dataset);
+        let tag = device.tag.clone();
+        let (all, theirs) = (Arc::clone(self), Arc::clone(&stop));
+        let (begin, begun) = mpsc::channel::<(u64, Left)>();
+        let thread = std::thread::Builder::new()
+            .name("razorfs-socket".into())
+            .spawn(move || {
+                // It is not to begin after all.
+                let Ok((number, left)) = begun.recv() else {
+                    return;
+                };
+                let served = left.serve(&answer, &device, &theirs);
+                drop(answer);
+                all.ended(number, served);
+            })
+            .map_err(|source| ExportError::Thread {
+                socket: left.standing.socket.to_string(),
+                source,
+            })?;
+        Ok(StandBy {
+            dataset,
+            export,
+            meter,
+            tag,
+            stop,
+            begin: Some(begin),
+            thread: Some(thread),
+        })
+    }
+
+    /// Serves an export. Only for who holds `changing`.
+    ///
+    /// # Errors
+    /// [`ExportError::Ending`], and nothing else: guests may have no other process to go to.
+    pub(super) fn serve(&self, left: Left, mut ready: StandBy) -> Result<Exported, ExportError> {
         let mut state = self.state.lock();
         if state.ending && state.left.is_empty() {
             return Err(ExportError::Ending);
@@ -212,36 +273,24 @@ impl Exports {
         let running = Running {
             number,
             new: left.new.clone(),
-            dataset,
+            dataset: ready.dataset,
             options: left.options,
-            tag: device.tag.clone(),
+            tag: ready.tag.take(),
             configured: left.configured,
-            stop: Arc::clone(&stop),
-            meter,
-            export,
-            thread: None,
+            stop: Arc::clone(&ready.stop),
+            meter: Arc::clone(&ready.meter),
+            export: Arc::clone(&ready.export),
+            thread: ready.thread.take(),
         };
         if state.ending {
             // Another that has just begun is frozen already, and all are.
             running.freeze();
         }
-        let all = Arc::clone(self);
-        let thread = std::thread::Builder::new()
-            .name("razorfs-socket".into())
-            .spawn(move || {
-                let served = left.serve(&answer, &device, &stop);
-                drop(answer);
-                all.ended(number, served);
-            })
-            .map_err(|source| ExportError::Thread {
-                socket: named,
-                source,
-            })?;
         let described = running.describe();
-        state.all.push(Running {
-            thread: Some(thread),
-            ..running
-        });
+        state.all.push(running);
+        log::info!("serving '{}' on {}", left.new.dataset, left.standing.socket);
+        // It waits for that, as nothing before it can fail.
+        let _ = ready.begin.take().map(|begin| begin.send((number, left)));
         Ok(described)
     }
 

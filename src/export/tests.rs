@@ -75,6 +75,19 @@ impl World {
         names
     }
 
+    fn left(&self, dataset: &str, socket: &str) -> Left {
+        let new = self.new_export(dataset, socket);
+        let Endpoint::Path(path) = &new.endpoint else {
+            unreachable!();
+        };
+        Left {
+            options: Options::default(),
+            configured: true,
+            standing: Socket::bind(path, None).unwrap().into(),
+            new,
+        }
+    }
+
     fn connect(&self, socket: &str) -> UnixStream {
         let stream = UnixStream::connect(self.dir.path().join(socket)).unwrap();
         self.until(|all| all.iter().any(|one| one.connected));
@@ -178,4 +191,27 @@ fn with_the_last_guest_the_daemon_ends_when_it_is_to() {
     world.reload(&[]);
     assert!(!world.exports.state.lock().ending);
     world.finish();
+}
+
+/// Behind the word that guests are this process's nothing can fail that their service needs: its threads
+/// are there before.
+#[test]
+fn all_that_serving_needs_is_there_before_guests_are_taken() {
+    let world = World::new(false);
+    let left = || vec![world.left("web", "a"), world.left("db", "b")];
+    let refused = world.exports.start(&mut left(), || {
+        // The world's, and that of each thread.
+        assert_eq!(Arc::strong_count(&world.exports), 3);
+        Err(ExportError::Ending)
+    });
+    assert!(matches!(refused, Err(ExportError::Ending)));
+    assert_eq!(world.sockets(), [""; 0]);
+    // Nobody has the dataset in use after that.
+    world.exports.store.delete("web", false).unwrap();
+    world.exports.store.create_dataset("web", (0, 0)).unwrap();
+    world.exports.start(&mut left(), || Ok(())).unwrap();
+    assert_eq!(world.sockets(), ["a", "b"]);
+    drop(world.connect("a"));
+    world.exports.end();
+    world.exports.wait().unwrap();
 }

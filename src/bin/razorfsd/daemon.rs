@@ -289,6 +289,12 @@ impl Daemon {
         for left in &self.all {
             store.find(&left.new.dataset).map_err(ExportError::from)?;
         }
+        let tcp = self
+            .tcp
+            .as_ref()
+            .map(tcp::Listener::try_clone)
+            .transpose()?;
+        let scheduler = Scheduler::start(Arc::clone(store), Vec::new())?;
         let (taking, since) = (&mut self.taking, self.since);
         exports.start(&mut self.all, || {
             // Until this returns, they are the other process's.
@@ -301,6 +307,8 @@ impl Daemon {
             }
             Ok(())
         })?;
+        // No other process goes on with the guests from here on: whatever else cannot be had, they are
+        // served without it.
         let config = &self.config;
         let path = config.store.display();
         let requests = Requests::listen(&config.store, Arc::clone(exports));
@@ -309,17 +317,12 @@ impl Daemon {
             .ok();
         let unix = match self.control.take() {
             Some(listener) => Some(listener),
-            // Guests are served by now, and go on without it.
             None => listen_for_commands(config).unwrap_or_else(|error| {
                 log::error!("'razorfs' cannot reach this daemon: {error}");
                 None
             }),
         };
-        let tcp = self.tcp.as_ref().map(tcp::Listener::try_clone);
-        let control = Listeners {
-            unix,
-            tcp: tcp.transpose()?,
-        };
+        let control = Listeners { unix, tcp };
         if let Some(listener) = &control.unix {
             log::info!("commands for {path} are taken on {listener}");
         }
@@ -328,14 +331,17 @@ impl Daemon {
         }
         let served = Served::new(Arc::clone(store), Arc::clone(exports));
         let is_reachable = control.unix.is_some() || control.tcp.is_some();
-        let commands = is_reachable
-            .then(|| control::server::start(control, served))
-            .transpose()?;
+        let commands = is_reachable.then(|| control::server::start(control, served));
+        let commands = commands.transpose().unwrap_or_else(|error| {
+            log::error!("no commands can be taken: {error}");
+            None
+        });
+        scheduler.replace(schedules(config));
         let live = Live {
             config: config.clone(),
             store: Arc::clone(store),
             exports: Arc::clone(exports),
-            scheduler: Scheduler::start(Arc::clone(store), schedules(config))?,
+            scheduler,
         };
         self.followed.begin(Current::Store(Box::new(live)));
         Ok((commands, requests))
