@@ -5,12 +5,13 @@
 //! long as it takes. An answer that goes on ([`Lasting`]) takes no room from others and has limits of
 //! its own; the daemon's end cuts it off.
 //!
-//! What comes over TCP is refused before it is looked at when it has no token.
+//! What comes over TCP is refused before it is looked at when it has no token. Who has not shown one,
+//! or has not said anything on the UNIX socket, keeps nobody out: see [`super::unknown`].
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::Response;
@@ -26,7 +27,8 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use super::exchange::{Lasting, unauthorized};
-use super::stream::Flow;
+use super::stream::{Flow, Watched};
+use super::unknown::{Entry, Seldom, Unknown};
 use super::{STREAMS_MAX, Served, router};
 use crate::control::socket::Listener;
 use crate::control::tcp::{self, Guard};
@@ -44,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Connections at a time; others wait to be accepted.
+    /// Connections at a time. Others take the place of those that are not known yet, or wait.
     pub(super) connections: usize,
     /// How long a request's headers may take to come.
     pub(super) header_time: Duration,
@@ -189,12 +191,13 @@ async fn serve(
     limits: Limits,
 ) {
     let room = Arc::new(Semaphore::new(limits.connections));
+    let unknown = Arc::<Unknown>::default();
+    let (refused, failed) = (Arc::<Seldom>::default(), Seldom::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
-            // Never closed.
-            let room = Arc::clone(&room).acquire_owned().await.ok();
-            (room, accepting.accept().await)
+            let accepted = accepting.accept().await;
+            (take_room(&room, &unknown).await, accepted)
         };
         let (room, accepted) = tokio::select! {
             accepted = accepted => accepted,
@@ -209,11 +212,16 @@ async fn serve(
                     limits,
                     guard: None,
                     room,
+                    entry: unknown.enter(),
+                    refused: Arc::clone(&refused),
                 };
                 connections.spawn(connection.begin(connected));
             }
             Err(error) => {
-                log::warn!("the control socket cannot accept a connection: {error}");
+                if let Some(count) = failed.note(Instant::now()) {
+                    let times = times(count);
+                    log::warn!("the control socket cannot accept a connection: {error}{times}");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -225,6 +233,23 @@ async fn serve(
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.end_time, all).await.is_err() {
         log::warn!("requests to the control socket are not answered any more");
+    }
+}
+
+/// Room for one more connection.
+async fn take_room(room: &Arc<Semaphore>, unknown: &Unknown) -> Option<OwnedSemaphorePermit> {
+    if room.available_permits() == 0 {
+        unknown.make_room();
+    }
+    // Never closed.
+    Arc::clone(room).acquire_owned().await.ok()
+}
+
+/// For the log: how often it happened.
+fn times(count: u64) -> String {
+    match count {
+        ..=1 => String::new(),
+        count => format!(" ({count} times by now)"),
     }
 }
 
@@ -243,14 +268,17 @@ struct Connection {
     /// Who may ask; anyone who could connect to a UNIX socket.
     guard: Option<Arc<Guard>>,
     room: Option<OwnedSemaphorePermit>,
+    entry: Entry,
+    /// Tells of requests without the token.
+    refused: Arc<Seldom>,
 }
 
 /// How far a connection is, and the room that it takes from others.
 struct Progress {
     state: State,
     room: Option<OwnedSemaphorePermit>,
-    /// Of an answer that goes on.
-    flow: Option<Arc<Flow>>,
+    /// While it is not known whose it is.
+    entry: Option<Entry>,
 }
 
 /// How far a connection is.
@@ -263,57 +291,72 @@ enum State {
 
 impl Connection {
     async fn begin(mut self, connected: Connected) {
+        let flow = Arc::<Flow>::default();
         let (stream, guard) = match connected {
-            Connected::Unix(stream) => return self.answer(stream).await,
-            Connected::Tcp(stream, guard) => (stream, guard),
+            Connected::Unix(stream) => {
+                let stream = Watched::new(stream, Arc::clone(&flow));
+                return self.answer(stream, &flow).await;
+            }
+            Connected::Tcp(stream, guard) => (Watched::new(stream, Arc::clone(&flow)), guard),
         };
         let tls = guard.tls.clone();
         self.guard = Some(guard);
         let Some(tls) = tls else {
-            return self.answer(stream).await;
+            return self.answer(stream, &flow).await;
         };
         let handshake = TlsAcceptor::from(tls).accept(stream);
         let mut stopped = self.stopped.clone();
         let done = tokio::select! {
             done = tokio::time::timeout(self.limits.header_time, handshake) => done,
+            () = self.entry.gives_way.notified() => return,
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match done {
-            Ok(Ok(stream)) => self.answer(stream).await,
+            Ok(Ok(stream)) => self.answer(stream, &flow).await,
             Ok(Err(error)) => log::debug!("a TLS handshake: {error}"),
             Err(_) => log::debug!("a TLS handshake took too long"),
         }
     }
 
     /// Answers its request, to its end.
-    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin, flow: &Flow) {
+        let gives_way = Arc::clone(&self.entry.gives_way);
         let progress = Mutex::new(Progress {
             state: State::Silent,
             room: self.room,
-            flow: None,
+            entry: Some(self.entry),
         });
         let answered = Notify::new();
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-            progress.lock().state = State::Asked;
             let (mut router, answered, progress) = (self.router.clone(), &answered, &progress);
             let asked = asked(&request);
             let guard = self.guard.as_deref();
             let may_ask = guard.is_none_or(|guard| guard.token.is_in(request.headers()));
+            let refused = &self.refused;
+            if may_ask {
+                let mut progress = progress.lock();
+                progress.state = State::Asked;
+                progress.entry = None;
+            }
             async move {
-                let answer: Result<Response, std::convert::Infallible> = match may_ask {
-                    true => router.call(request).await,
-                    false => Ok(unauthorized()),
-                };
+                if !may_ask {
+                    if let Some(count) = refused.note(Instant::now()) {
+                        let times = times(count);
+                        log::warn!("a request without the right token was refused{times}");
+                    }
+                    answered.notify_one();
+                    return Ok(unauthorized());
+                }
+                let answer: Result<Response, std::convert::Infallible> = router.call(request).await;
                 if let (Some(asked), Ok(answer)) = (asked, &answer) {
                     log::info!("asked for {asked}: {}", answer.status());
                 }
                 let lasting = answer.as_ref().map(|answer| answer.extensions().get());
                 match lasting {
-                    Ok(Some(Lasting(flow))) => {
+                    Ok(Some(Lasting)) => {
                         let mut progress = progress.lock();
                         progress.state = State::Lasting;
                         progress.room = None;
-                        progress.flow = Some(Arc::clone(flow));
                     }
                     _ => answered.notify_one(),
                 }
@@ -334,13 +377,7 @@ impl Connection {
         };
         let mut too_late = std::pin::pin!(too_late);
         let stuck = async {
-            let is_stuck = || {
-                progress
-                    .lock()
-                    .flow
-                    .as_ref()
-                    .is_some_and(|flow| flow.is_stuck())
-            };
+            let is_stuck = || progress.lock().state == State::Lasting && flow.is_stuck();
             while !is_stuck() {
                 tokio::time::sleep(self.limits.answer_time).await;
             }
@@ -358,6 +395,11 @@ impl Connection {
                 }
                 () = &mut too_late => return,
                 () = &mut stuck => return,
+                () = gives_way.notified() => {
+                    if progress.lock().entry.is_some() {
+                        return;
+                    }
+                }
                 _ = stopped.wait_for(|stopped| *stopped), if !is_ending => {
                     if progress.lock().state != State::Asked {
                         return;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Served;
-use super::stream::{Flow, Written, lasting};
+use super::stream::{Written, lasting};
 use crate::control::api::{ErrorKind, Failure};
 use crate::control::operations::as_event;
 use crate::engine::{Events, Store};
@@ -39,11 +39,9 @@ impl Served {
             return Err(Failure::new(ErrorKind::Overloaded, message));
         };
         let (sender, pieces) = mpsc::channel(WAITING_MAX);
-        let flow = Arc::<Flow>::default();
         let watcher = Watcher {
             store: Arc::clone(&self.store),
             sender,
-            flow: Arc::clone(&flow),
         };
         // Before the answer: what happens behind it is told.
         let latest = self.store.latest_event();
@@ -53,8 +51,8 @@ impl Served {
             let _ = watcher.tell(after, latest).await;
             drop(room);
         });
-        let written = Written::new(pieces, Arc::clone(&flow));
-        Ok(lasting(flow, "text/event-stream", written))
+        let written = Written::new(pieces);
+        Ok(lasting("text/event-stream", written))
     }
 }
 
@@ -64,12 +62,10 @@ struct Gone;
 struct Watcher {
     store: Arc<Store>,
     sender: mpsc::Sender<io::Result<Bytes>>,
-    flow: Arc<Flow>,
 }
 
 impl Watcher {
     async fn say(&self, piece: Bytes) -> Result<(), Gone> {
-        self.flow.make();
         self.sender.send(Ok(piece)).await.map_err(|_| Gone)
     }
 

@@ -1,7 +1,6 @@
 //! From requests to types, and from results to answers. Whatever is wrong with a request, the
 //! answer is a [`Failure`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +13,6 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::stream::Flow;
 use crate::control::api::{ErrorKind, Failure};
 use crate::control::operations::Made;
 
@@ -157,7 +155,7 @@ fn answer(status: StatusCode, value: &impl Serialize) -> Response {
 
 /// Of an answer that goes on for as long as there is something to say: see the module of connections.
 #[derive(Debug, Clone)]
-pub(super) struct Lasting(pub(super) Arc<Flow>);
+pub(super) struct Lasting;
 
 /// For who has no token, or not the right one.
 pub(super) fn unauthorized() -> Response {

@@ -6,6 +6,7 @@
 //! connections  accepting, limits, the end
 //! stream       answers that are made while they are taken
 //! events       what happens, for those who watch
+//! unknown      connections of which it is not known yet whose they are
 //! ```
 //!
 //! What may touch the disk runs in threads for that, a few at a time: the thread of the connections
@@ -18,6 +19,7 @@ mod handlers;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

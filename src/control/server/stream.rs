@@ -2,13 +2,13 @@
 //! size.
 //!
 //! The channel is what a client that does not read holds up: the thread waits for it, and the
-//! connection is cut when nothing is taken for a while ([`Flow::is_stuck`]). Then, and when the client
-//! has gone or the daemon ends, writing fails, and the thread is done.
+//! connection is cut when its socket takes nothing for a while ([`Flow::is_stuck`]). Then, and when the
+//! client has gone or the daemon ends, writing fails, and the thread is done.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -16,10 +16,11 @@ use axum::response::Response;
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GoOn, Served};
 use super::exchange::Lasting;
+use super::{GoOn, Served};
 use crate::control::api::{ErrorKind, Failure};
 use crate::engine::Store;
 
@@ -28,44 +29,97 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Pieces that wait to be taken, at most.
 const PIECES_MAX: usize = 4;
 
-/// How much of an answer was made and taken, in pieces.
+/// How often a client's socket took something.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    made: AtomicU64,
     taken: AtomicU64,
+    /// It has no room for what is to be sent.
+    waits: AtomicBool,
     /// What was taken when somebody last looked, and one more.
     looked: AtomicU64,
 }
 
 impl Flow {
-    /// Notes a piece that waits to be taken.
-    pub(super) fn make(&self) {
-        self.made.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes that it was.
-    pub(super) fn take(&self) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
+    /// Notes what became of a write to the socket.
+    fn note<T>(&self, written: &Poll<T>) {
+        self.waits.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.taken.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether something waits, and nothing was taken since somebody last looked.
     pub(super) fn is_stuck(&self) -> bool {
         let taken = self.taken.load(Ordering::Relaxed);
         let before = self.looked.swap(taken.saturating_add(1), Ordering::Relaxed);
-        before == taken.saturating_add(1) && self.made.load(Ordering::Relaxed) > taken
+        before == taken.saturating_add(1) && self.waits.load(Ordering::Relaxed)
+    }
+}
+
+/// A socket whose flow is known. Below TLS and HTTP, which keep some of what is to be sent.
+pub(super) struct Watched<S> {
+    socket: S,
+    flow: Arc<Flow>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(socket: S, flow: Arc<Flow>) -> Self {
+        Watched { socket, flow }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.flow.note(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, pieces);
+        self.flow.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
 /// What a thread writes to.
 pub(super) struct Writer {
     pieces: mpsc::Sender<io::Result<Bytes>>,
-    flow: Arc<Flow>,
     piece: Vec<u8>,
 }
 
 impl Writer {
     fn hand_over(&mut self, piece: io::Result<Bytes>) -> io::Result<()> {
-        self.flow.make();
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes it any more");
         self.pieces.blocking_send(piece).map_err(gone)
     }
@@ -94,12 +148,11 @@ impl io::Write for Writer {
 /// What it has written.
 pub(super) struct Written {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
-    flow: Arc<Flow>,
 }
 
 impl Written {
-    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>, flow: Arc<Flow>) -> Self {
-        Written { pieces, flow }
+    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Written { pieces }
     }
 }
 
@@ -112,21 +165,19 @@ impl hyper::body::Body for Written {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = std::task::ready!(self.pieces.poll_recv(cx));
-        self.flow.take();
         Poll::Ready(next.map(|piece| piece.map(Frame::data)))
     }
 }
 
 /// An answer that goes on.
 pub(super) fn lasting(
-    flow: Arc<Flow>,
     kind: &'static str,
     body: impl hyper::body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
 ) -> Response {
     let mut response = Response::new(Body::new(body));
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    response.extensions_mut().insert(Lasting(flow));
+    response.extensions_mut().insert(Lasting);
     *response.status_mut() = StatusCode::OK;
     response
 }
@@ -142,10 +193,8 @@ impl Served {
         let room = self.take_long()?;
         let (opened, is_open) = oneshot::channel();
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
-        let flow = Arc::<Flow>::default();
         let mut writer = Writer {
             pieces: sender,
-            flow: Arc::clone(&flow),
             piece: Vec::new(),
         };
         let served = self.clone();
@@ -171,8 +220,8 @@ impl Served {
         });
         let ended = || Failure::new(ErrorKind::Failed, "the daemon ends");
         is_open.await.map_err(|_| ended())??;
-        let written = Written::new(pieces, Arc::clone(&flow));
-        Ok(lasting(flow, "application/octet-stream", written))
+        let written = Written::new(pieces);
+        Ok(lasting("application/octet-stream", written))
     }
 }
 
@@ -183,14 +232,14 @@ mod tests {
     #[test]
     fn an_answer_is_stuck_when_it_waits_and_is_not_taken() {
         let flow = Flow::default();
+        let (taken, waits) = (Poll::Ready(()), Poll::<()>::Pending);
         assert!(!flow.is_stuck() && !flow.is_stuck(), "nothing waits");
-        flow.make();
+        flow.note(&waits);
         assert!(flow.is_stuck());
-        flow.take();
+        flow.note(&taken);
         assert!(!flow.is_stuck() && !flow.is_stuck());
-        flow.make();
-        flow.make();
-        flow.take();
+        flow.note(&taken);
+        flow.note(&waits);
         assert!(!flow.is_stuck(), "some was taken");
         assert!(flow.is_stuck());
     }

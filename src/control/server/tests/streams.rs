@@ -152,6 +152,28 @@ fn a_client_that_does_not_read_is_cut_off() {
     server.end();
 }
 
+/// Nor by one that does not read the last of it, when all has been made.
+#[test]
+fn a_client_that_does_not_read_the_last_of_it_is_cut_off() {
+    let server = Server::start(Limits {
+        answer_time: Duration::from_millis(300),
+        ..Limits::default()
+    });
+    server.world.store.create_dataset("small", (0, 0)).unwrap();
+    let small = server.world.store.volume("small").unwrap();
+    // One piece, and more than a socket's buffer takes.
+    write(&small, "file", &noise(250_000));
+    drop(small);
+    server.world.store.snapshot("small@one").unwrap();
+    let mut idle = server.ask("/api/v1/snapshots/small@one/stream");
+    std::thread::sleep(Duration::from_secs(3));
+    let mut rest = Vec::new();
+    let _ = idle.read_to_end(&mut rest);
+    assert!(rest.starts_with(b"HTTP/1.1 200"));
+    assert!(rest.len() < 250_000, "{}", rest.len());
+    server.end();
+}
+
 #[test]
 fn the_end_waits_for_nobody_who_reads() {
     let server = Server::start(Limits::default());

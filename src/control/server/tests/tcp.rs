@@ -277,8 +277,73 @@ fn it_does_not_listen_where_others_could_read_along_or_know_the_secrets() {
     assert!(with(&set).unwrap().contains("no certificate"));
 }
 
+/// Connections that do not say whose they are keep nobody out who has the token: the longest gives way.
 #[test]
-fn whoever_begins_no_handshake_gives_way_to_others() {
+fn whoever_has_the_token_is_not_kept_out() {
+    for tls in [false, true] {
+        let server = Server::start(
+            tls,
+            Limits {
+                connections: 3,
+                header_time: Duration::from_secs(60),
+                ..Limits::default()
+            },
+        );
+        let begin = Instant::now();
+        let connect = || {
+            let stream = TcpStream::connect(server.address).unwrap();
+            let patience = Some(Duration::from_secs(20));
+            stream.set_read_timeout(patience).unwrap();
+            stream
+        };
+        // Silent ones, and one whose request has no token and does not come to its end.
+        let mut first = connect();
+        let mut second = connect();
+        if !tls {
+            second
+                .write_all(b"POST /api/v1/trim HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+                .unwrap();
+        }
+        let _others: Vec<_> = (0..10).map(|_| connect()).collect();
+        let scheme = if tls { "https" } else { "http" };
+        let remote = server.remote(format!("{scheme}://localhost:{}", server.address.port()));
+        assert_eq!(session(remote).unwrap().datasets().unwrap().len(), 1);
+        let mut rest = Vec::new();
+        first.read_to_end(&mut rest).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(15));
+        server.end();
+    }
+}
+
+/// Who has shown the token stays, whoever comes.
+#[test]
+fn whoever_has_shown_the_token_does_not_give_way() {
+    let limits = Limits {
+        connections: 1,
+        ..Limits::default()
+    };
+    let server = Server::start(false, limits);
+    let mut known = TcpStream::connect(server.address).unwrap();
+    let body = r#"{"name":"new"}"#;
+    let headers = format!(
+        "POST /api/v1/datasets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    known.write_all(headers.as_bytes()).unwrap();
+    // It is looked at in the moment in which it comes.
+    std::thread::sleep(Duration::from_millis(200));
+    let _others = [(); 3].map(|()| TcpStream::connect(server.address).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    known.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    known.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    server.end();
+}
+
+#[test]
+fn whoever_begins_no_handshake_is_let_go() {
     let server = Server::start(
         true,
         Limits {
@@ -288,9 +353,9 @@ fn whoever_begins_no_handshake_gives_way_to_others() {
         },
     );
     let begin = Instant::now();
-    let _silent = TcpStream::connect(server.address).unwrap();
-    let remote = server.remote(format!("https://localhost:{}", server.address.port()));
-    assert_eq!(session(remote).unwrap().datasets().unwrap().len(), 1);
+    let mut silent = TcpStream::connect(server.address).unwrap();
+    let mut rest = Vec::new();
+    silent.read_to_end(&mut rest).unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(200));
     server.end();
 }
