@@ -290,7 +290,9 @@ impl Exports {
         state.all.push(running);
         log::info!("serving '{}' on {}", left.new.dataset, left.standing.socket);
         // It waits for that, as nothing before it can fail.
-        let _ = ready.begin.take().map(|begin| begin.send((number, left)));
+        if let Some(begin) = ready.begin.take() {
+            let _ = begin.send((number, left));
+        }
         Ok(described)
     }
 

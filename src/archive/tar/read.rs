@@ -340,7 +340,7 @@ impl<'a> Reader<'a> {
         }
         let size = sparse.real_size.unwrap_or(stored);
         let ranges = match (sparse.major, sparse.minor) {
-            (0, _) if sparse.map.len() % 2 != 0 => {
+            (0, _) if !sparse.map.len().is_multiple_of(2) => {
                 return Err(self.damaged("a map of holes that ends within a pair"));
             }
             (0, _) => {
