@@ -150,7 +150,11 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
         21 => volume.fsync(file, false)?,
         22 => volume.store().commit_tick()?,
         24 => drop(volume.store().compact(&mut || true)?),
-        23 => drop(volume.store().trim(&TrimOptions { min_bytes: 4096 })?),
+        23 => drop(
+            volume
+                .store()
+                .trim(&TrimOptions { min_bytes: 4096 }, &mut || true)?,
+        ),
         _ => volume.store().checkpoint()?,
     }
     Ok(())
