@@ -251,9 +251,10 @@ impl Exports {
         all.collect()
     }
 
-    /// Exports what is left from before, or was asked for at start, on sockets that are there, with the
-    /// options that were found for all of it together. `meanwhile` comes when all is ready, before any
-    /// of it is served; nothing fails behind it but by an end that was asked for. What has no name and nobody has open is freed.
+    /// Exports what is left from before, or was asked for at start, on sockets that are there, with
+    /// the options that were found for all of it together. `meanwhile` comes when all is ready,
+    /// before any of it is served; nothing fails behind it but by an end that was asked for. What
+    /// has no name and nobody has open is freed.
     ///
     /// # Errors
     /// When there is no such dataset; when a guest cannot go on; what `meanwhile` says: nothing is

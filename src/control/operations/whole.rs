@@ -51,7 +51,8 @@ pub fn rewrite(
 /// Gives free space back to the disk below. `go_on` is asked now and then.
 ///
 /// # Errors
-/// When the store or the disk refuses, or it was stopped: some of it may have gone back then, and content is whole.
+/// When the store or the disk refuses, or it was stopped: some of it may have gone back then, and
+/// content is whole.
 pub fn trim(store: &Arc<Store>, how: &Trim, go_on: &mut dyn FnMut() -> bool) -> Result<Trimmed> {
     let default = engine::TrimOptions::default();
     let options = engine::TrimOptions {

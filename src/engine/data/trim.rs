@@ -89,9 +89,9 @@ impl Drop for Taking<'_> {
 }
 
 impl Store {
-    /// Gives all space of chunks.dat that is free, and that no unwritten bytes need, back to the disk
-    /// below, at once. May be called at any time; what a crash leaves of it, the next one does. `go_on` is asked
-    /// for each step.
+    /// Gives all space of chunks.dat that is free, and that no unwritten bytes need, back to the
+    /// disk below, at once. May be called at any time; what a crash leaves of it, the next one
+    /// does. `go_on` is asked for each step.
     ///
     /// # Errors
     /// When the checkpoint before it fails, a tree cannot be read, or the disk refuses for a reason
@@ -310,8 +310,8 @@ impl Store {
         Ok(Some(cut.saturating_mul(UNIT)))
     }
 
-    /// Units of chunks.dat that are free, and neither promised to nor kept for anybody. To be called while space is
-    /// being taken.
+    /// Units of chunks.dat that are free, and neither promised to nor kept for anybody. To be
+    /// called while space is being taken.
     pub(super) fn spare_units(&self, tx: &Tx<'_>) -> Result<u64, EngineError> {
         let backed = self.journal.chunks().len_bytes() / UNIT;
         let wanted = space::units_used(tx)?.saturating_add(self.claimed_units());
