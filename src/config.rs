@@ -68,6 +68,16 @@ pub enum Start {
     TakeOver,
 }
 
+/// What a line of the log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object with timestamp (RFC 3339), level, target and message.
+    Json,
+}
+
 /// All that razorfsd needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -99,6 +109,8 @@ pub struct Config {
     pub device: DeviceOptions,
     /// What to log.
     pub log_level: LevelFilter,
+    /// What a line of it looks like on standard error.
+    pub log_format: LogFormat,
     /// Log to syslog rather than to standard error.
     pub syslog: bool,
     /// Descriptors this process may have at most, when that is to be set.

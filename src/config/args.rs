@@ -14,7 +14,7 @@ use super::values::{
     at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
     tag_of_flag, value,
 };
-use super::{Command, Config, ConfigError, Control, Endpoint, Start};
+use super::{Command, Config, ConfigError, Control, Endpoint, LogFormat, Start};
 use crate::engine::{Durability, OpenOptions};
 use crate::export::{Defaults, NewExport};
 use crate::fs::{CacheMode, Options};
@@ -161,6 +161,9 @@ struct Args {
     /// error, warn, info, debug, trace or off.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// What a line of the log looks like on standard error.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
     /// Log to syslog.
     #[arg(long)]
     syslog: bool,
@@ -350,6 +353,12 @@ impl Args {
                 other => return Err(value("--posix-acl", format!("'{other}' is not a choice"))),
             };
         }
+        if self.syslog && self.log_format == LogFormat::Json {
+            return Err(value(
+                "--log-format",
+                "json is for standard error, and --syslog has a form of its own".into(),
+            ));
+        }
         self.foreign.apply(&mut said)?;
         for option in &self.options {
             said.option(option)?;
@@ -422,6 +431,7 @@ impl Args {
                 ..DeviceOptions::default()
             },
             log_level: said.log_level.unwrap_or(LevelFilter::Info),
+            log_format: self.log_format,
             syslog: self.syslog,
             sandbox,
             descriptors_max: self.rlimit_nofile.filter(|n| *n != 0),

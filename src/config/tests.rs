@@ -346,6 +346,7 @@ fn the_file_says_what_flags_say_under_their_names() {
         no-snapshots = false
         exit-on-disconnect = true
         log-level = 'debug'
+        log-format = 'json'
         sandbox = 'none'
         control = 'none'
         rlimit-nofile = 4096
@@ -372,6 +373,7 @@ fn the_file_says_what_flags_say_under_their_names() {
         "--readonly",
         "--exit-on-disconnect",
         "--log-level=debug",
+        "--log-format=json",
         "--sandbox=none",
         "--control=none",
         "--rlimit-nofile=4096",

@@ -1,6 +1,7 @@
 //! razorfsd: serves a store to virtual machines as a vhost-user virtiofs device.
 //!
 //! ```text
+//! logging  where the log goes
 //! setup    what is done once, before the process is confined
 //! daemon   the store opened, served, closed, again and again
 //! signals  what ends it or has it look at its configuration again
@@ -10,6 +11,7 @@
 //! --check-config 1 when anything is wrong.
 
 mod daemon;
+mod logging;
 mod setup;
 mod signals;
 
@@ -28,9 +30,8 @@ use razorfs::manual;
 use razorfs::transport::vhost_user::{Handover, Standing, group_id};
 
 use daemon::Daemon;
-use setup::{
-    abort_on_panic, confine, limit_descriptors, listen_for_commands, sockets, start_logging,
-};
+use logging::start_logging;
+use setup::{abort_on_panic, confine, limit_descriptors, listen_for_commands, sockets};
 use signals::{Followed, signals};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -82,7 +83,7 @@ fn refuse(error: ConfigError) -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), Error> {
-    abort_on_panic();
+    abort_on_panic(config.log_format);
     // From here on they wait until somebody looks for them.
     let signals = signals()?;
     for note in &config.notes {

@@ -3,42 +3,23 @@
 
 use std::io;
 
-use log::LevelFilter;
-use razorfs::config::{Config, Control, Endpoint};
+use razorfs::config::{Config, Control, Endpoint, LogFormat};
 use razorfs::control::socket::{Listener, default_path};
 use razorfs::sandbox::{self, Reach};
 use razorfs::transport::vhost_user::Socket;
 
 use crate::Error;
 
-pub fn start_logging(config: &Config) -> Result<(), Error> {
-    if !config.syslog {
-        // What is let through is said once, for all loggers, and can change.
-        env_logger::Builder::new()
-            .filter_level(LevelFilter::Trace)
-            .try_init()?;
-        log::set_max_level(config.log_level);
-        return Ok(());
-    }
-    let formatter = syslog::Formatter3164 {
-        facility: syslog::Facility::LOG_DAEMON,
-        hostname: None,
-        process: "razorfsd".into(),
-        pid: std::process::id(),
-    };
-    let logger = syslog::unix(formatter).map_err(|error| format!("syslog: {error}"))?;
-    log::set_boxed_logger(Box::new(syslog::BasicLogger::new(logger)))?;
-    log::set_max_level(config.log_level);
-    Ok(())
-}
-
 /// A broken invariant of ours ends the process: the log has what was promised, and memory that may
 /// be wrong must not reach the disk.
-pub fn abort_on_panic() {
+pub fn abort_on_panic(format: LogFormat) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         log::error!("a broken invariant, the daemon ends: {info}");
-        report(info);
+        // Lines that are no JSON would be in the way of who reads it.
+        if format == LogFormat::Text {
+            report(info);
+        }
         std::process::abort();
     }));
 }
