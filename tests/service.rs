@@ -1,12 +1,15 @@
-//! razorfsd as the service manager that runs it sees it: what it logs.
+//! razorfsd as the service manager that runs it sees it: what it logs, and what it tells.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use razorfs::engine::{Cred, NewInode, OpenOptions, Volume};
+use razorfs::format::id::Ino;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take.
@@ -204,4 +207,181 @@ fn syslog_has_a_form_of_its_own() {
         "{said}"
     );
     assert!(!Path::new(&host.path("socket")).exists());
+}
+
+/// A service manager's end of it.
+struct Manager {
+    socket: UnixDatagram,
+    /// What came so far, one string for each message.
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn new(host: &Host) -> Manager {
+        let socket = UnixDatagram::bind(host.path("notify")).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        Manager {
+            socket,
+            heard: Vec::new(),
+        }
+    }
+
+    /// Starts a daemon that it watches, if within a time.
+    fn start(&self, host: &Host, flags: &[&str], patience: Option<Duration>) -> Daemon {
+        let mut command = host.command(flags);
+        command.env("NOTIFY_SOCKET", host.path("notify"));
+        command.stderr(File::create(host.path("log")).unwrap());
+        if let Some(patience) = patience {
+            command.env("WATCHDOG_USEC", patience.as_micros().to_string());
+        }
+        Daemon(command.spawn().unwrap())
+    }
+
+    /// Takes the next message, if one comes in a while.
+    fn hear(&mut self) {
+        let mut bytes = [0; 4096];
+        if let Ok(len) = self.socket.recv(&mut bytes) {
+            let text = std::str::from_utf8(&bytes[..len]).unwrap();
+            self.heard.push(text.to_owned());
+        }
+    }
+
+    fn count(&self, line: &str) -> usize {
+        let is_there = |message: &&String| message.lines().any(|one| one.starts_with(line));
+        self.heard.iter().filter(is_there).count()
+    }
+
+    /// Waits until it has heard a line that begins so as often as this.
+    fn expect(&mut self, line: &str, count: usize) {
+        until(line, || {
+            self.hear();
+            self.count(line) >= count
+        });
+    }
+}
+
+#[test]
+fn the_manager_hears_when_guests_are_served_and_when_no_more() {
+    let host = Host::new();
+    let config = format!(
+        "socket-dir = '{}'\n[[export]]\nsocket = '{}'\n",
+        host.dir.path().display(),
+        host.path("one.sock").display()
+    );
+    std::fs::write(host.path("conf.toml"), &config).unwrap();
+    let mut manager = Manager::new(&host);
+    let mut command = host.store_command();
+    command.args(["--config", "conf.toml"]);
+    command.env("NOTIFY_SOCKET", host.path("notify"));
+    command.stderr(File::create(host.path("log")).unwrap());
+    let daemon = Daemon(command.spawn().unwrap());
+    manager.expect("READY=1", 1);
+    UnixStream::connect(host.path("one.sock")).unwrap();
+    let status = format!(
+        "STATUS=serving {} on {}",
+        host.path("store").display(),
+        host.path("one.sock").display()
+    );
+    assert_eq!(manager.count(&status), 1, "{:?}", manager.heard);
+    assert_eq!(manager.count("RELOADING=1"), 0);
+    // Who asked for the configuration to be read again hears when that was done, also in vain.
+    for (count, config) in [
+        (1, config.replace("[[export]]", "[[export]]\ntag = 'x'")),
+        (2, "!".into()),
+    ] {
+        std::fs::write(host.path("conf.toml"), config).unwrap();
+        daemon.signal(Signal::HUP);
+        manager.expect("RELOADING=1", count);
+        manager.expect("READY=1", 1 + count);
+        assert_eq!(manager.count("MONOTONIC_USEC="), count);
+    }
+    // Nobody asked it to tell that it lives.
+    assert_eq!(manager.count("WATCHDOG=1"), 0);
+    assert_eq!(manager.count("STOPPING=1"), 0);
+    daemon.end();
+    manager.expect("STOPPING=1", 1);
+}
+
+#[test]
+fn a_daemon_that_does_not_serve_is_not_ready() {
+    let host = Host::new();
+    // Found when the store is opened, behind all that is done before.
+    std::fs::write(host.path("store/wal.log"), [0; 1 << 20]).unwrap();
+    let mut manager = Manager::new(&host);
+    let mut daemon = manager.start(&host, &[], None);
+    until("it does not end", || {
+        manager.hear();
+        daemon.0.try_wait().unwrap().is_some()
+    });
+    while !manager.heard.is_empty() && manager.count("END") == 0 {
+        let end = UnixDatagram::unbound().unwrap();
+        end.send_to(b"END", host.path("notify")).unwrap();
+        manager.hear();
+    }
+    assert_eq!(manager.count("READY=1"), 0, "{:?}", manager.heard);
+    assert!(host.log().contains("wal.log"), "{}", host.log());
+}
+
+#[test]
+fn a_watched_daemon_says_that_it_lives_until_it_does_not() {
+    let host = Host::new();
+    let mut manager = Manager::new(&host);
+    let daemon = manager.start(&host, &[], Some(Duration::from_millis(300)));
+    manager.expect("READY=1", 1);
+    let before = manager.count("WATCHDOG=1");
+    manager.expect("WATCHDOG=1", before + 3);
+    daemon.signal(Signal::STOP);
+    // What was said before.
+    let is_quiet = |manager: &mut Manager| {
+        let count = manager.heard.len();
+        (0..10).for_each(|_| manager.hear());
+        manager.heard.len() == count
+    };
+    until("it says that it lives, and does not", || {
+        is_quiet(&mut manager)
+    });
+    daemon.signal(Signal::CONT);
+    manager.expect("WATCHDOG=1", before + 4);
+    daemon.end();
+}
+
+/// Files that only the log has.
+const FILES: u32 = 5000;
+
+#[test]
+fn opening_may_take_longer_while_it_goes_on() {
+    let host = Host::new();
+    let options = OpenOptions {
+        allow_volatile: true,
+        background: false,
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open(&host.path("store"), options).unwrap();
+    let new = NewInode {
+        mode: 0o100_644,
+        umask: 0o022,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    for n in 0..FILES {
+        let name = format!("file {n}");
+        volume
+            .create(Cred::default(), Ino::ROOT, name.as_bytes(), &new)
+            .unwrap();
+    }
+    volume.sync_all().unwrap();
+    // Not closed.
+    drop(volume);
+    let mut manager = Manager::new(&host);
+    let daemon = manager.start(&host, &[], Some(Duration::from_millis(6)));
+    manager.expect("READY=1", 1);
+    let opening = manager.heard.iter();
+    let opening = opening.take_while(|message| !message.contains("READY=1"));
+    let extended = opening.filter(|message| message.contains("EXTEND_TIMEOUT_USEC=60000000"));
+    assert!(extended.count() >= 3, "{:?}", manager.heard);
+    assert_eq!(manager.count("STATUS=opening"), 1);
+    daemon.end();
 }

@@ -17,9 +17,10 @@ use razorfs::schedule::{Schedule, Scheduler};
 use razorfs::transport::vhost_user::{Frozen, Handover, Stop, Why};
 use signal_hook::iterator::Signals;
 
+use crate::service::Reporter;
 use crate::setup::listen_for_commands;
 use crate::signals::{Current, Followed, Live, follow_signals};
-use crate::{Error, how};
+use crate::{Error, how, service};
 
 /// How long after a failure to open the store the next attempt is made.
 const AGAIN_PAUSE: Duration = Duration::from_millis(200);
@@ -73,7 +74,10 @@ impl Daemon {
     /// Serves until the end: the store's guests, and while the store is another process's, front-ends.
     pub fn live(mut self, signals: Signals) -> Result<(), Error> {
         let following = follow_signals(signals, self.followed.clone())?;
+        let store = self.config.store.display().to_string();
+        let reporter = Reporter::start(store, self.followed.clone())?;
         let ended = self.go_on();
+        drop(reporter);
         following.end();
         ended
     }
@@ -165,6 +169,9 @@ impl Daemon {
         report_recovery(&self.config, &store);
         loop {
             let served = self.serve_guests(&store);
+            if served.as_ref().is_ok_and(After::is_over) && !self.followed.is_over() {
+                service::stopping();
+            }
             // Whatever went wrong with the device: the store is closed cleanly.
             let closed = self.close(&store);
             match (served, closed) {
@@ -226,6 +233,7 @@ impl Daemon {
         log::info!("the store is another daemon's: waiting for a guest");
         let stop = Arc::new(Stop::new()?);
         self.followed.begin(Current::Nothing(Arc::clone(&stop)));
+        service::ready("waiting for a guest: the store is another daemon's");
         let all = std::mem::take(&mut self.all);
         let left = serve_without_store(all, &self.config.device, &stop);
         self.followed.end();
@@ -344,6 +352,7 @@ impl Daemon {
             scheduler,
         };
         self.followed.begin(Current::Store(Box::new(live)));
+        service::ready(&service::status(&path.to_string(), exports));
         Ok((commands, requests))
     }
 }

@@ -5,6 +5,7 @@
 //! setup    what is done once, before the process is confined
 //! daemon   the store opened, served, closed, again and again
 //! signals  what ends it or has it look at its configuration again
+//! service  what the service manager is told of all that
 //! ```
 //!
 //! Exit status: 0 after a clean end, 1 when something failed, 2 for a wrong command line; with
@@ -12,6 +13,7 @@
 
 mod daemon;
 mod logging;
+mod service;
 mod setup;
 mod signals;
 

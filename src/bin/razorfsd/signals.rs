@@ -12,8 +12,8 @@ use razorfs::transport::vhost_user::Stop;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::Error;
 use crate::daemon::schedules;
+use crate::{Error, service};
 
 /// Signals, which wait from here on for [`follow_signals`]. A second SIGTERM or SIGINT ends the daemon
 /// at once, and the next opening recovers.
@@ -106,6 +106,28 @@ impl Followed {
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
+
+    /// What is going on now. Waits for nothing.
+    pub fn look(&self) -> Look {
+        // It is held while the configuration is read again, which may take as long as it likes.
+        match self.current.try_lock().as_deref() {
+            Some(Some(Current::Store(live))) => {
+                Look::Store(Arc::clone(&live.store), Arc::clone(&live.exports))
+            }
+            Some(None) if !self.is_over() => Look::Opening,
+            _ => Look::Other,
+        }
+    }
+}
+
+/// What the daemon does.
+pub enum Look {
+    /// It opens a store, or changes from one opening to the next.
+    Opening,
+    /// It serves one.
+    Store(Arc<Store>, Arc<Exports>),
+    /// Anything else.
+    Other,
 }
 
 /// The first SIGTERM or SIGINT ends what is served, and so the daemon; SIGHUP has the configuration
@@ -119,12 +141,17 @@ pub fn follow_signals(mut signals: Signals, followed: Followed) -> Result<Follow
                 let mut current = followed.current.lock();
                 if signal == SIGHUP {
                     match current.as_mut() {
-                        Some(Current::Store(live)) => live.reload(),
+                        Some(Current::Store(live)) => {
+                            service::reloading();
+                            live.reload();
+                            service::reloaded();
+                        }
                         _ => followed.read_again.store(true, Ordering::Release),
                     }
                     continue;
                 }
                 log::info!("signal {signal}: closing the store");
+                service::stopping();
                 followed.over.store(true, Ordering::Release);
                 if let Some(current) = &*current {
                     current.stop();
