@@ -20,7 +20,7 @@
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
 //! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
 //! `transport`, `memory` (giving it back) for the engine, `sandbox` (confinement of the process) for
-//! programs; `sync` (locks and threads) is for all who share something between threads, `metrics`
+//! programs; `progress` (how far something long is) for all that takes long; `sync` (locks and threads) is for all who share something between threads, `metrics`
 //! (counting) for all in whom something happens that operators want to know of.
 
 pub mod archive;
@@ -38,6 +38,7 @@ pub mod log;
 pub mod manual;
 mod memory;
 pub mod metrics;
+pub mod progress;
 pub mod sandbox;
 pub mod schedule;
 pub mod server;

@@ -176,6 +176,7 @@ pub fn run(data: &[u8]) {
     let options = fsck::Options {
         data: how & 0x40 != 0,
         cache_bytes: 1 << 20,
+        progress: None,
     };
     let _ = fsck::check(&sim.media(), options, &mut |issue| drop(issue.to_string()));
 }

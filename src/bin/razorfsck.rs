@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser};
 use razorfs::disk::dir::{OpenDir, open_store};
 use razorfs::fsck::{Fix, Issue, Options, Severity, Summary, check, repair};
 use razorfs::manual;
+use razorfs::progress::{Progress, Terminal};
 use serde_json::json;
 
 const EXIT_CLEAN: u8 = 0;
@@ -87,11 +88,13 @@ fn run(args: &Args) -> Result<u8, Box<dyn std::error::Error>> {
     };
     let store = open_store(&args.store, how)?;
     let at = |error: &dyn std::fmt::Display| format!("{}: {error}", args.store.display());
+    let progress = Progress::default();
     let options = Options {
         data: args.data,
+        progress: Some(&progress),
         ..Options::default()
     };
-    let mut told = Told::new(args);
+    let mut told = Told::new(args, &progress);
     let mut summary =
         check(&store.media, options, &mut |issue| told.issue(issue)).map_err(|error| at(&error))?;
     told.rest(summary.errors + summary.warnings, "issues");
@@ -116,6 +119,8 @@ fn run(args: &Args) -> Result<u8, Box<dyn std::error::Error>> {
 struct Told<'a> {
     args: &'a Args,
     out: std::io::StdoutLock<'static>,
+    /// How far it is, where that is shown.
+    shown: Option<Terminal>,
     count: u64,
     issues: Vec<serde_json::Value>,
     fixes: Vec<serde_json::Value>,
@@ -123,10 +128,11 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn new(args: &'a Args) -> Self {
+    fn new(args: &'a Args, progress: &Progress) -> Self {
         Told {
             args,
             out: std::io::stdout().lock(),
+            shown: Terminal::show(progress),
             count: 0,
             issues: Vec::new(),
             fixes: Vec::new(),
@@ -138,8 +144,13 @@ impl<'a> Told<'a> {
     fn line(&mut self, line: std::fmt::Arguments<'_>) -> bool {
         self.count += 1;
         if self.count <= TOLD_MAX && !self.args.json {
+            let out = &mut self.out;
             // Whoever closed the pipe wants no more; the exit code still counts.
-            let _ = writeln!(self.out, "{line}");
+            let mut tell = || drop(writeln!(out, "{line}"));
+            match &self.shown {
+                Some(shown) => shown.aside(tell),
+                None => tell(),
+            }
         }
         self.count <= TOLD_MAX
     }
@@ -172,6 +183,7 @@ impl<'a> Told<'a> {
     }
 
     fn end(mut self, found: u64, summary: &Summary) -> Result<(), serde_json::Error> {
+        self.shown = None;
         let text = if self.args.json {
             let mut value = as_json(summary);
             if let Some(object) = value.as_object_mut() {

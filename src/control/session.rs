@@ -18,6 +18,7 @@ use super::operations::{self, Made, Stream};
 use super::{Client, socket};
 use crate::disk::dir::DiskError;
 use crate::engine::{EngineError, OpenError, OpenOptions, Store};
+use crate::progress::Terminal;
 use crate::stream::StreamError;
 
 /// How often a store is tried that is neither free nor served: a daemon may be about to come or go.
@@ -174,6 +175,7 @@ impl StorePlace {
             background: false,
             ..OpenOptions::default()
         };
+        let _shown = Terminal::show(&options.progress);
         Store::open(&self.store, options)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::progress::Progress;
+
 /// When an acknowledged operation is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
@@ -45,6 +47,8 @@ pub struct OpenOptions {
     pub keep_orphans: bool,
     /// Go on past damage in the acknowledged part of the log, losing what lies behind it.
     pub discard_damaged_log: bool,
+    /// How far opening is.
+    pub progress: Progress,
 }
 
 impl Default for OpenOptions {
@@ -62,6 +66,7 @@ impl Default for OpenOptions {
             trim_interval: Some(Duration::from_secs(60)),
             keep_orphans: false,
             discard_damaged_log: false,
+            progress: Progress::default(),
         }
     }
 }

@@ -150,13 +150,14 @@ impl Store {
     ) -> Result<Arc<Store>, EngineError> {
         crate::memory::keep_large_apart();
         let (media, disks) = counted(media);
-        let opened = recovery::open(
+        let opened = recovery::open_watched(
             media,
             recovery::Options {
                 read_only: options.read_only,
                 discard_damaged_log: options.discard_damaged_log,
                 cache_bytes: options.cache_bytes / 2,
             },
+            &options.progress,
         )?;
         if let Some(damage) = &opened.report.damage {
             ::log::error!("{damage}");
@@ -220,15 +221,19 @@ impl Store {
     /// The third phase of recovery: nothing is open, so orphans go; then the log is emptied into
     /// the trees, file bytes included, so that nothing needs to be carried over.
     fn finish_recovery(self: &Arc<Self>) -> Result<(), EngineError> {
+        let progress = &self.options.progress;
         let finish = || {
+            progress.begin("writing out content of the log", 0);
             // What keeps a file's bytes from it leaves them in the log.
             let _ = self.write_out_all();
+            progress.begin("freeing files without a name", 0);
             let (mut freed, mut cleared) = (0, false);
             let kept = self.orphans_kept.load(Ordering::Relaxed);
             for volume in self.volumes() {
                 let orphans = if kept { Vec::new() } else { volume.orphans() };
                 volume.reclaim_orphans(&orphans)?;
                 freed += orphans.len() as u64;
+                progress.reach(freed);
                 if volume.has_staging() {
                     volume.clear_leftovers(&mut || true);
                     cleared = true;
@@ -242,8 +247,10 @@ impl Store {
         // on disk too. And the number of checkpoints has skipped a step where the log was read: what
         // is born from here on must find it on the disk.
         if self.recovery.log_read || freed > 0 || cleared {
+            progress.begin("writing the trees", 0);
             self.checkpoint()?;
         }
+        progress.begin("counting free space", 0);
         self.recover_space()?;
         if !self.options.background {
             self.journal.find_free_pages()?;

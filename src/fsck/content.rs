@@ -35,6 +35,7 @@ fn check_chunk(
         return issues.add(Issue::ChunkUnreadable { chunk, reason });
     }
     issues.summary.content_bytes += u64::from(record.stored_len);
+    context.progress.add(record.stored_len.into());
     let mut whole = true;
     let mut start = 0;
     for (block, crc) in stored.chunks(CHUNK_BLOCK_BYTES as usize).zip(&record.crcs) {

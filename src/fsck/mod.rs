@@ -35,22 +35,32 @@ use crate::format::FormatError;
 use crate::format::key::TreeId;
 use crate::format::superblock::Superblock;
 use crate::log::{View, recovery};
+use crate::progress::Progress;
 use crate::store::{Read, StoreError, superblock};
 
 /// How far to check.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct Options<'a> {
     /// Read all file content and check it against its checksums.
     pub data: bool,
     /// Bytes of memory for tree pages.
     pub cache_bytes: u64,
+    /// Where to count how far it is.
+    pub progress: Option<&'a Progress>,
 }
 
-impl Default for Options {
+impl Options<'_> {
+    fn progress(&self) -> Progress {
+        self.progress.cloned().unwrap_or_default()
+    }
+}
+
+impl Default for Options<'_> {
     fn default() -> Self {
         Options {
             data: false,
             cache_bytes: 64 << 20,
+            progress: None,
         }
     }
 }
@@ -135,6 +145,7 @@ struct Context<'a> {
     media: &'a Media,
     superblock: &'a Superblock,
     data: bool,
+    progress: &'a Progress,
 }
 
 impl Context<'_> {
@@ -152,7 +163,7 @@ impl Context<'_> {
 /// [`FsckError::Unknown`] when the store is newer than this program: nothing was checked then.
 pub fn check(
     media: &Media,
-    options: Options,
+    options: Options<'_>,
     report: &mut dyn FnMut(&Issue),
 ) -> Result<Summary, FsckError> {
     let mut issues = Issues {
@@ -168,7 +179,9 @@ pub fn check(
             return Ok(issues.summary);
         }
     };
-    pages::check(media, &found.superblock, &mut issues);
+    let progress = &options.progress();
+    pages::check(media, &found.superblock, progress, &mut issues);
+    progress.begin("applying the log", 0);
     match recovery::open_read_only(media.clone(), options.cache_bytes) {
         Ok((view, opened)) => {
             log::check(media, &found, &opened.report, &mut issues);
@@ -177,6 +190,7 @@ pub fn check(
                 media,
                 superblock: &found.superblock,
                 data: options.data,
+                progress,
             };
             check_records(&context, &mut issues);
         }
@@ -191,8 +205,11 @@ pub fn check(
 
 /// Checks the records in the trees: what they say, and what they say of one another.
 fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
+    context.progress.begin("checking records", 0);
     let datasets = datasets::load(context, issues);
     let mut chunks = chunks::load(context, issues);
+    let stored = chunks.chunks.iter();
+    let stored_bytes = stored.map(|chunk| u64::from(chunk.stored_len)).sum();
     let mut complete = datasets.complete && chunks.complete;
     for dataset in &datasets.found {
         let newest = datasets.newest_birth(context);
@@ -214,6 +231,9 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     hashes::check(context, issues);
     names::check(context, issues);
     if context.data {
+        context
+            .progress
+            .begin("reading content, bytes", stored_bytes);
         content::check(context, issues);
     }
 }
@@ -246,6 +266,7 @@ fn walk(
     visit: &mut Visit<'_>,
 ) -> bool {
     let result = context.view.scan(tree, start, end, &mut |key, value| {
+        context.progress.add(1);
         visit(issues, key, value);
         ControlFlow::Continue(())
     });

@@ -12,13 +12,20 @@ use crate::format::key::{TreeId, trailing_u64};
 use crate::format::page::Page;
 use crate::format::record::{DatasetRecord, PagePtr, UNREACHED_KEY};
 use crate::format::superblock::Superblock;
+use crate::progress::Progress;
 use crate::store::pages::PageStore;
 
 /// The first byte of the key of a dataset's record.
 const DATASET_RECORD: u8 = 1;
 
 /// Checks all pages.
-pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<'_>) {
+pub(super) fn check(
+    media: &Media,
+    superblock: &Superblock,
+    progress: &Progress,
+    issues: &mut Issues<'_>,
+) {
+    progress.begin("reading pages", superblock.nodes_used);
     let mut datasets = Vec::new();
     let mut may_be_unreached = false;
     let mut leaf = |tree: TreeId, page: &Page, _: &Range| {
@@ -27,7 +34,7 @@ pub(super) fn check(media: &Media, superblock: &Superblock, issues: &mut Issues<
             may_be_unreached |= page.search(UNREACHED_KEY).is_ok();
         }
     };
-    let mut walker = Walker::new(media, superblock);
+    let mut walker = Walker::new(media, superblock, progress);
     for (tree, root) in TreeId::SYSTEM.iter().zip(superblock.roots) {
         walker.walk(*tree, root, issues, &mut leaf);
     }
@@ -106,6 +113,7 @@ pub(super) struct Walker {
     reached: Vec<u64>,
     again: Again,
     pages: u64,
+    progress: Progress,
     /// Nothing was reported.
     sound: bool,
     /// What could not be read.
@@ -141,7 +149,7 @@ enum Found {
 
 impl Walker {
     /// For the trees of the newest checkpoint.
-    pub(super) fn new(media: &Media, superblock: &Superblock) -> Walker {
+    pub(super) fn new(media: &Media, superblock: &Superblock, progress: &Progress) -> Walker {
         let words = usize::try_from(superblock.nodes_end.0.div_ceil(64)).unwrap_or(usize::MAX);
         // A superblock whose checksum is right does not say more pages than the file can have.
         let limit = usize::try_from(media.nodes.len_bytes() / 4096 / 64 + 1).unwrap_or(usize::MAX);
@@ -152,6 +160,7 @@ impl Walker {
             reached: vec![0; words.min(limit)],
             again: Again::Wrong,
             pages: 0,
+            progress: progress.clone(),
             sound: true,
             lost: Vec::new(),
         }
@@ -252,7 +261,10 @@ impl Walker {
             });
         }
         match (self.mark(page), self.again) {
-            (true, _) => self.pages += 1,
+            (true, _) => {
+                self.pages += 1;
+                self.progress.add(1);
+            }
             (false, Again::Read) => {}
             (false, Again::PassBy) => return Found::Shared,
             (false, Again::Wrong) => {

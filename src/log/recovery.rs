@@ -23,6 +23,7 @@ use crate::format::id::{DatasetId, Generation, Lsn, TxId};
 use crate::format::key::{TreeId, trailing_u64};
 use crate::format::record::{DatasetRecord, dataset_key};
 use crate::format::superblock::{RO_COMPAT_KNOWN, RO_COMPAT_UNMARKED, Superblock};
+use crate::progress::Progress;
 use crate::store::pages::PageStore;
 use crate::store::roots::{Roots, Storage};
 use crate::store::strings::Strings;
@@ -96,6 +97,19 @@ pub struct Opened {
 /// When it is not a store, is of a version or has features this program does not know, or is
 /// damaged so that nothing of it can be trusted.
 pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
+    open_watched(media, options, &Progress::default())
+}
+
+/// As [`open`], and counts how far it is: bytes of the log, of which there are as many as its ring has
+/// at most.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_watched(
+    media: Media,
+    options: Options,
+    progress: &Progress,
+) -> Result<Opened, StoreError> {
     let started = Instant::now();
     let found = superblock::read(&*media.superblock)?;
     let mut superblock = found.superblock.clone();
@@ -118,7 +132,9 @@ pub fn open(media: Media, options: Options) -> Result<Opened, StoreError> {
     let mut youngest = Generation(0);
     let closed = found.is_closed();
     let (head, next_tx) = (superblock.checkpoint_lsn, superblock.next_tx);
+    progress.begin("reading the log", superblock.log_bytes);
     let mut apply = |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
+        progress.reach(lsn.0.saturating_sub(head.0));
         for change in &changes {
             if let Change::CopyTree { birth, .. } = change {
                 youngest = youngest.max(Generation(birth.0.saturating_add(1)));

@@ -21,6 +21,7 @@ const RUNS: u64 = 2000;
 const OPTIONS: Options = Options {
     data: true,
     cache_bytes: 64 << 20,
+    progress: None,
 };
 
 type Contents = BTreeMap<Vec<u8>, Found>;

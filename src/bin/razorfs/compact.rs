@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use razorfs::engine::{OpenOptions, Store};
+use razorfs::engine::OpenOptions;
 use serde_json::json;
 
 type Error = Box<dyn std::error::Error>;
@@ -35,7 +35,7 @@ pub fn run(args: &CompactArgs) -> Result<(), Error> {
         background: false,
         ..OpenOptions::default()
     };
-    let store = Store::open(&args.store, options)?;
+    let store = crate::open(&args.store, options)?;
     let done = store.compact(&mut || !stop.load(Ordering::Relaxed));
     store.close()?;
     let done = done?;

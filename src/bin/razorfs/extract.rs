@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 use razorfs::archive::{ArchiveError, Summary, extract_to_directory, extract_to_tar};
-use razorfs::engine::{OpenOptions, Store, Volume};
+use razorfs::engine::{OpenOptions, Volume};
 
 use crate::archive::{Bar, Outcome, check_not_served, raise_open_files, tell_outcome};
 
@@ -67,7 +67,7 @@ pub fn run(args: &ExtractArgs) -> Result<(), Error> {
         background: false,
         ..OpenOptions::default()
     };
-    let store = Store::open(&args.store, options)?;
+    let store = crate::open(&args.store, options)?;
     let volume = store.volume(&args.name)?;
     let (summary, done) = extract(args, &volume, &stop)?;
     if is_stdout {

@@ -69,7 +69,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Error> {
         allow_volatile: args.allow_volatile,
         ..OpenOptions::default()
     };
-    let store = Store::open(&args.store, options)?;
+    let store = crate::open(&args.store, options)?;
     let done = import(args, &store, source, &stop);
     let closed = store.close();
     let (summary, done) = done?;

@@ -26,12 +26,15 @@ mod top;
 mod trim;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use razorfs::engine::{OpenError, OpenOptions, Store};
 use razorfs::manual;
+use razorfs::progress::Terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Administration of razorfs stores.
@@ -83,6 +86,12 @@ fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)
+}
+
+/// Opens a store; says on a terminal how far that is, when it takes long.
+fn open(store: &Path, options: OpenOptions) -> Result<Arc<Store>, OpenError> {
+    let _shown = Terminal::show(&options.progress);
+    Store::open(store, options)
 }
 
 /// Prints a result. Whoever closed the pipe wants no more of it.

@@ -1,6 +1,7 @@
 //! `razorfs mkfs STORE`: makes a store.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use razorfs::config::parse_size;
@@ -8,6 +9,7 @@ use razorfs::disk::dir::{create_store, remove_store_files};
 use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
 use razorfs::format::codec::Compression;
 use razorfs::format::record::Dedup;
+use razorfs::progress::{Progress, Terminal};
 use uuid::Uuid;
 
 type Error = Box<dyn std::error::Error>;
@@ -74,10 +76,11 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Makes the store: durable when this returns. A store that cannot be made leaves nothing behind.
+/// Makes the store: durable when this returns. A store that cannot be made, or not before a signal
+/// came (Ctrl-C, SIGTERM), leaves nothing behind.
 ///
 /// # Errors
-/// When the directory holds something else, is in use, or the disk refuses.
+/// When the directory holds something else, is in use, or the disk refuses; when a signal came.
 pub fn run(args: &MkfsArgs) -> Result<(), Error> {
     if args.log_size < LOG_BYTES_MIN || !args.log_size.is_multiple_of(LOG_BYTES_STEP) {
         let size = args.log_size;
@@ -86,6 +89,11 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
         )
         .into());
     }
+    let stop = crate::stop_on_signals()?;
+    let progress = Progress::default();
+    // Most of it is the log's space, which some file systems have to write.
+    progress.begin("making the store", 0);
+    let shown = Terminal::show(&progress);
     let uuid = args.uuid.unwrap_or_else(Uuid::new_v4);
     let existed = args.store.exists();
     let store = create_store(&args.store, args.allow_volatile, args.force).inspect_err(|_| {
@@ -105,9 +113,15 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
         root_gid: args.root_owner.gid,
         root_mode: args.root_mode,
     };
-    if let Err(error) = mkfs(store.media.clone(), &options, &system_clock()) {
+    let made = mkfs(store.media.clone(), &options, &system_clock());
+    drop(shown);
+    let failure = match made {
+        Err(error) => Some(error.to_string()),
+        Ok(()) => stop.load(Ordering::Relaxed).then(|| "interrupted".into()),
+    };
+    if let Some(reason) = failure {
         clean_up(&args.store, existed);
-        return Err(format!("{}: no store was made: {error}", args.store.display()).into());
+        return Err(format!("{}: no store was made: {reason}", args.store.display()).into());
     }
     crate::tell(&format!("{}: made store {uuid}\n", args.store.display()));
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use razorfs::engine::{Durability, OpenOptions, Store};
+use razorfs::engine::{Durability, OpenOptions};
 use razorfs::fs::{CacheMode, FileSystem, Options};
 use razorfs::server::Server;
 use razorfs::transport::fusedev::{Mount, MountOptions};
@@ -158,7 +158,7 @@ impl MountArgs {
 /// When the store cannot be opened or closed, or the directory cannot be mounted on.
 pub fn run(args: &MountArgs) -> Result<(), Error> {
     let flags = args.flags()?;
-    let store = Store::open(&args.store, args.open_options(flags.read_only)?)?;
+    let store = crate::open(&args.store, args.open_options(flags.read_only)?)?;
     let volume = store.volume(&args.dataset)?;
     let read_only = flags.read_only || !volume.is_writable();
     let fs = FileSystem::new(Arc::new(volume), args.fs_options(read_only));

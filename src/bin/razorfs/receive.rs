@@ -66,7 +66,7 @@ pub fn run(args: &ReceiveArgs) -> Result<(), Error> {
         return Err("a stream does not come from a terminal: see razorfs send".into());
     }
     let stop = crate::stop_on_signals()?;
-    let store = Store::open(&args.store, options)?;
+    let store = crate::open(&args.store, options)?;
     let done = act(&store, args, &stop).map_err(|error| named(&args.store, &*error));
     let closed = store.close().map_err(|error| named(&args.store, &error));
     done?;

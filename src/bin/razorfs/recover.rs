@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use razorfs::engine::{OpenOptions, Volume};
 use razorfs::log::recovery::Report;
+use razorfs::progress::Terminal;
 use serde_json::{Value, json};
 
 type Error = Box<dyn std::error::Error>;
@@ -38,7 +39,9 @@ pub fn run(args: &RecoverArgs) -> Result<(), Error> {
         background: false,
         ..OpenOptions::default()
     };
+    let shown = Terminal::show(&options.progress);
     let volume = Volume::open(&args.store, options)?;
+    drop(shown);
     let report = volume.store().recovery_report().clone();
     let orphans = volume.store().orphans_freed();
     if args.json {

@@ -10,6 +10,7 @@ use clap::Args;
 use razorfs::control::api::{NewScrub, Scrub};
 use razorfs::control::{self, Client, StorePlace};
 use razorfs::engine::{OpenOptions, ScrubEvent, ScrubOptions, ScrubProgress, Volume};
+use razorfs::progress::Terminal;
 use serde_json::json;
 
 use crate::store::ControlArgs;
@@ -63,7 +64,9 @@ pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
         allow_volatile: args.allow_volatile,
         ..OpenOptions::default()
     };
+    let shown = Terminal::show(&options.progress);
     let volume = Volume::open(&args.store, options)?;
+    drop(shown);
     let options = ScrubOptions {
         bytes_per_sec: args.rate.unwrap_or(0),
         restart: args.restart,

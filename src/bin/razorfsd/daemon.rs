@@ -1,5 +1,6 @@
 //! The store: opened, served, closed, and again, as guests come and go and processes take over.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use razorfs::daemon::open_when_free;
 use razorfs::disk::dir::StoreDir;
 use razorfs::engine::{Durability, OpenOptions, Store};
 use razorfs::export::{Common, ExportError, Exports, Left, serve_without_store};
+use razorfs::progress::{Progress, Watch};
 use razorfs::schedule::{Schedule, Scheduler};
 use razorfs::transport::vhost_user::{Frozen, Handover, Stop, Why};
 use signal_hook::iterator::Signals;
@@ -24,6 +26,9 @@ use crate::{Error, how, service};
 
 /// How long after a failure to open the store the next attempt is made.
 const AGAIN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often it is said how far opening a store is.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What comes after serving a store, or nothing.
 enum After {
@@ -164,7 +169,10 @@ impl Daemon {
             keep_orphans: self.all.iter().any(|left| left.frozen().is_some()),
             ..self.config.open.clone()
         };
+        let progress = open.progress.clone();
+        let watch = tell_progress(&path, &progress);
         let store = Store::open_files(&path, files, open);
+        drop(watch);
         let store = store.map_err(|error| Stuck::Open(error.into()))?;
         report_recovery(&self.config, &store);
         loop {
@@ -355,6 +363,14 @@ impl Daemon {
         service::ready(&service::status(&path.to_string(), exports));
         Ok((commands, requests))
     }
+}
+
+/// Says how far opening is, when it takes long.
+fn tell_progress(store: &Path, progress: &Progress) -> Watch {
+    let store = store.display().to_string();
+    Watch::start(progress, TELL_INTERVAL, TELL_INTERVAL, move |look| {
+        log::info!("opening {store}: {look}");
+    })
 }
 
 /// Says what opening found, when the store had not been closed.

@@ -21,6 +21,7 @@ use crate::fsck::pages::{Lost, Range, Walker};
 use crate::fsck::{Issues, Summary};
 use crate::log::Change;
 use crate::log::wal::{self, ScanReport};
+use crate::progress::Progress;
 use crate::store::StoreError;
 
 /// What was read, in new trees, and what could not be.
@@ -39,8 +40,10 @@ pub(super) fn load(
     media: &Media,
     superblock: &Superblock,
     cache_bytes: u64,
+    progress: &Progress,
     fixes: &mut Fixes<'_>,
 ) -> Result<Loaded, StoreError> {
+    progress.begin("reading pages", superblock.nodes_used);
     mend_log_headers(media, superblock, fixes)?;
     let disk = Lenient(Arc::clone(&media.wal));
     let from = (superblock.checkpoint_lsn, superblock.next_tx);
@@ -51,7 +54,7 @@ pub(super) fn load(
     }
     let mut loaded = Loaded {
         builder: Builder::new(media, superblock, cache_bytes),
-        walker: Walker::new(media, superblock),
+        walker: Walker::new(media, superblock, progress),
         log,
         data: Vec::new(),
         removed: BTreeSet::new(),

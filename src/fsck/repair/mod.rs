@@ -114,7 +114,7 @@ impl Fixes<'_> {
 /// When nothing could be done; the store then is what it was.
 pub fn repair(
     media: &Media,
-    options: Options,
+    options: Options<'_>,
     report: &mut dyn FnMut(&Fix),
 ) -> Result<u64, RepairError> {
     let found = superblock::read(&*media.superblock).map_err(|error| match is_unknown(&error) {
@@ -135,7 +135,9 @@ pub fn repair(
         old_inodes: BTreeSet::new(),
     };
     let fixes = &mut fixes;
-    let mut loaded = load::load(media, &superblock, options.cache_bytes, fixes)?;
+    let progress = options.progress();
+    let mut loaded = load::load(media, &superblock, options.cache_bytes, &progress, fixes)?;
+    progress.begin("looking for lost pages", 0);
     stray::salvage(&mut loaded, fixes)?;
     let Loaded {
         mut builder,
@@ -145,8 +147,11 @@ pub fn repair(
         ..
     } = loaded;
     let datasets = datasets::check(&mut builder, fixes)?;
+    progress.begin("mending content", 0);
     let mut chunks = chunks::check(&mut builder, options.data, fixes)?;
+    progress.begin("mending datasets", datasets.len() as u64);
     for id in datasets.iter().copied() {
+        progress.add(1);
         let tree = TreeId::Fs(id);
         let lost: Vec<Range> = walker
             .lost
@@ -161,6 +166,7 @@ pub fn repair(
         tell_paths(&builder, tree, &inodes, fixes)?;
         data.retain(|change| has_file(change, id, &inodes));
     }
+    progress.begin("writing the new trees", 0);
     chunks.finish(&mut builder)?;
     space::rebuild(&mut builder, &mut chunks)?;
     hashes::rebuild(&mut builder, &datasets)?;
