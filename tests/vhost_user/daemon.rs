@@ -170,6 +170,19 @@ impl Daemon {
         Daemon { child, dir, flags }
     }
 
+    /// A daemon on a copy of the store, which is not in use; sockets may be made beside it.
+    pub fn copy(&self) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .args([self.dir.path().join("store"), dir.path().join("store")])
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let flag = format!("--socket-dir={}", dir.path().display());
+        Daemon::start_in(dir, &[&flag])
+    }
+
     /// The same with a configuration file, which is all that says what is exported; one of its
     /// sockets is waited for.
     pub fn start_configured(commands: &[&[&str]], config: &str, socket: &str) -> Daemon {
@@ -323,8 +336,16 @@ impl Daemon {
 
     /// A daemon on the same store, after [`Daemon::kill`].
     pub fn restart(&mut self) {
-        // What the killed one left.
-        std::fs::remove_file(self.socket()).unwrap();
+        // What the killed one left, if nobody had it removed.
+        if self.socket().exists() {
+            std::fs::remove_file(self.socket()).unwrap();
+        }
+        self.child = launch(self.dir.path(), &self.flags);
+    }
+
+    /// SIGTERM, and a daemon on the same store behind its end.
+    pub fn reopen(&mut self) {
+        self.stop();
         self.child = launch(self.dir.path(), &self.flags);
     }
 

@@ -9,6 +9,7 @@
 
 mod control;
 mod control_kill;
+mod control_killed;
 mod control_remote;
 mod daemon;
 mod exports;

@@ -171,3 +171,83 @@ fn a_name_that_comes_and_goes_is_answered() {
     world.delete("/api/v1/datasets/d");
     world.finish();
 }
+
+/// Each call that changes something, by two at once: both are told that it is so, or one that the other
+/// was first; and all is as if one had asked.
+#[test]
+fn two_at_once_leave_what_one_leaves() {
+    let part = json!({"snapshot": "web@s", "source": "/file", "destination": "/back"});
+    let over = json!({"snapshot": "web@s", "source": "/file", "replace": true});
+    let project = json!({"dataset": "web", "id": 7, "quota_bytes": 1 << 20, "path": "/"});
+    let calls = [
+        (
+            "PATCH",
+            "datasets/web",
+            json!({"quota_bytes": 1 << 20, "dedup": "on"}),
+        ),
+        ("PATCH", "datasets/web", name("other")),
+        ("PATCH", "snapshots/web@s", json!({"is_held": true})),
+        ("PATCH", "snapshots/web@held", json!({"is_held": false})),
+        ("PATCH", "snapshots/web@s", name("web@t")),
+        ("POST", "datasets/copy/promote", Value::Null),
+        ("POST", "snapshots/web@s/restore", Value::Null),
+        ("POST", "snapshots/restore", part),
+        ("POST", "snapshots/restore", over),
+        ("DELETE", "datasets/copy", Value::Null),
+        ("POST", "projects", project),
+        ("PATCH", "store", json!({"capacity_bytes": 1u64 << 32})),
+        ("POST", "datasets/web/rewrite", json!({"path": "file"})),
+    ];
+    for (method, path, body) in calls {
+        let place = format!("{method} {path} {body}");
+        let path = format!("/api/v1/{path}");
+        let alone = world_of_races();
+        assert!(alone.call(method, &path, &body).0 < 300, "{place}");
+        for _ in 0..ROUNDS / 3 {
+            let world = world_of_races();
+            let both = vec![(method, path.clone(), body.clone()); 2];
+            let answers = at_once(&world, both);
+            let is_known = |answer: &Answer| [200, 201, 204, 404, 409, 422].contains(&answer.0);
+            assert!(answers.iter().all(is_known), "{place}: {answers:?}");
+            assert!(
+                answers.iter().any(|answer| answer.0 < 300),
+                "{place}: {answers:?}"
+            );
+            assert_eq!(what_is_there(&world), what_is_there(&alone), "{place}");
+            world.finish();
+        }
+        alone.finish();
+    }
+}
+
+/// A dataset with a file, which has changed since two snapshots, of which one is held; and a clone.
+fn world_of_races() -> World {
+    let world = World::new();
+    world.post("/api/v1/datasets", &name("web"));
+    write(&world.store.volume("web").unwrap(), "file", &[7; 10_000]);
+    for snapshot in ["web@s", "web@held"] {
+        world.post("/api/v1/snapshots", &name(snapshot));
+    }
+    world.patch("/api/v1/snapshots/web@held", &json!({"is_held": true}));
+    world.post(
+        "/api/v1/clones",
+        &json!({"source": "web@s", "name": "copy"}),
+    );
+    write(&world.store.volume("web").unwrap(), "new", &[8; 10_000]);
+    world
+}
+
+/// All but what is another thing each time.
+fn what_is_there(world: &World) -> Value {
+    let mut datasets = world.get("/api/v1/datasets").1;
+    for each in datasets.as_array_mut().unwrap() {
+        for field in ["id", "uuid", "created_at"] {
+            each.as_object_mut().unwrap().remove(field);
+        }
+    }
+    json!({
+        "projects": world.get("/api/v1/projects?dataset=web").1,
+        "capacity_bytes": world.get("/api/v1/stats").1["capacity_bytes"],
+        "datasets": datasets,
+    })
+}
