@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
 # Does nothing when everything is there. Uses sudo when not run as root. With --bench, what the
-# benchmark needs to build and watch its peers too; with --stress, what scripts/stress.sh runs.
+# benchmark needs to build and watch its peers too; with --stress, what scripts/stress.sh runs, with
+# --libvirt, what scripts/vm_libvirt_test.sh does.
 set -euo pipefail
 
 PACKAGES=(
@@ -13,8 +14,11 @@ PACKAGES=(
     debootstrap                                            # a clean Debian for the package
     python3-venv                                           # schemathesis
 )
-[ "${1:-}" != --bench ] || PACKAGES+=(libcap-ng-dev libseccomp-dev strace)
-[ "${1:-}" != --stress ] || PACKAGES+=(stress-ng fio dbench)
+case "${1:-}" in
+    --bench) PACKAGES+=(libcap-ng-dev libseccomp-dev strace) ;;
+    --stress) PACKAGES+=(stress-ng fio dbench) ;;
+    --libvirt) PACKAGES+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients) ;;
+esac
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
