@@ -83,8 +83,9 @@ impl Journal {
     /// in its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
     fn release_retired(&self) -> Result<(), StoreError> {
         let mut retired = self.retired.lock();
-        while let Some(oldest) =
-            retired.pop_front_if(|oldest| Arc::strong_count(&oldest.epoch) == 1)
+        let is_read_no_more = |oldest: &Retired| Arc::strong_count(&oldest.epoch) == 1;
+        while retired.front().is_some_and(is_read_no_more)
+            && let Some(oldest) = retired.pop_front()
         {
             self.storage.pages.release(&oldest.pages)?;
         }
