@@ -16,7 +16,7 @@ use crate::format::id::Lsn;
 use crate::format::record::CHUNK_MAX;
 use crate::format::superblock::UNIT_BYTES;
 
-const WINDOW: u64 = CHUNK_MAX as u64;
+pub(super) const WINDOW: u64 = CHUNK_MAX as u64;
 
 /// Bytes in one piece.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 //! Content is read into memory as if somebody had written it, and written out. Neither size nor times
 //! change, and a crash leaves old extents or new ones of the same bytes.
 
-use super::dirty::windows;
+use super::dirty::{WINDOW, windows};
 use super::{UNIT, check_file, extents};
 use crate::disk::buffer::Buffer;
 use crate::engine::error::check_goes_on;
@@ -14,7 +14,7 @@ use crate::format::id::Ino;
 /// Bytes of a file that are written anew at a time: others wait for them.
 const STEP_BYTES: u64 = 1 << 20;
 /// Extents that are looked at in one step.
-const EXTENTS_MAX: usize = 64;
+const EXTENTS_MAX: usize = 256;
 
 impl Volume {
     /// Writes all content of a file anew, durable on return. Holes and reserved space stay what they
@@ -84,12 +84,18 @@ impl Volume {
             let view = self.store.journal.view();
             let found = extents::overlapping(&view, self.tree(), ino, start, end, EXTENTS_MAX)?;
             let reached = match found.last() {
-                Some(last) if found.len() == EXTENTS_MAX => last.end().min(end),
+                Some(last) if found.len() == EXTENTS_MAX => {
+                    let reached = last.end().min(end);
+                    // What is left of a window would be an extent of its own.
+                    let whole = reached / WINDOW * WINDOW;
+                    if whole > start { whole } else { reached }
+                }
                 _ => end,
             };
             let mut pieces = Vec::new();
-            for extent in found.iter().filter(|extent| !extent.record.is_reserved()) {
-                let part = extent.clipped(start, end);
+            let stored = found.iter().filter(|extent| !extent.record.is_reserved());
+            for extent in stored.filter(|extent| extent.start < reached) {
+                let part = extent.clipped(start, reached);
                 for window in windows(part.start, part.record.len) {
                     let len = usize::try_from(window.end - window.start).unwrap_or_default();
                     let mut bytes = Vec::with_capacity(len);

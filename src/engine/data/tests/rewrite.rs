@@ -66,6 +66,46 @@ fn a_file_in_pieces_becomes_whole_and_compressed() {
     assert!(content(&open(&sim), file) == model);
 }
 
+/// As a database or a download leaves it: pieces that no unit and no window ends with.
+#[test]
+fn a_file_written_in_small_pieces_gets_as_few_extents_as_it_can_have() {
+    const PIECE: usize = 3000;
+    let sim = make_empty(0);
+    let volume = open(&sim);
+    let file = create(&volume, "file");
+    let mut model = random(1, 8 << 20);
+    let mut order: Vec<usize> = (0..model.len().div_ceil(PIECE)).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for last in (1..order.len()).rev() {
+        order.swap(last, rng.random_range(0..=last));
+    }
+    for index in order {
+        let start = index * PIECE;
+        let end = model.len().min(start + PIECE);
+        write(&volume, file, at(start), &model[start..end]);
+        volume.write_out(file).unwrap();
+    }
+    let extents = |volume: &Volume| {
+        let view = volume.store.journal.view();
+        health::files(&view, [volume.dataset.id]).unwrap().extents
+    };
+    assert!(extents(&volume) > 2700, "{}", extents(&volume));
+    assert_eq!(rewrite(&volume, file), 8 << 20);
+    assert_eq!(extents(&volume), 64, "one for each 128 KiB");
+    assert_eq!(chunks(&volume).len(), 64);
+    assert!(content(&volume, file) == model);
+    // Where a step takes one window, too.
+    for start in (0..1 << 20).step_by(1200) {
+        write(&volume, file, at(start), &[9; 600]);
+        model[start..start + 600].fill(9);
+        volume.write_out(file).unwrap();
+    }
+    assert_eq!(rewrite(&volume, file), 8 << 20);
+    assert_eq!(extents(&volume), 64);
+    assert!(content(&volume, file) == model);
+    check_space(&volume, "written anew");
+}
+
 #[test]
 fn a_power_cut_leaves_the_same_bytes() {
     for seed in 0..6 {
