@@ -109,6 +109,8 @@ impl Journal {
             // the log was born in this one.
             && writer.generation.0 == newest.generation.0.saturating_add(1)
             && newest.generation != Generation(0)
+            // Else the end of nodes.dat could not be cut off.
+            && self.storage.pages.extent().0 >= newest.nodes_end
             && writer.effects.dirtied == 0
             && writer.effects.freed.is_empty()
         {

@@ -31,7 +31,7 @@ use crate::sync::{Mutex, RwLock};
 
 /// Pages that one transaction may make dirty, at most: what a commit must never run out of. The
 /// largest touch a hundred extents, each in a leaf of its own in four trees, and what is above.
-const TRANSACTION_PAGES_MAX: u64 = 1024;
+pub(super) const TRANSACTION_PAGES_MAX: u64 = 1024;
 /// Dirty pages from which a checkpoint is due: 64 MiB.
 const DIRTY_PAGES_DUE: u64 = 16 * 1024;
 

@@ -7,6 +7,7 @@
 pub mod change;
 mod checkpoint;
 pub mod journal;
+mod pages;
 pub mod recovery;
 mod scan;
 #[cfg(test)]

@@ -4,12 +4,22 @@
 //! the end of the file until [`PageStore::find_free`] has walked the internal pages; so nothing
 //! that is written down can ever be wrong about it, and a page can neither leak nor be given away
 //! twice.
+//!
+//! Nor is it stored which of them are holes in the file ([`holes`]): those that may be one have their
+//! space allocated again before they count as free. So what [`PageStore::reserve`] promised can be
+//! written on a full disk.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+mod holes;
+mod marks;
+mod runs;
+
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
+
+pub use holes::Idle;
+use marks::Marks;
+use runs::Runs;
 
 use super::StoreError;
 use super::tree::Node;
@@ -61,11 +71,21 @@ pub struct PageStore {
 }
 
 struct Space {
-    /// Free runs by first page: the length.
-    free: BTreeMap<u64, u64>,
-    free_pages: u64,
-    /// Pages from here on were never used.
+    /// Free, and with their space.
+    free: Runs,
+    /// The fewest of them that there were since somebody last looked what could go back.
+    least_free: u64,
+    /// Free as well: found after opening, with or without their space.
+    found: Runs,
+    /// Free as well, without their space.
+    holes: Runs,
+    /// Pages from here on are not used.
     end: u64,
+    /// Where the file ends once that is durable, and what was its end: it is about to be cut. What
+    /// lies between has no space.
+    cutting: Option<(u64, u64)>,
+    /// The disk takes no space back from inside of a file.
+    takes_no_holes: bool,
     /// Pages in use by the trees.
     used: u64,
     /// The same when the store was opened.
@@ -89,10 +109,14 @@ impl PageStore {
             cache: Cache::new(pages.max(64)),
             damaged: Counter::default(),
             space: Mutex::new(Space {
-                free: BTreeMap::new(),
-                free_pages: 0,
+                free: Runs::default(),
+                least_free: 0,
+                found: Runs::default(),
+                holes: Runs::default(),
                 // Page 0 stands for 'none'.
                 end: end.0.max(1),
+                cutting: None,
+                takes_no_holes: false,
                 used,
                 opened_used: used,
                 held: Vec::new(),
@@ -194,13 +218,17 @@ impl PageStore {
             Need::Reclaim => pages,
             Need::Log => return Ok(()),
         };
-        let space = self.space.lock();
+        let mut space = self.space.lock();
         let length = self.disk.len_bytes() / PAGE_BYTES as u64;
-        let have = space.free_pages + length.saturating_sub(space.end);
-        if have >= wanted {
+        if space.have(length) >= wanted {
             return Ok(());
         }
-        let missing = wanted - have;
+        space.stop_cutting()?;
+        let missing = wanted.saturating_sub(space.have(length));
+        let missing = missing.saturating_sub(space.fill(&*self.disk, missing)?);
+        if missing == 0 {
+            return Ok(());
+        }
         let step = (length / 16).clamp(GROWTH_MIN_PAGES, GROWTH_MAX_PAGES);
         let start = length.max(space.end);
         // A whole step if the disk has it, else just what is needed.
@@ -225,16 +253,11 @@ impl PageStore {
     pub fn allocate(&self, generation: Generation) -> PagePtr {
         let mut space = self.space.lock();
         space.used += 1;
-        let page = if let Some((start, len)) = space.free.pop_first() {
-            if len > 1 {
-                space.free.insert(start + 1, len - 1);
-            }
-            space.free_pages -= 1;
-            start
-        } else {
+        let page = space.free.take_first().unwrap_or_else(|| {
             space.end += 1;
             space.end - 1
-        };
+        });
+        space.least_free = space.least_free.min(space.free.pages());
         PagePtr {
             page: PageNo(page),
             generation,
@@ -259,7 +282,7 @@ impl PageStore {
         let mut space = self.space.lock();
         for place in retired {
             if space.known && !space.searching {
-                space.add(place.page.0, 1)?;
+                space.free.add(place.page.0, 1)?;
             } else {
                 space.held.push(place.page);
             }
@@ -285,8 +308,9 @@ impl PageStore {
         let mut reached = Marks::new(opened_end);
         self.reach(&roots()?, &mut reached)?;
         let mut space = self.space.lock();
+        // Which of them are holes is not known.
         for run in reached.others() {
-            space.add(run.start, run.end - run.start)?;
+            space.found.add(run.start, run.end - run.start)?;
         }
         // What the trees of deleted datasets had was counted, if nobody found it since.
         let unreached = space.opened_used.saturating_sub(reached.count());
@@ -307,9 +331,12 @@ impl PageStore {
         }
         space.searching = true;
         let mut known = Marks::new(PageNo(space.end));
-        let free = space.free.iter();
-        let free = free.flat_map(|(start, len)| *start..start.saturating_add(*len));
-        for page in free.chain(retired.iter().map(|place| place.page.0)) {
+        let free = [&space.free, &space.found, &space.holes];
+        let free = free.into_iter().flat_map(Runs::iter);
+        for page in free
+            .flatten()
+            .chain(retired.iter().map(|place| place.page.0))
+        {
             known.mark(page);
         }
         Some(Search {
@@ -356,31 +383,8 @@ impl Space {
     /// Gives pages to be written again that a search kept from it.
     fn give_held(&mut self) -> Result<(), StoreError> {
         for page in std::mem::take(&mut self.held) {
-            self.add(page.0, 1)?;
+            self.free.add(page.0, 1)?;
         }
-        Ok(())
-    }
-
-    fn add(&mut self, mut start: u64, mut len: u64) -> Result<(), StoreError> {
-        let (page, end) = (PageNo(start), start.saturating_add(len));
-        if let Some((&before, &before_len)) = self.free.range(..end).next_back()
-            && before + before_len > start
-        {
-            let reason = "it was freed twice".into();
-            return Err(StoreError::Page { page, reason });
-        }
-        self.free_pages += len;
-        if let Some((&before, &before_len)) = self.free.range(..start).next_back()
-            && before + before_len == start
-        {
-            self.free.remove(&before);
-            start = before;
-            len += before_len;
-        }
-        if let Some(after_len) = self.free.remove(&(start + len)) {
-            len += after_len;
-        }
-        self.free.insert(start, len);
         Ok(())
     }
 }
@@ -392,61 +396,6 @@ fn offset_of(page: PageNo) -> Result<u64, StoreError> {
             page,
             reason: "its address is beyond any file".into(),
         })
-}
-
-/// A bit for each page.
-struct Marks {
-    bits: Vec<u64>,
-    end: u64,
-}
-
-impl Marks {
-    /// None of the pages before `end` is marked.
-    fn new(end: PageNo) -> Self {
-        let words = usize::try_from(end.0.div_ceil(64)).unwrap_or(usize::MAX);
-        Marks {
-            bits: vec![0; words],
-            end: end.0,
-        }
-    }
-
-    /// Marks a page; false when it was marked before or lies outside.
-    fn mark(&mut self, page: u64) -> bool {
-        let word = usize::try_from(page / 64).ok();
-        let Some(word) = word.and_then(|word| self.bits.get_mut(word)) else {
-            return false;
-        };
-        let bit = 1 << (page % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    /// How many are marked.
-    fn count(&self) -> u64 {
-        self.bits
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum()
-    }
-
-    fn has(&self, page: u64) -> bool {
-        let word = usize::try_from(page / 64).ok();
-        word.and_then(|word| self.bits.get(word))
-            .is_some_and(|word| word & (1 << (page % 64)) != 0)
-    }
-
-    /// Runs of pages that are not marked.
-    fn others(&self) -> impl Iterator<Item = Range<u64>> {
-        let mut at = 1;
-        std::iter::from_fn(move || {
-            let start = (at..self.end).find(|page| !self.has(*page))?;
-            at = (start..self.end)
-                .find(|page| self.has(*page))
-                .unwrap_or(self.end);
-            Some(start..at)
-        })
-    }
 }
 
 /// Looks for pages that no tree reaches and that are not known to be free: those of trees that were
