@@ -12,8 +12,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::{SimMedia, Survival};
 use razorfs::engine::{
-    Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode, SetAttr,
-    SetXattr, Time, TrimOptions, Volume, WriteFlags, mkfs,
+    CompactOptions, Cred, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode,
+    SetAttr, SetXattr, Time, TrimOptions, Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
 use razorfs::fsck;
@@ -69,7 +69,7 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
     let cred = Cred::default();
     let (dir, other) = (pick(&world.dirs, rng), pick(&world.dirs, rng));
     let file = pick(&world.files, rng);
-    match rng.random_range(0..26) {
+    match rng.random_range(0..27) {
         0..3 => {
             let made = volume.create(cred, dir, &name(rng), &new(0o100_644))?;
             world.files.push(made.ino);
@@ -150,6 +150,14 @@ fn step(volume: &Volume, world: &mut World, rng: &mut ChaCha8Rng) -> Result<(), 
         21 => volume.fsync(file, false)?,
         22 => volume.store().commit_tick()?,
         24 => drop(volume.store().compact(&mut || true)?),
+        25 => {
+            let any = CompactOptions {
+                percent: 1,
+                min_bytes: 0,
+                ..CompactOptions::default()
+            };
+            volume.store().compact_idle(any, &mut || true)?;
+        }
         23 => drop(
             volume
                 .store()

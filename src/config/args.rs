@@ -11,7 +11,7 @@ use super::exports::{exports, parse_export, staleness};
 use super::file::{File, has_key};
 use super::merge::{Merged, in_file, settings};
 use super::values::{
-    at_most, bytes, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
+    at_most, bytes, compact, cpus, days, level, not_supported, sandbox, seconds, seconds_or_never,
     tag_of_flag, value,
 };
 use super::{Command, Config, ConfigError, Control, Endpoint, LogFormat, Start};
@@ -104,6 +104,10 @@ struct Args {
     /// for never. See `razorfs trim`.
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     trim_interval: String,
+    /// Percent of chunks.dat, and 1G at least, that must be free in pieces too short to go back for
+    /// razorfsd to move content together while guests are quiet; 0 for never. See `razorfs compact`.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25)]
+    compact: usize,
     /// Wait for a virtual machine that moves here from another host, and open the store only when
     /// that has let it go. See docs/MIGRATION.md.
     #[arg(long, conflicts_with = "take_over")]
@@ -393,6 +397,7 @@ impl Args {
                 scrub_interval: self.scrub_interval.as_deref().map(days).transpose()?,
                 scrub_bytes_per_sec: bytes("--scrub-rate", &self.scrub_rate)?,
                 trim_interval: seconds_or_never("--trim-interval", &self.trim_interval)?,
+                compact: compact(self.compact)?,
                 ..OpenOptions::default()
             },
             exports,

@@ -3,7 +3,8 @@
 use super::Config;
 
 /// Flags whose values can change at any time. The exports of --socket-path and --export can too.
-const LIVE: [&str; 5] = [
+const LIVE: [&str; 6] = [
+    "compact",
     "export",
     "log-level",
     "scrub-interval",

@@ -336,6 +336,7 @@ fn the_file_says_what_flags_say_under_their_names() {
         scrub-interval = 0.5
         scrub-rate = '8M'
         trim-interval = '5 min'
+        compact = 40
         durability = 'strict'
         cache = 'never'
         num-queues = 4
@@ -364,6 +365,7 @@ fn the_file_says_what_flags_say_under_their_names() {
         "--scrub-interval=0.5",
         "--scrub-rate=8M",
         "--trim-interval=300",
+        "--compact=40",
         "--durability=strict",
         "--cache=never",
         "--num-queues=4",
@@ -699,7 +701,7 @@ fn who_said_what_is_in_force_is_told() {
 fn what_cannot_change_while_the_daemon_runs_is_named() {
     let text = format!("{STORE}socket-path = '/run/s'\ncache-size = '64M'\n");
     let old = with_file(&text, &[]).unwrap();
-    let live = "log-level = 'debug'\nscrub-interval = 3\ntrim-interval = 5\n";
+    let live = "log-level = 'debug'\nscrub-interval = 3\ntrim-interval = 5\ncompact = 0\n";
     let live = with_file(&format!("{text}{live}"), &[]).unwrap();
     assert!(old.fixed_differences(&live).is_empty());
     let fixed = text.replace("64M", "32M") + "writeback = true\ncpu-affinity = '1'\n";

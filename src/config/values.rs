@@ -6,6 +6,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::ConfigError;
+use crate::engine::CompactOptions;
 use crate::sandbox::Action;
 use crate::transport::vhost_user::check_tag;
 
@@ -114,6 +115,16 @@ pub(super) fn seconds(option: &str, given: &str) -> Result<Duration, ConfigError
 pub(super) fn seconds_or_never(option: &str, given: &str) -> Result<Option<Duration>, ConfigError> {
     let span = span(option, given, 0.0..=TRIM_INTERVAL_MAX_SECONDS, SECOND)?;
     Ok(Some(span).filter(|span| !span.is_zero()))
+}
+
+/// When to compact, or 0 for never.
+pub(super) fn compact(percent: usize) -> Result<Option<CompactOptions>, ConfigError> {
+    let percent = at_most("--compact", percent, 0, 99)?;
+    let options = CompactOptions {
+        percent: u8::try_from(percent).unwrap_or(u8::MAX),
+        ..CompactOptions::default()
+    };
+    Ok(Some(options).filter(|options| options.percent > 0))
 }
 
 pub(super) fn days(given: &str) -> Result<Duration, ConfigError> {

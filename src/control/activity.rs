@@ -157,6 +157,15 @@ pub struct Activity {
     pub damaged_pages: u64,
     /// Content that was read and could not be believed.
     pub damaged_content: u64,
+    /// Chunks that compactions moved.
+    #[serde(default)]
+    pub moved_chunks: u64,
+    /// Bytes that they take.
+    #[serde(default)]
+    pub moved_bytes: u64,
+    /// Bytes of chunks.dat that went back to the disk below from inside of it. A level.
+    #[serde(default)]
+    pub punched_bytes: u64,
     /// Bytes of content that the store may hold; 0 for as many as the disk gives. A level.
     pub capacity_bytes: u64,
     /// Bytes of content that can still be written where none are reserved. A level.
@@ -228,6 +237,9 @@ pub fn gather(
         ],
         damaged_pages: now.damaged_pages,
         damaged_content: now.damaged_content,
+        moved_chunks: now.moved_chunks,
+        moved_bytes: now.moved_bytes,
+        punched_bytes: space.punched_bytes,
         capacity_bytes: now.capacity_bytes,
         free_bytes: store.unreserved_bytes()?,
         used_bytes: space.used_bytes,

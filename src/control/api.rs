@@ -216,8 +216,29 @@ pub struct Trimmed {
     pub pieces: u64,
     /// Bytes at its end.
     pub cut_bytes: u64,
+    /// Bytes of nodes.dat: of pages of trees that were freed.
+    #[serde(default)]
+    pub metadata_bytes: u64,
     /// Whether the file system below takes no space back from inside of a file.
     pub unsupported: bool,
+}
+
+/// How to make chunks.dat shorter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Compact {}
+
+/// What making chunks.dat shorter did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Compacted {
+    /// Chunks that were moved.
+    pub moved_chunks: u64,
+    /// Bytes that they take.
+    pub moved_bytes: u64,
+    /// Bytes by which the file got shorter.
+    pub cut_bytes: u64,
+    /// Chunks that could not be read, and stay where they are.
+    pub damaged_chunks: u64,
 }
 
 /// How to delete a dataset.

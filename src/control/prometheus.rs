@@ -150,6 +150,21 @@ impl Page {
             "The length of chunks.dat.",
             now.chunks_file_bytes,
         );
+        self.gauge(
+            "razorfs_punched_bytes",
+            "Bytes of chunks.dat that went back to the disk below from inside of it.",
+            now.punched_bytes,
+        );
+        self.counter(
+            "razorfs_compacted_chunks_total",
+            "Chunks that compactions moved.",
+            now.moved_chunks,
+        );
+        self.counter(
+            "razorfs_compacted_bytes_total",
+            "Bytes of chunks.dat that they take.",
+            now.moved_bytes,
+        );
         self.gauge("razorfs_snapshots", "Snapshots.", now.snapshot_count);
         let datasets = || now.datasets.iter();
         self.gauges(

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
-    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, Difference,
-    ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Restore, Restored, Rewrite,
-    Rewritten, Snapshot, StoreSettings, Trim, Trimmed,
+    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
+    Dataset, Difference, ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Restore,
+    Restored, Rewrite, Rewritten, Snapshot, StoreSettings, Trim, Trimmed,
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
@@ -449,6 +449,18 @@ impl Session {
         match self {
             Session::Served(client) => client.patch("/api/v1/store", change),
             Session::Opened(store) => Ok(operations::change_store(store, change)?),
+        }
+    }
+
+    /// See [`operations::compact`]. A daemon goes on though nobody waits for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compact(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Compacted> {
+        let how = Compact::default();
+        match self {
+            Session::Served(client) => client.post("/api/v1/compact", &how).map(|made| made.it),
+            Session::Opened(store) => Ok(operations::compact(store, &how, go_on)?),
         }
     }
 

@@ -3,12 +3,14 @@
 //!
 //! They hold the store weakly: it can be dropped while they sleep, and they end then.
 
+mod compact;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{ScrubOptions, Store};
+use super::{CompactOptions, OpenOptions, ScrubOptions, Store};
 use crate::format::id::{DatasetId, Ino};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
@@ -78,6 +80,8 @@ struct State {
     scrub_interval: Option<Duration>,
     /// How often free space that nobody needs goes back.
     trim_interval: Option<Duration>,
+    /// When chunks are moved.
+    compact: Option<CompactOptions>,
     /// There may be deleted datasets.
     doomed: bool,
     /// Files that are written in order, each once.
@@ -120,6 +124,7 @@ impl Background {
             let mut state = shared.state.lock();
             state.scrub_interval = store.options.scrub_interval;
             state.trim_interval = store.options.trim_interval;
+            state.compact = store.options.compact;
         }
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
@@ -128,6 +133,10 @@ impl Background {
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
             spawn("trim", move || trim_loop(&shared, &weak))?
+        });
+        threads.push({
+            let (shared, weak) = (Arc::clone(shared), weak.clone());
+            spawn("compact", move || compact::run(&shared, &weak))?
         });
         threads.push({
             let (shared, weak) = (Arc::clone(shared), weak.clone());
@@ -151,11 +160,12 @@ impl Background {
         Ok(())
     }
 
-    /// Scrubs and trims so often from here on, if there are threads; `None` for never.
-    pub(super) fn set_intervals(&self, scrub: Option<Duration>, trim: Option<Duration>) {
+    /// Scrubs, trims and compacts as often as these options say from here on, if there are threads.
+    pub(super) fn follow(&self, options: &OpenOptions) {
         let mut state = self.shared.state.lock();
-        state.scrub_interval = scrub;
-        state.trim_interval = trim;
+        state.scrub_interval = options.scrub_interval;
+        state.trim_interval = options.trim_interval;
+        state.compact = options.compact;
         self.shared.wake.notify_all();
     }
 

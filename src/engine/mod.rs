@@ -44,7 +44,7 @@ mod types;
 mod volume;
 mod xattr;
 
-pub use data::{Compacted, Content, TrimOptions, Trimmed};
+pub use data::{CompactOptions, Compacted, Content, TrimOptions, Trimmed};
 pub use datasets::{
     DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
     split_name,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::progress::Progress;
+use super::CompactOptions;
 
 /// When an acknowledged operation is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +43,8 @@ pub struct OpenOptions {
     /// How often free space that has stayed free since the last time goes back to the disk below;
     /// `None` for never.
     pub trim_interval: Option<Duration>,
+    /// When chunks are moved so that what is free in short pieces can go back too; `None` for never.
+    pub compact: Option<CompactOptions>,
     /// Leave what has no name but may still be open, until [`super::Store::free_orphans_but`] is
     /// told what is: a guest goes on that another process served.
     pub keep_orphans: bool,
@@ -64,6 +67,7 @@ impl Default for OpenOptions {
             scrub_interval: None,
             scrub_bytes_per_sec: 16 << 20,
             trim_interval: Some(Duration::from_secs(60)),
+            compact: Some(CompactOptions::default()),
             keep_orphans: false,
             discard_damaged_log: false,
             progress: Progress::default(),

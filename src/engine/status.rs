@@ -55,6 +55,10 @@ pub struct Activity<'s> {
     pub damaged_pages: u64,
     /// How often content was read that could not be believed.
     pub damaged_content: u64,
+    /// Chunks that compactions moved.
+    pub moved_chunks: u64,
+    /// Bytes that they take.
+    pub moved_bytes: u64,
     /// Bytes of content that it may hold; 0 for as many as the disk gives.
     pub capacity_bytes: u64,
     /// The length of chunks.dat.
@@ -82,6 +86,8 @@ impl Store {
             content: self.data.looks(),
             damaged_pages,
             damaged_content: self.data.damaged.get(),
+            moved_chunks: self.data.moved_chunks.get(),
+            moved_bytes: self.data.moved_bytes.get(),
             capacity_bytes: self.journal.capacity_bytes(),
             chunks_file_bytes: self.journal.chunks().len_bytes(),
             is_writable: self.is_writable(),

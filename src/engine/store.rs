@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::background::Background;
 use super::data::DataState;
@@ -341,10 +341,17 @@ impl Store {
         (self.clock)()
     }
 
-    /// Scrubs and gives free space back so often from here on; `None` for never. Where the store
-    /// has no threads for that, it changes nothing.
-    pub fn set_intervals(&self, scrub: Option<Duration>, trim: Option<Duration>) {
-        self.background.set_intervals(scrub, trim);
+    /// Scrubs, gives free space back and compacts as often as these options say from here on; of the
+    /// others none counts. Where the store has no threads for that, it changes nothing.
+    pub fn follow(&self, options: &OpenOptions) {
+        self.background.follow(options);
+    }
+
+    /// Bytes that guests wrote and that were read from and written to the disks.
+    pub(super) fn moved_by_all(&self) -> u64 {
+        let disks = self.disks.named();
+        let disks = disks.map(|(_, disk)| disk.read_bytes.get() + disk.written_bytes.get());
+        disks.iter().sum::<u64>() + self.guest_bytes.load(Ordering::Relaxed)
     }
 
     /// What opening found and did.

@@ -158,6 +158,8 @@ fn commands_say_the_same_whether_a_daemon_serves_or_not() {
         ("set", &["size=1G", "--json"]),
         ("set", &["size=1G", "dedup=on"]),
         ("set", &["size=none"]),
+        ("compact", &[]),
+        ("compact", &["--json"]),
         ("rename", &["copy", "other", "--json"]),
         ("rename", &["main", "other"]),
         ("rename", &["web@a", "web"]),

@@ -11,7 +11,8 @@ type Error = Box<dyn std::error::Error>;
 /// does so in the background, with what has stayed free for a while: see `razorfsd --trim-interval`.
 ///
 /// What is inside of chunks.dat is punched out of it, where the host's file system can do that; what
-/// is free at its end is cut off.
+/// is free at its end is cut off. Free pages of nodes.dat go likewise, but for some that stay for what
+/// comes next.
 #[derive(Debug, Args)]
 pub struct TrimArgs {
     #[command(flatten)]
@@ -38,6 +39,10 @@ pub fn run(args: &TrimArgs) -> Result<(), Error> {
         "{} bytes given back in {} pieces, {} bytes cut off the end\n",
         done.punched_bytes, done.pieces, done.cut_bytes
     ));
+    if done.metadata_bytes > 0 {
+        let bytes = done.metadata_bytes;
+        crate::tell(&format!("{bytes} bytes of nodes.dat given back\n"));
+    }
     if done.unsupported {
         crate::tell("The file system below takes no space back from inside of a file.\n");
     }

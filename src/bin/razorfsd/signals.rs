@@ -181,8 +181,7 @@ impl Live {
             log::warn!("{}: {line}", file.display());
         }
         log::set_max_level(new.log_level);
-        let (scrub, trim) = (new.open.scrub_interval, new.open.trim_interval);
-        self.store.set_intervals(scrub, trim);
+        self.store.follow(&new.open);
         self.config.schedules.clone_from(&new.schedules);
         self.scheduler.replace(schedules(&self.config));
         for warning in staleness(&new.exports) {

@@ -35,7 +35,7 @@ pub use snapshots::{
     snapshot, snapshots, take_snapshot,
 };
 pub(super) use whole::as_event;
-pub use whole::{change_store, rewrite, scrub_status, stats, trim};
+pub use whole::{change_store, compact, rewrite, scrub_status, stats, trim};
 
 /// How often a name is tried again that others take and give back meanwhile.
 const TRIES: u32 = 8;

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::snapshots::unescaped;
 use super::{Result, dataset_name, rfc3339, timestamp};
 use crate::control::api::{
-    ChangeStore, ErrorKind, Event, EventKind, Failure, Opening, Rewrite, Rewritten, Scrub, Stats,
-    StoreSettings, Trim, Trimmed,
+    ChangeStore, Compact, Compacted, ErrorKind, Event, EventKind, Failure, Opening, Rewrite,
+    Rewritten, Scrub, Stats, StoreSettings, Trim, Trimmed,
 };
 use crate::engine::{self, EngineError, Store};
 use crate::format::page::PAGE_BYTES;
@@ -63,7 +63,27 @@ pub fn trim(store: &Arc<Store>, how: &Trim, go_on: &mut dyn FnMut() -> bool) -> 
         punched_bytes: done.punched_bytes,
         pieces: done.pieces,
         cut_bytes: done.cut_bytes,
+        metadata_bytes: done.metadata_bytes,
         unsupported: done.unsupported,
+    })
+}
+
+/// Moves chunks from the end of chunks.dat forward, and gives what is free behind them back. `go_on`
+/// is asked now and then.
+///
+/// # Errors
+/// When the store or the disk refuses: some may have been moved then, and content is whole.
+pub fn compact(
+    store: &Arc<Store>,
+    Compact {}: &Compact,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Compacted> {
+    let done = store.compact(go_on)?;
+    Ok(Compacted {
+        moved_chunks: done.moved_chunks,
+        moved_bytes: done.moved_bytes,
+        cut_bytes: done.cut_bytes,
+        damaged_chunks: done.damaged,
     })
 }
 

@@ -23,11 +23,11 @@ use super::stream::Writer;
 use super::{GoOn, Served};
 use crate::control::activity::Activity;
 use crate::control::api::{
-    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compare, Dataset, DeleteDataset,
-    DeleteExport, Difference, ErrorKind, Event, Export, Failure, Health, ListProjects,
-    ListSnapshots, NewClone, NewDataset, NewExport, NewScrub, NewSnapshot, Project, Restore,
-    Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats, StoreSettings, Trim,
-    Trimmed, Watch,
+    ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
+    Dataset, DeleteDataset, DeleteExport, Difference, ErrorKind, Event, Export, Failure, Health,
+    ListProjects, ListSnapshots, NewClone, NewDataset, NewExport, NewScrub, NewSnapshot, Project,
+    Restore, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats, StoreSettings,
+    Trim, Trimmed, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -72,6 +72,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(clone_dataset))
         .routes(routes!(differences))
         .routes(routes!(trim))
+        .routes(routes!(compact))
         .routes(routes!(list_projects, change_project))
         .routes(routes!(list_exports, add_export))
         .routes(routes!(remove_export))
@@ -464,6 +465,27 @@ async fn clone_dataset(
 async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Answer<Trimmed>> {
     let trim = move |store: &_, go_on: &mut GoOn<'_>| operations::trim(store, &how, go_on);
     served.run_long(trim).await.map(Answer)
+}
+
+/// Makes chunks.dat shorter: moves what lies at its end to free space before it, while guests go on,
+/// and gives back what is free then. Where the disk below knows holes in files, space goes back without it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/compact",
+    request_body = Compact,
+    responses((status = OK, description = "What was moved", body = Compacted), Refusals),
+)]
+async fn compact(
+    State(served): State<Served>,
+    Json(how): Json<Compact>,
+) -> Result<Answer<Compacted>> {
+    let room = served.take_long()?;
+    let compact = move |store: &_, go_on: &mut GoOn<'_>| {
+        let done = operations::compact(store, &how, go_on);
+        drop(room);
+        done
+    };
+    served.run_long(compact).await.map(Answer)
 }
 
 /// Writes the content of a file anew, as the dataset's settings are now, in few extents.

@@ -13,6 +13,7 @@ use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 
 use super::chunks;
+use super::evacuate::Regions;
 use super::{TrimOptions, UNIT, extents, space};
 use crate::disk::buffer::Buffer;
 use crate::engine::{EngineError, Store};
@@ -26,10 +27,10 @@ use crate::store::{Read, StoreError};
 /// Chunks that one pass over the records finds.
 const FOUND_MAX: usize = 16 << 10;
 /// Chunks that one transaction moves.
-const MOVES_MAX: usize = 32;
+pub(super) const MOVES_MAX: usize = 32;
 
-/// Units that get their space again at least, when there are holes only.
-const FILL_UNITS: u64 = 1024;
+/// Units that get their space at least, when there is none to move to.
+pub(super) const FILL_UNITS: u64 = 1024;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +43,28 @@ pub struct Compacted {
     pub cut_bytes: u64,
     /// Chunks that could not be read, and stay where they are.
     pub damaged: u64,
+}
+
+/// Where chunks may move.
+pub(super) enum To<'a> {
+    /// To before where each of them is. Where one finds no place, nothing before it needs to move.
+    Forward,
+    /// Out of some regions, to before unit `end`.
+    OutOf { regions: &'a Regions, end: u64 },
+}
+
+impl To<'_> {
+    /// Where in a free range the chunk that begins at unit `chunk` and has so many may move.
+    pub(super) fn place(&self, chunk: u64, units: u64, free: (u64, u64)) -> Option<u64> {
+        let (start, len) = free;
+        match self {
+            To::Forward => Some(start).filter(|start| start.saturating_add(units) <= chunk),
+            To::OutOf { regions, end } => {
+                let end = start.saturating_add(len).min(*end);
+                regions.place_out(start, end, units)
+            }
+        }
+    }
 }
 
 /// A chunk on its way.
@@ -62,14 +85,16 @@ impl Move {
 impl Store {
     /// Moves chunks from the end of chunks.dat forward and cuts the file off behind the last one, as
     /// far as there are free ranges that can take them; then trims the store. May be called at any
-    /// time. `go_on` is asked now and then.
+    /// time: where others go on freeing and writing, it moves no more than chunks.dat had when it
+    /// began. `go_on` is asked now and then.
     ///
     /// # Errors
     /// When a checkpoint fails, a tree cannot be read, or the disk refuses; content is whole.
     pub fn compact(&self, go_on: &mut dyn FnMut() -> bool) -> Result<Compacted, EngineError> {
         let mut done = Compacted::default();
         let mut filled = false;
-        while go_on() {
+        let most = self.journal.chunks().len_bytes();
+        while done.moved_bytes < most && go_on() {
             // What was freed becomes free.
             self.checkpoint()?;
             let moved = self.move_last(go_on, &mut done)?;
@@ -94,7 +119,7 @@ impl Store {
     }
 
     /// Moves the last chunks forward, until one finds no place; whether any was moved.
-    fn move_last(
+    pub(super) fn move_last(
         &self,
         go_on: &mut dyn FnMut() -> bool,
         done: &mut Compacted,
@@ -103,7 +128,7 @@ impl Store {
         let mut last = self.last_chunks()?;
         last.sort_unstable_by_key(|(start, _)| Reverse(*start));
         for some in last.chunks(MOVES_MAX) {
-            if !go_on() || !self.move_some(some, done)? {
+            if !go_on() || !self.move_some(some, &To::Forward, done)? {
                 break;
             }
         }
@@ -134,16 +159,18 @@ impl Store {
         }
     }
 
-    /// Moves some chunks; false when one finds no place, so that nothing before it needs to move.
-    fn move_some(
+    /// Moves some chunks, at most [`MOVES_MAX`]; false when there is no place, so that no others need
+    /// to be tried.
+    pub(super) fn move_some(
         &self,
         some: &[(u64, ChunkId)],
+        to: &To<'_>,
         done: &mut Compacted,
     ) -> Result<bool, EngineError> {
         self.throttle()?;
         let mut tx = self.journal.begin_for(Need::Reclaim)?;
         let (moves, all) = self.taking_space(|| {
-            let (moves, all) = self.claim_moves(&mut tx, some)?;
+            let (moves, all) = self.claim_moves(&mut tx, some, to)?;
             if !moves.is_empty() {
                 tx.commit()?;
             }
@@ -157,8 +184,11 @@ impl Store {
         for (index, each) in moves.iter().enumerate() {
             let is_written = written.has(index);
             if is_written && Self::enter_move(&mut tx, each)? {
+                let bytes = each.units().saturating_mul(UNIT);
                 done.moved_chunks += 1;
-                done.moved_bytes += each.units().saturating_mul(UNIT);
+                done.moved_bytes += bytes;
+                self.data.moved_chunks.note();
+                self.data.moved_bytes.add(bytes);
             } else {
                 space::free(&mut tx, each.to, each.units())?;
             }
@@ -167,12 +197,13 @@ impl Store {
         written.result.map(|()| all)
     }
 
-    /// Claims places for chunks, while there is space that nobody was promised; and whether each has
-    /// one.
+    /// Claims places for chunks, while there is space that nobody was promised; and whether there may
+    /// be more.
     fn claim_moves(
         &self,
         tx: &mut Tx<'_>,
         some: &[(u64, ChunkId)],
+        to: &To<'_>,
     ) -> Result<(Vec<Move>, bool), EngineError> {
         let mut spare = self.spare_units(tx)?;
         let mut moves = Vec::new();
@@ -188,8 +219,12 @@ impl Store {
             let Some(left) = spare.checked_sub(units) else {
                 return Ok((moves, false));
             };
-            let Some(free) = space::fit_before(tx, units, *start)? else {
-                return Ok((moves, false));
+            let find = |first, len| to.place(*start, units, (first, len));
+            let Some(free) = space::fit(tx, units, find)? else {
+                match to {
+                    To::Forward => return Ok((moves, false)),
+                    To::OutOf { .. } => continue,
+                }
             };
             space::claim(tx, free, units)?;
             spare = left;

@@ -9,6 +9,7 @@ mod chunks;
 mod compact;
 mod copy;
 mod dirty;
+mod evacuate;
 mod extents;
 mod fallocate;
 mod hashes;
@@ -29,6 +30,7 @@ mod write;
 mod writeout;
 
 pub use compact::Compacted;
+pub use evacuate::CompactOptions;
 pub(super) use quota::{Usage, kept_bytes};
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
@@ -97,6 +99,10 @@ pub(super) struct DataState {
     cache: kept::Cache,
     /// Reads of content that could not be believed.
     pub(super) damaged: Counter,
+    /// Chunks that compactions moved.
+    pub(super) moved_chunks: Counter,
+    /// Bytes that they take.
+    pub(super) moved_bytes: Counter,
 }
 
 impl DataState {
@@ -118,6 +124,8 @@ impl DataState {
             next_chunk: AtomicU64::new(1),
             cache: kept::Cache::new(cache_bytes),
             damaged: Counter::default(),
+            moved_chunks: Counter::default(),
+            moved_bytes: Counter::default(),
         }
     }
 

@@ -27,8 +27,8 @@ pub(in crate::engine) fn units_used(read: &impl Read) -> Result<u64, StoreError>
     Ok(found.unwrap_or(0))
 }
 
-/// Ranges that are looked at to find one.
-const FIT_MAX: usize = 1024;
+/// Ranges of a size and up to twice that are looked at to find one.
+const FIT_MAX: usize = 512;
 
 fn change_used(tx: &mut Tx<'_>, change: impl FnOnce(u64) -> u64) -> Result<(), StoreError> {
     let used = change(units_used(tx)?);
@@ -66,12 +66,13 @@ fn delete_free(tx: &mut Tx<'_>, start: u64, len: u64) -> Result<(), StoreError> 
     )))
 }
 
-/// A free range.
+/// A place in a free range.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Free {
     /// Its first unit.
     pub(super) start: u64,
-    size: u64,
+    /// The range: first unit and length.
+    range: (u64, u64),
 }
 
 /// The smallest free range of at least `len` units, the one that comes first of those.
@@ -87,40 +88,77 @@ pub(super) fn best_fit(read: &impl Read, len: u64) -> Result<Free, StoreError> {
     let size = key
         .first_chunk::<8>()
         .map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    Ok(Free { start, size })
+    let range = (start, size);
+    Ok(Free { start, range })
 }
 
-/// A free range of at least `len` units that lie before unit `end`: a small one. `None` when there
-/// is none among the first few that are large enough.
-pub(super) fn fit_before(read: &impl Read, len: u64, end: u64) -> Result<Option<Free>, StoreError> {
-    let mut found = None;
-    let mut seen = 0;
-    let from = key::free_by_size(len, 0);
-    read.scan(TreeId::FreeBySize, &from, &[0xff; 17], &mut |key, _| {
-        let size = key.first_chunk::<8>().map(|size| u64::from_be_bytes(*size));
-        if let (Ok(start), Some(size)) = (trailing_u64(key), size)
-            && start.saturating_add(len) <= end
-        {
-            found = Some(Free { start, size });
+/// Where in a free range of at least `len` units `find` finds a place, given its first unit and length:
+/// in a small one. `None` when there is none among the first few of each size that are large enough.
+pub(super) fn fit(
+    read: &impl Read,
+    len: u64,
+    find: impl Fn(u64, u64) -> Option<u64>,
+) -> Result<Option<Free>, StoreError> {
+    let mut at_least = len;
+    while at_least < UNITS_END {
+        let mut found = None;
+        let mut seen = 0;
+        let from = key::free_by_size(at_least, 0);
+        read.scan(TreeId::FreeBySize, &from, &[0xff; 17], &mut |key, _| {
+            let size = key.first_chunk::<8>().map(|size| u64::from_be_bytes(*size));
+            if let (Ok(first), Some(size)) = (trailing_u64(key), size) {
+                let range = (first, size);
+                found = find(first, size).map(|start| Free { start, range });
+            }
+            seen += 1;
+            match found.is_none() && seen < FIT_MAX {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })?;
+        if found.is_some() || seen < FIT_MAX {
+            return Ok(found);
         }
-        seen += 1;
-        match found.is_none() && seen < FIT_MAX {
+        // Many of this size are refused: larger ones may lie elsewhere.
+        at_least = at_least.saturating_mul(2);
+    }
+    Ok(None)
+}
+
+/// Units in free ranges shorter than `below`, counted up to about `enough`.
+pub(super) fn small_free_units(
+    read: &impl Read,
+    below: u64,
+    enough: u64,
+) -> Result<u64, StoreError> {
+    let mut sum = 0u64;
+    let (from, to) = (key::free_by_size(1, 0), key::free_by_size(below, 0));
+    read.scan(TreeId::FreeBySize, &from, &to, &mut |key, _| {
+        let len = key.first_chunk::<8>().map(|len| u64::from_be_bytes(*len));
+        sum = sum.saturating_add(len.unwrap_or(0));
+        match sum < enough {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
     })?;
-    Ok(found)
+    Ok(sum)
 }
 
-/// Claims the first `len` units of a free range for writing.
+/// Claims `len` units of a free range for writing.
 pub(super) fn claim(tx: &mut Tx<'_>, free: Free, len: u64) -> Result<(), StoreError> {
-    let Free { start, size } = free;
-    let rest = size.checked_sub(len).ok_or_else(|| {
+    let start = free.start;
+    let (first, size) = free.range;
+    let before = start.saturating_sub(first);
+    let rest = size.checked_sub(before.saturating_add(len));
+    let rest = rest.ok_or_else(|| {
         StoreError::Corrupt(format!(
-            "free range at unit {start} is shorter than its key says"
+            "free range at unit {first} is shorter than its key says"
         ))
     })?;
-    delete_free(tx, start, size)?;
+    delete_free(tx, first, size)?;
+    if before > 0 {
+        put_free(tx, first, before)?;
+    }
     if rest > 0 {
         put_free(tx, start + len, rest)?;
     }

@@ -67,6 +67,8 @@ pub struct Trimmed {
     pub pieces: u64,
     /// Bytes at its end.
     pub cut_bytes: u64,
+    /// Bytes of nodes.dat, inside and at its end.
+    pub metadata_bytes: u64,
     /// The disk below does not take space back from inside of a file.
     pub unsupported: bool,
 }
@@ -90,8 +92,8 @@ impl Drop for Taking<'_> {
 
 impl Store {
     /// Gives all space of chunks.dat that is free, and that no unwritten bytes need, back to the
-    /// disk below, at once. May be called at any time; what a crash leaves of it, the next one
-    /// does. `go_on` is asked for each step.
+    /// disk below, at once; and that of free tree pages, but for some. May be called at any time;
+    /// what a crash leaves of it, the next one does. `go_on` is asked for each step.
     ///
     /// # Errors
     /// When the checkpoint before it fails, a tree cannot be read, or the disk refuses for a reason
@@ -123,11 +125,16 @@ impl Store {
         }
         // What was punched may be all that was behind the last chunk.
         done.cut_bytes = done.cut_bytes.saturating_add(self.cut_all(0)?);
+        done.metadata_bytes = self.journal.trim_pages(true)?;
+        // The end of nodes.dat goes when that of a checkpoint is before it.
+        self.checkpoint()?;
+        let cut = self.journal.cut_pages()?;
+        done.metadata_bytes = done.metadata_bytes.saturating_add(cut);
         Ok(done)
     }
 
-    /// Gives free space back that nobody has touched since the last look; and what chunks.dat has at
-    /// its end beyond what it would grow by ahead of use. A bounded part of it: to be called now and
+    /// Gives free space back that nobody has touched since the last look, tree pages too; and what
+    /// chunks.dat has at its end beyond what it would grow by ahead of use. A bounded part of it: to be called now and
     /// then.
     ///
     /// # Errors
@@ -144,15 +151,22 @@ impl Store {
         }
         let ahead = ahead_bytes(self.journal.chunks().len_bytes()) / UNIT;
         done.cut_bytes = self.cut_all(ahead)?;
-        *seen = match self.data.trim.refused.load(Ordering::Relaxed) {
+        *seen = match self.takes_no_holes() {
             true => Vec::new(),
             false => space::large_free_ranges(&self.journal.view(), min, SEEN_MAX)?,
         };
-        if done.punched_bytes > 0 || done.cut_bytes > 0 {
-            let bytes = done.punched_bytes.saturating_add(done.cut_bytes);
+        done.metadata_bytes = self.journal.trim_pages(false)?;
+        let bytes = done.punched_bytes.saturating_add(done.cut_bytes);
+        let bytes = bytes.saturating_add(done.metadata_bytes);
+        if bytes > 0 {
             ::log::debug!("{bytes} bytes went back to the disk");
         }
         Ok(done)
+    }
+
+    /// Whether the disk below is known to take no space back from inside of a file.
+    pub(super) fn takes_no_holes(&self) -> bool {
+        self.data.trim.refused.load(Ordering::Relaxed)
     }
 
     /// Punches some of the ranges that are still free, each from its end: who needs space takes it
@@ -163,7 +177,7 @@ impl Store {
         min: u64,
         done: &mut Trimmed,
     ) -> Result<bool, EngineError> {
-        if self.data.trim.refused.load(Ordering::Relaxed) {
+        if self.takes_no_holes() {
             done.unsupported = true;
             return Ok(false);
         }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use razorfs::engine::{Attr, Cred, EngineError, Fallocate, NewInode, SetAttr, WriteFlags};
+use razorfs::engine::{
+    Attr, CompactOptions, Cred, EngineError, Fallocate, NewInode, SetAttr, TrimOptions, WriteFlags,
+};
 use razorfs::format::id::Ino;
 
 use crate::ensure;
@@ -466,6 +468,20 @@ impl World {
             }
             Op::Checkpoint => {
                 volume.store().checkpoint().map_err(say)?;
+                self.checkpointed();
+            }
+            Op::Compact { all } => {
+                let store = volume.store();
+                let any = CompactOptions {
+                    percent: 1,
+                    min_bytes: 0,
+                    ..CompactOptions::default()
+                };
+                match all {
+                    true => store.compact(&mut || true).map_err(say)?,
+                    false => store.compact_idle(any, &mut || true).map_err(say)?,
+                };
+                store.trim(&TrimOptions { min_bytes: 4096 }).map_err(say)?;
                 self.checkpointed();
             }
             Op::Reclaim { which } => {

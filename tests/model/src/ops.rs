@@ -131,6 +131,10 @@ pub enum Op {
     SyncAll,
     Tick,
     Checkpoint,
+    /// Moves chunks: what pays in the background, or all that can be; then gives back what is free.
+    Compact {
+        all: bool,
+    },
     Reclaim {
         which: u8,
     },
@@ -331,7 +335,8 @@ fn attributes(rng: &mut ChaCha8Rng) -> Op {
 }
 
 fn durability(rng: &mut ChaCha8Rng) -> Op {
-    match rng.random_range(0..16) {
+    match rng.random_range(0..18) {
+        16..18 => Op::Compact { all: rng.random() },
         0..5 => Op::Fsync {
             ino: rng.random(),
             data: rng.random(),

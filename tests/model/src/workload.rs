@@ -234,6 +234,8 @@ pub fn all() -> Vec<Op> {
             gid: 2,
         },
         Op::Tick,
+        Op::Compact { all: false },
+        Op::Compact { all: true },
         Op::MakeDataset,
         Op::RenameDataset { which: 0 },
         Op::Reap { part: true },

@@ -25,6 +25,7 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),
+        ("/api/v1/compact", "post"),
         ("/api/v1/projects", "get post"),
         ("/api/v1/exports", "get post"),
         ("/api/v1/exports/{socket}", "delete"),
@@ -116,6 +117,39 @@ fn space_goes_back_when_that_is_asked_for() {
     ] {
         assert_eq!(kind(&trim(bad)), "bad_request");
     }
+    world.finish();
+}
+
+#[test]
+fn what_lies_at_the_end_is_moved_when_that_is_asked_for() {
+    let world = World::new();
+    let main = world.store.main().unwrap();
+    let first = write(&main, "first", &vec![7; 8 << 20]);
+    main.fsync(first, false).unwrap();
+    let second = write(&main, "second", &[8; 1 << 20]);
+    main.fsync(second, false).unwrap();
+    let set = crate::engine::SetAttr {
+        size: Some(0),
+        ..crate::engine::SetAttr::default()
+    };
+    main.setattr(first, &set).unwrap();
+    let (status, done) = world.post("/api/v1/compact", &json!({}));
+    assert_eq!(status, 200);
+    assert_eq!(done["moved_bytes"], 1 << 20, "{done}");
+    assert!(done["cut_bytes"].as_u64().unwrap() >= 8 << 20, "{done}");
+    assert_eq!(done["damaged_chunks"], 0);
+    let mut found = Vec::new();
+    main.read(second, 0, 2 << 20, &mut found).unwrap();
+    assert!(found == [8; 1 << 20]);
+    let (_, again) = world.post("/api/v1/compact", &json!({}));
+    assert_eq!(again["moved_chunks"], 0);
+    assert_eq!(
+        kind(&world.post("/api/v1/compact", &json!({"bytes": 1}))),
+        "bad_request"
+    );
+    let (_, activity) = world.get("/api/v1/activity");
+    assert_eq!(activity["moved_bytes"], 1 << 20);
+    drop(main);
     world.finish();
 }
 
