@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::progress::Progress;
 use super::CompactOptions;
+use crate::progress::Progress;
 
 /// When an acknowledged operation is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

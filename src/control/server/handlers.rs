@@ -467,8 +467,9 @@ async fn trim(State(served): State<Served>, Json(how): Json<Trim>) -> Result<Ans
     served.run_long(trim).await.map(Answer)
 }
 
-/// Makes chunks.dat shorter: moves what lies at its end to free space before it, while guests go on,
-/// and gives back what is free then. Where the disk below knows holes in files, space goes back without it.
+/// Makes chunks.dat shorter: moves what lies at its end to free space before it, while guests go
+/// on, and gives back what is free then. Where the disk below knows holes in files, space goes back
+/// without it.
 #[utoipa::path(
     post,
     path = "/api/v1/compact",

@@ -134,8 +134,8 @@ impl Store {
     }
 
     /// Gives free space back that nobody has touched since the last look, tree pages too; and what
-    /// chunks.dat has at its end beyond what it would grow by ahead of use. A bounded part of it: to be called now and
-    /// then.
+    /// chunks.dat has at its end beyond what it would grow by ahead of use. A bounded part of it:
+    /// to be called now and then.
     ///
     /// # Errors
     /// As [`Store::trim`].

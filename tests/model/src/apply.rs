@@ -481,7 +481,9 @@ impl World {
                     true => store.compact(&mut || true).map_err(say)?,
                     false => store.compact_idle(any, &mut || true).map_err(say)?,
                 };
-                store.trim(&TrimOptions { min_bytes: 4096 }).map_err(say)?;
+                store
+                    .trim(&TrimOptions { min_bytes: 4096 }, &mut || true)
+                    .map_err(say)?;
                 self.checkpointed();
             }
             Op::Reclaim { which } => {
