@@ -32,7 +32,8 @@ pub(super) fn run(shared: &Shared, store: &Weak<Store>) {
         if !store.is_writable() {
             return;
         }
-        match store.compact_idle(options, &mut || rest(shared, &store, options.pause)) {
+        let mut go_on = || rest(shared, &store, options.pause, || store.moved_by_all());
+        match store.compact_idle(options, &mut go_on) {
             Ok(done) if done.moved_chunks > 0 => {
                 let (chunks, bytes) = (done.moved_chunks, done.moved_bytes);
                 ::log::info!("compaction: {bytes} bytes moved in {chunks} chunks");
@@ -50,20 +51,25 @@ pub(super) fn run(shared: &Shared, store: &Weak<Store>) {
     }
 }
 
-/// Waits until guests leave room for a step. False when it should not be taken: they do not, it is
-/// not wanted any more, or nobody else uses the store.
-fn rest(shared: &Shared, store: &Arc<Store>, pause: Duration) -> bool {
+/// Waits until guests leave room for a step, of which `moved` tells how many bytes all have moved so
+/// far. False when it should not be taken: they do not, it is not wanted any more, or nobody else uses
+/// the store.
+fn rest(
+    shared: &Shared,
+    store: &Arc<Store>,
+    pause: Duration,
+    mut moved: impl FnMut() -> u64,
+) -> bool {
     let busy_bytes = BUSY_BYTES_PER_SEC * pause.as_millis() / 1000;
     for _ in 0..BUSY_MAX {
-        let before = store.moved_by_all();
+        let before = moved();
         if !sleep(shared, Instant::now() + pause)
             || wanted(&shared.state.lock()).is_none()
             || Arc::strong_count(store) == 1
         {
             return false;
         }
-        let moved = store.moved_by_all().saturating_sub(before);
-        if u128::from(moved) <= busy_bytes {
+        if u128::from(moved().saturating_sub(before)) <= busy_bytes {
             return true;
         }
     }
@@ -75,7 +81,6 @@ mod tests {
     use super::*;
     use crate::disk::sim::SimMedia;
     use crate::engine::{MkfsOptions, OpenOptions, mkfs, system_clock};
-    use crate::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn it_rests_for_as_long_as_guests_are_busy() {
@@ -88,27 +93,38 @@ mod tests {
         let store = Store::open_media(sim.media(), options, system_clock()).unwrap();
         let user = Arc::clone(&store);
         let shared = Shared::default();
-        let pause = Duration::from_millis(2);
-        assert!(!rest(&shared, &store, pause), "it is not wanted");
+        let rest = |moved: &mut dyn FnMut() -> u64| {
+            let pause = Duration::from_millis(2);
+            super::rest(&shared, &store, pause, moved)
+        };
+        assert!(!rest(&mut || 0), "it is not wanted");
         shared.state.lock().compact = Some(CompactOptions::default());
-        assert!(!rest(&shared, &store, pause), "nothing would come of it");
+        assert!(!rest(&mut || 0), "nothing would come of it");
         shared.state.lock().trim_interval = Some(Duration::from_secs(60));
-        assert!(rest(&shared, &store, pause));
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    store.guest_bytes.fetch_add(1 << 20, Ordering::Relaxed);
-                    std::thread::yield_now();
-                }
-            });
-            let is_free = rest(&shared, &store, pause);
-            done.store(true, Ordering::Relaxed);
-            assert!(!is_free, "a guest writes all the time");
-        });
-        assert!(rest(&shared, &store, pause), "it has stopped");
+        assert!(rest(&mut || 0));
+        let (mut looks, mut bytes) = (0, 0);
+        let busy = &mut || {
+            looks += 1;
+            bytes += 1 << 20;
+            bytes
+        };
+        assert!(!rest(busy), "a guest writes all the time");
+        assert_eq!(looks, 2 * BUSY_MAX);
+        let (mut looks, mut bytes) = (0, 0);
+        let soon_idle = &mut || {
+            looks += 1;
+            bytes += if looks < 10 { 1 << 20 } else { 1 };
+            bytes
+        };
+        assert!(rest(soon_idle), "it has stopped");
+        assert_eq!(looks, 10);
+        store
+            .guest_bytes
+            .fetch_add(1 << 20, crate::sync::atomic::Ordering::Relaxed);
+        let moved = store.moved_by_all();
+        assert!(moved >= 1 << 20, "{moved}");
         drop(user);
-        assert!(!rest(&shared, &store, pause), "nobody uses the store");
+        assert!(!rest(&mut || 0), "nobody uses the store");
         shared.state.lock().stopping = true;
     }
 }

@@ -60,23 +60,29 @@ impl Space {
     /// as many and the disk has the space. How many.
     pub(super) fn fill(&mut self, disk: &dyn Disk, wanted: u64) -> Result<u64, StoreError> {
         let mut filled = 0;
-        let free = &mut self.free;
-        for is_found in [true, false] {
-            let (from, others) = match is_found {
-                true => (&mut self.found, &self.holes),
-                false => (&mut self.holes, &self.found),
-            };
-            while filled < wanted
-                && let Some(first) = from.first()
-            {
-                // What is a hole between them stays one.
-                let end = others.next_from(first.start).unwrap_or(u64::MAX);
-                let got = fill_some(disk, first.start..end, from, free)?;
-                if got == 0 {
-                    break;
-                }
-                filled += got;
+        while filled < wanted
+            && let Some(first) = self.found.first()
+        {
+            // What is a hole between them stays one.
+            let end = self.holes.next_from(first.start).unwrap_or(u64::MAX);
+            let got = fill_some(disk, first.start..end, &mut self.found, &mut self.free)?;
+            if got == 0 {
+                // The disk is full, and this one is a hole. Others may have their space.
+                let hole = first.start..first.start + 1;
+                self.found.take(&hole);
+                self.holes.add(hole.start, 1)?;
             }
+            filled += got;
+        }
+        while filled < wanted
+            && let Some(first) = self.holes.first()
+        {
+            let end = self.found.next_from(first.start).unwrap_or(u64::MAX);
+            let got = fill_some(disk, first.start..end, &mut self.holes, &mut self.free)?;
+            if got == 0 {
+                break;
+            }
+            filled += got;
         }
         Ok(filled)
     }
@@ -90,8 +96,12 @@ impl Space {
     /// The file keeps its end after all: more pages are wanted.
     pub(super) fn stop_cutting(&mut self) -> Result<(), StoreError> {
         if let Some((start, end)) = self.cutting.take() {
+            // More than was promised may have been taken from there.
+            let start = start.max(self.end);
             self.end = self.end.max(end);
-            self.holes.add(start, end - start)?;
+            if start < end {
+                self.holes.add(start, end - start)?;
+            }
         }
         Ok(())
     }
@@ -260,5 +270,54 @@ impl PageStore {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimMedia;
+    use crate::format::id::Generation;
+
+    /// A file of so many pages, and a disk that has no space left but what is in it.
+    fn full(pages: u64, holes: Range<u64>) -> (SimMedia, PageStore) {
+        let sim = SimMedia::new();
+        let disk = sim.media().nodes;
+        disk.allocate(0, pages * PAGE).unwrap();
+        disk.trim(holes.start * PAGE, (holes.end - holes.start) * PAGE)
+            .unwrap();
+        sim.set_capacity(Some(sim.allocated()));
+        let store = PageStore::new(disk, PageNo(pages), 0, 0);
+        store.space.lock().known = true;
+        (sim, store)
+    }
+
+    #[test]
+    fn on_a_full_disk_what_has_its_space_is_found_behind_holes() {
+        let (sim, store) = full(101, 1..41);
+        let mut space = store.space.lock();
+        space.found.add(1, 100).unwrap();
+        assert_eq!(space.fill(&*store.disk, 60).unwrap(), 60);
+        assert_eq!(space.free.iter().collect::<Vec<_>>(), [41..101]);
+        assert_eq!(space.fill(&*store.disk, 1).unwrap(), 0);
+        sim.set_capacity(None);
+        assert_eq!(space.fill(&*store.disk, 1).unwrap(), 40);
+        assert_eq!(space.free.pages(), 100);
+    }
+
+    #[test]
+    fn an_end_that_is_not_cut_off_gives_no_page_twice() {
+        let (_sim, store) = full(1001, 0..1);
+        let mut space = store.space.lock();
+        space.free.add(501, 500).unwrap();
+        space.begin_cutting(0);
+        assert_eq!((space.end, space.cutting), (501, Some((501, 1001))));
+        drop(space);
+        // Nothing is free: it comes from the end, whatever was promised.
+        let taken = store.allocate(Generation(1)).page;
+        let mut space = store.space.lock();
+        space.stop_cutting().unwrap();
+        assert_eq!((taken, space.end), (PageNo(501), 1001));
+        assert_eq!(space.holes.iter().collect::<Vec<_>>(), [502..1001]);
     }
 }
