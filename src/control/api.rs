@@ -175,12 +175,27 @@ pub struct Restore {
     pub source: Option<String>,
     /// The path that it is to have in the dataset; that of `source` if it is not said. The directory
     /// above it must be there. With `/` for both the dataset becomes what the snapshot is: nobody may
-    /// use it then.
+    /// use it then, unless `force` is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
     /// Whether it takes the place of what has the path now; else that is refused.
     #[serde(default)]
     pub replace: bool,
+    /// Whether the whole dataset is restored though it is exported. Its guests are refused everything
+    /// then (ESTALE) until they mount it again, and what they have not written is lost.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How to restore a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RestoreDataset {
+    /// Though it is exported: its guests are refused everything then (ESTALE) until they mount it
+    /// again, and what they have not written is lost.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What was brought back.
@@ -370,6 +385,10 @@ pub struct Export {
     pub is_shared: bool,
     /// Whether a front-end is connected.
     pub is_connected: bool,
+    /// Whether the dataset was restored while its guest was using it: the guest is refused everything
+    /// until it mounts it again.
+    #[serde(default)]
+    pub is_stale: bool,
 }
 
 /// A dataset to be exported. What is exported on that socket in the same way is taken for it.
@@ -455,6 +474,9 @@ pub enum EventKind {
     GuestAttached,
     /// It is gone.
     GuestDetached,
+    /// The dataset was restored while a guest was using it, at the socket `detail`: it is refused
+    /// everything until it mounts it again.
+    GuestStale,
     /// A guest was refused something because of the dataset's quota; told once a minute.
     QuotaReached,
     /// A scrub found damage: `detail` says what.

@@ -308,11 +308,15 @@ impl Session {
     ///
     /// # Errors
     /// As there.
-    pub fn restore(&self, snapshot: &str) -> Result<Dataset> {
+    pub fn restore(&self, snapshot: &str, force: bool) -> Result<Dataset> {
         match self {
-            Session::Served(client) => client.act(&(path("snapshots", snapshot) + "/restore")),
+            Session::Served(client) => {
+                let path = path("snapshots", snapshot);
+                client.act(&format!("{path}/restore?force={force}"))
+            }
+            // Nobody else uses it.
             Session::Opened(store) => {
-                let restored = operations::restore(store, snapshot)?;
+                let restored = operations::restore(store, None, snapshot)?;
                 reap(store)?;
                 Ok(restored)
             }
@@ -330,7 +334,7 @@ impl Session {
                 Ok(made.it)
             }
             Session::Opened(store) => {
-                let restored = operations::restore_path(store, what, &mut || true)?;
+                let restored = operations::restore_path(store, None, what, &mut || true)?;
                 reap(store)?;
                 Ok(restored)
             }

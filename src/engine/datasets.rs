@@ -45,6 +45,7 @@ pub(super) use records::{
     put_lineage, put_record, record_of, reserved_bytes,
 };
 pub(super) use records::{dataset_name, find, new_id};
+pub use restore::Restoration;
 pub(super) use restore::Sums;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.

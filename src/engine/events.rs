@@ -44,6 +44,9 @@ pub enum EventKind {
     GuestAttached,
     /// It is gone.
     GuestDetached,
+    /// The dataset was restored below a guest, at the socket `other`: it is refused everything until
+    /// it mounts again.
+    GuestStale,
     /// A guest was refused something because of the dataset's quota.
     QuotaReached,
     /// A scrub found damage: `other` says what.
@@ -181,6 +184,11 @@ impl Volume {
     /// Notes what a guest did, or what befell it.
     pub fn note(&self, kind: EventKind) {
         self.store.note_of(self.dataset.id, kind, None);
+    }
+
+    /// The same, with more about it.
+    pub fn note_with(&self, kind: EventKind, other: &str) {
+        self.store.note_of(self.dataset.id, kind, Some(other));
     }
 
     /// Notes that a guest was refused something because of the quota; not each time.

@@ -46,8 +46,8 @@ mod xattr;
 
 pub use data::{CompactOptions, Compacted, Content, TrimOptions, Trimmed};
 pub use datasets::{
-    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, SnapshotEntry,
-    split_name,
+    DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, Restoration,
+    SnapshotEntry, split_name,
 };
 pub use error::EngineError;
 pub use events::{Event, EventKind, Events};

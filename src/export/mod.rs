@@ -7,11 +7,14 @@
 //!   write to a dataset is never joined by another, unless both were exported as shared.
 //! - A dataset is in use for as long as it is exported, and not a moment longer: what was detached
 //!   can be deleted or restored at once.
+//! - What a guest's kernel knows of a dataset never meets another tree than the one it is of: see
+//!   `restore`.
 //! - Exports are made and ended one after the other, so that two requests for the same socket or
 //!   dataset cannot both find it free.
 //!
 //! May import transport, server, fs and engine.
 
+mod restore;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -125,6 +128,8 @@ pub struct Exported {
     pub shared: bool,
     /// Whether a front-end is connected.
     pub connected: bool,
+    /// Whether its guest is refused everything until it mounts the dataset again.
+    pub stale: bool,
     /// What its guests do.
     pub meter: Arc<Meter>,
 }
@@ -211,6 +216,10 @@ struct State {
     ended: Vec<std::thread::JoinHandle<()>>,
     next: u64,
     ending: bool,
+    /// It ends with guests that are gone on with elsewhere, or later.
+    freezing: bool,
+    /// What was paused, by its number.
+    paused: Vec<(u64, Left)>,
     /// What was frozen, by its number, and why.
     left: Vec<(u64, Why, Left)>,
     failed: Option<VhostUserError>,
@@ -267,7 +276,7 @@ impl Exports {
         let _one = self.changing.lock();
         let mut ready: Vec<Ready> = Vec::new();
         for left in all.iter_mut() {
-            let one = self.prepare(left, &ready)?;
+            let one = self.prepare(left, &ready, None)?;
             ready.push(one);
         }
         let is_open = |dataset, ino| ready.iter().any(|one| one.knows(dataset, ino));
@@ -279,7 +288,7 @@ impl Exports {
         meanwhile()?;
         for (mut left, one) in all.drain(..).zip(ready) {
             left.standing.socket.keep();
-            self.serve(left, one)?;
+            self.serve(left, one, None)?;
         }
         Ok(())
     }
@@ -289,7 +298,7 @@ impl Exports {
     pub fn freeze(&self) {
         let mut state = self.state.lock();
         if !state.ending {
-            state.ending = true;
+            (state.ending, state.freezing) = (true, true);
             state.all.iter().for_each(Running::freeze);
         }
         drop(state);
@@ -339,9 +348,9 @@ impl Exports {
             configured,
             standing: Socket::bind(&path, group)?.into(),
         };
-        let ready = self.prepare(&mut left, &[])?;
+        let ready = self.prepare(&mut left, &[], None)?;
         let ready = self.stand_by(&left, ready)?;
-        Ok((self.serve(left, ready)?, true))
+        Ok((self.serve(left, ready, None)?, true))
     }
 
     /// What is exported at the same place, when it is what is asked for.
@@ -468,7 +477,7 @@ impl Exports {
     /// Ends all exports: guests are disconnected once what they asked for is done.
     pub fn end(&self) {
         let mut state = self.state.lock();
-        state.ending = true;
+        (state.ending, state.freezing) = (true, false);
         state.all.iter().for_each(Running::trigger);
         drop(state);
         self.over.notify_all();

@@ -1,7 +1,7 @@
 //! One export, and the thread that serves it.
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use super::{Endpoint, ExportError, Exported, Exports, NewExport, absolute};
@@ -23,9 +23,13 @@ pub(super) struct Running {
     /// The configuration names it.
     pub(super) configured: bool,
     pub(super) stop: Arc<Stop>,
-    meter: Arc<Meter>,
-    /// What all exports of the dataset have in common.
-    pub(super) export: Arc<Export>,
+    pub(super) meter: Arc<Meter>,
+    /// What all exports of the dataset have in common; `None` while it is paused.
+    pub(super) export: Option<Arc<Export>>,
+    /// What answers its guest.
+    pub(super) server: Weak<Server>,
+    /// It is served again soon: see [`super::restore`].
+    pub(super) paused: bool,
     /// None when it was taken by who waits for its end.
     pub(super) thread: Option<JoinHandle<()>>,
 }
@@ -61,6 +65,10 @@ impl Running {
             read_only: self.options.read_only,
             shared: self.options.shared,
             connected: self.stop.is_serving(),
+            stale: self
+                .server
+                .upgrade()
+                .is_some_and(|server| server.is_stale()),
             meter: Arc::clone(&self.meter),
         }
     }
@@ -128,7 +136,7 @@ pub fn name_of(endpoint: &Endpoint) -> String {
 pub(super) struct Ready {
     pub(super) dataset: DatasetId,
     pub(super) export: Arc<Export>,
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     meter: Arc<Meter>,
 }
 
@@ -143,6 +151,7 @@ impl Ready {
 pub(super) struct StandBy {
     dataset: DatasetId,
     export: Arc<Export>,
+    server: Weak<Server>,
     meter: Arc<Meter>,
     tag: Option<String>,
     stop: Arc<Stop>,
@@ -166,8 +175,14 @@ impl Drop for StandBy {
 
 impl Exports {
     /// What it takes to serve an export, whose guest goes on where it was. Only for who holds
-    /// `changing`. `others`: those that are about to be served.
-    pub(super) fn prepare(&self, left: &mut Left, others: &[Ready]) -> Result<Ready, ExportError> {
+    /// `changing`. `others`: those that are about to be served. `meter`: where its guest was counted
+    /// before, if it was.
+    pub(super) fn prepare(
+        &self,
+        left: &mut Left,
+        others: &[Ready],
+        meter: Option<Arc<Meter>>,
+    ) -> Result<Ready, ExportError> {
         let volume = Arc::new(self.store.volume(&left.new.dataset)?);
         // Not whether a write has failed: what a guest was told about the export stays so.
         let (dataset, is_writable) = (volume.dataset_id(), volume.is_for_changes());
@@ -180,14 +195,15 @@ impl Exports {
         left.options.read_only |= !is_writable;
         let known = {
             let state = self.state.lock();
-            let running = state.all.iter().map(|one| (one.dataset, &one.export));
+            let running = state.all.iter();
+            let running = running.filter_map(|one| Some((one.dataset, one.export.as_ref()?)));
             let ready = others.iter().map(|one| (one.dataset, &one.export));
             let mut all = running.chain(ready);
             all.find(|(id, _)| *id == dataset)
                 .map(|(_, export)| Arc::clone(export))
         };
         let export = known.unwrap_or_else(|| Arc::new(Export::new(volume)));
-        let meter = Arc::<Meter>::default();
+        let meter = meter.unwrap_or_default();
         let server = Server::new(export.kernel(left.options)).counting(&meter.refused);
         if let Some(frozen) = &left.standing.frozen {
             let fits = frozen.check_fits(&self.common.device);
@@ -224,6 +240,7 @@ impl Exports {
             server,
             meter,
         } = ready;
+        let known = Arc::downgrade(&server);
         let answer: Arc<dyn Answer> = server;
         let stop = Stop::beside(&self.sessions).map_err(system("an event"))?;
         let stop = Arc::new(stop);
@@ -251,6 +268,7 @@ impl Exports {
         Ok(StandBy {
             dataset,
             export,
+            server: known,
             meter,
             tag,
             stop,
@@ -259,13 +277,19 @@ impl Exports {
         })
     }
 
-    /// Serves an export. Only for who holds `changing`.
+    /// Serves an export, in the place of one that was paused if there is one. Only for who holds
+    /// `changing`.
     ///
     /// # Errors
     /// [`ExportError::Ending`], and nothing else: guests may have no other process to go to.
-    pub(super) fn serve(&self, left: Left, mut ready: StandBy) -> Result<Exported, ExportError> {
+    pub(super) fn serve(
+        &self,
+        left: Left,
+        mut ready: StandBy,
+        paused: Option<u64>,
+    ) -> Result<Exported, ExportError> {
         let mut state = self.state.lock();
-        if state.ending && state.left.is_empty() {
+        if state.ending && !state.freezing {
             return Err(ExportError::Ending);
         }
         let number = state.next;
@@ -279,7 +303,9 @@ impl Exports {
             configured: left.configured,
             stop: Arc::clone(&ready.stop),
             meter: Arc::clone(&ready.meter),
-            export: Arc::clone(&ready.export),
+            export: Some(Arc::clone(&ready.export)),
+            server: Weak::clone(&ready.server),
+            paused: false,
             thread: ready.thread.take(),
         };
         if state.ending {
@@ -287,6 +313,7 @@ impl Exports {
             running.freeze();
         }
         let described = running.describe();
+        state.all.retain(|one| Some(one.number) != paused);
         state.all.push(running);
         log::info!("serving '{}' on {}", left.new.dataset, left.standing.socket);
         // It waits for that, as nothing before it can fail.
@@ -299,11 +326,17 @@ impl Exports {
     /// The thread of an export is at its end.
     fn ended(&self, number: u64, served: Result<(Why, Left), VhostUserError>) {
         let mut state = self.state.lock();
+        let is_paused = |one: &Running| one.number == number && one.paused;
         let served = match served {
+            Ok((Why::Frozen, left)) if state.all.iter().any(is_paused) => {
+                // Who waits for its end goes on with it, whatever else happens meanwhile.
+                state.paused.push((number, left));
+                return;
+            }
             Ok((why, left)) if why != Why::Stopped => {
                 // The others too: the store is closed.
                 if !state.ending {
-                    state.ending = true;
+                    (state.ending, state.freezing) = (true, true);
                     state.all.iter().for_each(Running::freeze);
                 }
                 state.left.push((number, why, left));

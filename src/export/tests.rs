@@ -214,4 +214,61 @@ fn all_that_serving_needs_is_there_before_guests_are_taken() {
     drop(world.connect("a"));
     world.exports.end();
     world.exports.wait().unwrap();
+    world.finish();
+}
+
+#[test]
+fn restoring_by_force_touches_no_other_export_and_ends_nothing() {
+    let world = World::new(false);
+    let restore = |snapshot: &str| world.exports.restore(snapshot);
+    world.exports.store.snapshot("web@s").unwrap();
+    // Of nobody, where nobody is.
+    restore("web@s").unwrap();
+    assert!(!world.exports.state.lock().ending);
+    world.reload(&[("web", "w"), ("web", "v"), ("db", "d")]);
+    let (guest, other) = (world.connect("w"), world.connect("d"));
+    restore("web@s").unwrap();
+    let missing = restore("web@none").unwrap_err();
+    assert!(missing.to_string().contains("no dataset"), "{missing}");
+    world.until(|all| all.iter().filter(|one| one.connected).count() == 2);
+    // Nobody had mounted it: nobody has to again.
+    assert!(world.exports.list().iter().all(|one| !one.stale));
+    assert_eq!(world.sockets(), ["d", "v", "w"]);
+    drop((guest, other));
+    world.until(|all| all.iter().all(|one| !one.connected));
+    restore("web@s").unwrap();
+    assert_eq!(world.reload(&[]), [""; 0]);
+    assert!(!world.exports.state.lock().ending);
+    world.finish();
+}
+
+/// Who ends it while a dataset is restored finds all at its end, and who freezes it finds all that
+/// there was.
+#[test]
+fn the_end_comes_while_a_dataset_is_restored() {
+    for freezes in [false, true] {
+        let world = World::new(false);
+        world.exports.store.snapshot("web@s").unwrap();
+        world.reload(&[("web", "w"), ("db", "d")]);
+        let _guests = (world.connect("w"), world.connect("d"));
+        std::thread::scope(|scope| {
+            let restores = scope.spawn(|| {
+                while world.exports.restore("web@s").is_ok() {
+                    if world.exports.state.lock().ending {
+                        break;
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_millis(30));
+            match freezes {
+                true => world.exports.freeze(),
+                false => world.exports.end(),
+            }
+            restores.join().unwrap();
+        });
+        let left = world.exports.wait().unwrap();
+        assert_eq!(left.len(), if freezes { 2 } else { 0 });
+        drop(left);
+        world.finish();
+    }
 }

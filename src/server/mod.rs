@@ -59,13 +59,17 @@ pub enum Error {
 /// One export: a file system and the session with the kernel that has it mounted.
 pub struct Server {
     fs: FileSystem,
-    /// [`consts::feature`] bits both sides agreed on, and [`SESSION`] once they have.
+    /// [`consts::feature`] bits both sides agreed on, and [`SESSION`] once they have; perhaps
+    /// [`STALE`].
     session: AtomicU64,
     refused: Arc<Refused>,
 }
 
 /// The bit of [`Server::session`] that says INIT was done. No feature has it.
 const SESSION: u64 = 1 << 63;
+/// The bit of [`Server::session`] that says that the kernel knows another tree than the one that is
+/// there now. Until the next INIT nothing is answered that could let the two meet. No feature has it.
+const STALE: u64 = 1 << 62;
 
 thread_local! {
     /// The copy of a request and the reply under construction, kept from one request to the next.
@@ -126,6 +130,13 @@ impl Server {
     #[must_use]
     pub fn fs(&self) -> &FileSystem {
         &self.fs
+    }
+
+    /// Whether the kernel is refused everything until it begins a new session: see
+    /// [`state::made_stale`].
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.session.load(Ordering::Acquire) & STALE != 0
     }
 
     /// Carries out one request and writes its reply. Returns the reply's length, 0 when the
@@ -230,6 +241,10 @@ impl Server {
             // An answer to a notification, and none is ever sent.
             opcode::NOTIFY_REPLY => return Ok(0),
             _ if session & SESSION == 0 => Err(FsError::NoSession),
+            // Whatever it is about, a snapshot's inode too. To unmount it needs DESTROY.
+            code if session & STALE != 0 && code != opcode::DESTROY => {
+                Err(EngineError::Stale.into())
+            }
             // With both its inodes.
             opcode::COPY_FILE_RANGE => self.dispatch(request, session, 0, out),
             _ if node != Node::Own(Ino(request.header.nodeid)) => match node {

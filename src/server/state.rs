@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{SESSION, Server, WRITE_MAX_BYTES};
+use super::{SESSION, STALE, Server, WRITE_MAX_BYTES};
 use crate::engine::EngineError;
 use crate::format::id::Ino;
 use crate::fs::{CacheMode, Options};
@@ -42,7 +42,7 @@ struct Header {
     len: U64,
     /// Of the dataset.
     uuid: [u8; 16],
-    /// What INIT agreed on, and [`SESSION`]; 0 when the kernel has not mounted it.
+    /// What INIT agreed on, and [`SESSION`], perhaps [`STALE`]; 0 when the kernel has not mounted it.
     session: U64,
     /// What a READ or WRITE may have, as the kernel was told.
     write_max_bytes: U32,
@@ -156,7 +156,8 @@ impl Server {
                 ours: describe(ours.promises.get()),
             });
         }
-        let relied_on = header.session.get() & !(SESSION | super::init::offered(self.fs.options()));
+        let known_bits = SESSION | STALE | super::init::offered(self.fs.options());
+        let relied_on = header.session.get() & !known_bits;
         if relied_on != 0 {
             return Err(StateError::Features(relied_on));
         }
@@ -170,7 +171,7 @@ impl Server {
             });
         }
         // The kernel believes what it was told, as in a session that began here.
-        if header.session & SESSION != 0 {
+        if header.session & (SESSION | STALE) == SESSION {
             self.fs.begin_session();
         }
         for (ino, lookups) in known {
@@ -197,6 +198,25 @@ impl Server {
             known: dataset.inodes.into(),
         })
     }
+}
+
+/// The state of a mount below which the dataset has become another: what the kernel knew counts for
+/// nothing, and it is refused everything until it mounts again. Of a kernel that has not mounted it,
+/// and where there was no state, it stays as it is.
+///
+/// # Errors
+/// When it is no such state.
+pub fn made_stale(state: &[u8]) -> Result<Vec<u8>, StateError> {
+    if state.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Decoded { mut header, .. } = decode(state)?;
+    if header.session & SESSION == 0 {
+        return Ok(state.to_vec());
+    }
+    header.session |= STALE;
+    header.known = 0.into();
+    Ok(encode(&header, &[]))
 }
 
 fn encode(header: &Header, known: &[(Ino, u64)]) -> Vec<u8> {
@@ -242,6 +262,9 @@ fn decode(state: &[u8]) -> Result<Decoded, StateError> {
     let session = header.session.get();
     if session & SESSION == 0 && (session != 0 || header.known != 0) {
         return Err(Malformed("it knows inodes of what is not mounted"));
+    }
+    if session & STALE != 0 && header.known != 0 {
+        return Err(Malformed("it knows inodes of what is gone"));
     }
     let mut rest = bytes.get(size_of::<Header>()..).unwrap_or_default();
     // Two bytes at least for each.

@@ -29,6 +29,7 @@ mod needs_reset;
 mod opcodes;
 mod pipeline;
 mod polling;
+mod restored;
 mod session;
 mod several;
 mod take_over;

@@ -84,7 +84,12 @@ fn as_text(stats: &Stats, datasets: &[Dataset], exports: &[Export]) -> String {
         );
     }
     for export in exports {
-        text += &format!("export          {}: {}\n", export.dataset, export.socket);
+        let stale = match export.is_stale {
+            true => " (restored: its guest has to mount it again)",
+            false => "",
+        };
+        let (dataset, socket) = (&export.dataset, &export.socket);
+        text += &format!("export          {dataset}: {socket}{stale}\n");
     }
     text
 }

@@ -30,6 +30,10 @@ pub struct RestoreArgs {
     /// Let it take the place of what is there.
     #[arg(long, requires = "path")]
     replace: bool,
+    /// Though virtual machines use the dataset: for their guests all of it is stale then (ESTALE)
+    /// until they mount it again or start anew, and what they have not written is lost.
+    #[arg(long, conflicts_with = "path")]
+    force: bool,
 }
 
 /// Holds a snapshot: until it is released, neither it nor its dataset can be deleted.
@@ -88,6 +92,7 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Error> {
             source: Some(escaped(path)),
             destination: args.to.as_deref().map(escaped),
             replace: args.replace,
+            force: false,
         };
         let restored = args
             .store
@@ -96,7 +101,7 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Error> {
     }
     let restored = args
         .store
-        .with(false, |session| session.restore(&args.snapshot))?;
+        .with(false, |session| session.restore(&args.snapshot, args.force))?;
     args.store.tell(&restored)
 }
 

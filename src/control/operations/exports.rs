@@ -91,5 +91,6 @@ pub(in crate::control) fn as_export(store: &Arc<Store>, exported: &Exported) -> 
         is_readonly: exported.read_only,
         is_shared: exported.shared,
         is_connected: exported.connected,
+        is_stale: exported.stale,
     })
 }

@@ -10,6 +10,7 @@ use crate::control::api::{
     Restore, Restored, Snapshot,
 };
 use crate::engine::{self, Sending, Store};
+use crate::export::Exports;
 use crate::format::record::StreamPosition;
 use crate::stream::token;
 
@@ -95,13 +96,21 @@ pub fn delete_snapshot(store: &Arc<Store>, name: &str) -> Result<()> {
     Ok(store.delete(name, false)?)
 }
 
-/// Makes a dataset that nobody uses what a snapshot of it is. Durable on return.
+/// Makes a dataset that nobody uses what a snapshot of it is; with `exports`, one that is exported:
+/// see [`Exports::restore`]. Durable on return.
 ///
 /// # Errors
 /// When there is no such snapshot; when the dataset is in use; when the store refuses.
-pub fn restore(store: &Arc<Store>, snapshot: &str) -> Result<Dataset> {
+pub fn restore(
+    store: &Arc<Store>,
+    exports: Option<&Arc<Exports>>,
+    snapshot: &str,
+) -> Result<Dataset> {
     let info = store.find(snapshot)?;
-    store.restore(snapshot)?;
+    match exports {
+        Some(exports) => exports.restore(snapshot)?,
+        None => store.restore(snapshot)?,
+    }
     let dataset = info.snapshot_of.unwrap_or(info.id);
     described_by_id(store, dataset)
 }
@@ -111,17 +120,25 @@ pub fn restore(store: &Arc<Store>, snapshot: &str) -> Result<Dataset> {
 ///
 /// # Errors
 /// When there is no such snapshot or path; when the destination is taken; when the dataset is in use
-/// by who would not see it; when the store refuses, or it was stopped. Nothing has changed then.
+/// by who would not see it; when only a part is to be forced; when the store refuses, or it was
+/// stopped. Nothing has changed then.
 pub fn restore_path(
     store: &Arc<Store>,
+    exports: Option<&Arc<Exports>>,
     what: &Restore,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Restored> {
     let source = what.source.clone().unwrap_or_else(|| "/".to_owned());
     let destination = what.destination.clone().unwrap_or_else(|| source.clone());
     let is_root = |path: &str| path.bytes().all(|byte| byte == b'/');
-    let inodes = match is_root(&source) && is_root(&destination) {
-        true => restore(store, &what.snapshot)?.inodes,
+    let is_whole = is_root(&source) && is_root(&destination);
+    if what.force && !is_whole {
+        let message =
+            "only a whole dataset is restored by force: its guests have to mount it again";
+        return Err(Failure::new(ErrorKind::BadRequest, message));
+    }
+    let inodes = match is_whole {
+        true => restore(store, exports.filter(|_| what.force), &what.snapshot)?.inodes,
         false => {
             let what = engine::RestorePath {
                 snapshot: what.snapshot.clone(),

@@ -158,6 +158,7 @@ pub(in crate::control) fn as_event(event: &engine::Event) -> Event {
         From::SnapshotRenamed => EventKind::SnapshotRenamed,
         From::GuestAttached => EventKind::GuestAttached,
         From::GuestDetached => EventKind::GuestDetached,
+        From::GuestStale => EventKind::GuestStale,
         From::QuotaReached => EventKind::QuotaReached,
         From::DamageFound => EventKind::DamageFound,
         From::StoreReadOnly => EventKind::StoreReadOnly,

@@ -26,8 +26,8 @@ use crate::control::api::{
     ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
     Dataset, DeleteDataset, DeleteExport, Difference, ErrorKind, Event, Export, Failure, Health,
     ListProjects, ListSnapshots, NewClone, NewDataset, NewExport, NewScrub, NewSnapshot, Project,
-    Restore, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats, StoreSettings,
-    Trim, Trimmed, Watch,
+    Restore, RestoreDataset, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats,
+    StoreSettings, Trim, Trimmed, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -323,11 +323,16 @@ async fn delete_snapshot(State(served): State<Served>, Name(name): Name) -> Resu
 #[utoipa::path(
     post,
     path = "/api/v1/snapshots/{name}/restore",
-    params(("name" = String, Path, description = "DATASET@SNAPSHOT")),
+    params(("name" = String, Path, description = "DATASET@SNAPSHOT"), RestoreDataset),
     responses((status = OK, description = "The dataset", body = Dataset), Refusals),
 )]
-async fn restore(State(served): State<Served>, Name(name): Name) -> Result<Answer<Dataset>> {
-    let restore = move |store: &_| operations::restore(store, &name);
+async fn restore(
+    State(served): State<Served>,
+    Name(name): Name,
+    Options(how): Options<RestoreDataset>,
+) -> Result<Answer<Dataset>> {
+    let exports = how.force.then(|| served.exports.clone());
+    let restore = move |store: &_| operations::restore(store, exports.as_ref(), &name);
     served.run(restore).await.map(Answer)
 }
 
@@ -343,8 +348,10 @@ async fn restore_path(
     State(served): State<Served>,
     Json(what): Json<Restore>,
 ) -> Result<Answer<Restored>> {
-    let restore =
-        move |store: &_, go_on: &mut GoOn<'_>| operations::restore_path(store, &what, go_on);
+    let exports = served.exports.clone();
+    let restore = move |store: &_, go_on: &mut GoOn<'_>| {
+        operations::restore_path(store, Some(&exports), &what, go_on)
+    };
     served.run_long(restore).await.map(Answer)
 }
 

@@ -9,7 +9,7 @@ use super::records::{
 use super::{DatasetError, STORE_AT_WORK};
 use crate::engine::store::Room;
 use crate::engine::volume::Dataset;
-use crate::engine::{EventKind, Store};
+use crate::engine::{EventKind, Store, Volume};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
@@ -29,46 +29,32 @@ impl Store {
     /// # Errors
     /// When there is no such snapshot, or the dataset is in use; when the store refuses.
     pub fn restore(self: &Arc<Self>, name: &str) -> Result<(), DatasetError> {
+        self.begin_restore(name)?.carry_out().1
+    }
+
+    /// The same in two steps, for who has the dataset in use and lets go of it between them. Most of
+    /// what memory holds of its files is written out on return.
+    ///
+    /// # Errors
+    /// When there is no such snapshot; when the store refuses.
+    pub fn begin_restore(self: &Arc<Self>, name: &str) -> Result<Restoration, DatasetError> {
         let (dataset, Some(_)) = split_name(name)? else {
             return Err(DatasetError::Name {
                 name: name.to_owned(),
                 reason: "a dataset is restored from DATASET@SNAPSHOT",
             });
         };
+        let (from, name) = (self.find(name)?.snapshot_of, name.to_owned());
         let volume = self.volume(dataset)?;
+        if from != Some(volume.dataset_id()) {
+            // The dataset was renamed meanwhile, and its name given to another.
+            return Err(DatasetError::NotFound(name));
+        }
+        volume.check_writable()?;
         // The log has bytes of the dataset's number, which recovery must not take for the new
         // tree's: those that are written out it knows to be void.
         volume.write_out_files()?;
-        self.throttle()?;
-        let _gate = volume.dataset.gate.write();
-        volume.write_out_files()?;
-        let mut room = Room::default();
-        loop {
-            // With no lock held that a checkpoint needs.
-            self.make_room(&mut room)?;
-            let mut datasets = self.datasets.write();
-            let Some(mut tx) = self.try_begin(Need::Space, &mut room)? else {
-                continue;
-            };
-            if volume.dataset.users() > 1 {
-                return Err(DatasetError::Busy(dataset.to_owned()));
-            }
-            // The table's, and the one here.
-            if Arc::strong_count(&volume.dataset) > 2 {
-                drop((tx, datasets));
-                std::thread::sleep(STORE_AT_WORK);
-                continue;
-            }
-            let id = volume.dataset.id;
-            let before = Sums::of(&tx, id)?;
-            self.replace_tree(&mut tx, id, name)?;
-            let after = Sums::of(&tx, id)?;
-            self.end(tx)?;
-            self.count_replaced(datasets.remove(&id), before, after);
-            self.background.reap();
-            self.note(EventKind::DatasetRestored, dataset, Some(name));
-            return Ok(());
-        }
+        Ok(Restoration { volume, name })
     }
 
     /// Gives the dataset `id` the tree of its snapshot, and its own to one that is to be deleted.
@@ -133,6 +119,76 @@ impl Store {
         let reserved = &self.data.reserved_bytes;
         reserved.fetch_add(after.reserved, Ordering::Relaxed);
         reserved.fetch_sub(before.reserved, Ordering::Relaxed);
+    }
+}
+
+/// A dataset that is about to become what a snapshot of it is.
+pub struct Restoration {
+    volume: Volume,
+    name: String,
+}
+
+impl Restoration {
+    /// The dataset.
+    #[must_use]
+    pub fn dataset_id(&self) -> DatasetId {
+        self.volume.dataset_id()
+    }
+
+    /// Keeps paths from being restored into it until this is dropped. Who stops serving its kernels
+    /// for a moment holds it meanwhile: no kernel is counted then, and all go on to believe what
+    /// they were told.
+    #[must_use]
+    pub fn keep_still(&self) -> impl Sized + '_ {
+        self.volume.dataset.restoring.read()
+    }
+
+    /// Does it: see [`Store::restore`]. Says besides whether the dataset is the other one now, which
+    /// it is also where only the last flush failed: the store is read-only then, and which of the
+    /// two there is when it is opened again is not known.
+    #[must_use]
+    pub fn carry_out(&self) -> (bool, Result<(), DatasetError>) {
+        let mut is_another = false;
+        let done = self.replace(&mut is_another);
+        (is_another, done)
+    }
+
+    fn replace(&self, is_another: &mut bool) -> Result<(), DatasetError> {
+        let Restoration { volume, name } = self;
+        let store = &volume.store;
+        let id = volume.dataset.id;
+        store.throttle()?;
+        let _gate = volume.dataset.gate.write();
+        volume.write_out_files()?;
+        let mut room = Room::default();
+        loop {
+            // With no lock held that a checkpoint needs.
+            store.make_room(&mut room)?;
+            let mut datasets = store.datasets.write();
+            let Some(mut tx) = store.try_begin(Need::Space, &mut room)? else {
+                continue;
+            };
+            let dataset = record_of(&tx, id)?.name;
+            if volume.dataset.users() > 1 {
+                return Err(DatasetError::Busy(dataset));
+            }
+            // The table's, and the one here.
+            if Arc::strong_count(&volume.dataset) > 2 {
+                drop((tx, datasets));
+                std::thread::sleep(STORE_AT_WORK);
+                continue;
+            }
+            let before = Sums::of(&tx, id)?;
+            store.replace_tree(&mut tx, id, name)?;
+            let after = Sums::of(&tx, id)?;
+            let lsn = tx.commit()?;
+            *is_another = true;
+            store.count_replaced(datasets.remove(&id), before, after);
+            store.journal.sync(lsn)?;
+            store.background.reap();
+            store.note(EventKind::DatasetRestored, &dataset, Some(name));
+            return Ok(());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{DatasetError, EngineError, RestorePath};
 use crate::format::id::Ino;
 use crate::fs::{CacheMode, Options};
 use crate::server::consts::opcode;
-use crate::server::state::{StateError, decodes_to_itself, sealed};
+use crate::server::state::{StateError, decodes_to_itself, made_stale, sealed};
 
 const HEADER_BYTES: usize = 64;
 const HASH_BYTES: usize = 32;
@@ -91,6 +91,68 @@ fn a_guest_that_has_not_mounted_can_move_too() {
     kernel.getattr(ROOT).unwrap();
 }
 
+/// Whatever it asks, and of whatever: all requests there are, and some that there are not.
+#[test]
+fn a_mount_that_is_stale_gets_nothing_until_it_begins_anew() {
+    let (kernel, [named, open]) = mounted();
+    let store = kernel.server.fs().volume().store().clone();
+    store.snapshot("main@then").unwrap();
+    let dir = kernel.lookup(ROOT, ".snapshots").unwrap().nodeid;
+    let then = kernel.lookup(dir, "then").unwrap().nodeid;
+    let state = made_stale(&kernel.server.save().unwrap()).unwrap();
+    assert_eq!(decodes_to_itself(&state), Some(true));
+    // It stays so from one process to the next.
+    let mut kernel = kernel;
+    for _ in 0..2 {
+        kernel = kernel.served_anew(Options::default());
+        kernel.server.restore(&state).unwrap();
+        assert!(kernel.server.is_stale());
+        assert_eq!(kernel.server.save().unwrap(), state);
+        assert_eq!(made_stale(&state).unwrap(), state);
+    }
+    let silent = [
+        opcode::INIT,
+        opcode::DESTROY,
+        opcode::FORGET,
+        opcode::BATCH_FORGET,
+        opcode::NOTIFY_REPLY,
+    ];
+    for code in (0..=60).chain([4096, u32::MAX]) {
+        for node in [ROOT, named, open, dir, then, 12345, u64::MAX] {
+            if !silent.contains(&code) {
+                let answer = kernel.call(code, node, &[&[0; 64]]);
+                assert_eq!(answer, Err(libc::ESTALE), "opcode {code} of {node:#x}");
+            }
+        }
+    }
+    kernel.forget(named, 1);
+    kernel.init(39, u64::MAX).unwrap();
+    assert!(!kernel.server.is_stale());
+    kernel.lookup(ROOT, "named").unwrap();
+    // Without a new session nothing is as before either, but it is unmounted.
+    let kernel = kernel.served_anew(Options::default());
+    kernel.server.restore(&state).unwrap();
+    kernel.call(opcode::DESTROY, ROOT, &[]).unwrap();
+    assert!(!kernel.server.is_stale());
+    assert_eq!(kernel.getattr(ROOT).unwrap_err(), libc::ENOTCONN);
+}
+
+#[test]
+fn what_was_not_mounted_is_not_made_stale() {
+    assert!(made_stale(&[]).unwrap().is_empty());
+    let kernel = Kernel::without_session(Options::default());
+    let state = kernel.server.save().unwrap();
+    assert_eq!(made_stale(&state).unwrap(), state);
+    made_stale(b"no state").unwrap_err();
+    // Nor does one that is stale know anything.
+    let (kernel, _) = mounted();
+    let mut state = kernel.server.save().unwrap();
+    state.truncate(state.len() - HASH_BYTES);
+    state[47] |= 0x40;
+    let refused = kernel.server.restore(&sealed(state)).unwrap_err();
+    assert!(matches!(refused, StateError::Malformed(_)), "{refused}");
+}
+
 #[test]
 fn an_export_that_is_another_is_refused() {
     let (kernel, _) = mounted();
@@ -146,7 +208,7 @@ fn lies_are_refused_and_change_nothing() {
     assert!(lie(12, &1u32.to_le_bytes()).contains("features 0x1"));
     assert!(lie(24, &[9; 16]).contains("dataset"));
     assert!(lie(40, &0u64.to_le_bytes()).contains("not mounted"));
-    assert!(lie(40, &(1u64 << 63 | 1 << 62).to_le_bytes()).contains("not offered"));
+    assert!(lie(40, &(1u64 << 63 | 1 << 61).to_le_bytes()).contains("not offered"));
     assert!(lie(48, &u32::MAX.to_le_bytes()).contains("write"));
     assert!(lie(52, &0u32.to_le_bytes()).contains("told"));
     assert!(lie(56, &u64::MAX.to_le_bytes()).contains("more inodes"));

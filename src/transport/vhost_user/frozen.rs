@@ -111,6 +111,11 @@ impl Frozen {
     pub fn mount(&self) -> &[u8] {
         &self.mount
     }
+
+    /// Has the session go on with another state of the guest's mount.
+    pub fn set_mount(&mut self, mount: Vec<u8>) {
+        self.mount = mount;
+    }
 }
 
 /// Where front-ends connect, and one that did.

@@ -151,6 +151,7 @@ mod tests {
             is_readonly: false,
             is_shared: false,
             is_connected: true,
+            is_stale: false,
         };
         let process = Process {
             pid: 7,

@@ -642,9 +642,15 @@ fn a_path_is_restored_as_differences_tell_it() {
     // All of it, which nobody may use meanwhile.
     let all = json!({"snapshot": "web@s"});
     assert_eq!(kind(&world.post(RESTORE, &all)), "busy");
+    // Nor by force: who has it is no guest.
+    let forced = json!({"snapshot": "web@s", "force": true});
+    assert_eq!(kind(&world.post(RESTORE, &forced)), "busy");
     drop(web);
+    let whole = format!("{SNAPSHOTS}/web@s/restore?force=true");
+    assert_eq!(world.call("POST", &whole, &Value::Null).0, 200);
     for all in [
         all,
+        forced,
         json!({"snapshot": "web@s", "source": "//", "destination": "/"}),
     ] {
         assert_eq!(world.post(RESTORE, &all).0, 200);

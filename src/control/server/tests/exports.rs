@@ -49,7 +49,7 @@ fn an_export_comes_and_goes_and_its_dataset_with_it() {
     let (status, made) = world.export("web", "a");
     let expected = json!({
         "dataset": "web", "socket": world.socket("a"), "tag": "files", "is_readonly": false,
-        "is_shared": false, "is_connected": false,
+        "is_shared": false, "is_connected": false, "is_stale": false,
     });
     assert_eq!((status, &made), (201, &expected));
     assert!(world.socket("a").exists());
