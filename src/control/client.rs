@@ -1,31 +1,41 @@
 //! The other end of the socket, or of an address: one connection for each request.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Frame};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::http::request;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::activity::Activity;
-use super::api::{Dataset, Export, Failure, NewExport, NewScrub, Scrub, Stats};
+use super::api::{Dataset, Export, Failure, NewExport, NewScrub, Received, Scrub, Stats};
 use super::operations::Made;
 use super::session::{Remote, SessionError, path};
 use super::{secret, socket, tls};
+use crate::stream::StreamError;
+
+/// Bytes of a stream that are read together.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces of it that wait to be sent, at most.
+const PIECES_MAX: usize = 4;
 
 /// A daemon that can be asked.
 pub struct Client {
@@ -336,6 +346,35 @@ impl Client {
         out.flush().map_err(|error| lost(&error))
     }
 
+    /// Sends what `input` has, read in a thread, until it is answered.
+    ///
+    /// # Errors
+    /// When it is refused, or cannot be read; when the daemon does not answer.
+    pub(super) fn upload(
+        &self,
+        path: &str,
+        input: impl Read + Send + 'static,
+    ) -> Result<Received, SessionError> {
+        let lost = |error: &dyn std::fmt::Display| lost(&self.path, error);
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        let request = self.asked(Method::POST, path);
+        let request = request.header(CONTENT_TYPE, "application/octet-stream");
+        let request = request.body(Pieces(pieces)).map_err(|error| lost(&error))?;
+        let failed = Arc::<Mutex<Option<StreamError>>>::default();
+        let theirs = Arc::clone(&failed);
+        let reader = std::thread::Builder::new().name("razorfs-upload".into());
+        // Nobody waits for its end: it may read for ever though it is answered.
+        let reader = reader.spawn(move || read_pieces(input, &sender, &theirs));
+        reader.map_err(|error| lost(&error))?;
+        let answer = self.runtime.block_on(exchange(&self.at, request));
+        let (status, body) = answer.map_err(|error| match failed.lock().take() {
+            Some(failed) => SessionError::Stream(failed),
+            None => lost(&*error),
+        })?;
+        self.succeeded(status, &body)?;
+        self.understand(&body)
+    }
+
     /// A request without a body.
     fn asked(&self, method: Method, path: &str) -> request::Builder {
         let request = Request::builder().method(method).uri(path);
@@ -364,7 +403,56 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-async fn exchange(at: &At, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
+/// A body that a thread reads.
+struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = std::task::ready!(self.0.poll_recv(cx));
+        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+    }
+}
+
+/// Reads to the end, or for as long as somebody takes it; says why it cannot.
+fn read_pieces(
+    mut input: impl Read,
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+    failed: &Mutex<Option<StreamError>>,
+) {
+    let mut offset = 0u64;
+    loop {
+        let mut piece = vec![0; PIECE_BYTES];
+        let len = match input.read(&mut piece) {
+            Ok(0) => return,
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => {
+                let kind = source.kind();
+                *failed.lock() = Some(StreamError::Input { offset, source });
+                // The daemon is to see that it is not the end.
+                let _ = pieces.blocking_send(Err(kind.into()));
+                return;
+            }
+        };
+        offset = offset.saturating_add(len as u64);
+        piece.truncate(len);
+        if pieces.blocking_send(Ok(piece.into())).is_err() {
+            return;
+        }
+    }
+}
+
+async fn exchange<B>(at: &At, request: Request<B>) -> Result<(StatusCode, Bytes), Error>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
     let stream = TokioIo::new(at.connect().await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     // What becomes of it is seen by who waits for the answer.

@@ -5,21 +5,22 @@
 //! store. How one is added stands in docs/DESIGN.md.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{
     ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
     Dataset, Difference, ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Restore,
-    Restored, Rewrite, Rewritten, Snapshot, StoreSettings, Trim, Trimmed,
+    Restored, Rewrite, Rewritten, Snapshot, StoreSettings, Trim, Trimmed, UnfinishedReceive,
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
 use crate::disk::dir::DiskError;
 use crate::engine::{EngineError, OpenError, OpenOptions, Store};
 use crate::progress::Terminal;
-use crate::stream::StreamError;
+use crate::stream::send::Watch;
+use crate::stream::{StreamError, receive};
 
 /// How often a store is tried that is neither free nor served: a daemon may be about to come or go.
 const TRIES: u32 = 20;
@@ -168,11 +169,15 @@ impl StorePlace {
         }
     }
 
-    fn open(&self, read_only: bool) -> std::result::Result<Arc<Store>, OpenError> {
+    fn open(
+        &self,
+        read_only: bool,
+        background: bool,
+    ) -> std::result::Result<Arc<Store>, OpenError> {
         let options = OpenOptions {
             read_only,
             allow_volatile: self.allow_volatile,
-            background: false,
+            background,
             ..OpenOptions::default()
         };
         let _shown = Terminal::show(&options.progress);
@@ -186,12 +191,25 @@ impl Session {
     /// # Errors
     /// When the store is neither served nor can be opened.
     pub fn begin(place: &StorePlace, read_only: bool) -> Result<Session> {
+        Self::begin_with(place, read_only, false)
+    }
+
+    /// The same for changes that go on for long: a store that is opened here has the threads that a
+    /// daemon's has.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_long(place: &StorePlace) -> Result<Session> {
+        Self::begin_with(place, false, true)
+    }
+
+    fn begin_with(place: &StorePlace, read_only: bool, background: bool) -> Result<Session> {
         let mut tries = 0;
         loop {
             if let Some(client) = served(place)? {
                 return Ok(Session::Served(client));
             }
-            match place.open(read_only) {
+            match place.open(read_only, background) {
                 Ok(store) => return Ok(Session::Opened(store)),
                 Err(OpenError::Disk(locked @ DiskError::Locked { .. })) => {
                     tries += 1;
@@ -405,6 +423,58 @@ impl Session {
                     }
                 };
                 write(stream, out).map_err(SessionError::Stream)
+            }
+        }
+    }
+
+    /// See [`operations::receive`]. To a daemon `input` is read in a thread; here `watch` is told how
+    /// far it got.
+    ///
+    /// # Errors
+    /// As there; when the stream cannot be read.
+    pub fn receive(
+        &self,
+        dataset: &str,
+        snapshot: Option<&str>,
+        input: impl Read + Send + 'static,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        match self {
+            Session::Served(client) => {
+                let query = snapshot.map(|snapshot| query(&[("snapshot", snapshot)]));
+                let query = query.map_or(String::new(), |query| format!("?{query}"));
+                let path = path("datasets", dataset) + "/receive" + &query;
+                client.upload(&path, input).map(drop)
+            }
+            Session::Opened(store) => {
+                let input = BufReader::with_capacity(1 << 20, input);
+                let done = receive(store, (dataset, snapshot), input, watch);
+                done.map(drop).map_err(SessionError::Stream)
+            }
+        }
+    }
+
+    /// See [`operations::unfinished`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unfinished(&self, dataset: &str) -> Result<UnfinishedReceive> {
+        match self {
+            Session::Served(client) => client.get(&(path("datasets", dataset) + "/receive")),
+            Session::Opened(store) => Ok(operations::unfinished(store, dataset)?),
+        }
+    }
+
+    /// See [`operations::abort_receive`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn abort_receive(&self, dataset: &str) -> Result<()> {
+        match self {
+            Session::Served(client) => client.delete(&(path("datasets", dataset) + "/receive")),
+            Session::Opened(store) => {
+                operations::abort_receive(store, dataset)?;
+                reap(store)
             }
         }
     }

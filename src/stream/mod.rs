@@ -40,6 +40,15 @@ pub enum StreamError {
         #[source]
         source: io::Error,
     },
+    /// The stream cannot be read, by who hands it on.
+    #[error("the stream, behind byte {offset}: {source}")]
+    Input {
+        /// Bytes that were read.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The stream is damaged, cut off, or says what cannot be. What was before is applied.
     #[error("the stream is damaged at byte {offset} (record {record}): {reason}")]
     Damaged {

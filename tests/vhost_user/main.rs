@@ -29,6 +29,7 @@ mod needs_reset;
 mod opcodes;
 mod pipeline;
 mod polling;
+mod received;
 mod restored;
 mod session;
 mod several;

@@ -123,7 +123,13 @@ fn import(
     };
     match source {
         Source::Stream(stream, len) => {
-            let mut input = io::BufReader::with_capacity(1 << 20, Input { stream, stop });
+            let mut input = io::BufReader::with_capacity(
+                1 << 20,
+                Input {
+                    stream: &stream,
+                    stop,
+                },
+            );
             let mut bar = Bar::new(len, stop);
             let stream: &mut dyn Read = &mut input;
             let done = import_tar(&volume, &how, stream, &mut |summary| bar.tell(summary));

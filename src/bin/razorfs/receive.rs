@@ -1,7 +1,7 @@
 //! `razorfs receive STORE DATASET`: a stream of `razorfs send` becomes a snapshot.
 
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use razorfs::engine::{OpenOptions, Store};
-use razorfs::stream::{receive, token};
+use razorfs::control::{self, Session, SessionError, StorePlace};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::send::{Bar, named};
+use crate::send::Bar;
+use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -31,11 +31,11 @@ const SILENCE: Timespec = Timespec {
 /// Reads a snapshot from the standard input, as `razorfs send` writes it: into a new dataset, or,
 /// when it was sent `--from` another snapshot, into the dataset that has that one and was not
 /// changed since. The dataset shows it once all of it is there. What was received before an
-/// interruption (Ctrl-C, SIGTERM, a stream that ends) stays, and can be gone on with. The store must
-/// not be in use.
+/// interruption (Ctrl-C, SIGTERM, a stream that ends) stays, and can be gone on with. Where a daemon
+/// serves the store, it receives, and guests go on meanwhile; only nobody may use the dataset itself.
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {
-    /// The store's directory.
+    /// The store's directory. With an address for --control it is not looked at.
     store: PathBuf,
     /// DATASET, or DATASET@SNAPSHOT to call the snapshot otherwise than the sender does.
     name: String,
@@ -48,52 +48,62 @@ pub struct ReceiveArgs {
     /// Accept a store on a file system that does not survive a power cut.
     #[arg(long)]
     allow_volatile: bool,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// Reads it.
 ///
 /// # Errors
-/// When the store cannot be opened or refuses, or the stream is damaged or ends too early.
+/// When the store can be neither reached nor opened, or refuses; when the stream is damaged or ends too
+/// early.
 pub fn run(args: &ReceiveArgs) -> Result<(), Error> {
-    let options = OpenOptions {
-        read_only: args.resume_token,
-        allow_volatile: args.allow_volatile,
-        background: !args.resume_token,
-        ..OpenOptions::default()
-    };
     let input = std::io::stdin();
     if !args.resume_token && !args.abort && input.is_terminal() {
         return Err("a stream does not come from a terminal: see razorfs send".into());
     }
     let stop = crate::stop_on_signals()?;
-    let store = crate::open(&args.store, options)?;
-    let done = act(&store, args, &stop).map_err(|error| named(&args.store, &*error));
-    let closed = store.close().map_err(|error| named(&args.store, &error));
+    let place = StorePlace {
+        store: args.store.clone(),
+        control: args.control.place(),
+        allow_volatile: args.allow_volatile,
+    };
+    let of_store = |error: SessionError| control::named(&args.store, &error);
+    let session = match args.resume_token {
+        true => Session::begin(&place, true),
+        false => Session::begin_long(&place),
+    };
+    let session = session.map_err(of_store)?;
+    let done = act(&session, args, stop);
+    let ended = session.end().map_err(of_store);
     done?;
-    closed
+    Ok(ended?)
 }
 
-fn act(store: &Arc<Store>, args: &ReceiveArgs, stop: &AtomicBool) -> Result<(), Error> {
+fn act(session: &Session, args: &ReceiveArgs, stop: Arc<AtomicBool>) -> Result<(), Error> {
+    let of_store = |error: SessionError| control::named(&args.store, &error);
     let (dataset, snapshot) = match args.name.split_once('@') {
         Some((dataset, snapshot)) => (dataset, Some(snapshot)),
         None => (args.name.as_str(), None),
     };
     if args.abort {
-        store.abort_receive(dataset)?;
-        store.reap(&|| stop.load(Ordering::Relaxed))?;
-        return Ok(());
+        return Ok(session.abort_receive(dataset).map_err(of_store)?);
     }
     if args.resume_token {
-        let state = store.receive_record(dataset)?;
-        let state = state.ok_or("no receive was cut off")?;
-        crate::tell(&format!("{}\n", token::encode(&state)));
+        let unfinished = session.unfinished(dataset).map_err(of_store)?;
+        crate::tell(&format!("{}\n", unfinished.token));
         return Ok(());
     }
     let bar = Bar::new(0);
     let mut told = Instant::now();
-    let stream = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let input = BufReader::with_capacity(1 << 20, Input { stream, stop });
-    let done = receive(store, (dataset, snapshot), input, &mut |progress| {
+    let input = Stdin {
+        stream: File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        stop: Arc::clone(&stop),
+        // Else the receiver knows more.
+        bar: matches!(session, Session::Served(_)).then(|| bar.clone()),
+        bytes: 0,
+    };
+    let done = session.receive(dataset, snapshot, input, &mut |progress| {
         if told.elapsed() > TELL_INTERVAL {
             told = Instant::now();
             let _ = bar.tell(progress);
@@ -103,19 +113,35 @@ fn act(store: &Arc<Store>, args: &ReceiveArgs, stop: &AtomicBool) -> Result<(), 
             false => ControlFlow::Continue(()),
         }
     });
-    if let Ok(progress) = &done {
-        let _ = bar.tell(*progress);
-    }
     bar.end();
-    done?;
-    Ok(())
+    Ok(done.map_err(of_store)?)
+}
+
+/// The standard input, and how much of it was read.
+struct Stdin {
+    stream: File,
+    stop: Arc<AtomicBool>,
+    bar: Option<Bar>,
+    bytes: u64,
+}
+
+impl Read for Stdin {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let (stream, stop) = (&self.stream, &*self.stop);
+        let len = Input { stream, stop }.read(bytes)?;
+        self.bytes = self.bytes.saturating_add(len as u64);
+        if let Some(bar) = &self.bar {
+            bar.tell_bytes(self.bytes);
+        }
+        Ok(len)
+    }
 }
 
 /// A stream that ends with an error when it is broken off, though its sender may be silent for as
 /// long as it likes.
 pub struct Input<'a> {
     /// The stream.
-    pub stream: File,
+    pub stream: &'a File,
     /// What breaks it off.
     pub stop: &'a AtomicBool,
 }
@@ -127,10 +153,13 @@ impl Read for Input<'_> {
                 // Who is told `Interrupted` reads again.
                 return Err(io::Error::other("broken off by a signal"));
             }
-            let mut events = [PollFd::new(&self.stream, PollFlags::IN)];
+            let mut events = [PollFd::new(self.stream, PollFlags::IN)];
             match poll(&mut events, Some(&SILENCE)) {
                 Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return self.stream.read(bytes),
+                Ok(_) => {
+                    let mut stream = self.stream;
+                    return stream.read(bytes);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

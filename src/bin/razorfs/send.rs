@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -118,12 +118,8 @@ impl Write for Counted<'_> {
     }
 }
 
-/// An error of a store.
-pub fn named(store: &Path, error: &dyn std::error::Error) -> Error {
-    format!("{}: {error}", store.display()).into()
-}
-
 /// Says on a terminal how far a stream got.
+#[derive(Clone)]
 pub struct Bar(ProgressBar);
 
 impl Bar {
@@ -153,6 +149,11 @@ impl Bar {
         self.0.set_position(progress.bytes);
         self.0.set_message(format!("{} inodes", progress.inodes));
         ControlFlow::Continue(())
+    }
+
+    /// Shows that, of which no more is known.
+    pub fn tell_bytes(&self, bytes: u64) {
+        self.0.set_position(bytes);
     }
 
     /// Leaves it on the terminal.

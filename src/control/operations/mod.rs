@@ -11,6 +11,7 @@
 mod datasets;
 mod exports;
 mod projects;
+mod receive;
 mod snapshots;
 mod whole;
 
@@ -30,6 +31,7 @@ pub use datasets::{
 };
 pub use exports::{add_export, exports, remove_export};
 pub use projects::{change_project, projects};
+pub use receive::{abort_receive, receive, unfinished};
 pub use snapshots::{
     Stream, change_snapshot, delete_snapshot, differences, restore, restore_path, send, send_rest,
     snapshot, snapshots, take_snapshot,

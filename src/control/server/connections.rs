@@ -169,12 +169,17 @@ pub(super) fn start_within(
         .spawn(move || {
             runtime.block_on(async {
                 let mut all = JoinSet::new();
+                let (ending, mut told) = (served.clone(), stopped.clone());
+                all.spawn(async move {
+                    // What takes long is not waited for, and a body that goes on may be silent.
+                    let _ = told.wait_for(|stopped| *stopped).await;
+                    ending.end();
+                });
                 for each in accepting {
                     all.spawn(serve(each, router.clone(), stopped.clone(), limits));
                 }
                 while all.join_next().await.is_some() {}
             });
-            served.end();
             // Waits for what is being done to the store.
             drop(runtime);
         })?;

@@ -4,10 +4,11 @@
 //! it is registered with is what the document says of it.
 
 use std::collections::BTreeMap;
+use std::io::BufReader;
 use std::ops::ControlFlow;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use hyper::StatusCode;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -20,14 +21,15 @@ use super::exchange::{
     Answer, Json, LastEvent, Name, Options, Plain, method_not_allowed, not_found,
 };
 use super::stream::Writer;
+use super::upload::Upload;
 use super::{GoOn, Served};
 use crate::control::activity::Activity;
 use crate::control::api::{
     ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
     Dataset, DeleteDataset, DeleteExport, Difference, ErrorKind, Event, Export, Failure, Health,
     ListProjects, ListSnapshots, NewClone, NewDataset, NewExport, NewScrub, NewSnapshot, Project,
-    Restore, RestoreDataset, Restored, Rewrite, Rewritten, Scrub, SendSnapshot, Snapshot, Stats,
-    StoreSettings, Trim, Trimmed, Watch,
+    ReceiveSnapshot, Received, Restore, RestoreDataset, Restored, Rewrite, Rewritten, Scrub,
+    SendSnapshot, Snapshot, Stats, StoreSettings, Trim, Trimmed, UnfinishedReceive, Watch,
 };
 use crate::control::operations::{self, Made, Stream};
 use crate::control::prometheus;
@@ -65,6 +67,7 @@ fn paths() -> OpenApiRouter<Served> {
         .routes(routes!(list_snapshots, take_snapshot))
         .routes(routes!(get_snapshot, change_snapshot, delete_snapshot))
         .routes(routes!(restore))
+        .routes(routes!(receive, unfinished_receive, abort_receive))
         .routes(routes!(restore_path))
         .routes(routes!(send))
         .routes(routes!(send_rest))
@@ -353,6 +356,66 @@ async fn restore_path(
         operations::restore_path(store, Some(&exports), &what, go_on)
     };
     served.run_long(restore).await.map(Answer)
+}
+
+/// Receives a snapshot, as `razorfs send` writes it, into a new dataset, or into the one that has
+/// the snapshot that the stream is based on. The dataset shows it once all of it is there. What
+/// came before the body broke off, or before anything else failed, stays, and can be gone on with.
+/// The body may be of any size.
+#[utoipa::path(
+    post,
+    path = "/api/v1/datasets/{name}/receive",
+    params(("name" = String, Path, description = "DATASET"), ReceiveSnapshot),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = OK, description = "It is there", body = Received), Refusals),
+)]
+async fn receive(
+    State(served): State<Served>,
+    Name(name): Name,
+    Options(how): Options<ReceiveSnapshot>,
+    request: Request,
+) -> Result<Answer<Received>> {
+    let room = served.take_long()?;
+    let input = Upload::begin(request.into_body(), &served);
+    let input = BufReader::with_capacity(1 << 20, input);
+    let receive = move |store: &_, go_on: &mut GoOn<'_>| {
+        let watch = &mut |_| match go_on() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        let received = operations::receive(store, &name, how.snapshot.as_deref(), input, watch);
+        drop(room);
+        received
+    };
+    served.run_long(receive).await.map(Answer)
+}
+
+/// What was received for a dataset before that was cut off.
+#[utoipa::path(
+    get,
+    path = "/api/v1/datasets/{name}/receive",
+    params(("name" = String, Path, description = "DATASET")),
+    responses((status = OK, description = "There is something", body = UnfinishedReceive), Refusals),
+)]
+async fn unfinished_receive(
+    State(served): State<Served>,
+    Name(name): Name,
+) -> Result<Answer<UnfinishedReceive>> {
+    let unfinished = move |store: &_| operations::unfinished(store, &name);
+    served.run(unfinished).await.map(Answer)
+}
+
+/// Drops that.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/datasets/{name}/receive",
+    params(("name" = String, Path, description = "DATASET")),
+    responses((status = NO_CONTENT, description = "It is gone"), Refusals),
+)]
+async fn abort_receive(State(served): State<Served>, Name(name): Name) -> Result<StatusCode> {
+    let abort = move |store: &_| operations::abort_receive(store, &name);
+    served.run(abort).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// A snapshot as `razorfs send` writes it: what a `razorfs receive` reads. An answer that breaks off

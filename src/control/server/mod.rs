@@ -5,6 +5,7 @@
 //! exchange     requests to types, results to answers
 //! connections  accepting, limits, the end
 //! stream       answers that are made while they are taken
+//! upload       bodies that are read while they come
 //! events       what happens, for those who watch
 //! unknown      connections of which it is not known yet whose they are
 //! ```
@@ -20,6 +21,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod unknown;
+mod upload;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -38,7 +40,7 @@ pub use handlers::{document, router};
 /// Requests in work or waiting for a thread, at most. Whoever goes away does not take back what was
 /// asked for.
 const REQUESTS_MAX: usize = 128;
-/// Snapshots that are sent, and files that are written anew, at a time.
+/// Snapshots that are sent or received, and files that are written anew, at a time.
 const STREAMS_MAX: usize = 4;
 /// Clients that watch what happens, at a time.
 const WATCHERS_MAX: usize = 16;

@@ -146,7 +146,6 @@ impl Restoration {
     /// Does it: see [`Store::restore`]. Says besides whether the dataset is the other one now, which
     /// it is also where only the last flush failed: the store is read-only then, and which of the
     /// two there is when it is opened again is not known.
-    #[must_use]
     pub fn carry_out(&self) -> (bool, Result<(), DatasetError>) {
         let mut is_another = false;
         let done = self.replace(&mut is_another);

@@ -7,6 +7,7 @@ mod exports;
 mod faults;
 mod metrics;
 mod races;
+mod receives;
 mod streams;
 mod tcp;
 

@@ -12,20 +12,20 @@ use crate::engine::WriteFlags;
 use crate::stream::{receive, token};
 
 /// Content that cannot be made smaller.
-fn noise(len: usize) -> Vec<u8> {
+pub(super) fn noise(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes
 }
 
-struct Server {
-    world: World,
+pub(super) struct Server {
+    pub(super) world: World,
     running: Option<Running>,
     dir: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(limits: Limits) -> Server {
+    pub(super) fn start(limits: Limits) -> Server {
         let world = World::new();
         let main = world.store.main().unwrap();
         write(&main, "file", &noise(6 << 20));
@@ -43,11 +43,11 @@ impl Server {
         }
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    pub(super) fn path(&self) -> std::path::PathBuf {
         self.dir.path().join(SOCKET_FILE)
     }
 
-    fn send(&self, what: &SendWhat) -> Result<Vec<u8>, String> {
+    pub(super) fn send(&self, what: &SendWhat) -> Result<Vec<u8>, String> {
         let session = Session::Served(Client::find(&self.path()).unwrap().unwrap());
         let mut out = Vec::new();
         let sent = session.send(what, &mut out, |_, _| unreachable!());
@@ -62,20 +62,20 @@ impl Server {
         stream
     }
 
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         drop(self.running.take());
         self.world.finish();
     }
 }
 
-fn of(name: &str, from: Option<&str>) -> SendWhat {
+pub(super) fn of(name: &str, from: Option<&str>) -> SendWhat {
     SendWhat::Snapshot {
         name: name.into(),
         from: from.map(str::to_owned),
     }
 }
 
-fn take(store: &Arc<Store>, name: &str, stream: &[u8]) -> Result<(), String> {
+pub(super) fn take(store: &Arc<Store>, name: &str, stream: &[u8]) -> Result<(), String> {
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     let taken = receive(store, (name, None), stream, go_on);
     taken.map(drop).map_err(|error| error.to_string())
