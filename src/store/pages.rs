@@ -5,7 +5,7 @@
 //! that is written down can ever be wrong about it, and a page can neither leak nor be given away
 //! twice.
 //!
-//! Nor is it stored which of them are holes in the file ([`holes`]): those that may be one have their
+//! Nor is it stored which of them are holes in the file (see `holes`): those that may be one have their
 //! space allocated again before they count as free. So what [`PageStore::reserve`] promised can be
 //! written on a full disk.
 

@@ -24,8 +24,8 @@ impl From<ExportError> for Failure {
             ExportError::Device(_)
             | ExportError::Thread { .. }
             | ExportError::CannotGoOn { .. }
-            | ExportError::Handover(_)
-            | ExportError::Ending => ErrorKind::Failed,
+            | ExportError::Handover(_) => ErrorKind::Failed,
+            ExportError::Ending => ErrorKind::Interrupted,
         };
         match error {
             ExportError::Dataset(error) => error.into(),
