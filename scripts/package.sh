@@ -33,5 +33,7 @@ sed 's|/usr/local/bin/|/usr/bin/|' 'configs/razorfsd@.service' > 'target/assets/
 sed 's|/usr/local/bin/|/usr/bin/|' configs/60-razorfs.json > target/assets/60-razorfs.json
 cargo cyclonedx --quiet --format json --override-filename razorfs.cdx
 mv razorfs.cdx.json target/assets/
+# It writes one for each member of the workspace.
+rm -f {benches,vm-tests,tests/*}/razorfs.cdx.json
 cargo deb --no-build --quiet --package razorfs
 ls target/debian/*.deb
