@@ -1,5 +1,6 @@
-//! A ring without a front-end and without a thread, for fuzzing: everything that a kick does, done
-//! before the call returns.
+//! A ring without a front-end and without a thread, for fuzzing and for counting instructions:
+//! everything that a kick does, done before the call returns, and the same each time, however long it
+//! takes.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl InProcess {
             memory: GuestMemoryAtomic::new(memory),
             pool: Arc::new(Pool::new(0, || {})),
             strict: false,
-            slow: Slow::default(),
+            slow: Slow::never(),
             poll_max: Duration::ZERO,
             cpus: Cpus::default(),
             meter: Arc::default(),

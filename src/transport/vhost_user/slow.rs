@@ -11,28 +11,49 @@ use std::time::Duration;
 /// Longer than anything takes that finds what it needs in memory, a megabyte to be copied too.
 const LONG: Duration = Duration::from_millis(1);
 
-/// One bit for each opcode below 64, where all that are carried out are.
-#[derive(Debug, Default)]
-pub(super) struct Slow(AtomicU64);
+#[derive(Debug)]
+pub(super) struct Slow {
+    /// One bit for each opcode below 64, where all that are carried out are.
+    kinds: AtomicU64,
+    /// What takes longer took long.
+    long: Duration,
+}
+
+impl Default for Slow {
+    fn default() -> Slow {
+        Slow {
+            kinds: AtomicU64::default(),
+            long: LONG,
+        }
+    }
+}
 
 fn bit(opcode: u32) -> u64 {
     1u64.checked_shl(opcode).unwrap_or_default()
 }
 
 impl Slow {
+    /// Takes nothing for slow: what is done depends on no clock.
+    pub(super) fn never() -> Slow {
+        Slow {
+            long: Duration::MAX,
+            ..Slow::default()
+        }
+    }
+
     /// Whether the last request of this kind took long.
     pub(super) fn is(&self, opcode: u32) -> bool {
-        self.0.load(Ordering::Relaxed) & bit(opcode) != 0
+        self.kinds.load(Ordering::Relaxed) & bit(opcode) != 0
     }
 
     /// One took so long.
     pub(super) fn took(&self, opcode: u32, time: Duration) {
         let bit = bit(opcode);
-        let was = self.0.load(Ordering::Relaxed) & bit != 0;
+        let was = self.kinds.load(Ordering::Relaxed) & bit != 0;
         // Mostly nothing changes, and all queues have it.
-        match time > LONG {
-            true if !was => self.0.fetch_or(bit, Ordering::Relaxed),
-            false if was => self.0.fetch_and(!bit, Ordering::Relaxed),
+        match time > self.long {
+            true if !was => self.kinds.fetch_or(bit, Ordering::Relaxed),
+            false if was => self.kinds.fetch_and(!bit, Ordering::Relaxed),
             _ => 0,
         };
     }
@@ -56,5 +77,12 @@ mod tests {
             slow.took(opcode, long);
             assert!(!slow.is(opcode));
         }
+    }
+
+    #[test]
+    fn without_a_clock_nothing_is_slow() {
+        let slow = Slow::never();
+        slow.took(15, Duration::MAX);
+        assert!(!slow.is(15));
     }
 }
