@@ -20,8 +20,10 @@
 //! everything below it; `fsck` uses `log`, `store`, `disk` and `format`, never `engine`, so that
 //! it shares no bug with what it checks. `fault` (faults of mapped files) is for `disk` and
 //! `transport`, `memory` (giving it back) for the engine, `sandbox` (confinement of the process) for
-//! programs; `progress` (how far something long is) for all that takes long; `sync` (locks and threads) is for all who share something between threads, `metrics`
-//! (counting) for all in whom something happens that operators want to know of.
+//! programs; `progress` (how far something long is) for all that takes long, `ticker` (something done again
+//! and again) for `progress` and programs; `ranges` (a set of numbers) for store and engine; `sync`
+//! (locks and threads) is for all who share something between threads, `metrics` (counting) for all
+//! in whom something happens that operators want to know of.
 
 pub mod archive;
 pub mod config;
@@ -39,10 +41,12 @@ pub mod manual;
 mod memory;
 pub mod metrics;
 pub mod progress;
+mod ranges;
 pub mod sandbox;
 pub mod schedule;
 pub mod server;
 pub mod store;
 pub mod stream;
 pub mod sync;
+pub mod ticker;
 pub mod transport;

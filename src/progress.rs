@@ -3,17 +3,17 @@
 //! Counting waits for nobody and decides nothing: what is done is the same whether somebody looks or
 //! not. What takes less than a moment is never shown.
 //!
-//! Imports nothing of razorfs.
+//! Imports nothing of razorfs but `ticker`.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
+
+use crate::ticker::Ticker;
 
 /// What takes no longer than this is not shown on a terminal.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
@@ -85,10 +85,7 @@ impl std::fmt::Display for Look {
 }
 
 /// Has something be looked at again and again, until it is dropped.
-pub struct Watch {
-    over: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Watch(#[expect(dead_code, reason = "it is dropped")] Option<Ticker>);
 
 impl Watch {
     /// Calls `show` after `first`, then after each `every`. Where there can be no thread for it, nothing
@@ -101,32 +98,10 @@ impl Watch {
         mut show: impl FnMut(Look) + Send + 'static,
     ) -> Watch {
         let progress = progress.clone();
-        let (over, is_over) = channel();
-        let thread = std::thread::Builder::new()
-            .name("razorfs-progress".into())
-            .spawn(move || {
-                let mut pause = first;
-                while is_over.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    show(progress.look());
-                    pause = every;
-                }
-            })
-            .inspect_err(|error| log::debug!("how far it is cannot be shown: {error}"))
-            .ok();
-        Watch {
-            over: Some(over),
-            thread,
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.over = None;
-        if let Some(thread) = self.thread.take() {
-            // What it shows is no reason to fail.
-            let _ = thread.join();
-        }
+        let show = move || show(progress.look());
+        let ticker = Ticker::start("razorfs-progress", first, every, show)
+            .inspect_err(|error| log::debug!("how far it is cannot be shown: {error}"));
+        Watch(ticker.ok())
     }
 }
 
@@ -216,6 +191,8 @@ fn bar_of(look: Look) -> ProgressBar {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
 
     #[test]

@@ -3,12 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Frame};
+use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::http::request;
@@ -28,6 +26,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::activity::Activity;
 use super::api::{Dataset, Export, Failure, NewExport, NewScrub, Received, Scrub, Stats};
 use super::operations::Made;
+use super::pieces::Pieces;
 use super::session::{Remote, SessionError, path};
 use super::{secret, socket, tls};
 use crate::stream::StreamError;
@@ -401,22 +400,6 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
-}
-
-/// A body that a thread reads.
-struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
-
-impl hyper::body::Body for Pieces {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let next = std::task::ready!(self.0.poll_recv(cx));
-        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
-    }
 }
 
 /// Reads to the end, or for as long as somebody takes it; says why it cannot.

@@ -8,7 +8,7 @@
 //! server      HTTP and JSON over a UNIX socket: handlers, OpenAPI document, connections
 //! socket      where the daemon listens, and how a client finds it
 //! tcp         where it listens for other machines; with secret (token, private key) and tls
-//! client      one request, one answer
+//! client      one request, one answer; pieces, a body that a thread makes
 //! session     a store for commands: its daemon's socket, or opened by the command itself
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod activity;
 pub mod api;
 mod client;
 pub mod operations;
+mod pieces;
 mod prometheus;
 mod secret;
 pub mod server;

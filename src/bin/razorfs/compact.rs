@@ -1,11 +1,7 @@
 //! `razorfs compact STORE`: makes chunks.dat shorter.
 
-use std::sync::atomic::Ordering;
-
+use crate::store::{StoreArgs, goes_on};
 use clap::Args;
-use razorfs::control::Session;
-
-use crate::store::StoreArgs;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -24,17 +20,9 @@ pub struct CompactArgs {
 /// # Errors
 /// When the store cannot be reached, opened, compacted or closed.
 pub fn run(args: &CompactArgs) -> Result<(), Error> {
-    let done = args.store.with(false, |session| {
-        let stop = match session {
-            Session::Served(_) => None,
-            Session::Opened(_) => crate::stop_on_signals().ok(),
-        };
-        let is_stopped = || {
-            stop.as_ref()
-                .is_some_and(|stop| stop.load(Ordering::Relaxed))
-        };
-        session.compact(&mut || !is_stopped())
-    })?;
+    let done = args
+        .store
+        .with(false, |session| session.compact(&mut goes_on(session)))?;
     if args.store.is_json() {
         return args.store.tell(&done);
     }

@@ -1,15 +1,13 @@
 //! `razorfs rewrite STORE PATH`: writes a file's content anew.
 
+use clap::Args;
+use razorfs::control::SessionError;
+use razorfs::control::api::{Failure, Rewrite, Rewritten};
+use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
-use clap::Args;
-use razorfs::control::api::{Failure, Rewrite, Rewritten};
-use razorfs::control::{Session, SessionError};
-use serde_json::json;
-
-use crate::store::StoreArgs;
+use crate::store::{StoreArgs, goes_on};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -36,19 +34,12 @@ pub struct RewriteArgs {
 pub fn run(args: &RewriteArgs) -> Result<(), Error> {
     let mut all = Vec::new();
     let done = args.store.with(false, |session| {
-        let stop = match session {
-            Session::Served(_) => None,
-            Session::Opened(_) => crate::stop_on_signals().ok(),
-        };
-        let is_stopped = || {
-            stop.as_ref()
-                .is_some_and(|stop| stop.load(Ordering::Relaxed))
-        };
+        let mut go_on = goes_on(session);
         for path in &args.paths {
             let what = Rewrite {
                 path: path.as_os_str().as_bytes().escape_ascii().to_string(),
             };
-            let done = session.rewrite(&args.dataset, &what, &mut || !is_stopped());
+            let done = session.rewrite(&args.dataset, &what, &mut go_on);
             let Rewritten { bytes } = done.map_err(|error| named(path, error))?;
             if !args.store.is_json() {
                 crate::tell(&format!("{}: {bytes} bytes written anew\n", path.display()));

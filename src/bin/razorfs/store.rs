@@ -1,6 +1,7 @@
 //! The store that a command is about, whether a daemon serves it or not.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use razorfs::control::{
@@ -9,6 +10,19 @@ use razorfs::control::{
 use serde::Serialize;
 
 type Error = Box<dyn std::error::Error>;
+
+/// Says whether to go on with what is done to the store, until a signal says that it is to stop. What
+/// a daemon does goes on.
+pub fn goes_on(session: &Session) -> impl FnMut() -> bool + use<> {
+    let stop = match session {
+        Session::Served(_) => None,
+        Session::Opened(_) => crate::stop_on_signals().ok(),
+    };
+    move || {
+        stop.as_ref()
+            .is_none_or(|stop| !stop.load(Ordering::Relaxed))
+    }
+}
 
 /// The store that a command is about. Where a daemon serves it, the daemon is asked.
 #[derive(Debug, Args)]

@@ -19,7 +19,6 @@ use razorfs::schedule::{Schedule, Scheduler};
 use razorfs::transport::vhost_user::{Frozen, Handover, Stop, Why};
 use signal_hook::iterator::Signals;
 
-use crate::service::Reporter;
 use crate::setup::listen_for_commands;
 use crate::signals::{Current, Followed, Live, follow_signals};
 use crate::{Error, how, service};
@@ -80,7 +79,7 @@ impl Daemon {
     pub fn live(mut self, signals: Signals) -> Result<(), Error> {
         let following = follow_signals(signals, self.followed.clone())?;
         let store = self.config.store.display().to_string();
-        let reporter = Reporter::start(store, self.followed.clone())?;
+        let reporter = service::report(store, self.followed.clone())?;
         let ended = self.go_on();
         drop(reporter);
         following.end();

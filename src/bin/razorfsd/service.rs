@@ -6,11 +6,10 @@
 //! that: whoever holds one for ever, keeps it from telling. It never waits for the disk.
 
 use std::io;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use razorfs::export::Exports;
+use razorfs::ticker::Ticker;
 use sd_notify::NotifyState;
 
 use crate::signals::{Followed, Look};
@@ -67,56 +66,25 @@ pub fn status(store: &str, exports: &Exports) -> String {
     format!("serving {store} on {}", named.join(", "))
 }
 
-/// Tells what is to be told again and again, until it is dropped.
-pub struct Reporter {
-    over: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Reporter {
-    /// Begins, if there is a service manager that listens.
-    ///
-    /// # Errors
-    /// When there can be no thread for it.
-    pub fn start(store: String, followed: Followed) -> io::Result<Option<Reporter>> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(None);
-        }
-        let patience = sd_notify::watchdog_enabled();
-        let tick = patience.map_or(TICK, |patience| TICK.min(patience / BEATS));
-        let mut told = Told {
-            store,
-            followed,
-            is_watched: patience.is_some(),
-            status: String::new(),
-        };
-        told.tick();
-        let (over, is_over) = channel();
-        let thread = std::thread::Builder::new()
-            .name("razorfs-service".into())
-            .spawn(move || {
-                while is_over.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-                    told.tick();
-                }
-            })?;
-        Ok(Some(Reporter {
-            over: Some(over),
-            thread: Some(thread),
-        }))
+/// Tells what is to be told again and again, until what it returns is dropped, if there is a service
+/// manager that listens.
+///
+/// # Errors
+/// When there can be no thread for it.
+pub fn report(store: String, followed: Followed) -> io::Result<Option<Ticker>> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(None);
     }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        self.over = None;
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
-            log::error!("the thread that tells the service manager failed");
-        }
-    }
+    let patience = sd_notify::watchdog_enabled();
+    let tick = patience.map_or(TICK, |patience| TICK.min(patience / BEATS));
+    let mut told = Told {
+        store,
+        followed,
+        is_watched: patience.is_some(),
+        status: String::new(),
+    };
+    told.tick();
+    Ticker::start("razorfs-service", tick, tick, move || told.tick()).map(Some)
 }
 
 struct Told {

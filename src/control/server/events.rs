@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::Served;
-use super::stream::{Written, lasting};
+use super::stream::lasting;
 use crate::control::api::{ErrorKind, Failure};
 use crate::control::operations::as_event;
+use crate::control::pieces::Pieces;
 use crate::engine::{Events, Store};
 
 /// Events told together.
@@ -51,8 +52,7 @@ impl Served {
             let _ = watcher.tell(after, latest).await;
             drop(room);
         });
-        let written = Written::new(pieces);
-        Ok(lasting("text/event-stream", written))
+        Ok(lasting("text/event-stream", Pieces(pieces)))
     }
 }
 

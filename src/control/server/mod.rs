@@ -136,6 +136,20 @@ impl Served {
         self.run(act).await
     }
 
+    /// The same, of what keeps the disk busy or a client waiting: only few are done at a time.
+    async fn run_one_of_few<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Arc<Store>, &mut GoOn<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let room = self.take_long()?;
+        let act = move |store: &_, go_on: &mut GoOn<'_>| {
+            let done = act(store, go_on);
+            drop(room);
+            done
+        };
+        self.run_long(act).await
+    }
+
     /// Does something that may wait for the disk, and takes no longer for a larger tree.
     async fn run<T: Send + 'static>(
         &self,

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::body::{Bytes, Frame};
+use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::exchange::Lasting;
 use super::{GoOn, Served};
 use crate::control::api::{ErrorKind, Failure};
+use crate::control::pieces::Pieces;
 use crate::engine::Store;
 
 /// Bytes handed over together.
@@ -145,30 +146,6 @@ impl io::Write for Writer {
     }
 }
 
-/// What it has written.
-pub(super) struct Written {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
-}
-
-impl Written {
-    pub(super) fn new(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Written { pieces }
-    }
-}
-
-impl hyper::body::Body for Written {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let next = std::task::ready!(self.pieces.poll_recv(cx));
-        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
-    }
-}
-
 /// An answer that goes on.
 pub(super) fn lasting(
     kind: &'static str,
@@ -220,8 +197,7 @@ impl Served {
         });
         let ended = || Failure::new(ErrorKind::Failed, "the daemon ends");
         is_open.await.map_err(|_| ended())??;
-        let written = Written::new(pieces);
-        Ok(lasting("application/octet-stream", written))
+        Ok(lasting("application/octet-stream", Pieces(pieces)))
     }
 }
 

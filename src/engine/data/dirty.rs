@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ranges::RangeSet;
 use crate::disk::buffer::Buffer;
 use crate::format::id::Lsn;
 use crate::format::record::CHUNK_MAX;
 use crate::format::superblock::UNIT_BYTES;
+use crate::ranges::RangeSet;
 
 pub(super) const WINDOW: u64 = CHUNK_MAX as u64;
 
@@ -158,7 +158,7 @@ impl DirtyMap {
                 + self.runs.len() as u64 * RUN_OVERHEAD_BYTES
                 + self.unallocated.count() * RANGE_MEMORY_BYTES,
             units: self.units,
-            log: log_bytes(self.logged.bytes(), self.logged.count()),
+            log: log_bytes(self.logged.len(), self.logged.count()),
         }
     }
 
@@ -424,13 +424,13 @@ impl DirtyMap {
     /// Bytes that stand in no extent, as far as that was noted.
     #[must_use]
     pub fn unallocated_bytes(&self) -> u64 {
-        self.unallocated.bytes()
+        self.unallocated.len()
     }
 
     /// Those of them in `start..end`.
     #[must_use]
     pub fn unallocated_in(&self, start: u64, end: u64) -> u64 {
-        self.unallocated.bytes_in(start, end)
+        self.unallocated.len_in(start, end)
     }
 
     /// Whether the run at `start` still is what was captured.

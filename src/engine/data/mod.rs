@@ -15,7 +15,6 @@ mod fallocate;
 mod hashes;
 mod kept;
 mod quota;
-mod ranges;
 mod read;
 mod received;
 mod resize;

@@ -51,6 +51,16 @@ fn tree(world: &World) -> Ino {
     top
 }
 
+/// The tree as it was in a snapshot, beside it.
+fn tree_back() -> RestorePath {
+    RestorePath {
+        snapshot: "main@then".into(),
+        source: b"top".to_vec(),
+        destination: b"back".to_vec(),
+        replace: false,
+    }
+}
+
 fn write(world: &World, ino: Ino, bytes: usize) {
     let content = vec![7; bytes];
     let flags = WriteFlags::default();
@@ -79,12 +89,7 @@ fn a_path_is_restored_wholly_or_not_at_all() {
     tree(&world);
     let store = Arc::clone(world.volume.store());
     store.snapshot("main@then").unwrap();
-    let what = RestorePath {
-        snapshot: "main@then".into(),
-        source: b"top".to_vec(),
-        destination: b"back".to_vec(),
-        replace: false,
-    };
+    let what = tree_back();
     let mut hidden = 0;
     let made = at_each_step(
         |go_on| dataset(store.restore_path(&what, go_on)),
@@ -181,12 +186,7 @@ fn what_is_left_hidden_goes_in_the_background() {
     tree(&world);
     let store = Arc::clone(world.volume.store());
     store.snapshot("main@then").unwrap();
-    let what = RestorePath {
-        snapshot: "main@then".into(),
-        source: b"top".to_vec(),
-        destination: b"back".to_vec(),
-        replace: false,
-    };
+    let what = tree_back();
     let stopped = dataset(store.restore_path(&what, &mut steps(5)));
     assert!(is_stopped(&stopped) && world.volume.has_staging());
     let World { sim, volume, .. } = world;

@@ -60,29 +60,26 @@ impl Space {
     /// as many and the disk has the space. How many.
     pub(super) fn fill(&mut self, disk: &dyn Disk, wanted: u64) -> Result<u64, StoreError> {
         let mut filled = 0;
-        while filled < wanted
-            && let Some(first) = self.found.first()
-        {
+        while filled < wanted {
+            let is_found = self.found.pages() > 0;
+            let (from, others) = match is_found {
+                true => (&mut self.found, &self.holes),
+                false => (&mut self.holes, &self.found),
+            };
+            let Some(first) = from.first() else { break };
             // What is a hole between them stays one.
-            let end = self.holes.next_from(first.start).unwrap_or(u64::MAX);
-            let got = fill_some(disk, first.start..end, &mut self.found, &mut self.free)?;
-            if got == 0 {
-                // The disk is full, and this one is a hole. Others may have their space.
-                let hole = first.start..first.start + 1;
-                self.found.take(&hole);
-                self.holes.add(hole.start, 1)?;
-            }
+            let end = others.next_from(first.start).unwrap_or(u64::MAX);
+            let got = fill_some(disk, first.start..end, from, &mut self.free)?;
             filled += got;
-        }
-        while filled < wanted
-            && let Some(first) = self.holes.first()
-        {
-            let end = self.found.next_from(first.start).unwrap_or(u64::MAX);
-            let got = fill_some(disk, first.start..end, &mut self.holes, &mut self.free)?;
             if got == 0 {
-                break;
+                // The disk is full, and this one is a hole.
+                if !is_found {
+                    break;
+                }
+                // Others may have their space.
+                from.take(&(first.start..first.start + 1));
+                self.holes.add(first.start, 1)?;
             }
-            filled += got;
         }
         Ok(filled)
     }

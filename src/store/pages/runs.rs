@@ -1,28 +1,23 @@
 //! A set of pages, by runs of them.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::format::id::PageNo;
+use crate::ranges::RangeSet;
 use crate::store::StoreError;
 
 /// Pages; neighbours are one run.
 #[derive(Default)]
-pub(super) struct Runs {
-    /// By first page: the length.
-    by_start: BTreeMap<u64, u64>,
-    pages: u64,
-}
+pub(super) struct Runs(RangeSet);
 
 impl Runs {
     /// How many pages there are.
     pub(super) fn pages(&self) -> u64 {
-        self.pages
+        self.0.len()
     }
 
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Range<u64>> {
-        let run = |(start, len): (&u64, &u64)| *start..start.saturating_add(*len);
-        self.by_start.iter().map(run)
+        self.0.iter().map(|(start, end)| start..end)
     }
 
     /// The first run.
@@ -34,37 +29,21 @@ impl Runs {
     ///
     /// # Errors
     /// When one of them is there already: two trees shared it.
-    pub(super) fn add(&mut self, mut start: u64, mut len: u64) -> Result<(), StoreError> {
-        let (page, end) = (PageNo(start), start.saturating_add(len));
-        if let Some((&before, &before_len)) = self.by_start.range(..end).next_back()
-            && before + before_len > start
-        {
-            let reason = "it was freed twice".into();
+    pub(super) fn add(&mut self, start: u64, len: u64) -> Result<(), StoreError> {
+        let end = start.saturating_add(len);
+        if self.0.overlaps(start, end) {
+            let (page, reason) = (PageNo(start), "it was freed twice".into());
             return Err(StoreError::Page { page, reason });
         }
-        self.pages += len;
-        if let Some((&before, &before_len)) = self.by_start.range(..start).next_back()
-            && before + before_len == start
-        {
-            self.by_start.remove(&before);
-            start = before;
-            len += before_len;
-        }
-        if let Some(after_len) = self.by_start.remove(&(start + len)) {
-            len += after_len;
-        }
-        self.by_start.insert(start, len);
+        self.0.insert(start, end);
         Ok(())
     }
 
     /// Takes the first page out.
     pub(super) fn take_first(&mut self) -> Option<u64> {
-        let (start, len) = self.by_start.pop_first()?;
-        if len > 1 {
-            self.by_start.insert(start + 1, len - 1);
-        }
-        self.pages -= 1;
-        Some(start)
+        let first = self.first()?.start;
+        self.0.remove(first, first + 1);
+        Some(first)
     }
 
     /// Takes runs of at least `min` pages out, the last first, `max` pages together at most.
@@ -87,33 +66,18 @@ impl Runs {
         runs
     }
 
-    /// Takes pages out that are in one run.
-    pub(super) fn take(&mut self, range: &Range<u64>) {
-        let Some((&start, &len)) = self.by_start.range(..=range.start).next_back() else {
-            return;
-        };
-        let end = start.saturating_add(len);
-        if end < range.end {
-            return;
-        }
-        self.by_start.remove(&start);
-        if start < range.start {
-            self.by_start.insert(start, range.start - start);
-        }
-        if range.end < end {
-            self.by_start.insert(range.end, end - range.end);
-        }
-        self.pages -= range.end - range.start;
+    /// Takes pages out.
+    pub(super) fn take(&mut self, run: &Range<u64>) {
+        self.0.remove(run.start, run.end);
     }
 
     /// Where the first run begins that does so at or behind `page`.
     pub(super) fn next_from(&self, page: u64) -> Option<u64> {
-        self.by_start.range(page..).next().map(|(start, _)| *start)
+        self.0.next_from(page)
     }
 
     /// The run that ends at `end`.
     pub(super) fn ending_at(&self, end: u64) -> Option<Range<u64>> {
-        let (&start, &len) = self.by_start.range(..end).next_back()?;
-        (start.saturating_add(len) == end).then_some(start..end)
+        self.0.ending_at(end).map(|start| start..end)
     }
 }

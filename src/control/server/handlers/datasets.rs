@@ -144,11 +144,7 @@ async fn rewrite(
     Name(name): Name,
     Json(what): Json<Rewrite>,
 ) -> Result<Answer<Rewritten>> {
-    let room = served.take_long()?;
-    let rewrite = move |store: &_, go_on: &mut GoOn<'_>| {
-        let done = operations::rewrite(store, &name, &what, go_on);
-        drop(room);
-        done
-    };
-    served.run_long(rewrite).await.map(Answer)
+    let rewrite =
+        move |store: &_, go_on: &mut GoOn<'_>| operations::rewrite(store, &name, &what, go_on);
+    served.run_one_of_few(rewrite).await.map(Answer)
 }

@@ -43,19 +43,13 @@ async fn receive(
     Options(how): Options<ReceiveSnapshot>,
     request: Request,
 ) -> Result<Answer<Received>> {
-    let room = served.take_long()?;
-    let input = Upload::begin(request.into_body(), &served);
-    let input = BufReader::with_capacity(1 << 20, input);
+    let (body, taking) = (request.into_body(), served.clone());
     let receive = move |store: &_, go_on: &mut GoOn<'_>| {
-        let watch = &mut |_| match go_on() {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        };
-        let received = operations::receive(store, &name, how.snapshot.as_deref(), input, watch);
-        drop(room);
-        received
+        let input = BufReader::with_capacity(1 << 20, Upload::begin(body, &taking));
+        let watch = &mut at_each_step(go_on);
+        operations::receive(store, &name, how.snapshot.as_deref(), input, watch)
     };
-    served.run_long(receive).await.map(Answer)
+    served.run_one_of_few(receive).await.map(Answer)
 }
 
 /// What was received for a dataset before that was cut off.
@@ -136,10 +130,15 @@ fn write(
     out: &mut Writer,
     go_on: &mut GoOn<'_>,
 ) -> std::result::Result<(), String> {
-    let watch = &mut |_| match go_on() {
-        true => ControlFlow::Continue(()),
-        false => ControlFlow::Break(()),
-    };
+    let watch = &mut at_each_step(go_on);
     let sent = stream::send(&stream.sending, stream.position, out, watch);
     sent.map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether to go on, for who asks at each step.
+fn at_each_step<T>(go_on: &mut GoOn<'_>) -> impl FnMut(T) -> ControlFlow<()> {
+    move |_| match go_on() {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    }
 }

@@ -73,13 +73,8 @@ async fn compact(
     State(served): State<Served>,
     Json(how): Json<Compact>,
 ) -> Result<Answer<Compacted>> {
-    let room = served.take_long()?;
-    let compact = move |store: &_, go_on: &mut GoOn<'_>| {
-        let done = operations::compact(store, &how, go_on);
-        drop(room);
-        done
-    };
-    served.run_long(compact).await.map(Answer)
+    let compact = move |store: &_, go_on: &mut GoOn<'_>| operations::compact(store, &how, go_on);
+    served.run_one_of_few(compact).await.map(Answer)
 }
 
 /// What the scrub under way has done, or the last one.

@@ -4,12 +4,11 @@
 use std::io;
 use std::time::Duration;
 
-use super::trim::{check, empty, interleaved, make, random, trim};
+use super::trim::{CHUNKS, check, empty, interleaved, make, outlives, random, refuse_holes, trim};
 use super::*;
 use crate::disk::sim::{Call, Fault};
 use crate::engine::{CompactOptions, Compacted};
 
-const CHUNKS: usize = 3;
 /// File offsets of two chunks of [`scattered`] are so far apart.
 const STEP: usize = 64 << 10;
 
@@ -152,12 +151,7 @@ fn where_no_holes_can_be_made_the_end_moves_forward() {
     let volume = open(&sim);
     let [first, _] = interleaved(&volume, 64);
     empty(&volume, OTHER);
-    sim.set_fault(Some(Fault {
-        call: Call::Trim,
-        after: 0,
-        sticky: true,
-        kind: io::ErrorKind::Unsupported,
-    }));
+    refuse_holes(&sim);
     assert!(trim(&volume).unsupported);
     let before = sim.disk_len(CHUNKS);
     let (moved, back) = compact_all(&sim, &volume);
@@ -210,18 +204,7 @@ fn a_disk_that_fails_takes_nothing() {
         }));
         let result = volume.store().compact_idle(options(), &mut || true);
         sim.set_fault(None);
-        if volume.store().is_writable() {
-            assert!(content(&volume, FILE) == model, "{context}");
-            check_space(&volume, &context);
-        } else {
-            assert!(result.is_err(), "{context}");
-        }
-        for sim in [sim.killed(), sim] {
-            let volume = open(&sim);
-            assert!(content(&volume, FILE) == model, "{context}");
-            volume.store().close().unwrap();
-            check(&sim, &context);
-        }
+        outlives(sim, &volume, &result, &model, &context);
     }
 }
 

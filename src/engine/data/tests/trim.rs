@@ -12,7 +12,8 @@ use crate::fsck;
 use crate::store::StoreError;
 use crate::sync::Mutex;
 
-const CHUNKS: usize = 3;
+/// Of the simulated disks, chunks.dat.
+pub(super) const CHUNKS: usize = 3;
 
 pub(super) fn random(seed: u64, len: usize) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -36,6 +37,40 @@ pub(super) fn trim(volume: &Volume) -> Trimmed {
         .store()
         .trim(&TrimOptions::default(), &mut || true)
         .unwrap()
+}
+
+/// Has the disks take no space back from inside of a file.
+pub(super) fn refuse_holes(sim: &SimMedia) {
+    sim.set_fault(Some(Fault {
+        call: Call::Trim,
+        after: 0,
+        sticky: true,
+        kind: io::ErrorKind::Unsupported,
+    }));
+}
+
+/// Sees that what was done to the first file's chunks on a failing disk, which fails no more, has left
+/// its content, or a store that is read-only and said so; and that content is there when it is opened
+/// again, after the process was killed too.
+pub(super) fn outlives<T>(
+    sim: SimMedia,
+    volume: &Volume,
+    result: &Result<T, EngineError>,
+    model: &[u8],
+    context: &str,
+) {
+    if volume.store().is_writable() {
+        assert!(content(volume, FILE) == model, "{context}");
+        check_space(volume, context);
+    } else {
+        assert!(result.is_err(), "{context}");
+    }
+    for sim in [sim.killed(), sim] {
+        let volume = open(&sim);
+        assert!(content(&volume, FILE) == model, "{context}");
+        volume.store().close().unwrap();
+        check(&sim, context);
+    }
 }
 
 pub(super) fn empty(volume: &Volume, ino: Ino) {
@@ -227,12 +262,7 @@ fn a_disk_that_takes_nothing_back_is_asked_once() {
     let volume = open(&sim);
     let [first, _] = interleaved(&volume, 16);
     empty(&volume, OTHER);
-    sim.set_fault(Some(Fault {
-        call: Call::Trim,
-        after: 0,
-        sticky: true,
-        kind: io::ErrorKind::Unsupported,
-    }));
+    refuse_holes(&sim);
     for _ in 0..2 {
         let trimmed = trim(&volume);
         assert!(

@@ -1,43 +1,56 @@
-//! A set of byte ranges.
+//! A set of numbers, as of bytes of a file or of pages, by ranges of them.
+//!
+//! Imports nothing of razorfs.
 
 use std::collections::BTreeMap;
 
-/// Disjoint ranges that do not touch, and how many bytes they hold together.
+/// Disjoint ranges that do not touch, and how many numbers they hold together.
 #[derive(Debug, Default)]
-pub(super) struct RangeSet {
+pub(crate) struct RangeSet {
     /// Where each begins, and ends.
     ranges: BTreeMap<u64, u64>,
-    bytes: u64,
+    len: u64,
 }
 
 impl RangeSet {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Bytes in it.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Numbers in it.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
     }
 
     /// Ranges in it.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.ranges.len() as u64
     }
 
     /// The ranges, in order: where each begins and ends.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
         self.ranges.iter().map(|(start, end)| (*start, *end))
     }
 
-    /// Whether any byte of `start..end` is in it.
-    pub(super) fn overlaps(&self, start: u64, end: u64) -> bool {
+    /// Whether any of `start..end` is in it.
+    pub(crate) fn overlaps(&self, start: u64, end: u64) -> bool {
         let last = self.ranges.range(..end).next_back();
         start < end && last.is_some_and(|(_, last_end)| *last_end > start)
     }
 
-    /// Bytes of `start..end` that are in it.
-    pub(super) fn bytes_in(&self, start: u64, end: u64) -> u64 {
+    /// Where the first range begins that does so at or behind `at`.
+    pub(crate) fn next_from(&self, at: u64) -> Option<u64> {
+        self.ranges.range(at..).next().map(|(start, _)| *start)
+    }
+
+    /// Where the range begins that ends at `end`.
+    pub(crate) fn ending_at(&self, end: u64) -> Option<u64> {
+        let before = self.ranges.range(..end).next_back();
+        before.and_then(|(start, its)| (*its == end).then_some(*start))
+    }
+
+    /// How many of `start..end` are in it.
+    pub(crate) fn len_in(&self, start: u64, end: u64) -> u64 {
         let reaching = self.ranges.range(..end).rev();
         reaching
             .take_while(|(_, until)| **until > start)
@@ -46,7 +59,7 @@ impl RangeSet {
     }
 
     /// Adds `start..end`.
-    pub(super) fn insert(&mut self, start: u64, end: u64) {
+    pub(crate) fn insert(&mut self, start: u64, end: u64) {
         if start >= end {
             return;
         }
@@ -64,7 +77,7 @@ impl RangeSet {
     }
 
     /// Takes `start..end` out.
-    pub(super) fn remove(&mut self, start: u64, end: u64) {
+    pub(crate) fn remove(&mut self, start: u64, end: u64) {
         if start >= end {
             return;
         }
@@ -80,13 +93,13 @@ impl RangeSet {
 
     fn take(&mut self, start: u64, end: u64) {
         self.ranges.remove(&start);
-        self.bytes -= end - start;
+        self.len -= end - start;
     }
 
     fn put(&mut self, start: u64, end: u64) {
         if start < end {
             self.ranges.insert(start, end);
-            self.bytes += end - start;
+            self.len += end - start;
         }
     }
 }
@@ -110,7 +123,13 @@ mod tests {
                 let (from, to) = (start as u64, end as u64);
                 assert_eq!(set.overlaps(from, to), model[start..end].contains(&true));
                 let held = model[start..end].iter().filter(|held| **held).count();
-                assert_eq!(set.bytes_in(from, to), held as u64);
+                assert_eq!(set.len_in(from, to), held as u64);
+                let begins = |at: &usize| model[*at] && (*at == 0 || !model[at - 1]);
+                let next = (start..200).find(begins);
+                assert_eq!(set.next_from(from), next.map(|at| at as u64));
+                let ends = end > 0 && model[end - 1] && model.get(end) != Some(&true);
+                let run = (0..end).rev().find(begins).filter(|_| ends);
+                assert_eq!(set.ending_at(to), run.map(|at| at as u64));
                 if rng.random_bool(0.6) {
                     set.insert(from, to);
                     model[start..end].fill(true);
@@ -127,7 +146,7 @@ mod tests {
                 }
                 assert_eq!(seen, model, "seed {seed}");
                 let count = model.iter().filter(|held| **held).count();
-                assert_eq!(set.bytes(), count as u64);
+                assert_eq!(set.len(), count as u64);
                 assert_eq!(set.is_empty(), count == 0);
             }
         }
