@@ -1,8 +1,8 @@
 #!/bin/bash
 # Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
 # Does nothing when everything is there. Uses sudo when not run as root. With --bench, what the
-# benchmark needs to build and watch its peers too; with --stress, --libvirt or --container, what
-# scripts/stress.sh, vm_libvirt_test.sh or container_test.sh runs.
+# benchmark needs to build and watch its peers too; with --stress, --libvirt, --container or --service,
+# what scripts/stress.sh, vm_libvirt_test.sh, container_test.sh or service_test.sh runs.
 set -euo pipefail
 
 PACKAGES=(
@@ -19,6 +19,7 @@ case "${1:-}" in
     --stress) PACKAGES+=(stress-ng fio dbench) ;;
     --libvirt) PACKAGES+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients) ;;
     --container) PACKAGES+=(buildah podman crun uidmap fuse-overlayfs) ;;
+    --service) PACKAGES+=(systemd-container) ;;
 esac
 
 as_root() {

@@ -66,6 +66,9 @@ pub enum Start {
     Incoming,
     /// From the daemon that serves the store now.
     TakeOver,
+    /// They stay with that daemon, a process, when it is of the program that is installed; else they
+    /// come from it.
+    Reload(i32),
 }
 
 /// What a line of the log looks like.

@@ -2,15 +2,16 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use razorfs::engine::{Cred, NewInode, OpenOptions, Volume};
 use razorfs::format::id::Ino;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// How long anything may take.
 const WAIT: Duration = Duration::from_secs(60);
@@ -248,6 +249,13 @@ impl Manager {
         }
     }
 
+    /// Which process it was told is the main one from then on.
+    fn main_process(&self) -> Option<Pid> {
+        let mut lines = self.heard.iter().flat_map(|text| text.lines());
+        let pid = lines.find_map(|line| line.strip_prefix("MAINPID="))?;
+        Pid::from_raw(pid.parse().ok()?)
+    }
+
     fn count(&self, line: &str) -> usize {
         self.heard
             .iter()
@@ -266,6 +274,16 @@ impl Manager {
             self.hear();
             let new = self.heard.iter().skip(before);
             heard += new.filter(|message| has(message, line)).count();
+        }
+    }
+}
+
+/// Who has taken over is nobody's child here.
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.hear();
+        if let Some(pid) = self.main_process() {
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
@@ -358,6 +376,164 @@ fn a_watched_daemon_says_that_it_lives_until_it_does_not() {
     daemon.signal(Signal::CONT);
     manager.expect("WATCHDOG=1", before + 4);
     daemon.end();
+}
+
+/// A program that is installed for a test: a copy of razorfsd.
+fn install(host: &Host) {
+    let (new, installed) = (host.path("razorfsd.new"), host.path("razorfsd"));
+    std::fs::copy(env!("CARGO_BIN_EXE_razorfsd"), &new).unwrap();
+    std::fs::rename(new, installed).unwrap();
+}
+
+/// A service of one export, and of the program that is installed.
+struct Service {
+    host: Host,
+    manager: Manager,
+    /// The first process of it.
+    daemon: Daemon,
+    /// A front-end that is connected.
+    front_end: UnixStream,
+}
+
+impl Service {
+    fn start(watchdog: Option<Duration>) -> Service {
+        let host = Host::new();
+        install(&host);
+        let config = format!(
+            "store = '{}'\nallow-volatile = true\n[[export]]\nsocket = '{}'\n",
+            host.path("store").display(),
+            host.path("one.sock").display()
+        );
+        std::fs::write(host.path("conf.toml"), config).unwrap();
+        let mut manager = Manager::new(&host);
+        let mut command = Service::command(&host);
+        command.env("NOTIFY_SOCKET", host.path("notify"));
+        // Others write to it, too.
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(host.path("log"));
+        command.stderr(log.unwrap());
+        if let Some(patience) = watchdog {
+            command.env("WATCHDOG_USEC", patience.as_micros().to_string());
+        }
+        let daemon = Daemon(command.spawn().unwrap());
+        manager.expect("READY=1", 1);
+        let front_end = UnixStream::connect(host.path("one.sock")).unwrap();
+        front_end.set_nonblocking(true).unwrap();
+        Service {
+            host,
+            manager,
+            daemon,
+            front_end,
+        }
+    }
+
+    fn command(host: &Host) -> Command {
+        let mut command = Command::new(host.path("razorfsd"));
+        command.args(["--config", "conf.toml"]);
+        command.current_dir(host.dir.path());
+        command
+    }
+
+    /// What the manager runs for a reload; of the watchdog it tells the main process alone.
+    fn reload(&self, pid: u32) -> Output {
+        let log = File::options().append(true).open(self.host.path("log"));
+        let mut command = Service::command(&self.host);
+        command.args(["--reload", &pid.to_string()]);
+        command.env("NOTIFY_SOCKET", self.host.path("notify"));
+        command.stderr(log.unwrap());
+        command.output().unwrap()
+    }
+
+    fn is_connected(&mut self) -> bool {
+        let read = self.front_end.read(&mut [0]);
+        read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+#[test]
+fn a_reload_of_the_same_program_has_the_configuration_read_again() {
+    let mut service = Service::start(None);
+    let pid = service.daemon.0.id();
+    let done = service.reload(pid);
+    assert!(done.status.success(), "{}", service.host.log());
+    service.manager.expect("RELOADING=1", 1);
+    service.manager.expect("READY=1", 2);
+    assert!(service.manager.main_process().is_none() && service.is_connected());
+    service.daemon.end();
+}
+
+#[test]
+fn a_reload_lets_another_program_take_over_as_the_main_process() {
+    let mut service = Service::start(Some(Duration::from_millis(300)));
+    install(&service.host);
+    let old = service.daemon.0.id();
+    let done = service.reload(old);
+    let log = service.host.log();
+    assert!(done.status.success(), "{log}");
+    // The old one was waited for.
+    let ended = service.daemon.0.try_wait().unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{log}");
+    service.manager.expect("MAINPID=", 1);
+    let new = service.manager.main_process().unwrap();
+    assert!(test_kill_process(new).is_ok() && Some(new) != Pid::from_raw(old as i32));
+    service.manager.expect("READY=1", 2);
+    assert!(service.is_connected(), "{log}");
+    // It lives, and says so, though the manager has not told it to.
+    let beats = service.manager.count("WATCHDOG=1");
+    service.manager.expect("WATCHDOG=1", beats + 3);
+    assert_eq!(service.manager.count("STOPPING=1"), 0, "{log}");
+    // It is what signals go to: once more the file, and then the end.
+    kill_process(new, Signal::HUP).unwrap();
+    service.manager.expect("RELOADING=1", 1);
+    service.manager.expect("READY=1", 3);
+    kill_process(new, Signal::TERM).unwrap();
+    service.manager.expect("STOPPING=1", 1);
+    until("it does not end", || {
+        service.host.log().matches("closed ").count() == 2
+    });
+}
+
+#[test]
+fn who_cannot_take_over_leaves_the_guests_where_they_are() {
+    let mut service = Service::start(None);
+    let pid = service.daemon.0.id();
+    install(&service.host);
+    // It is to serve what the old one does not.
+    let config = std::fs::read_to_string(service.host.path("conf.toml")).unwrap();
+    let more = format!("{config}tag = 'x'\n[[export]]\nsocket = 'two.sock'\n");
+    std::fs::write(service.host.path("conf.toml"), more).unwrap();
+    assert!(!service.reload(pid).status.success());
+    // The configuration is read by who goes on.
+    service.manager.expect("RELOADING=1", 1);
+    service.manager.expect("READY=1", 2);
+    assert!(service.host.log().contains("goes on, with the program"));
+    assert!(service.manager.main_process().is_none() && service.is_connected());
+    // A mistake changes nothing.
+    std::fs::write(service.host.path("conf.toml"), "!").unwrap();
+    assert!(!service.reload(pid).status.success());
+    // SIGHUP would end it.
+    let other = Command::new("sleep").arg("60").spawn().unwrap();
+    std::fs::write(service.host.path("conf.toml"), config).unwrap();
+    let mut other = Daemon(other);
+    assert!(!service.reload(other.0.id()).status.success());
+    assert!(other.0.try_wait().unwrap().is_none());
+    assert!(service.host.log().contains("it is no razorfsd"));
+    service.daemon.end();
+}
+
+#[test]
+fn nobody_takes_over_from_who_was_not_named() {
+    let mut service = Service::start(None);
+    let other = Service::start(None);
+    install(&service.host);
+    assert!(!service.reload(other.daemon.0.id()).status.success());
+    let said = format!("it is process {} that serves", service.daemon.0.id());
+    assert!(service.host.log().contains(&said), "{}", service.host.log());
+    assert!(service.is_connected());
+    service.daemon.end();
+    other.daemon.end();
 }
 
 /// Files that only the log has.

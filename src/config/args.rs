@@ -116,6 +116,16 @@ struct Args {
     /// that they do not notice. The other flags must be those of that daemon.
     #[arg(long, conflicts_with_all = ["fd", "control_tcp"])]
     take_over: bool,
+    /// Have what is installed and configured now come in force in the daemon PID, which serves the
+    /// store: it reads its configuration again, if it runs this very program (as SIGHUP does); else
+    /// a new one takes over, in the background. For ExecReload= of systemd.
+    #[arg(
+        long,
+        value_name = "PID",
+        conflicts_with_all = ["take_over", "incoming"],
+        value_parser = clap::value_parser!(i32).range(2..)
+    )]
+    reload: Option<i32>,
     /// Refuse every change and write nothing to the store.
     #[arg(long)]
     readonly: bool,
@@ -406,9 +416,10 @@ impl Args {
             socket_dir: self.socket_dir,
             file: self.config,
             settings: Vec::new(),
-            start: match (self.incoming, self.take_over) {
-                (true, _) => Start::Incoming,
-                (_, true) => Start::TakeOver,
+            start: match (self.incoming, self.take_over, self.reload) {
+                (true, ..) => Start::Incoming,
+                (_, true, _) => Start::TakeOver,
+                (.., Some(pid)) => Start::Reload(pid),
                 _ => Start::Fresh,
             },
             control: match self.control {

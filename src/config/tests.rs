@@ -720,6 +720,12 @@ fn guests_start_or_come_from_another_host_or_daemon() {
     assert_eq!(start(&[]), Start::Fresh);
     assert_eq!(start(&["--incoming"]), Start::Incoming);
     assert_eq!(start(&["--take-over"]), Start::TakeOver);
+    assert_eq!(start(&["--reload", "7"]), Start::Reload(7));
+    assert!(error(&with(&["--reload", "7", "--take-over"])).contains("--take-over"));
+    // Neither is a daemon: a group of processes, and who looks after all.
+    for pid in ["-7", "0", "1", "x"] {
+        assert!(error(&with(&[&format!("--reload={pid}")])).contains("--reload"));
+    }
     assert!(error(&with(&["--incoming", "--take-over"])).contains("--take-over"));
     assert!(error(&["--store=/s", "--fd=5", "--take-over"]).contains("--fd"));
 }

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::control::socket::{Listener, SocketError, connect};
 use crate::export::Exports;
-use crate::transport::vhost_user::{Handover, HandoverError, Standing};
+use crate::transport::vhost_user::{Handover, HandoverError, Program, Standing};
 
 /// The socket's name in the store's directory.
 pub const SOCKET_FILE: &str = "handover.sock";
@@ -39,6 +39,12 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Its number, when it is visible here.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.handover.peer()
+    }
+
     /// Gives it what it asked for, of all that there is; see [`Handover::give`].
     ///
     /// # Errors
@@ -70,11 +76,15 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Freezes `exports` when a process asks for all of them.
+    /// Freezes `exports` when a process asks for all of them. Tells whoever asks what runs here.
     ///
     /// # Errors
     /// When there can be no such socket, or no thread.
-    pub fn listen(store: &Path, exports: Arc<Exports>) -> Result<Requests, SocketError> {
+    pub fn listen(
+        store: &Path,
+        exports: Arc<Exports>,
+        program: Program,
+    ) -> Result<Requests, SocketError> {
         let path = path_of(store);
         let listener = Listener::bind(&path)?;
         let failed = |source| SocketError::Listen {
@@ -89,7 +99,7 @@ impl Requests {
             .name("razorfs-handover".into())
             .spawn(move || {
                 // The first has it.
-                if let Some(asked) = next(&listener, &ended, &exports) {
+                if let Some(asked) = next(&listener, &ended, &exports, program) {
                     log::info!("another razorfsd takes over");
                     *found.lock() = Some(asked);
                     exports.freeze();
@@ -131,7 +141,7 @@ impl Drop for Requests {
 }
 
 /// The next process that asks for these exports; none at the end.
-fn next(listener: &Listener, end: &EventFd, exports: &Exports) -> Option<Asked> {
+fn next(listener: &Listener, end: &EventFd, exports: &Exports, program: Program) -> Option<Asked> {
     loop {
         match wait(listener, end) {
             Ok(true) => {}
@@ -145,8 +155,9 @@ fn next(listener: &Listener, end: &EventFd, exports: &Exports) -> Option<Asked> 
         let Ok(mut handover) = asked else {
             continue;
         };
-        match handover.asked() {
-            Ok(names) => match differs(exports, &names) {
+        match handover.asked(program) {
+            Ok(None) => {}
+            Ok(Some(names)) => match differs(exports, &names) {
                 None => return Some(Asked { handover, names }),
                 Some(reason) => {
                     log::warn!("another razorfsd wants to take over: {reason}");

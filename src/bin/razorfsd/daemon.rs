@@ -16,9 +16,10 @@ use razorfs::engine::{Durability, OpenOptions, Store};
 use razorfs::export::{Common, ExportError, Exports, Left, serve_without_store};
 use razorfs::progress::{Progress, Watch};
 use razorfs::schedule::{Schedule, Scheduler};
-use razorfs::transport::vhost_user::{Frozen, Handover, Stop, Why};
+use razorfs::transport::vhost_user::{Frozen, Handover, Program, Stop, Why};
 use signal_hook::iterator::Signals;
 
+use crate::reload::Awaited;
 use crate::setup::listen_for_commands;
 use crate::signals::{Current, Followed, Live, follow_signals};
 use crate::{Error, how, service};
@@ -70,6 +71,10 @@ pub struct Daemon {
     pub taking: Option<Handover>,
     /// When they were asked for.
     pub since: Instant,
+    /// What this process runs.
+    pub program: Program,
+    /// Who waits for them to be served.
+    pub awaited: Option<Awaited>,
     /// What signals are about.
     pub followed: Followed,
 }
@@ -108,6 +113,7 @@ impl Daemon {
                 After::Away => false,
                 After::Again => true,
                 After::HandOver(asked) => {
+                    let process = asked.process();
                     let all: Vec<_> = self
                         .all
                         .iter()
@@ -116,6 +122,7 @@ impl Daemon {
                     match asked.give(&all) {
                         Ok(()) => {
                             log::info!("another razorfsd serves from here on");
+                            process.into_iter().for_each(service::goes_on_in);
                             let all = self.all.drain(..);
                             all.for_each(|left| left.standing.socket.leave());
                             return Ok(());
@@ -326,7 +333,7 @@ impl Daemon {
         // served without it.
         let config = &self.config;
         let path = config.store.display();
-        let requests = Requests::listen(&config.store, Arc::clone(exports));
+        let requests = Requests::listen(&config.store, Arc::clone(exports), self.program);
         let requests = requests
             .inspect_err(|error| log::warn!("no other razorfsd can take over: {error}"))
             .ok();
@@ -360,6 +367,9 @@ impl Daemon {
         };
         self.followed.begin(Current::Store(Box::new(live)));
         service::ready(&service::status(&path.to_string(), exports));
+        if let Some(awaited) = self.awaited.take() {
+            awaited.serves();
+        }
         Ok((commands, requests))
     }
 }

@@ -5,6 +5,7 @@
 //! setup    what is done once, before the process is confined
 //! daemon   the store opened, served, closed, again and again
 //! signals  what ends it or has it look at its configuration again
+//! reload   what is installed and configured comes in force
 //! service  what the service manager is told of all that
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod daemon;
 mod logging;
+mod reload;
 mod service;
 mod setup;
 mod signals;
@@ -33,6 +35,7 @@ use razorfs::transport::vhost_user::{Handover, Standing, group_id};
 
 use daemon::Daemon;
 use logging::start_logging;
+use reload::{Awaited, Reloaded};
 use setup::{abort_on_panic, confine, limit_descriptors, listen_for_commands, sockets};
 use signals::{Followed, signals};
 
@@ -86,6 +89,23 @@ fn refuse(error: ConfigError) -> ExitCode {
 
 fn run(config: &Config) -> Result<(), Error> {
     abort_on_panic(config.log_format);
+    let Start::Reload(pid) = config.start else {
+        return serve(config, None);
+    };
+    match reload::reload(pid, config)? {
+        Reloaded::Done => Ok(()),
+        Reloaded::TakeOver(awaited) => {
+            let start = Start::TakeOver;
+            let config = Config {
+                start,
+                ..config.clone()
+            };
+            serve(&config, Some(awaited))
+        }
+    }
+}
+
+fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
     // From here on they wait until somebody looks for them.
     let signals = signals()?;
     for note in &config.notes {
@@ -105,18 +125,25 @@ fn run(config: &Config) -> Result<(), Error> {
         )
         .into());
     }
+    let program = reload::program().map_err(|error| format!("what this process runs: {error}"))?;
     let group = config.group.as_deref().map(group_id).transpose()?;
     let (mut files, mut taking) = (None, None);
     match config.start {
         Start::Fresh => files = Some(open_store(&config.store, how(config))?),
         // It has to be one, for the sockets' sake too.
         Start::Incoming => check_is_store(&config.store)?,
-        Start::TakeOver => taking = Some(ask_for_guests(&config.store)?),
+        Start::TakeOver | Start::Reload(_) => {
+            let asked = ask_for_guests(&config.store)?;
+            if let Some(awaited) = &awaited {
+                awaited.check_is_from(&asked)?;
+            }
+            taking = Some(asked);
+        }
     }
     // The first: who finds the daemon by another socket finds it by this one.
     let control = match config.start {
         Start::Fresh => listen_for_commands(config)?,
-        Start::Incoming | Start::TakeOver => None,
+        Start::Incoming | Start::TakeOver | Start::Reload(_) => None,
     };
     let tcp = config.control_tcp.as_ref();
     let tcp = tcp.map(tcp::Listener::bind).transpose()?;
@@ -151,6 +178,8 @@ fn run(config: &Config) -> Result<(), Error> {
         tcp,
         taking,
         since,
+        program,
+        awaited,
         followed: Followed::default(),
     };
     daemon.live(signals)

@@ -47,6 +47,12 @@ pub fn reloaded() {
     tell(&[NotifyState::Ready]);
 }
 
+/// Another process serves the guests, and is the service from here on. Said before this one ends, so
+/// that the manager never sees the service end.
+pub fn goes_on_in(process: u32) {
+    tell(&[NotifyState::MainPid(process)]);
+}
+
 /// The daemon ends.
 pub fn stopping() {
     let status = "closing the store";

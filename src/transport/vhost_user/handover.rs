@@ -7,6 +7,8 @@
 //! old: Go                        from here on it does nothing with them
 //! ```
 //!
+//! Instead of Hello, another process may ask which Program the old one runs (Who).
+//!
 //! Each is a frame: three numbers, JSON, bytes, and with the first of them descriptors. Between Done and
 //! Go nobody serves, and the old process goes on when Ready does not come; the new one does nothing
 //! before Go. So a guest's requests are taken by one of them at any time, whatever fails.
@@ -32,7 +34,7 @@ use super::REQUEST_QUEUES_MAX;
 use super::frozen::{Frozen, FrozenDevice, Standing};
 use super::memory::{REGIONS_MAX, Table};
 use super::ring::{FrozenRing, RingPlace};
-use super::socket::{Socket, into_file};
+use super::socket::{Socket, into_file, peer_process};
 use super::transfer::Transfer;
 use crate::server::state::STATE_BYTES_MAX;
 
@@ -71,8 +73,21 @@ fn malformed(what: impl std::fmt::Display) -> HandoverError {
     HandoverError::Malformed(what.to_string())
 }
 
+/// What a process runs, and what only it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Device of the program's file.
+    pub device: u64,
+    /// Inode of it. A file that was replaced is another one.
+    pub inode: u64,
+    /// How long the service manager waits for a sign of life, in microseconds.
+    pub watchdog_us: Option<u64>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
+    Who,
+    Program(Program),
     Hello {
         version: u32,
         exports: Vec<String>,
@@ -148,6 +163,12 @@ impl Handover {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Handover(stream))
+    }
+
+    /// The process on the other side, when it is visible here.
+    #[must_use]
+    pub fn peer(&self) -> Option<u32> {
+        peer_process(&self.0)
     }
 
     fn send(
@@ -250,6 +271,18 @@ impl Handover {
     }
 
     // What the new process does.
+
+    /// What the other side runs.
+    ///
+    /// # Errors
+    /// When it does not say; one from before there was this question does not.
+    pub fn who(&mut self) -> Result<Program, HandoverError> {
+        self.send(&Said::Who, &[], &[])?;
+        match self.receive()?.said {
+            Said::Program(program) => Ok(program),
+            other => Err(malformed(format!("{other:?}"))),
+        }
+    }
 
     /// Asks for the guests of `exports`, and takes them. Returned in the order of `exports`.
     ///
@@ -365,16 +398,18 @@ impl Handover {
 
     // What the old process does.
 
-    /// What the other side asks for: the names of its exports.
+    /// What the other side asks for: the names of its exports. None when it only wanted to know what
+    /// runs here, and was told.
     ///
     /// # Errors
     /// When it is not understood; it has been told so.
-    pub fn asked(&mut self) -> Result<Vec<String>, HandoverError> {
+    pub fn asked(&mut self, program: Program) -> Result<Option<Vec<String>>, HandoverError> {
         self.0.set_read_timeout(Some(HELLO_PATIENCE))?;
         let asked = self.receive();
         self.0.set_read_timeout(Some(PATIENCE))?;
         match asked?.said {
-            Said::Hello { version, exports } if version == VERSION => Ok(exports),
+            Said::Who => self.send(&Said::Program(program), &[], &[]).map(|()| None),
+            Said::Hello { version, exports } if version == VERSION => Ok(Some(exports)),
             Said::Hello { version, .. } => {
                 let reason = format!("it speaks version {VERSION} of handing over, not {version}");
                 self.refuse(&reason);

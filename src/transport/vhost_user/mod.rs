@@ -62,7 +62,7 @@ use crate::server::{Error, Server};
 pub use affinity::Cpus;
 pub use chain::{Readable, Writable};
 pub use frozen::{Frozen, Standing, Why};
-pub use handover::{Handover, HandoverError};
+pub use handover::{Handover, HandoverError, Program};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::{Socket, group_id};
 

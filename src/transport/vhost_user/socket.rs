@@ -215,7 +215,7 @@ fn socklen<T>() -> libc::socklen_t {
 }
 
 /// The process that made the connection; none when it is not visible here.
-fn peer_process(stream: &UnixStream) -> Option<u32> {
+pub(super) fn peer_process(stream: &UnixStream) -> Option<u32> {
     let mut peer = MaybeUninit::<libc::ucred>::zeroed();
     let mut len = socklen::<libc::ucred>();
     // SAFETY: the kernel writes at most `len` bytes of `peer`.
