@@ -37,6 +37,10 @@ pub struct ExportActivity {
     pub dataset: String,
     /// Where a front-end connects.
     pub socket: String,
+    /// Its dataset was restored below the guest, which is refused everything until it mounts again.
+    /// A level.
+    #[serde(default)]
+    pub is_stale: bool,
     /// Requests by kind, from when each was taken off its queue to when it was answered.
     pub requests: Vec<Requests>,
     /// Replies that were errors.
@@ -180,22 +184,34 @@ pub struct Activity {
     pub datasets: Vec<DatasetSpace>,
 }
 
-/// Gathers what there is to tell; of each export the dataset, the socket and its numbers.
+/// What is known of an export, apart from its store.
+pub struct Watched {
+    /// What it exports.
+    pub dataset: DatasetId,
+    /// Where.
+    pub socket: String,
+    /// Its guest has to mount again.
+    pub is_stale: bool,
+    /// Its numbers.
+    pub metered: Metered,
+}
+
+/// Gathers what there is to tell.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub fn gather(
     store: &Arc<Store>,
-    exports: impl Iterator<Item = (DatasetId, String, Metered)>,
+    exports: impl Iterator<Item = Watched>,
 ) -> Result<Activity, Failure> {
     let now = store.activity();
     let space = store.space()?;
     let all = store.list()?;
     let names: HashMap<_, _> = all.iter().map(|each| (each.id, &each.name)).collect();
-    let exports = exports.map(|(dataset, socket, metered)| {
+    let exports = exports.map(|each| {
         // It is in use, so it is there.
-        let name = names.get(&dataset).map(ToString::to_string);
-        of_export(name.unwrap_or_default(), socket, &metered)
+        let name = names.get(&each.dataset).map(ToString::to_string);
+        of_export(name.unwrap_or_default(), each)
     });
     let exports = exports.collect();
     let (snapshots, datasets): (Vec<_>, Vec<_>) =
@@ -259,7 +275,8 @@ impl From<&Distribution> for Spread {
     }
 }
 
-fn of_export(dataset: String, socket: String, metered: &Metered) -> ExportActivity {
+fn of_export(dataset: String, watched: Watched) -> ExportActivity {
+    let metered = &watched.metered;
     let requests = metered.times.iter().map(|(number, times)| Requests {
         operation: opcode::name(*number).unwrap_or("OTHER").to_owned(),
         times: times.into(),
@@ -273,7 +290,7 @@ fn of_export(dataset: String, socket: String, metered: &Metered) -> ExportActivi
         });
     ExportActivity {
         dataset,
-        socket,
+        is_stale: watched.is_stale,
         requests: requests.collect(),
         refused: refused.collect(),
         read_bytes: metered.read_bytes,
@@ -283,6 +300,7 @@ fn of_export(dataset: String, socket: String, metered: &Metered) -> ExportActivi
         polls_unpaid: metered.looks_unpaid,
         handed_over: metered.handed_over,
         waiting: metered.waiting,
+        socket: watched.socket,
     }
 }
 

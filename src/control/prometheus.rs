@@ -296,6 +296,13 @@ impl Page {
             "Requests that another thread has and has not answered yet.",
             exports.iter().map(|each| (of_export(each), each.waiting)),
         );
+        self.gauges(
+            "razorfs_export_stale",
+            "Whether the dataset was restored below the guest, which has to mount it again.",
+            exports
+                .iter()
+                .map(|each| (of_export(each), each.is_stale.into())),
+        );
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {

@@ -15,6 +15,17 @@ use crate::daemon::Daemon;
 
 /// One request: the status, and the answer's body. None when the connection was cut.
 pub fn call(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    let (status, body) = exchange(socket, method, path, body)?;
+    // None when it was cut.
+    let body = match body.as_str() {
+        "" => Value::Null,
+        body => serde_json::from_str(body).ok()?,
+    };
+    Some((status, body))
+}
+
+/// The same for an answer that is no JSON.
+pub fn exchange(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = UnixStream::connect(socket).ok()?;
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
@@ -23,12 +34,7 @@ pub fn call(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16,
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().unwrap();
-    // None when it was cut.
-    let body = match body {
-        "" => Value::Null,
-        body => serde_json::from_str(body).ok()?,
-    };
-    Some((status, body))
+    Some((status, body.to_owned()))
 }
 
 fn create(mount: &mut Mount, name: &str) -> (u64, u64) {

@@ -16,7 +16,7 @@ use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Client, Mount, Options, Request, WAIT};
 
-use crate::control::call;
+use crate::control::{call, exchange};
 use crate::daemon::Daemon;
 
 const BEFORE: &[u8] = b"as it was";
@@ -45,6 +45,14 @@ fn names(client: &mut Client) -> Vec<String> {
     all.retain(|name| !name.starts_with('.'));
     all.sort();
     all
+}
+
+/// Exports that Prometheus is told of as stale.
+fn stale_in_metrics(daemon: &Daemon) -> usize {
+    let (_, text) = exchange(&daemon.control(), "GET", "/metrics", "").unwrap();
+    let lines = text.lines();
+    let lines = lines.filter(|line| line.starts_with("razorfs_export_stale{"));
+    lines.filter(|line| line.ends_with(" 1")).count()
 }
 
 /// Whether all that can be asked is refused as stale, of these nodes and of the root directory.
@@ -144,7 +152,9 @@ fn a_dataset_goes_back_below_all_its_guests() {
     let stale = || {
         let (_, all) = call(&daemon.control(), "GET", "/api/v1/exports", "").unwrap();
         let all = all.as_array().unwrap().iter();
-        all.filter(|one| one["is_stale"] == true).count()
+        let count = all.filter(|one| one["is_stale"] == true).count();
+        assert_eq!(stale_in_metrics(&daemon), count);
+        count
     };
     assert_eq!(stale(), 2);
     // A guest mounts again; the other one goes on to be refused.

@@ -284,6 +284,9 @@ fn export(before: &ExportActivity, now: &ExportActivity, between: &Between) -> S
         now.waiting,
         between.rate(errors(before), errors(now)),
     );
+    if now.is_stale {
+        text += "    STALE: restored, its guest has to mount it again\n";
+    }
     for (kind, spread) in kinds.iter().take(OPERATIONS_MAX) {
         let (mean, most) = times(spread);
         let rate = between.rate(0, spread.count);
@@ -351,7 +354,11 @@ mod tests {
         // The one before is not among them.
         assert_eq!(line("READ"), "READ 1 20us <32us");
         assert_eq!(line("GETATTR"), "GETATTR 2 1us <1us");
-        assert!(!text.contains("READ-ONLY"));
+        assert!(!text.contains("READ-ONLY") && !text.contains("STALE"));
+        let mut restored = now.clone();
+        restored.exports[0].is_stale = true;
+        let text = screen(&before, &restored, Duration::from_secs(2));
+        assert!(text.contains("STALE"), "{text}");
         let text = screen(&now, &Activity::default(), Duration::from_secs(2));
         assert!(text.contains("READ-ONLY"), "{text}");
     }

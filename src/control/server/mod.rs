@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::activity::{self, Activity};
+use super::activity::{self, Activity, Watched};
 use super::api::{ErrorKind, Failure, NewScrub};
 use crate::engine::{ScrubOptions, Store};
 use crate::export::Exports;
@@ -79,8 +79,13 @@ impl Served {
         let exports = Arc::clone(&self.exports);
         let gather = move |store: &_| {
             let all = exports.list().into_iter();
-            let metered = all.map(|each| (each.dataset, each.socket, each.meter.read()));
-            activity::gather(store, metered)
+            let watched = all.map(|each| Watched {
+                dataset: each.dataset,
+                socket: each.socket,
+                is_stale: each.stale,
+                metered: each.meter.read(),
+            });
+            activity::gather(store, watched)
         };
         self.run(gather).await
     }

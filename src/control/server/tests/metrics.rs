@@ -103,6 +103,7 @@ fn what_happened_is_told() {
     let of = |name: &str| page.value(&format!("{name}{{{export}}}"));
     assert_eq!(of("razorfs_read_bytes_total"), 8192.0);
     assert_eq!(of("razorfs_written_bytes_total"), 100.0);
+    assert_eq!(of("razorfs_export_stale"), 0.0);
     let reads = |le: &str| {
         let labels = format!(r#"{export},operation="READ",le="{le}""#);
         page.value(&format!(
