@@ -66,8 +66,8 @@ pub enum Start {
     Incoming,
     /// From the daemon that serves the store now.
     TakeOver,
-    /// They stay with that daemon, a process, when it is of the program that is installed; else they
-    /// come from it.
+    /// They stay with that daemon, a process, when it is of the program that is installed; else
+    /// they come from it.
     Reload(i32),
 }
 

@@ -56,7 +56,12 @@ fn main() -> ExitCode {
         }
         Err(error) => return refuse(error),
     };
-    match start_logging(&config).and_then(|()| run(&config)) {
+    // Behind it, this may be another process, which is to log under its own number.
+    let reloaded = match config.start {
+        Start::Reload(pid) => Some(reload::reload(pid, &config)),
+        _ => None,
+    };
+    match start_logging(&config).and_then(|()| run(&config, reloaded)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -87,14 +92,17 @@ fn refuse(error: ConfigError) -> ExitCode {
     ExitCode::from(if checks { 1 } else { 2 })
 }
 
-fn run(config: &Config) -> Result<(), Error> {
+fn run(config: &Config, reloaded: Option<Result<Reloaded, Error>>) -> Result<(), Error> {
     abort_on_panic(config.log_format);
-    let Start::Reload(pid) = config.start else {
-        return serve(config, None);
-    };
-    match reload::reload(pid, config)? {
-        Reloaded::Done => Ok(()),
-        Reloaded::TakeOver(awaited) => {
+    match reloaded.transpose()? {
+        None => serve(config, None),
+        Some(Reloaded::Done(warning)) => {
+            warning
+                .into_iter()
+                .for_each(|warning| log::warn!("{warning}"));
+            Ok(())
+        }
+        Some(Reloaded::TakeOver(awaited)) => {
             let start = Start::TakeOver;
             let config = Config {
                 start,

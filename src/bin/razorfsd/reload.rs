@@ -2,16 +2,17 @@
 //! service manager asks for it (`ExecReload=`).
 //!
 //! A daemon that runs this very program reads its configuration again. From one of another program,
-//! usually an older one, a new process takes the guests over. Three things are so for the manager's sake:
+//! usually an older one, a new process takes the guests over. For the manager's sake,
 //!
-//! - The new process is no child of the one that the manager started for the reload, but the
-//!   manager's own, before it asks for the guests. A manager does not wait for the end of a main process
-//!   that is somebody else's child: it would kill it while it closes the store.
-//! - The old process says which one the main process is from then on, before it ends
-//!   ([`crate::service::goes_on_in`]): there is no moment without one.
-//! - The one that the manager waits for ends when the old one is gone, with what came of it.
+//! - the new process is no child of the one that the manager started for the reload, but the
+//!   manager's own, before it asks for the guests: a manager does not wait for the end of a main
+//!   process that is somebody else's child, and would kill it while it closes the store;
+//! - the old process says which one the main process is from then on, before it ends
+//!   ([`crate::service::goes_on_in`]): there is no moment without one;
+//! - the one that the manager waits for ends when the old one is gone, with what came of it.
 //!
-//! Where the guests stay with the old process it reads its configuration again all the same, so that a
+//! A daemon that cannot say what it runs is from before all this, and keeps its guests. Where the
+//! guests stay with the old process, it reads its configuration again all the same, so that a
 //! reload never does less than SIGHUP.
 #![allow(unsafe_code)] // fork(2) and setting a variable have no safe form.
 
@@ -44,8 +45,8 @@ const WATCHDOG: &str = "WATCHDOG_USEC";
 
 /// How a reload goes on.
 pub enum Reloaded {
-    /// It is done.
-    Done,
+    /// It is done, and there may be something to warn of.
+    Done(Option<String>),
     /// In this process, which is another one than before: it is to take the guests over.
     TakeOver(Awaited),
 }
@@ -71,7 +72,7 @@ impl Awaited {
 }
 
 /// Has process `pid` read its configuration again, or, when it runs another program, goes on in a
-/// new process that is to take over from it. To be called while there is one thread.
+/// new process that is to take over from it. To be called while there is one thread. Logs nothing.
 ///
 /// # Errors
 /// When there is no such daemon, or it cannot be told; when nobody took over from it.
@@ -86,24 +87,26 @@ pub fn reload(pid: i32, config: &Config) -> Result<Reloaded, Error> {
     }
     let read_again = || kill_process(old, Signal::HUP).map_err(|error| named(error.into()));
     let Ok(mut asked) = handover::ask(&config.store) else {
-        log::warn!("process {pid} does not serve the store now, so nobody takes over from it");
         read_again()?;
-        return Ok(Reloaded::Done);
+        let warning = "does not serve the store now, so nobody takes over from it";
+        return Ok(Reloaded::Done(Some(format!("process {pid} {warning}"))));
     };
     check_peer(&asked, old)?;
-    // One that cannot say it is another one.
-    let its = asked.who().ok();
+    let its = asked.who();
     drop(asked);
     let own = program()?;
-    if its.is_some_and(|its| (its.device, its.inode) == (own.device, own.inode)) {
+    let is_own = |its: &Program| (its.device, its.inode) == (own.device, own.inode);
+    if its.as_ref().is_ok_and(is_own) {
         read_again()?;
-        return Ok(Reloaded::Done);
+        return Ok(Reloaded::Done(None));
     }
     let reason = match cannot_be_taken_over(config) {
+        // One from before it was asked would not tell the manager who takes over, either.
+        _ if its.is_err() => "the razorfsd that runs is too old for it",
         Some(reason) => reason,
         None => match in_background()? {
             Side::New(told) => {
-                if let Some(patience) = its.and_then(|its| its.watchdog_us) {
+                if let Some(patience) = its.ok().and_then(|its| its.watchdog_us) {
                     // SAFETY: there is one thread.
                     unsafe { std::env::set_var(WATCHDOG, patience.to_string()) };
                 }
@@ -114,10 +117,10 @@ pub fn reload(pid: i32, config: &Config) -> Result<Reloaded, Error> {
                 heard.read_to_end(&mut said)?;
                 if said == [SERVES] {
                     let mut gone = [PollFd::new(&watched, PollFlags::IN)];
-                    if poll(&mut gone, Some(&END_PATIENCE)).map_err(io::Error::from)? == 0 {
-                        log::warn!("process {pid} is still there, though it serves nobody");
-                    }
-                    return Ok(Reloaded::Done);
+                    let gone = poll(&mut gone, Some(&END_PATIENCE)).map_err(io::Error::from)?;
+                    let warning = "is still there, though it serves nobody";
+                    let warning = (gone == 0).then(|| format!("process {pid} {warning}"));
+                    return Ok(Reloaded::Done(warning));
                 }
                 "the program that is installed did not take over"
             }
@@ -196,7 +199,7 @@ fn in_background() -> Result<Side, Error> {
                     .read(true)
                     .write(true)
                     .open("/dev/null")?;
-                // Who waits for the end of what this process was asked to print, does not wait for it.
+                // Who reads what was printed to the end does not wait for this process.
                 rustix::stdio::dup2_stdin(&null)?;
                 rustix::stdio::dup2_stdout(&null)?;
                 return Ok(Side::New(told));

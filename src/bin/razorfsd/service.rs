@@ -47,8 +47,8 @@ pub fn reloaded() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Another process serves the guests, and is the service from here on. Said before this one ends, so
-/// that the manager never sees the service end.
+/// Another process serves the guests, and is the service from here on. Said before this one ends,
+/// so that the manager never sees the service end.
 pub fn goes_on_in(process: u32) {
     tell(&[NotifyState::MainPid(process)]);
 }
