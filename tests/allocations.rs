@@ -162,7 +162,7 @@ fn only_the_engine_takes_memory() {
     let flags = WriteFlags {
         append: false,
         sync: false,
-        kill_suidgid: false,
+        killed_by: None,
     };
     let engine = least(&mut || {
         let mut source = &page[..];

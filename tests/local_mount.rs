@@ -745,6 +745,45 @@ fn an_ordinary_users_write_clears_suid() {
 }
 
 #[test]
+fn whatever_changes_content_clears_suid_unless_root_does_it() {
+    let Some(mounted) = Mounted::new() else {
+        return;
+    };
+    mounted.file("source", b"0123456789");
+    mounted.file("F", b"0123456789");
+    let (source, path) = (mounted.path("source"), mounted.path("F"));
+    let (source, shown) = (source.display(), path.display());
+    for script in [
+        format!("fallocate -l 9999 {shown}"),
+        format!("fallocate -p -o 2 -l 3 {shown}"),
+        format!("fallocate -z -o 2 -l 3 {shown}"),
+        format!(
+            r#"perl -e 'open I,"<",shift;open O,"+<",shift;
+            exit(syscall(326,fileno I,0,fileno O,0,5,0)!=5)' {source} {shown}"#
+        ),
+        format!("truncate -s 5 {shown}"),
+        format!("echo more >> {shown}"),
+    ] {
+        // Without group execution setgid is for members of the group to keep, as since Linux 6.2.
+        for (before, after) in [(0o6777, 0o777), (0o6766, 0o766), (0o2666, 0o666)] {
+            let set = || fs::set_permissions(&path, PermissionsExt::from_mode(before)).unwrap();
+            set();
+            assert!(as_user(&script), "{script}");
+            assert_eq!(mode(&path), after, "{script} with {before:o}");
+            set();
+            let root = Command::new("sh").args(["-c", &script]).status().unwrap();
+            assert!(root.success());
+            assert_eq!(mode(&path), before, "{script} with {before:o}, by root");
+        }
+        std::os::unix::fs::chown(&path, None, Some(1000)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o6766)).unwrap();
+        assert!(as_user(&script), "{script}");
+        assert_eq!(mode(&path), 0o2766, "{script}, by a member of the group");
+        std::os::unix::fs::chown(&path, None, Some(0)).unwrap();
+    }
+}
+
+#[test]
 fn appends_of_many_writers_all_arrive() {
     let Some(mounted) = Mounted::new() else {
         return;

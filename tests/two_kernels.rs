@@ -40,14 +40,14 @@ fn new() -> NewInode<'static> {
 
 const OPEN: Open = Open {
     flags: libc::O_RDWR | libc::O_CREAT,
-    kill_suidgid: false,
+    killed_by: None,
 };
 
 fn plain() -> WriteFlags {
     WriteFlags {
         append: false,
         sync: false,
-        kill_suidgid: false,
+        killed_by: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::acl::{ACL_ACCESS, Acl};
 use super::inode::{InodeExt, MODE_BITS, S_IFMT};
-use super::{Attr, EngineError, SetAttr, SetTime, StatFs, Time, Volume};
+use super::{Attr, Cred, EngineError, SetAttr, SetTime, StatFs, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::record::InodeRecord;
 use crate::log::Tx;
@@ -153,13 +153,17 @@ impl Volume {
         now: Time,
     ) -> Result<(), EngineError> {
         set.check(record)?;
+        // Before the group is another.
+        let killed_by = match set.changes_owner() {
+            true => Some(set.killed_by.unwrap_or_default()),
+            false => set.killed_by,
+        };
+        if killed_by.is_some() || set.size.is_some() {
+            self.drop_privileges(tx, ino, record, killed_by)?;
+        }
         if set.changes_owner() {
             record.uid = set.uid.unwrap_or(record.uid);
             record.gid = set.gid.unwrap_or(record.gid);
-        }
-        let kill = set.kill_suidgid || set.changes_owner();
-        if kill || set.size.is_some() {
-            self.drop_privileges(tx, ino, record, kill)?;
         }
         if let Some(mode) = set.mode {
             record.mode = (record.mode & S_IFMT) | (mode & MODE_BITS);
@@ -179,17 +183,17 @@ impl Volume {
     }
 
     /// What a write, a truncation or a change of owner does to the privileges a file's execution
-    /// gives: file capabilities go, and with `suidgid` setuid and setgid as well
+    /// gives: file capabilities go, and with `killed_by` setuid and setgid as well
     /// (`FUSE_HANDLE_KILLPRIV_V2`). The caller puts the record.
     pub(super) fn drop_privileges(
         &self,
         tx: &mut Tx<'_>,
         ino: Ino,
         record: &mut InodeRecord,
-        suidgid: bool,
+        killed_by: Option<Cred>,
     ) -> Result<(), EngineError> {
-        if suidgid {
-            record.kill_suidgid();
+        if let Some(by) = killed_by {
+            record.kill_suidgid(by);
         }
         self.delete_xattr(tx, ino, record, b"security.capability")?;
         Ok(())

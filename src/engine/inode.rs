@@ -4,7 +4,7 @@
 //! change is built on a state that another transaction has replaced.
 
 use super::datasets::counters_of;
-use super::{EngineError, Time, Volume};
+use super::{Cred, EngineError, Time, Volume};
 use crate::format::FormatError;
 use crate::format::id::Ino;
 use crate::format::key::{self, TreeId};
@@ -59,7 +59,7 @@ pub(super) trait InodeExt {
     fn check_changeable(&self) -> Result<(), EngineError>;
     /// Clears setuid, and setgid where it means one: what a change by someone without privileges
     /// does to a regular file. Whether anything changed.
-    fn kill_suidgid(&mut self) -> bool;
+    fn kill_suidgid(&mut self, by: Cred);
 }
 
 impl InodeExt for InodeRecord {
@@ -94,17 +94,17 @@ impl InodeExt for InodeRecord {
         Ok(())
     }
 
-    fn kill_suidgid(&mut self) -> bool {
+    fn kill_suidgid(&mut self, by: Cred) {
         if self.is_dir() {
-            return false;
+            return;
         }
-        let before = self.mode;
         self.mode &= !libc::S_ISUID;
-        // Setgid without group execute is not one (it once meant mandatory locking).
-        if self.mode & libc::S_IXGRP != 0 {
+        // Without group execute it gives nobody anything. Linux lets members of the group and root
+        // keep it there since 6.2; of a caller's groups a request names one.
+        let member = by.uid == 0 || by.gid == self.gid;
+        if self.mode & libc::S_IXGRP != 0 || !member {
             self.mode &= !libc::S_ISGID;
         }
-        self.mode != before
     }
 }
 

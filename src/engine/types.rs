@@ -72,8 +72,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// Inode change time to set rather than now (a guest's writeback cache sends it).
     pub ctime: Option<Time>,
-    /// Clear suid and sgid as a write by an unprivileged user does (`FATTR_KILL_SUIDGID`).
-    pub kill_suidgid: bool,
+    /// By whom suid and sgid are cleared, as by a write (`FATTR_KILL_SUIDGID`); `None`: they stay.
+    pub killed_by: Option<Cred>,
 }
 
 /// A new inode.
@@ -186,8 +186,8 @@ pub struct WriteFlags {
     pub append: bool,
     /// Durable on return, with size (`O_DSYNC`) and all metadata (`O_SYNC`).
     pub sync: bool,
-    /// Clear suid and sgid (`FUSE_WRITE_KILL_SUIDGID`).
-    pub kill_suidgid: bool,
+    /// By whom suid and sgid are cleared (`FUSE_WRITE_KILL_SUIDGID`); `None`: they stay.
+    pub killed_by: Option<Cred>,
 }
 
 /// `mode` of fallocate(2), of those that are supported.

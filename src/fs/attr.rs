@@ -37,10 +37,7 @@ impl FileSystem {
     /// What the engine says.
     pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr, FsError> {
         self.check_writable()?;
-        let mut set = *set;
-        // HANDLE_KILLPRIV_V2: a change of owner drops suid and sgid whoever makes it.
-        set.kill_suidgid |= set.uid.is_some() || set.gid.is_some();
-        Ok(self.volume.setattr(ino, &set)?)
+        Ok(self.volume.setattr(ino, set)?)
     }
 
     /// Space and inodes, as they are for an inode.

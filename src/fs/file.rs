@@ -1,7 +1,7 @@
 //! Files: open, read, write, sync, space.
 
 use super::{FileSystem, FsError, Node};
-use crate::engine::{EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
+use crate::engine::{Attr, Cred, EngineError, Fallocate, Seek, SetAttr, Sink, Source, WriteFlags};
 use crate::format::id::Ino;
 
 /// Of `FS_IOC_GETFLAGS`: nothing may change.
@@ -14,8 +14,8 @@ const FLAG_APPEND: u32 = 0x20;
 pub struct Open {
     /// `O_*`
     pub flags: i32,
-    /// Truncating drops suid and sgid.
-    pub kill_suidgid: bool,
+    /// By whom suid and sgid are cleared when it truncates; `None`: they stay.
+    pub killed_by: Option<Cred>,
 }
 
 impl FileSystem {
@@ -40,7 +40,7 @@ impl FileSystem {
         if truncates {
             let set = SetAttr {
                 size: Some(0),
-                kill_suidgid: open.kill_suidgid,
+                killed_by: open.killed_by,
                 ..SetAttr::default()
             };
             self.volume.setattr(ino, &set)?;
@@ -120,11 +120,17 @@ impl FileSystem {
         Ok(self.volume.sync_all()?)
     }
 
-    /// fallocate(2) with its mode bits.
+    /// fallocate(2) with its mode bits, by `by`.
     ///
     /// # Errors
     /// [`FsError::NotSupported`] for modes that are not; what the engine says.
-    pub fn fallocate(&self, ino: Ino, mode: u32, offset: u64, len: u64) -> Result<(), FsError> {
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        mode: u32,
+        (offset, len): (u64, u64),
+        by: Cred,
+    ) -> Result<(), FsError> {
         const KEEP_SIZE: u32 = libc::FALLOC_FL_KEEP_SIZE.cast_unsigned();
         const PUNCH_HOLE: u32 = libc::FALLOC_FL_PUNCH_HOLE.cast_unsigned();
         const ZERO_RANGE: u32 = libc::FALLOC_FL_ZERO_RANGE.cast_unsigned();
@@ -145,6 +151,7 @@ impl FileSystem {
         if end.is_none() {
             return Err(EngineError::FileTooLarge.into());
         }
+        self.drop_suidgid(ino, by)?;
         Ok(self.volume.fallocate(ino, offset, len, how)?)
     }
 
@@ -161,7 +168,7 @@ impl FileSystem {
         Ok(self.volume.seek(ino, offset, whence)?)
     }
 
-    /// copy_file_range(2): shares what can be shared. Returns the bytes done.
+    /// copy_file_range(2) by `by`: shares what can be shared. Returns the bytes done.
     ///
     /// # Errors
     /// What the engine says.
@@ -170,12 +177,14 @@ impl FileSystem {
         source: (Ino, u64),
         target: (Ino, u64),
         len: u64,
+        by: Cred,
     ) -> Result<u64, FsError> {
         let elsewhere = self.elsewhere(source.0)?;
         if Node::of(target.0.0) != Node::Own(target.0) {
             return Err(FsError::ReadOnly);
         }
         self.check_writable()?;
+        self.drop_suidgid(target.0, by)?;
         Ok(match elsewhere {
             Some((snapshot, ino)) => {
                 let source = (ino, source.1);
@@ -187,5 +196,24 @@ impl FileSystem {
                     .copy_range(source, offset, target.0, target.1, len)?
             }
         })
+    }
+
+    /// What a change of a file's content by an unprivileged user does, for requests that do not say
+    /// whether they do it: FALLOCATE and COPY_FILE_RANGE, which have no `KILL_SUIDGID`. The kernel
+    /// leaves it to us (`FUSE_HANDLE_KILLPRIV_V2`), and takes file capabilities itself.
+    fn drop_suidgid(&self, ino: Ino, by: Cred) -> Result<(), FsError> {
+        if by.uid == 0 {
+            return Ok(());
+        }
+        let Attr { mode, flags, .. } = self.volume.getattr(ino)?;
+        let regular = mode & libc::S_IFMT == libc::S_IFREG && flags & FLAG_IMMUTABLE == 0;
+        if regular && mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            let set = SetAttr {
+                killed_by: Some(by),
+                ..SetAttr::default()
+            };
+            self.volume.setattr(ino, &set)?;
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::consts::{
     FATTR_ATIME, FATTR_ATIME_NOW, FATTR_CTIME, FATTR_GID, FATTR_KILL_SUIDGID, FATTR_MODE,
     FATTR_MTIME, FATTR_MTIME_NOW, FATTR_SIZE, FATTR_UID,
 };
-use crate::engine::{Attr, SetAttr, SetTime, Time};
+use crate::engine::{Attr, Cred, SetAttr, SetTime, Time};
 use crate::fs::FsError;
 
 /// Bytes that a program had better read and write at once.
@@ -102,7 +102,8 @@ pub(super) fn statx_out(found: &Attr, timeout: Duration) -> StatxOut {
     }
 }
 
-pub(super) fn setattr(request: &SetattrIn) -> Result<SetAttr, FsError> {
+/// What is to change, asked for by `by`.
+pub(super) fn setattr(request: &SetattrIn, by: Cred) -> Result<SetAttr, FsError> {
     let has = |bit| request.valid & bit != 0;
     let time = |sec: u64, nsec: u32| {
         if nsec < 1_000_000_000 {
@@ -142,6 +143,7 @@ pub(super) fn setattr(request: &SetattrIn) -> Result<SetAttr, FsError> {
             request.mtimensec,
         )?,
         ctime,
-        kill_suidgid: has(FATTR_KILL_SUIDGID),
+        // A change of owner drops suid and sgid whoever makes it (`FUSE_HANDLE_KILLPRIV_V2`).
+        killed_by: (has(FATTR_KILL_SUIDGID) || has(FATTR_UID) || has(FATTR_GID)).then_some(by),
     })
 }

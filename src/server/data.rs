@@ -4,6 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
 use super::consts::WRITE_KILL_SUIDGID;
+use super::dispatch::cred;
 use super::reply::Reply;
 use super::request::Request;
 use super::{Error, Input, Output, Server, WRITE_MAX_BYTES, convert};
@@ -119,7 +120,7 @@ impl Server {
         let flags = WriteFlags {
             append: false,
             sync: asked.flags.cast_signed() & libc::O_DSYNC != 0,
-            kill_suidgid: asked.write_flags & WRITE_KILL_SUIDGID != 0,
+            killed_by: (asked.write_flags & WRITE_KILL_SUIDGID != 0).then(|| cred(&request.header)),
         };
         let mut source = InputSource(payload);
         self.fs.write(

@@ -20,7 +20,7 @@ type Done = Result<(), FsError>;
 /// The most bytes of one COPY_FILE_RANGE: its answer has 32 bits.
 const COPY_MAX_BYTES: u64 = 0x7fff_f000;
 
-fn cred(header: &InHeader) -> Cred {
+pub(super) fn cred(header: &InHeader) -> Cred {
     Cred {
         uid: header.uid,
         gid: header.gid,
@@ -48,7 +48,7 @@ impl Server {
                 Ok(())
             }
             opcode::SETATTR => {
-                let set = convert::setattr(&body.take::<SetattrIn>()?)?;
+                let set = convert::setattr(&body.take::<SetattrIn>()?, cred(&request.header))?;
                 self.put_attr(&self.fs.setattr(ino, &set)?, out)
             }
             opcode::READLINK => {
@@ -107,7 +107,9 @@ impl Server {
                 Err(FsError::NoSuchOperation)
             }
             opcode::OPEN => {
-                let flags = self.fs.open(ino, open(&body.take()?))?;
+                let flags = self
+                    .fs
+                    .open(ino, open(&body.take()?, cred(&request.header)))?;
                 put_open(flags, out)
             }
             opcode::OPENDIR => put_open(self.fs.opendir(ino)?, out),
@@ -124,8 +126,9 @@ impl Server {
             opcode::STATFS => self.statfs(ino, out),
             opcode::FALLOCATE => {
                 let range: FallocateIn = body.take()?;
+                let bytes = (range.offset, range.length);
                 self.fs
-                    .fallocate(ino, range.mode, range.offset, range.length)
+                    .fallocate(ino, range.mode, bytes, cred(&request.header))
             }
             opcode::LSEEK => {
                 let from: LseekIn = body.take()?;
@@ -133,7 +136,7 @@ impl Server {
                 out.put(&LseekOut { offset });
                 Ok(())
             }
-            opcode::COPY_FILE_RANGE => self.copy_file_range(ino, &body.take()?, out),
+            opcode::COPY_FILE_RANGE => self.copy_file_range(request, &body.take()?, out),
             opcode::DESTROY => {
                 self.reset();
                 self.fs.syncfs()
@@ -191,7 +194,7 @@ impl Server {
         };
         let mut how = Open {
             flags: 0,
-            kill_suidgid: false,
+            killed_by: None,
         };
         match request.header.opcode {
             opcode::MKNOD => {
@@ -208,10 +211,13 @@ impl Server {
             opcode::CREATE | opcode::TMPFILE => {
                 let node: CreateIn = body.take()?;
                 (new.mode, new.umask) = (node.mode, node.umask);
-                how = open(&OpenIn {
-                    flags: node.flags,
-                    open_flags: node.open_flags,
-                });
+                how = open(
+                    &OpenIn {
+                        flags: node.flags,
+                        open_flags: node.open_flags,
+                    },
+                    cred,
+                );
             }
             _ => {}
         }
@@ -310,15 +316,21 @@ impl Server {
         Ok(())
     }
 
-    fn copy_file_range(&self, ino: Ino, range: &CopyFileRangeIn, out: &mut Reply<'_>) -> Done {
+    fn copy_file_range(
+        &self,
+        request: &Request<'_>,
+        range: &CopyFileRangeIn,
+        out: &mut Reply<'_>,
+    ) -> Done {
         if range.flags != 0 {
             return Err(FsError::Malformed("flags of a copy"));
         }
-        let source = (ino, range.off_in);
+        let source = (Ino(request.header.nodeid), range.off_in);
         let target = (Ino(range.nodeid_out), range.off_out);
+        let by = cred(&request.header);
         let done = self
             .fs
-            .copy_range(source, target, range.len.min(COPY_MAX_BYTES))?;
+            .copy_range(source, target, range.len.min(COPY_MAX_BYTES), by)?;
         out.put(&WriteOut {
             size: u32::try_from(done).unwrap_or(u32::MAX),
             padding: 0,
@@ -339,10 +351,10 @@ impl Server {
     }
 }
 
-fn open(asked: &OpenIn) -> Open {
+fn open(asked: &OpenIn, by: Cred) -> Open {
     Open {
         flags: asked.flags.cast_signed(),
-        kill_suidgid: asked.open_flags & OPEN_KILL_SUIDGID != 0,
+        killed_by: (asked.open_flags & OPEN_KILL_SUIDGID != 0).then_some(by),
     }
 }
 

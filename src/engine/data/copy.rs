@@ -235,7 +235,6 @@ impl Volume {
         record.size = record.size.max(target_end);
         record.mtime = now;
         record.ctime = now;
-        record.kill_suidgid();
         if target_data.is_logged(range.target_offset, target_end) {
             tx.data_clear(self.dataset.id, range.target, range.target_offset, len);
         }

@@ -72,7 +72,7 @@ impl Volume {
         record.size = record.size.max(end);
         record.mtime = now;
         record.ctime = now;
-        self.drop_privileges(&mut tx, ino, &mut record, flags.kill_suidgid)?;
+        self.drop_privileges(&mut tx, ino, &mut record, flags.killed_by)?;
         self.store_inode(&mut tx, ino, &record)?;
         let growth = self.growth(&tx, ino, &data, (offset, end))?;
         let charge = self.charge(&tx, record.projid, growth.bytes)?;

@@ -76,7 +76,7 @@ fn privileges_go_with_owner_and_size() {
     capability(SetXattr::Create);
     let size = SetAttr {
         size: Some(0),
-        kill_suidgid: true,
+        killed_by: Some(Cred::default()),
         ..SetAttr::default()
     };
     let now = world.tick();

@@ -12,9 +12,7 @@ use crate::server::abi::{
     GetxattrOut, InHeader, IoctlIn, IoctlOut, LinkIn, LseekIn, LseekOut, MknodIn, OpenIn, ReadIn,
     Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, WriteOut,
 };
-use crate::server::consts::{
-    FATTR_MODE, FATTR_SIZE, FATTR_UID, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID, opcode,
-};
+use crate::server::consts::{FATTR_SIZE, opcode};
 
 const O_EXCL: u32 = libc::O_EXCL.cast_unsigned();
 const O_TRUNC: u32 = libc::O_TRUNC.cast_unsigned();
@@ -231,41 +229,6 @@ fn a_write_of_a_megabyte_comes_back() {
     let bytes: Vec<u8> = (0..1u32 << 20).map(|n| (n % 251) as u8).collect();
     assert_eq!(kernel.write(file.nodeid, 3, &bytes, 0), Ok(1 << 20));
     assert!(kernel.read(file.nodeid, 3, 1 << 20).unwrap() == bytes);
-}
-
-#[test]
-fn writing_and_truncating_drop_suid_when_told() {
-    let kernel = Kernel::new(Options::default());
-    let (file, _) = kernel.create("file", 0o6755, 0).unwrap();
-    let mode = |kernel: &Kernel| kernel.getattr(file.nodeid).unwrap().attr.mode & 0o7777;
-    kernel.write(file.nodeid, 0, b"x", 0).unwrap();
-    assert_eq!(mode(&kernel), 0o6755);
-    kernel
-        .write(file.nodeid, 0, b"x", WRITE_KILL_SUIDGID)
-        .unwrap();
-    assert_eq!(mode(&kernel), 0o755);
-    let chmod = SetattrIn {
-        valid: FATTR_MODE,
-        mode: 0o4755,
-        ..SetattrIn::default()
-    };
-    kernel.setattr(file.nodeid, chmod).unwrap();
-    let how = OpenIn {
-        flags: O_WRONLY | O_TRUNC,
-        open_flags: OPEN_KILL_SUIDGID,
-    };
-    kernel
-        .call(opcode::OPEN, file.nodeid, &[how.as_bytes()])
-        .unwrap();
-    assert_eq!(mode(&kernel), 0o755);
-    kernel.setattr(file.nodeid, chmod).unwrap();
-    let chown = SetattrIn {
-        valid: FATTR_UID,
-        uid: 5,
-        ..SetattrIn::default()
-    };
-    kernel.setattr(file.nodeid, chown).unwrap();
-    assert_eq!(mode(&kernel), 0o755);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod caching;
 mod files;
 mod kernel;
+mod privileges;
 mod session;
 mod snapshots;
 mod state;

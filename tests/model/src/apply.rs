@@ -13,6 +13,9 @@ use crate::model::{Expected, Node};
 use crate::ops::{NAMES, Op};
 use crate::world::{Outcome, World, name_of};
 
+/// Who writes where a write clears setuid and setgid: of one group in three that files have.
+const WRITER: Cred = Cred { uid: 1000, gid: 1 };
+
 const NEW: NewInode<'static> = NewInode {
     mode: 0,
     umask: 0o022,
@@ -320,7 +323,7 @@ impl World {
                 let flags = WriteFlags {
                     append,
                     sync,
-                    kill_suidgid: kill,
+                    killed_by: kill.then_some(WRITER),
                 };
                 let expected = check_file(self.model.node(ino));
                 let mut source = bytes.as_slice();
@@ -336,7 +339,7 @@ impl World {
                     node.content.write(offset, &bytes);
                     (node.mtime, node.ctime) = (now, now);
                     if kill {
-                        node.kill_suidgid();
+                        node.kill_suidgid(WRITER);
                     }
                     if sync || self.setup.strict {
                         self.synced(ino);
@@ -439,7 +442,6 @@ impl World {
             let range = at(from.1)..at(from.1 + copied);
             node.content.replace(at(to.1), &bytes[range], step);
             (node.mtime, node.ctime) = (now, now);
-            node.kill_suidgid();
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use razorfs::engine::{SetAttr, SetTime, SetXattr, Time};
+use razorfs::engine::{Cred, SetAttr, SetTime, SetXattr, Time};
 use razorfs::format::id::Ino;
 
 use crate::apply::pick;
@@ -58,7 +58,7 @@ impl World {
         let node = self.model.edit(ino);
         if let (Some(uid), Some(gid)) = (set.uid, set.gid) {
             (node.uid, node.gid) = (uid, gid);
-            node.kill_suidgid();
+            node.kill_suidgid(Cred::default());
         }
         if let Some(mode) = set.mode {
             node.mode = (node.mode & libc::S_IFMT) | mode;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use razorfs::engine::{Attr, RenameMode, Time};
+use razorfs::engine::{Attr, Cred, RenameMode, Time};
 use razorfs::format::id::Ino;
 
 /// A file's bytes, and since which step each byte can only be what it is or was from then on.
@@ -126,13 +126,15 @@ impl Node {
         (self.content.bytes.len() + self.target.len()) as u64
     }
 
-    /// What a write by someone without privileges does to setuid and setgid.
-    pub fn kill_suidgid(&mut self) {
+    /// What a write by someone without privileges, or a new owner given by root, does to setuid and
+    /// setgid.
+    pub fn kill_suidgid(&mut self, by: Cred) {
         if self.is_dir() {
             return;
         }
         self.mode &= !libc::S_ISUID;
-        if self.mode & libc::S_IXGRP != 0 {
+        let member = by.uid == 0 || by.gid == self.gid;
+        if self.mode & libc::S_IXGRP != 0 || !member {
             self.mode &= !libc::S_ISGID;
         }
     }
