@@ -163,6 +163,7 @@ fn only_the_engine_takes_memory() {
         append: false,
         sync: false,
         killed_by: None,
+        taken: false,
     };
     let engine = least(&mut || {
         let mut source = &page[..];

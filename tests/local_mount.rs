@@ -55,10 +55,15 @@ impl Mounted {
     }
 
     fn mount(&mut self) {
+        self.mount_with(&[]);
+    }
+
+    fn mount_with(&mut self, options: &[&str]) {
         let mut razorfs = self.razorfs("mount");
         razorfs
             .arg(self.path(""))
-            .args(["--allow-other", "-o", "suid,dev"]);
+            .args(["--allow-other", "-o", "suid,dev"])
+            .args(options);
         self.daemon = Some(mounted(razorfs, &self.path("")));
     }
 
@@ -742,6 +747,45 @@ fn an_ordinary_users_write_clears_suid() {
     fs::set_permissions(&path, PermissionsExt::from_mode(0o6777)).unwrap();
     std::os::unix::fs::chown(&path, Some(1000), None).unwrap();
     assert_eq!(mode(&path), 0o777);
+}
+
+#[test]
+fn what_the_kernel_took_is_kept_though_nothing_may_change_any_more() {
+    let Some(mut mounted) = Mounted::new() else {
+        return;
+    };
+    for options in [
+        &[][..],
+        &["--writeback"],
+        &["--writeback", "--cache=always"],
+    ] {
+        mounted.unmount();
+        mounted.mount_with(options);
+        let name = |name: &str| mounted.path(&format!("{name}{}", options.len()));
+        let (log, mapped) = (name("log"), name("mapped"));
+        // The second append comes with all of the page that it is in.
+        let script = "echo 1 > LOG; chattr +a LOG; echo 2 >> LOG; sync LOG; echo 3 >> LOG
+            sync LOG; ! echo 4 > LOG";
+        let script = script.replace("LOG", &log.display().to_string());
+        let sh = Command::new("sh").args(["-ec", &script]).status().unwrap();
+        assert!(sh.success(), "{options:?}");
+        fs::write(&mapped, [0; 4096]).unwrap();
+        let script = "import mmap, os, subprocess, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+bytes = mmap.mmap(fd, 4096)
+bytes[0:4] = b'kept'
+subprocess.run(['chattr', '+i', sys.argv[1]], check=True)
+bytes.flush()";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(&mapped);
+        assert!(python.status().unwrap().success(), "{options:?}");
+        mounted.unmount();
+        mounted.mount();
+        assert_eq!(fs::read(&log).unwrap(), b"1\n2\n3\n");
+        assert_eq!(&fs::read(&mapped).unwrap()[..4], b"kept");
+        File::options().write(true).open(&mapped).unwrap_err();
+        File::options().write(true).open(&log).unwrap_err();
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn new() -> NewInode<'static> {
 const OPEN: Open = Open {
     flags: libc::O_RDWR | libc::O_CREAT,
     killed_by: None,
+    taken: false,
 };
 
 fn plain() -> WriteFlags {

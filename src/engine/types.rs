@@ -188,6 +188,9 @@ pub struct WriteFlags {
     pub sync: bool,
     /// By whom suid and sgid are cleared (`FUSE_WRITE_KILL_SUIDGID`); `None`: they stay.
     pub killed_by: Option<Cred>,
+    /// The kernel took the bytes when the file could be written to (`FUSE_WRITE_CACHE`). That it is
+    /// immutable or append-only by now does not refuse them: who wrote them was told that they are in.
+    pub taken: bool,
 }
 
 /// `mode` of fallocate(2), of those that are supported.

@@ -3,7 +3,7 @@
 use zerocopy::IntoBytes;
 
 use super::abi::{Dirent, EntryOut, OutHeader, ReadIn, WriteIn, WriteOut};
-use super::consts::WRITE_KILL_SUIDGID;
+use super::consts::{WRITE_CACHE, WRITE_KILL_SUIDGID};
 use super::dispatch::cred;
 use super::reply::Reply;
 use super::request::Request;
@@ -121,6 +121,8 @@ impl Server {
             append: false,
             sync: asked.flags.cast_signed() & libc::O_DSYNC != 0,
             killed_by: (asked.write_flags & WRITE_KILL_SUIDGID != 0).then(|| cred(&request.header)),
+            // Where nobody asked with OPEN, the file may never have been one to write to.
+            taken: asked.write_flags & WRITE_CACHE != 0 && !self.fs.options().no_open(),
         };
         let mut source = InputSource(payload);
         self.fs.write(

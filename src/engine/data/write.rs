@@ -59,10 +59,12 @@ impl Volume {
         let (mut data, mut tx) = self.begin_with(&state, Need::Space)?;
         let mut record = self.load_inode(&tx, ino)?;
         check_file(&record)?;
-        record.check_not_immutable()?;
+        if !flags.taken {
+            record.check_not_immutable()?;
+        }
         let offset = if flags.append { record.size } else { offset };
         let end = check_end(offset, len)?;
-        if record.flags & FLAG_APPEND != 0 && offset < record.size {
+        if record.flags & FLAG_APPEND != 0 && offset < record.size && !flags.taken {
             return Err(EngineError::NotPermitted("the file is append-only"));
         }
         if len == 0 {

@@ -12,7 +12,7 @@ use crate::server::abi::{
     GetxattrOut, InHeader, IoctlIn, IoctlOut, LinkIn, LseekIn, LseekOut, MknodIn, OpenIn, ReadIn,
     Rename2In, SetattrIn, SetxattrIn, StatfsOut, StatxIn, StatxOut, WriteOut,
 };
-use crate::server::consts::{FATTR_SIZE, opcode};
+use crate::server::consts::{FATTR_SIZE, WRITE_CACHE, opcode};
 
 const O_EXCL: u32 = libc::O_EXCL.cast_unsigned();
 const O_TRUNC: u32 = libc::O_TRUNC.cast_unsigned();
@@ -258,11 +258,17 @@ fn immutable_and_append_only_files_are_not_opened_for_more() {
             .call(opcode::OPEN, file.nodeid, &[how.as_bytes()])
             .map(drop)
     };
+    let write = |flags| kernel.write(file.nodeid, 0, b"x", flags);
     set(0x10);
+    assert_eq!(write(0), Err(libc::EPERM));
+    // Who wrote that was told that it is in.
+    assert_eq!(write(WRITE_CACHE), Ok(1));
     assert_eq!(open(libc::O_RDONLY), Ok(()));
     assert_eq!(open(libc::O_WRONLY), Err(libc::EPERM));
     assert_eq!(open(libc::O_RDWR | libc::O_APPEND), Err(libc::EPERM));
     set(0x20);
+    assert_eq!(write(0), Err(libc::EPERM));
+    assert_eq!(write(WRITE_CACHE), Ok(1));
     assert_eq!(open(libc::O_WRONLY | libc::O_APPEND), Ok(()));
     assert_eq!(open(libc::O_WRONLY), Err(libc::EPERM));
     assert_eq!(

@@ -324,6 +324,7 @@ impl World {
                     append,
                     sync,
                     killed_by: kill.then_some(WRITER),
+                    taken: false,
                 };
                 let expected = check_file(self.model.node(ino));
                 let mut source = bytes.as_slice();
