@@ -1,8 +1,9 @@
 #!/bin/bash
 # Installs what building and testing razorfs needs on Debian 12: the one place that names packages.
 # Does nothing when everything is there. Uses sudo when not run as root. With --bench, what the
-# benchmark needs to build and watch its peers too; with --stress, --libvirt, --container or --service,
-# what scripts/stress.sh, vm_libvirt_test.sh, container_test.sh or service_test.sh runs.
+# benchmark needs to build and watch its peers too; with --stress, --suites, --libvirt, --container or
+# --service, what scripts/stress.sh, suites.sh, vm_libvirt_test.sh, container_test.sh or service_test.sh
+# runs.
 set -euo pipefail
 
 PACKAGES=(
@@ -17,6 +18,8 @@ PACKAGES=(
 case "${1:-}" in
     --bench) PACKAGES+=(libcap-ng-dev libseccomp-dev strace) ;;
     --stress) PACKAGES+=(stress-ng fio dbench) ;;
+    --suites) PACKAGES+=(systemd-tests libglib2.0-tests ostree-tests libpython3.11-testsuite golang-go
+        libacl1-dev libattr1-dev gettext dpkg-dev) ;;
     --libvirt) PACKAGES+=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients) ;;
     --container) PACKAGES+=(buildah podman crun uidmap fuse-overlayfs) ;;
     --service) PACKAGES+=(systemd-container) ;;
