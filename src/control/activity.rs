@@ -167,6 +167,12 @@ pub struct Activity {
     /// Bytes that they take.
     #[serde(default)]
     pub moved_bytes: u64,
+    /// Names that nobody used any more, and that were forgotten.
+    #[serde(default)]
+    pub forgotten_names: u64,
+    /// Bytes of strings.dat that went back to the disk below. A level.
+    #[serde(default)]
+    pub names_punched_bytes: u64,
     /// Bytes of chunks.dat that went back to the disk below from inside of it. A level.
     #[serde(default)]
     pub punched_bytes: u64,
@@ -255,6 +261,8 @@ pub fn gather(
         damaged_content: now.damaged_content,
         moved_chunks: now.moved_chunks,
         moved_bytes: now.moved_bytes,
+        forgotten_names: now.forgotten_names,
+        names_punched_bytes: now.names_punched_bytes,
         punched_bytes: space.punched_bytes,
         capacity_bytes: now.capacity_bytes,
         free_bytes: store.unreserved_bytes()?,

@@ -165,6 +165,16 @@ impl Page {
             "Bytes of chunks.dat that they take.",
             now.moved_bytes,
         );
+        self.counter(
+            "razorfs_forgotten_names_total",
+            "Names that nobody used any more, and that were forgotten.",
+            now.forgotten_names,
+        );
+        self.gauge(
+            "razorfs_names_punched_bytes",
+            "Bytes of strings.dat that went back to the disk below.",
+            now.names_punched_bytes,
+        );
         self.gauge("razorfs_snapshots", "Snapshots.", now.snapshot_count);
         let datasets = || now.datasets.iter();
         self.gauges(

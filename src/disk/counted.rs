@@ -165,6 +165,10 @@ impl Disk for CountedDisk {
         self.disk.len_bytes()
     }
 
+    fn held_bytes(&self) -> io::Result<u64> {
+        self.disk.held_bytes()
+    }
+
     fn available_bytes(&self) -> io::Result<u64> {
         self.disk.available_bytes()
     }

@@ -9,7 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -299,6 +299,15 @@ impl Disk for FileDisk {
 
     fn len_bytes(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    fn held_bytes(&self) -> io::Result<u64> {
+        if self.is_device {
+            return Ok(self.len_bytes());
+        }
+        let stat = self.file.metadata().map_err(|error| self.named(error))?;
+        // In units of 512 bytes, whatever the file system's blocks are: stat(2).
+        Ok(stat.blocks().saturating_mul(512))
     }
 
     fn available_bytes(&self) -> io::Result<u64> {

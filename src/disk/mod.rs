@@ -101,6 +101,14 @@ pub trait Disk: Send + Sync {
     /// Length in bytes.
     fn len_bytes(&self) -> u64;
 
+    /// Bytes of space that the medium has given for it; fewer than it is long where it has holes.
+    ///
+    /// # Errors
+    /// When the medium does not answer.
+    fn held_bytes(&self) -> io::Result<u64> {
+        Ok(self.len_bytes())
+    }
+
     /// Space in bytes still available for growth, by what the medium says now.
     ///
     /// # Errors

@@ -230,6 +230,10 @@ impl Disk for SimDisk {
         self.live(|image| image.len)
     }
 
+    fn held_bytes(&self) -> io::Result<u64> {
+        Ok(self.live(|image| image.allocated()))
+    }
+
     fn available_bytes(&self) -> io::Result<u64> {
         let used: u64 = self.live.lock().iter().map(Image::allocated).sum();
         Ok(self

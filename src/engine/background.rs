@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{CompactOptions, OpenOptions, ScrubOptions, Store};
+use super::{CompactOptions, EngineError, OpenOptions, ScrubOptions, Store};
 use crate::format::id::{DatasetId, Ino};
 use crate::log::journal::Pressure;
 use crate::store::StoreError;
@@ -452,6 +452,7 @@ fn scrub_loop(shared: &Shared, store: &Weak<Store>) {
 fn trim_loop(shared: &Shared, store: &Weak<Store>) {
     let wanted = |state: &State| state.trim_interval;
     let mut last = Instant::now();
+    let mut names_kept = false;
     let next = |last: Instant, interval: Duration| last + interval.max(Duration::from_millis(1));
     while sleep_interval(shared, wanted, |interval| next(last, interval)).is_some() {
         last = Instant::now();
@@ -464,6 +465,34 @@ fn trim_loop(shared: &Shared, store: &Weak<Store>) {
         if let Err(error) = store.trim_idle() {
             ::log::warn!("free space stays with the store until it is reopened: {error}");
             return;
+        }
+        names_kept = names_kept || !forget_names(shared, &store);
+    }
+}
+
+/// Has names forgotten that nobody uses, if it is worth it; false when that is not to be tried again.
+/// It rests for as long as it works.
+fn forget_names(shared: &Shared, store: &Arc<Store>) -> bool {
+    let mut pause = |took: Duration| {
+        let goes_on = match took.is_zero() {
+            true => !shared.state.lock().stopping,
+            false => sleep(shared, Instant::now() + took.min(LOOK_INTERVAL)),
+        };
+        goes_on && Arc::strong_count(store) > 1
+    };
+    match store.forget_names_idle(&mut pause) {
+        Ok(0) | Err(EngineError::Interrupted) => true,
+        Ok(bytes) => {
+            ::log::info!("{bytes} bytes of names that nobody uses went back to the disk");
+            true
+        }
+        Err(EngineError::Store(StoreError::NoSpace(reason))) => {
+            ::log::debug!("names that nobody uses stay for now: {reason}");
+            true
+        }
+        Err(error) => {
+            ::log::warn!("names that nobody uses stay until the store is reopened: {error}");
+            false
         }
     }
 }

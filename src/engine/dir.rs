@@ -160,6 +160,7 @@ impl Volume {
         dir: Ino,
         cookie: u64,
     ) -> Result<(), EngineError> {
+        self.store.names.note_removed(1);
         Ok(tx.remove(self.tree(), key::dentry(dir, cookie))?)
     }
 

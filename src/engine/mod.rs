@@ -22,6 +22,7 @@ mod import;
 mod inode;
 mod kernels;
 mod mkfs;
+mod names;
 mod namespace;
 mod op;
 mod options;

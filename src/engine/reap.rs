@@ -18,11 +18,12 @@ use super::{EngineError, Store};
 use crate::format::id::{ChunkId, DatasetId, Generation};
 use crate::format::key::{self, Key, Kind, TreeId};
 use crate::format::record::{
-    DATASET_DOOMED, ExtentRecord, LineageRecord, UNREACHED_KEY, counters_key, dataset_key,
+    DATASET_DOOMED, DatasetCounters, ExtentRecord, LineageRecord, UNREACHED_KEY, counters_key,
+    dataset_key,
 };
 use crate::log::{Tx, recovery};
-use crate::store::StoreError;
 use crate::store::pages::Need;
+use crate::store::{Read, StoreError};
 
 /// References dropped in one transaction, at most. Few in tests, so that deletions take several.
 const DROPS: usize = if cfg!(test) { 3 } else { 64 };
@@ -98,11 +99,16 @@ impl Store {
             drop_reference(&mut tx, chunk)?;
         }
         let is_last = part.next.is_none();
+        let inodes = match is_last {
+            true => inodes(&tx, id)?,
+            false => 0,
+        };
         match part.next {
             Some(cursor) => go_on(&mut tx, id, own, follower, cursor)?,
             None => end(&mut tx, id, own, follower)?,
         }
         tx.commit()?;
+        self.names.note_removed(inodes);
         Ok(is_last)
     }
 
@@ -121,6 +127,15 @@ impl Store {
         // They can be written to behind the checkpoint that frees them.
         self.checkpoint()
     }
+}
+
+/// Inodes that a dataset had: about as many entries go with it.
+fn inodes(tx: &Tx<'_>, id: DatasetId) -> Result<u64, StoreError> {
+    let counters = tx.get_with(TreeId::Datasets, &counters_key(id), DatasetCounters::decode)?;
+    let counters = counters
+        .transpose()
+        .map_err(|source| StoreError::format(format!("counters of dataset {id}"), source))?;
+    Ok(counters.map_or(0, |counters| counters.inodes))
 }
 
 /// Finds a part of what goes with a tree: what neither the tree before it nor its follower has.

@@ -20,6 +20,8 @@ pub struct Status {
     pub free_bytes: u64,
     /// The length of chunks.dat.
     pub chunks_file_bytes: u64,
+    /// Bytes of strings.dat that went back to the disk below.
+    pub names_punched_bytes: u64,
     /// Bytes of written content that are not on their way to chunks.dat yet.
     pub unwritten_bytes: u64,
     /// Whether changes are possible.
@@ -59,6 +61,10 @@ pub struct Activity<'s> {
     pub moved_chunks: u64,
     /// Bytes that they take.
     pub moved_bytes: u64,
+    /// Names that nobody used any more, and that were forgotten.
+    pub forgotten_names: u64,
+    /// Bytes of strings.dat that take no space.
+    pub names_punched_bytes: u64,
     /// Bytes of content that it may hold; 0 for as many as the disk gives.
     pub capacity_bytes: u64,
     /// The length of chunks.dat.
@@ -88,6 +94,8 @@ impl Store {
             damaged_content: self.data.damaged.get(),
             moved_chunks: self.data.moved_chunks.get(),
             moved_bytes: self.data.moved_bytes.get(),
+            forgotten_names: self.names.forgotten.get(),
+            names_punched_bytes: self.journal.names_unbacked_bytes(),
             capacity_bytes: self.journal.capacity_bytes(),
             chunks_file_bytes: self.journal.chunks().len_bytes(),
             is_writable: self.is_writable(),
@@ -119,6 +127,7 @@ impl Store {
             superblock: self.journal.superblock(),
             free_bytes: self.unreserved_bytes()?,
             chunks_file_bytes: self.journal.chunks().len_bytes(),
+            names_punched_bytes: self.journal.names_unbacked_bytes(),
             unwritten_bytes: self.data.dirty_bytes.load(Ordering::Relaxed),
             is_writable: self.is_writable(),
         })

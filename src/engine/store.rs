@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::background::Background;
 use super::data::DataState;
+use super::names::NamesState;
 use super::volume::Dataset;
 use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
@@ -28,6 +29,7 @@ pub struct Store {
     pub(super) options: OpenOptions,
     pub(super) clock: Clock,
     pub(super) data: DataState,
+    pub(super) names: NamesState,
     /// The datasets in use; held for writing by who begins to use one or deletes one.
     pub(super) datasets: RwLock<InUse>,
     /// What opening found and did.
@@ -169,6 +171,7 @@ impl Store {
             // The other half is for tree pages.
             data: DataState::new(options.cache_bytes / 2, opened.journal.capacity_bytes()),
             journal: opened.journal,
+            names: NamesState::default(),
             scrubbing: Mutex::default(),
             stop_scrub: AtomicBool::new(false),
             events: super::events::Journal::new(&clock),
@@ -377,7 +380,8 @@ impl Store {
     pub fn metadata_bytes(&self) -> u64 {
         let newest = self.journal.superblock();
         let pages = newest.nodes_used.saturating_mul(PAGE_BYTES as u64);
-        pages.saturating_add(newest.strings_end)
+        let unbacked = self.journal.names_unbacked_bytes();
+        pages.saturating_add(newest.strings_end.saturating_sub(unbacked))
     }
 
     /// Moves everything committed into the trees on disk and frees the log. Durable on return is

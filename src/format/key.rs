@@ -90,6 +90,45 @@ pub enum Kind {
     ProjectsCounted = 0x43,
 }
 
+impl Kind {
+    /// All kinds that there are.
+    pub const ALL: [Kind; 10] = [
+        Kind::Inode,
+        Kind::Symlink,
+        Kind::Xattr,
+        Kind::XattrMore,
+        Kind::Dentry,
+        Kind::Extent,
+        Kind::Orphan,
+        Kind::ProjectUse,
+        Kind::ProjectLimit,
+        Kind::ProjectsCounted,
+    ];
+
+    /// What a byte of a key says; `None` when it is of no kind.
+    #[must_use]
+    pub fn of_byte(byte: u8) -> Option<Kind> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// What a key of a dataset's tree names.
+    ///
+    /// # Errors
+    /// When it is too short, or of no kind that is known.
+    pub fn of_key(key: &[u8]) -> Result<Kind, FormatError> {
+        let byte = *key.get(8).ok_or(FormatError::Length {
+            what: "tree key",
+            expected: 9,
+            found: key.len(),
+        })?;
+        Self::of_byte(byte).ok_or(FormatError::Field {
+            what: "tree key",
+            field: "kind",
+            found: byte.into(),
+        })
+    }
+}
+
 /// What every key of a dataset's tree begins with.
 fn head(ino: Ino, kind: Kind) -> [u8; 9] {
     let [a, b, c, d, e, f, g, h] = ino.0.to_be_bytes();

@@ -8,7 +8,7 @@ use super::chunks::Table as Chunks;
 use super::datasets::Dataset;
 use super::inode::{Group, Within, file_type};
 use super::projects::Projects;
-use super::{Bytes, Context, Issue, Issues, split_u64, walk_all};
+use super::{Bytes, Context, Issue, Issues, names, split_u64, walk_all};
 use crate::format::id::Ino;
 use crate::format::key::{Kind, TreeId};
 use crate::format::record::InodeRecord;
@@ -87,6 +87,7 @@ pub(super) fn check(
         current: None,
     };
     let complete = walk_all(context, tree, issues, &mut |issues, key, value| {
+        names::check_used(context, key, value, issues);
         pass.take(key, value, issues);
     });
     pass.end_group(issues);
@@ -103,24 +104,6 @@ pub(super) fn check(
     pass.table
 }
 
-/// What a byte of a key says.
-pub(super) fn kind_of(byte: u8) -> Option<Kind> {
-    [
-        Kind::Inode,
-        Kind::Symlink,
-        Kind::Xattr,
-        Kind::XattrMore,
-        Kind::Dentry,
-        Kind::Extent,
-        Kind::Orphan,
-        Kind::ProjectUse,
-        Kind::ProjectLimit,
-        Kind::ProjectsCounted,
-    ]
-    .into_iter()
-    .find(|kind| *kind as u8 == byte)
-}
-
 impl Pass<'_> {
     fn take(&mut self, key: &[u8], value: &[u8], issues: &mut Issues<'_>) {
         let unknown = || Issue::UnknownKey {
@@ -130,7 +113,7 @@ impl Pass<'_> {
         let Some((ino, [kind, rest @ ..])) = split_u64(key) else {
             return issues.add(unknown());
         };
-        let Some(kind) = kind_of(*kind) else {
+        let Some(kind) = Kind::of_byte(*kind) else {
             return issues.add(unknown());
         };
         if ino == 0 {

@@ -308,8 +308,8 @@ pub enum Issue {
     // Interned names.
     #[error("strings.dat: name {id}: {reason}")]
     NameDamaged { id: NameId, reason: String },
-    #[error("strings.dat: bytes {start}..{end} hold no name that can be found")]
-    NameGap { start: u64, end: u64 },
+    #[error("strings.dat: name {id} is used, and is not among the names that can be found")]
+    NameUnknown { id: NameId },
     #[error("strings.dat: name {id} begins before the one before it ends")]
     NameOverlap { id: NameId },
     #[error("strings.dat: name {id} cannot be found: its hash is another")]

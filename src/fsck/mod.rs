@@ -36,6 +36,7 @@ use crate::format::key::TreeId;
 use crate::format::superblock::Superblock;
 use crate::log::{View, recovery};
 use crate::progress::Progress;
+use crate::store::strings::UsedNames;
 use crate::store::{Read, StoreError, superblock};
 
 /// How far to check.
@@ -146,6 +147,8 @@ struct Context<'a> {
     superblock: &'a Superblock,
     data: bool,
     progress: &'a Progress,
+    /// The names that can be found; `None` when nobody knows.
+    known_names: Option<UsedNames>,
 }
 
 impl Context<'_> {
@@ -191,6 +194,7 @@ pub fn check(
                 superblock: &found.superblock,
                 data: options.data,
                 progress,
+                known_names: names::known(&view),
             };
             check_records(&context, &mut issues);
         }

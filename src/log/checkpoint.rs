@@ -5,6 +5,7 @@
 //! the checkpoint count. Everything the previous checkpoint needs stays untouched until both
 //! copies of the superblock are durable.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -25,6 +26,7 @@ struct Frozen {
     superblock: Superblock,
     nodes: Vec<Arc<Node>>,
     freed: Vec<PagePtr>,
+    gaps: Vec<Range<u64>>,
     /// The epoch that ends with the checkpoint.
     epoch: Arc<()>,
 }
@@ -59,6 +61,7 @@ impl Journal {
         self.retired.lock().push_back(Retired {
             epoch: frozen.epoch,
             pages: frozen.freed,
+            gaps: frozen.gaps,
         });
         self.storage.strings.settle(frozen.superblock.strings_end);
         self.settle();
@@ -79,15 +82,17 @@ impl Journal {
         }
     }
 
-    /// Gives pages to be written again that no view can read any more. A view may read pages freed
+    /// Gives pages to be written again that no view can read any more, and gaps between names to be
+    /// punched. A view may read pages freed
     /// in its own epoch and in all later ones: the oldest that is held keeps what is behind it too.
-    fn release_retired(&self) -> Result<(), StoreError> {
+    pub(super) fn release_retired(&self) -> Result<(), StoreError> {
         let mut retired = self.retired.lock();
         let is_read_no_more = |oldest: &Retired| Arc::strong_count(&oldest.epoch) == 1;
         while retired.front().is_some_and(is_read_no_more)
             && let Some(oldest) = retired.pop_front()
         {
             self.storage.pages.release(&oldest.pages)?;
+            self.storage.strings.release(&oldest.gaps);
         }
         Ok(())
     }
@@ -113,6 +118,7 @@ impl Journal {
             && self.storage.pages.extent().0 >= newest.nodes_end
             && writer.effects.dirtied == 0
             && writer.effects.freed.is_empty()
+            && writer.gaps.is_empty()
         {
             return Ok(None);
         }
@@ -120,6 +126,7 @@ impl Journal {
         let mut nodes = Vec::new();
         let mut place = || Ok(self.storage.pages.allocate(generation));
         let Effects { mut freed, .. } = std::mem::take(&mut writer.effects);
+        let gaps = std::mem::take(&mut writer.gaps);
         let mut effects = Effects::default();
         // Readers go on with the trees as they are.
         let mut changed = Roots::clone(&self.published());
@@ -160,6 +167,7 @@ impl Journal {
             superblock,
             nodes,
             freed,
+            gaps,
             epoch,
         }))
     }

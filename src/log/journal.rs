@@ -9,6 +9,7 @@
 //! Lock order: the newest checkpoint, the writer, the published roots.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Tx;
@@ -25,6 +26,7 @@ use crate::metrics::Histogram;
 use crate::store::StoreError;
 use crate::store::pages::{Looks, Need};
 use crate::store::roots::{AtOneMoment, Reading, Roots, Storage};
+use crate::store::strings::UsedNames;
 use crate::store::tree::{Differs, Effects};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -76,11 +78,13 @@ pub struct Journal {
     pub(super) checkpoints: Histogram,
 }
 
-/// Pages that a checkpoint freed.
+/// What a checkpoint freed.
 pub(super) struct Retired {
     /// [`Roots::epoch`] of the roots before the checkpoint: its last holder is the last reader.
     pub(super) epoch: Arc<()>,
     pub(super) pages: Vec<PagePtr>,
+    /// Bytes of strings.dat without a name that is used.
+    pub(super) gaps: Vec<Range<u64>>,
 }
 
 /// What only the one who writes may touch.
@@ -93,6 +97,10 @@ pub(super) struct Writer {
     pub(super) changes: Changes,
     /// Those of trees that the transaction's commit will enter.
     pub(super) pending: Pending,
+    /// While a walk looks for names that are used: where to say so.
+    pub(super) used_names: Option<Arc<UsedNames>>,
+    /// Bytes of strings.dat in which no name is used, and none can be found since what is committed.
+    pub(super) gaps: Vec<Range<u64>>,
 }
 
 /// How urgent a checkpoint is.
@@ -158,6 +166,8 @@ impl Journal {
                 generation: next_generation,
                 changes: Changes::default(),
                 pending: Pending::default(),
+                used_names: None,
+                gaps: Vec::new(),
             }),
             retired: Mutex::default(),
             capacity_bytes: AtomicU64::new(superblock.capacity_bytes),
@@ -485,7 +495,7 @@ impl Journal {
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
         let (_, pages) = self.storage.pages.extent();
-        pages * crate::format::page::PAGE_BYTES as u64 + self.published.read().strings_end
+        pages * crate::format::page::PAGE_BYTES as u64 + self.names_backed_bytes()
     }
 
     /// Finds the pages that can be reused, by reading the internal pages of the trees the store was

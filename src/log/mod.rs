@@ -7,6 +7,7 @@
 pub mod change;
 mod checkpoint;
 pub mod journal;
+pub mod names;
 mod pages;
 pub mod recovery;
 mod scan;

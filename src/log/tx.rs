@@ -21,7 +21,7 @@ use super::journal::{Journal, Writer};
 use super::wal::{Wal, WalError};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
 use crate::format::key::{Key, TreeId};
-use crate::format::record::{LINEAGE_KIND, PagePtr};
+use crate::format::record::{LINEAGE_KIND, PagePtr, name_used};
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
@@ -272,6 +272,11 @@ impl<'a> Tx<'a> {
         let (key, value) = (key.as_ref(), value.as_ref());
         self.change_or_break(tree, key, Some(value))?;
         self.writer.changes.put(tree, key, value);
+        if let (TreeId::Fs(_), Some(used)) = (tree, &self.writer.used_names)
+            && let Ok(Some(name)) = name_used(key, value)
+        {
+            used.mark(name);
+        }
         Ok(())
     }
 

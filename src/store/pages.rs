@@ -18,7 +18,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 pub use holes::Idle;
-use marks::Marks;
+pub(in crate::store) use marks::Marks;
 use runs::Runs;
 
 use super::StoreError;

@@ -92,6 +92,14 @@ impl Roots {
         }
     }
 
+    /// The root of a tree.
+    ///
+    /// # Errors
+    /// When there is no such tree, or its dataset's record cannot be read.
+    pub fn root(&self, storage: &Storage, tree: TreeId) -> Result<Link, StoreError> {
+        Ok(self.link(storage, tree)?.into_owned())
+    }
+
     /// The tree, to be changed, and which of its pages other trees may have.
     fn link_mut(
         &mut self,

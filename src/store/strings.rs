@@ -1,7 +1,17 @@
 //! Interned names: strings.dat, and names that wait for the next checkpoint.
+//!
+//! A name's id is its place, which no other name ever gets: new ones go to the end. Names that nobody
+//! uses are forgotten (`crate::log::names`), and whole blocks between those that are used go back to the
+//! disk below.
+
+mod gaps;
+mod used;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use gaps::Gaps;
+pub use used::UsedNames;
 
 use super::StoreError;
 use crate::disk::Disk;
@@ -20,16 +30,20 @@ pub struct Strings {
     /// Names not yet written. What a dropped transaction put here goes when the next name gets its
     /// place: nothing refers to it.
     waiting: RwLock<BTreeMap<NameId, Arc<[u8]>>>,
+    gaps: Gaps,
 }
 
 impl Strings {
     /// The names on `disk`.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>) -> Self {
-        Strings {
+        let strings = Strings {
             disk,
             waiting: RwLock::default(),
-        }
+            gaps: Gaps::default(),
+        };
+        strings.measure();
+        strings
     }
 
     /// What `read` makes of a name. It must not add names.

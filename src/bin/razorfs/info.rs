@@ -174,6 +174,11 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     let chunks_bytes = store.media.chunks.len_bytes();
     let (view, opened) =
         recovery::open_read_only(store.media.clone(), CACHE_BYTES).map_err(at_store)?;
+    let punched_names = opened.journal.names_unbacked_bytes();
+    let files = FileBytes {
+        chunks: chunks_bytes,
+        punched_names,
+    };
     let mut datasets = Vec::new();
     for (id, record) in recovery::datasets(&view).map_err(at_store)? {
         let counters = match view
@@ -198,14 +203,16 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     let ids = datasets.iter().map(|dataset| dataset.id).collect();
     let walk = Walk {
         free: args.chunks,
-        files: args.files.then(|| (ids, view.strings_end())),
+        files: args
+            .files
+            .then(|| (ids, view.strings_end().saturating_sub(punched_names))),
     };
     let health = Health::read(&view, walk).map_err(at_store)?;
     let allocated = datasets.iter().fold(0u64, |sum, dataset| {
         sum.saturating_add(dataset.counters.allocated_bytes)
     });
     if args.json {
-        let mut value = as_json(&opened.report, &datasets, chunks_bytes);
+        let mut value = as_json(&opened.report, &datasets, files);
         if let Some(fields) = value.as_object_mut() {
             health.put_json(fields);
             if let Some(chunks) = chunks {
@@ -215,13 +222,31 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
         crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
     } else {
         let chunks = chunks.map(|chunks| chunks.as_text(allocated));
-        let text = as_text(&opened.report, &datasets, chunks_bytes);
+        let text = as_text(&opened.report, &datasets, files);
         crate::tell(&(text + &health.as_text() + &chunks.unwrap_or_default()));
     }
     Ok(())
 }
 
-fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
+/// What the store's files take, as far as the superblock does not say it.
+#[derive(Clone, Copy)]
+struct FileBytes {
+    /// The length of chunks.dat.
+    chunks: u64,
+    /// Bytes of strings.dat that take no space.
+    punched_names: u64,
+}
+
+/// What names take, of so many bytes of strings.dat.
+pub(crate) fn names(bytes: u64, punched: u64) -> String {
+    let used = human(bytes.saturating_sub(punched));
+    match punched {
+        0 => format!("{used} in strings.dat"),
+        _ => format!("{used} in strings.dat, {} went back", human(punched)),
+    }
+}
+
+fn as_json(report: &Report, datasets: &[Dataset], files: FileBytes) -> Value {
     let block = &report.superblock;
     let datasets: Vec<Value> = datasets
         .iter()
@@ -255,10 +280,11 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
         "generation": block.generation.0,
         "clean": block.clean && report.batches == 0,
         "capacity_bytes": block.capacity_bytes,
-        "chunks_file_bytes": chunks_bytes,
+        "chunks_file_bytes": files.chunks,
         "metadata_pages": block.nodes_used,
         "metadata_bytes": block.nodes_used.saturating_mul(PAGE_BYTES as u64),
         "names_bytes": block.strings_end,
+        "names_punched_bytes": files.punched_names,
         "log": {
             "bytes": block.log_bytes,
             "checkpoint_lsn": block.checkpoint_lsn.0,
@@ -272,7 +298,7 @@ fn as_json(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> Value {
     })
 }
 
-fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
+fn as_text(report: &Report, datasets: &[Dataset], files: FileBytes) -> String {
     let mut text = String::new();
     macro_rules! line {
         ($($arg:tt)*) => {{
@@ -299,12 +325,12 @@ fn as_text(report: &Report, datasets: &[Dataset], chunks_bytes: u64) -> String {
         0 => line!("capacity        as much as the disk gives"),
         bytes => line!("capacity        {}", human(bytes)),
     }
-    line!("file content    {} in chunks.dat", human(chunks_bytes));
+    line!("file content    {} in chunks.dat", human(files.chunks));
     let metadata = block.nodes_used.saturating_mul(PAGE_BYTES as u64);
     line!("metadata        {} in nodes.dat", human(metadata));
     line!(
-        "names           {} in strings.dat",
-        human(block.strings_end)
+        "names           {}",
+        names(block.strings_end, files.punched_names)
     );
     line!("log             {}", human(block.log_bytes));
     for (copy, reason) in &report.superblock_damage {

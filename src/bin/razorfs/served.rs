@@ -60,7 +60,7 @@ fn as_text(stats: &Stats, datasets: &[Dataset], exports: &[Export]) -> String {
         ),
         (
             "names",
-            format!("{} in strings.dat", human(stats.names_bytes)),
+            crate::info::names(stats.names_bytes, stats.names_punched_bytes),
         ),
         ("log", human(stats.log_bytes)),
     ];

@@ -12,7 +12,8 @@ type Error = Box<dyn std::error::Error>;
 ///
 /// What is inside of chunks.dat is punched out of it, where the host's file system can do that; what
 /// is free at its end is cut off. Free pages of nodes.dat go likewise, but for some that stay for what
-/// comes next.
+/// comes next; and so does what strings.dat has of names that nobody uses any more, for which all
+/// directories are read.
 #[derive(Debug, Args)]
 pub struct TrimArgs {
     #[command(flatten)]
@@ -42,6 +43,10 @@ pub fn run(args: &TrimArgs) -> Result<(), Error> {
     if done.metadata_bytes > 0 {
         let bytes = done.metadata_bytes;
         crate::tell(&format!("{bytes} bytes of nodes.dat given back\n"));
+    }
+    if done.names_bytes > 0 {
+        let bytes = done.names_bytes;
+        crate::tell(&format!("{bytes} bytes of strings.dat given back\n"));
     }
     if done.unsupported {
         crate::tell("The file system below takes no space back from inside of a file.\n");

@@ -43,8 +43,11 @@ pub struct Stats {
     pub chunks_file_bytes: u64,
     /// Bytes of nodes.dat that trees used at the newest checkpoint.
     pub metadata_bytes: u64,
-    /// Bytes of strings.dat at the newest checkpoint.
+    /// Bytes of strings.dat at the newest checkpoint, holes included.
     pub names_bytes: u64,
+    /// Bytes of them that went back to the disk below: of names that nobody uses any more.
+    #[serde(default)]
+    pub names_punched_bytes: u64,
     /// Bytes of the log.
     pub log_bytes: u64,
     /// What opening the store found.
@@ -102,6 +105,9 @@ pub struct Trimmed {
     /// Bytes of nodes.dat: of pages of trees that were freed.
     #[serde(default)]
     pub metadata_bytes: u64,
+    /// Bytes of strings.dat: of names that nobody uses any more.
+    #[serde(default)]
+    pub names_bytes: u64,
     /// Whether the file system below takes no space back from inside of a file.
     pub unsupported: bool,
 }

@@ -64,6 +64,7 @@ pub fn trim(store: &Arc<Store>, how: &Trim, go_on: &mut dyn FnMut() -> bool) -> 
         pieces: done.pieces,
         cut_bytes: done.cut_bytes,
         metadata_bytes: done.metadata_bytes,
+        names_bytes: done.names_bytes,
         unsupported: done.unsupported,
     })
 }
@@ -133,6 +134,7 @@ pub fn stats(store: &Arc<Store>) -> Result<Stats> {
         chunks_file_bytes: status.chunks_file_bytes,
         metadata_bytes: block.nodes_used.saturating_mul(PAGE_BYTES as u64),
         names_bytes: block.strings_end,
+        names_punched_bytes: status.names_punched_bytes,
         log_bytes: block.log_bytes,
         opening: Opening {
             was_closed: report.was_clean(),

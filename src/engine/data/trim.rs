@@ -69,6 +69,8 @@ pub struct Trimmed {
     pub cut_bytes: u64,
     /// Bytes of nodes.dat, inside and at its end.
     pub metadata_bytes: u64,
+    /// Bytes of strings.dat, between names that are used.
+    pub names_bytes: u64,
     /// The disk below does not take space back from inside of a file.
     pub unsupported: bool,
 }
@@ -92,8 +94,9 @@ impl Drop for Taking<'_> {
 
 impl Store {
     /// Gives all space of chunks.dat that is free, and that no unwritten bytes need, back to the
-    /// disk below, at once; and that of free tree pages, but for some. May be called at any time;
-    /// what a crash leaves of it, the next one does. `go_on` is asked for each step.
+    /// disk below, at once; and that of free tree pages, but for some, and of names that nobody uses.
+    /// May be called at any time; what a crash leaves of it, the next one does. `go_on` is asked for
+    /// each step.
     ///
     /// # Errors
     /// When the checkpoint before it fails, a tree cannot be read, or the disk refuses for a reason
@@ -125,11 +128,17 @@ impl Store {
         }
         // What was punched may be all that was behind the last chunk.
         done.cut_bytes = done.cut_bytes.saturating_add(self.cut_all(0)?);
+        // What is wrong with one tree is told when the rest is done.
+        let names = match self.forget_names(go_on) {
+            Err(EngineError::Interrupted) => return Err(EngineError::Interrupted),
+            other => other,
+        };
         done.metadata_bytes = self.journal.trim_pages(true)?;
         // The end of nodes.dat goes when that of a checkpoint is before it.
         self.checkpoint()?;
         let cut = self.journal.cut_pages()?;
         done.metadata_bytes = done.metadata_bytes.saturating_add(cut);
+        done.names_bytes = names?;
         Ok(done)
     }
 

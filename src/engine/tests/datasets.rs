@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::disk::sim::Survival;
 use crate::engine::data::units_used;
-use crate::engine::{DatasetError, Fallocate, Settings, Store, WriteFlags};
+use crate::engine::{DatasetError, Fallocate, Settings, Store, TrimOptions, WriteFlags};
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -62,6 +62,31 @@ impl Bench {
         format!("{what}{}", self.made)
     }
 
+    /// One of a few names, which come again, and which take many blocks together.
+    fn file_name(&mut self) -> String {
+        let number = self.rng.random_range(0..60);
+        format!("f{number:0>200}")
+    }
+
+    /// Gives back what names have that nobody uses, while others go on.
+    fn trim(&mut self) {
+        let store = Arc::clone(&self.store);
+        let mut left = self.rng.random_range(0..30);
+        let mut go_on = || {
+            if left > 0 {
+                left -= 1;
+                match self.rng.random_range(0..12) {
+                    0 => self.store.checkpoint().unwrap(),
+                    1..3 => self.arrange(),
+                    3..9 => self.change(),
+                    _ => {}
+                }
+            }
+            true
+        };
+        store.trim(&TrimOptions::default(), &mut go_on).unwrap();
+    }
+
     fn pick(&mut self, which: impl Fn(&str) -> bool) -> Option<String> {
         let names = self.model.keys().filter(|name| which(name));
         names.choose(&mut self.rng).cloned()
@@ -88,12 +113,14 @@ impl Bench {
         let mut files = self.model.remove(&head).unwrap();
         let volume = self.store.volume(&head).unwrap();
         if files.len() < 2 || self.rng.random_bool(0.1) {
-            let name = self.new_name("f");
+            let name = self.file_name();
             let cred = Cred::default();
-            volume
-                .create(cred, ROOT, name.as_bytes(), &new(FILE))
-                .unwrap();
-            files.insert(name, Vec::new());
+            if !files.contains_key(&name) {
+                volume
+                    .create(cred, ROOT, name.as_bytes(), &new(FILE))
+                    .unwrap();
+                files.insert(name, Vec::new());
+            }
         }
         let span = self.span(&files).unwrap();
         let ino = volume.lookup(ROOT, span.name.as_bytes()).unwrap().ino;
@@ -283,7 +310,8 @@ impl Bench {
 
     /// Time passes.
     fn pass(&mut self) {
-        match self.rng.random_range(0..8) {
+        match self.rng.random_range(0..10) {
+            8..10 => self.trim(),
             0 => self.store.commit_tick().unwrap(),
             1..3 => self.store.checkpoint().unwrap(),
             // Cut off behind its first step, and gone on with.
@@ -373,6 +401,10 @@ impl Bench {
         self.store.checkpoint().unwrap();
         self.store.checkpoint().unwrap();
         assert_eq!(units_used(&self.store.journal.view()).unwrap(), 0);
+        let done = self.store.trim(&TrimOptions::default(), &mut || true);
+        done.unwrap();
+        let names = self.store.journal.names_backed_bytes();
+        assert!(names <= 8192, "{names} bytes of names are left");
         self.store.close().unwrap();
         assert_eq!(errors(&self.sim), [""; 0]);
         let pages = self.store.journal.superblock().nodes_used;

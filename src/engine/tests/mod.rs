@@ -10,6 +10,7 @@ mod projects;
 mod rename;
 mod restore_path;
 mod stopped;
+mod unused_names;
 mod xattrs;
 
 use std::sync::Arc;

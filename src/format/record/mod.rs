@@ -6,6 +6,7 @@ mod chunk;
 mod dataset;
 mod inode;
 mod lineage;
+mod names;
 mod project;
 mod receive;
 
@@ -19,6 +20,7 @@ pub use chunk::*;
 pub use dataset::*;
 pub use inode::*;
 pub use lineage::*;
+pub use names::*;
 pub use project::*;
 pub use receive::*;
 

@@ -15,7 +15,7 @@ use crate::log::Change;
 use crate::log::recovery::{self, Rebuilt};
 use crate::log::wal::ScanReport;
 use crate::store::pages::{Need, PageStore};
-use crate::store::roots::{Reading, Roots, Storage};
+use crate::store::roots::{Reading, Roots, Storage, name_hash, name_key};
 use crate::store::strings::Strings;
 use crate::store::tree::Effects;
 use crate::store::{Read, StoreError};
@@ -102,14 +102,37 @@ impl Builder {
         self.roots.copy_tree(&self.storage, from, to)
     }
 
-    /// Enters a name of the log; false when it does not fit behind those there are.
-    pub(super) fn intern(&mut self, id: NameId, name: &[u8]) -> Result<bool, StoreError> {
-        if id.0 != self.roots.strings_end {
-            return Ok(false);
+    /// Makes strings.dat as long as it must be: what is missing reads as zeros, which are no names.
+    pub(super) fn extend_strings(&self) -> Result<(), StoreError> {
+        let strings = &self.media.strings;
+        let length = strings.len_bytes();
+        match self.superblock.strings_end.checked_sub(length) {
+            None | Some(0) => Ok(()),
+            Some(missing) => strings
+                .allocate(length, missing)
+                .map_err(|source| StoreError::io("strings.dat, growing", source)),
         }
-        self.roots
-            .intern(&self.storage, id, name, &mut self.effects)?;
-        Ok(true)
+    }
+
+    /// Gives a name of the log its place; false when that is not behind those there are. It cannot be
+    /// found before somebody uses it: [`Builder::used_name`].
+    pub(super) fn place_name(&mut self, id: NameId, name: &[u8]) -> bool {
+        let fits = id.0 == self.roots.strings_end;
+        if fits {
+            self.roots.strings_end = self.storage.strings.add(id, name);
+        }
+        fits
+    }
+
+    /// The id to use for a name that stands at `id`: another where it is found already, since a name
+    /// that nobody used may have been forgotten, and stand there still.
+    pub(super) fn used_name(&mut self, id: NameId, name: &[u8]) -> Result<NameId, StoreError> {
+        if let Some(known) = self.roots.find_name(&self.storage, name)? {
+            return Ok(known);
+        }
+        let hash = name_hash(&self.superblock.hash_seed, name);
+        self.put(TreeId::Names, &name_key(hash, id), &[])?;
+        Ok(id)
     }
 
     /// A new name's id.

@@ -28,8 +28,6 @@ pub enum Fix {
         records: u64,
         may_be_old: bool,
     },
-    #[error("strings.dat: bytes {start}..{end} held names that cannot be read")]
-    NamesLost { start: u64, end: u64 },
 
     // Records.
     #[error("tree {tree:?}: {what} was dropped: {reason}")]

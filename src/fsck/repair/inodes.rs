@@ -12,7 +12,6 @@ use crate::format::key::{self, Kind, TreeId, VALUE_MAX};
 use crate::format::record::{InodeRecord, Time};
 use crate::format::xattr::{HEAD_BYTES, SYMLINK_MAX, decode_head, more_count};
 use crate::fsck::inode::{DEVICES, DIRECTORY, REGULAR, SYMLINK, file_type};
-use crate::fsck::inodes::kind_of;
 use crate::fsck::pages::Range;
 use crate::fsck::projects::Projects;
 use crate::fsck::{Bytes, split_u64};
@@ -200,7 +199,7 @@ impl Pass<'_> {
     fn take(&mut self, key: &[u8], value: &[u8], fixes: &mut Fixes<'_>) -> Result<(), StoreError> {
         let split = split_u64(key).and_then(|(ino, rest)| {
             let (kind, rest) = rest.split_first()?;
-            Some((Ino(ino), kind_of(*kind)?, rest))
+            Some((Ino(ino), Kind::of_byte(*kind)?, rest))
         });
         let Some((ino, kind, rest)) = split else {
             return self.drop_key(key, "it means nothing", fixes);

@@ -7,7 +7,6 @@ use super::Fixes;
 use super::build::{Builder, Visit};
 use super::fix::Fix;
 use super::lenient::Lenient;
-use super::names;
 use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, Lsn, TxId};
 use crate::format::key::{Key, TreeId, trailing_u64};
@@ -60,7 +59,7 @@ pub(super) fn load(
         removed: BTreeSet::new(),
     };
     loaded.load_trees(superblock, fixes)?;
-    names::rebuild(&mut loaded.builder, fixes)?;
+    loaded.builder.extend_strings()?;
     scan(&mut |_, _, changes| loaded.redo(changes, fixes))?;
     if !loaded.is_kept(TreeId::Fs(DatasetId::MAIN))? {
         fixes.add(Fix::DatasetMade(DatasetId::MAIN));
@@ -232,7 +231,7 @@ impl Loaded {
                     }
                 }
                 Change::Intern { id, name } => {
-                    if !self.builder.intern(id, &name)? {
+                    if !self.builder.place_name(id, &name) {
                         fixes.add(Fix::RecordDropped {
                             tree: TreeId::Names,
                             what: format!("name {id} of the log"),

@@ -8,7 +8,6 @@ use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, Kind, TreeId};
 use crate::format::record::{ChunkRecord, DentryRecord, ExtentRecord, InodeRecord};
 use crate::fsck::inode::{DIRECTORY, file_type};
-use crate::fsck::inodes::kind_of;
 use crate::fsck::split_u64;
 use crate::store::StoreError;
 
@@ -27,7 +26,7 @@ impl Missed {
             return Ok(missed);
         }
         builder.view().scan_all(tree, &mut |key, value| {
-            let kind = split_u64(key).and_then(|(_, rest)| kind_of(*rest.first()?));
+            let kind = split_u64(key).and_then(|(_, rest)| Kind::of_byte(*rest.first()?));
             match kind {
                 Some(Kind::Dentry) => {
                     if let Ok(entry) = DentryRecord::decode(value) {
@@ -65,7 +64,7 @@ impl Missed {
         let TreeId::Fs(_) = tree else {
             return Ok(key.first() != Some(&1));
         };
-        match kind_of(*kind) {
+        match Kind::of_byte(*kind) {
             Some(Kind::Dentry) => self.misses_name(builder, tree, Ino(ino), value),
             Some(Kind::Extent) => self.misses_extent(builder, value),
             Some(Kind::Orphan) => {

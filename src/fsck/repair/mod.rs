@@ -23,7 +23,6 @@ mod inodes;
 mod lenient;
 mod load;
 mod missed;
-mod names;
 mod namespace;
 mod space;
 mod stray;

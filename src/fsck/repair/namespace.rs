@@ -130,6 +130,7 @@ impl Pass<'_> {
         }
         directory.names.push(name.clone());
         let right = DentryRecord {
+            name: self.builder.used_name(entry.name, &name)?,
             name_len: u8::try_from(name.len()).unwrap_or(u8::MAX),
             file_type,
             ..entry
@@ -161,7 +162,14 @@ impl Pass<'_> {
         let cookies = key::name_cookies(&self.builder.superblock().hash_seed, name);
         if cookies.contains(&cookie) {
             if right != *entry {
-                fixes.add(mended("its type or length"));
+                let place = entry.name;
+                if (DentryRecord {
+                    name: place,
+                    ..right
+                }) != *entry
+                {
+                    fixes.add(mended("its type or length"));
+                }
                 let key = key::dentry(dir, cookie);
                 self.builder.put(self.tree, &key, &right.encode())?;
             }

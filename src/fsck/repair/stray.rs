@@ -20,7 +20,6 @@ use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page};
 use crate::format::record::{
     ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
 };
-use crate::fsck::inodes::kind_of;
 use crate::fsck::pages::{Lost, Walker};
 use crate::fsck::projects::Projects;
 use crate::fsck::split_u64;
@@ -70,12 +69,12 @@ impl Class {
             Class::Fs => match split_u64(key) {
                 Some((0, [kind, rest @ ..])) => {
                     *kind == Kind::Orphan as u8 && rest.len() == 8 && value.is_empty()
-                        || kind_of(*kind)
+                        || Kind::of_byte(*kind)
                             .and_then(|kind| Projects::default().take(kind, rest, value))
                             .is_some_and(|taken| taken.is_ok())
                 }
                 Some((_, [kind, rest @ ..])) => {
-                    kind_of(*kind).is_some_and(|kind| is_of_kind(kind, rest, value))
+                    Kind::of_byte(*kind).is_some_and(|kind| is_of_kind(kind, rest, value))
                 }
                 _ => false,
             },

@@ -5,14 +5,14 @@ use std::ops::Range;
 use crate::format::id::PageNo;
 
 /// A bit for each page.
-pub(super) struct Marks {
+pub(in crate::store) struct Marks {
     bits: Vec<u64>,
     end: u64,
 }
 
 impl Marks {
     /// None of the pages before `end` is marked.
-    pub(super) fn new(end: PageNo) -> Self {
+    pub(in crate::store) fn new(end: PageNo) -> Self {
         let words = usize::try_from(end.0.div_ceil(64)).unwrap_or(usize::MAX);
         Marks {
             bits: vec![0; words],
@@ -21,7 +21,7 @@ impl Marks {
     }
 
     /// Marks a page; false when it was marked before or lies outside.
-    pub(super) fn mark(&mut self, page: u64) -> bool {
+    pub(in crate::store) fn mark(&mut self, page: u64) -> bool {
         let word = usize::try_from(page / 64).ok();
         let Some(word) = word.and_then(|word| self.bits.get_mut(word)) else {
             return false;

@@ -15,6 +15,7 @@ mod diff;
 mod node;
 mod query;
 mod verify;
+mod walk;
 
 #[cfg(test)]
 mod diff_tests;
@@ -27,3 +28,4 @@ pub use diff::{Differs, diff};
 pub use node::{Link, Loaded, Node, Source};
 pub use query::{floor_with, get_with, has_room, make_ready, scan};
 pub use verify::verify;
+pub use walk::{Entries, Walk};

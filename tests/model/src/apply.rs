@@ -33,6 +33,11 @@ pub fn many(index: u16) -> Vec<u8> {
     format!("{index:04}-many").into_bytes()
 }
 
+/// The name of one of many files: of 255 bytes, so that sixteen take more than a block.
+fn long_name(index: u16) -> Vec<u8> {
+    [vec![b'm'; 246], many(index)].concat()
+}
+
 pub fn pick(of: &[Ino], index: u8) -> Ino {
     of[usize::from(index) % of.len()]
 }
@@ -255,7 +260,7 @@ impl World {
     }
 
     fn one_of_many_names(&mut self, dir: Ino, index: u16, remove: bool) -> Outcome {
-        let name = many(index);
+        let name = long_name(index);
         let volume = Arc::clone(&self.volume);
         if remove {
             let mut after = self.model.clone();

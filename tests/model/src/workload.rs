@@ -2,8 +2,8 @@
 //! few files, with a persistence point, or none, after each.
 //!
 //! Before each lies the same tree, wholly durable: directories A and B in the root, A/name-0 and
-//! B/name-1 with content and an attribute, and A/name-5, a hard link of B/name-1. Those about
-//! datasets are too many to try them all.
+//! B/name-1 with content and an attribute, and A/name-5, a hard link of B/name-1. Names of files that
+//! were there before are used by nobody. Those about datasets are too many to try them all.
 //!
 //! A workload is written as it is replayed: `3f.17c` is operation 3, fsync of its file, operation
 //! 17, checkpoint; `random:12` is the random sequence of seed 12.
@@ -66,6 +66,9 @@ impl Sync {
     }
 }
 
+/// Names that nobody uses when a workload begins: they take a block, and a part of one.
+const UNUSED_NAMES: u16 = 20;
+
 // Directories and inodes by their place among those there are.
 const A: u8 = 1;
 const B: u8 = 2;
@@ -94,7 +97,16 @@ fn changed(op: &Op) -> u8 {
 /// The tree that every workload finds.
 pub fn prelude() -> Vec<Op> {
     let create = |dir, name, mode| Op::Create { dir, name, mode };
+    let many = |remove| Op::ManyNames {
+        dir: 0,
+        start: 0,
+        count: UNUSED_NAMES,
+        remove,
+    };
     vec![
+        // What a trim finds to give back.
+        many(false),
+        many(true),
         create(0, 5, libc::S_IFDIR | 0o755),
         create(0, 6, libc::S_IFDIR | 0o755),
         create(A, 0, libc::S_IFREG | 0o644),

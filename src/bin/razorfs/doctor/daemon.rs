@@ -187,6 +187,7 @@ mod tests {
             chunks_file_bytes: 0,
             metadata_bytes: 0,
             names_bytes: 0,
+            names_punched_bytes: 0,
             log_bytes: 0,
             opening: Opening {
                 was_closed: true,

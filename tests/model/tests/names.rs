@@ -1,0 +1,69 @@
+//! Names give their space back: a store on files, of which everything is deleted.
+#![allow(missing_docs)]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use razorfs::disk::dir::create_store;
+use razorfs::engine::{Cred, MkfsOptions, NewInode, OpenOptions, Store, mkfs, system_clock};
+use razorfs::format::id::Ino;
+use razorfs::fsck;
+
+/// Names of 250 bytes: 25 MiB.
+const NAMES: u32 = 100_000;
+const MIB: u64 = 1 << 20;
+/// How long it may take until a walk over the trees is due, and done.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Bytes that strings.dat has of the disk.
+fn held(store: &Path) -> u64 {
+    let found = std::fs::metadata(store.join("strings.dat")).unwrap();
+    found.blocks() * 512
+}
+
+/// Nobody asks for it: enough files went.
+#[test]
+fn deleting_everything_returns_to_the_size_of_an_empty_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = create_store(dir.path(), true, false).unwrap();
+    let how = MkfsOptions::reproducible();
+    mkfs(files.media.clone(), &how, &system_clock()).unwrap();
+    let options = OpenOptions {
+        allow_volatile: true,
+        trim_interval: Some(Duration::from_millis(100)),
+        ..OpenOptions::default()
+    };
+    let media = files.media.clone();
+    let store = Store::open_files(dir.path(), files, options).unwrap();
+    let main = store.main().unwrap();
+    let empty = (held(dir.path()), store.metadata_bytes());
+    let new = NewInode {
+        mode: libc::S_IFREG | 0o644,
+        umask: 0,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    let name = |number: u32| format!("{number:0>250}").into_bytes();
+    for number in 0..NAMES {
+        main.create(Cred::default(), Ino::ROOT, &name(number), &new)
+            .unwrap();
+    }
+    store.checkpoint().unwrap();
+    assert!(held(dir.path()) > empty.0 + 20 * MIB);
+    for number in 0..NAMES {
+        let gone = main.unlink(Ino::ROOT, &name(number)).unwrap();
+        main.reclaim(gone.ino).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let began = Instant::now();
+    let sizes = || (held(dir.path()), store.metadata_bytes());
+    while sizes().0 > empty.0 + MIB || sizes().1 > empty.1 + MIB {
+        assert!(began.elapsed() < PATIENCE, "{:?}, empty {empty:?}", sizes());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(main);
+    store.close().unwrap();
+    assert_eq!(fsck::errors(&media).unwrap(), [""; 0]);
+}
