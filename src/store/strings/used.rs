@@ -8,6 +8,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that a mark stands for: the smallest record takes as many, so that no two begin in them.
 const PLACE_BYTES: u64 = 8;
+/// Records begin at multiples of it.
+const ALIGN_BYTES: u64 = 4;
 const _: () = assert!(crate::format::name::record_bytes(1) as u64 == PLACE_BYTES);
 
 /// Marks for the names before an end, a bit for each 8 bytes of strings.dat: 1/64 of its size. What
@@ -79,7 +81,7 @@ impl UsedNames {
     pub fn gaps(&self, block_bytes: u64) -> impl Iterator<Item = Range<u64>> {
         let block = block_bytes.max(1).next_multiple_of(4096);
         // How far a record that begins before a block reaches into it is not known here.
-        let reach = (RECORD_MAX_BYTES as u64).next_multiple_of(PLACE_BYTES);
+        let reach = (RECORD_MAX_BYTES as u64 - ALIGN_BYTES).next_multiple_of(PLACE_BYTES);
         let blocks = self.end / block;
         let is_free = move |at: &u64| {
             let start = at.saturating_mul(block);
