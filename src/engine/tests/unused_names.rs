@@ -550,3 +550,42 @@ fn names_come_and_go_beside_trims() {
     assert_eq!(world.list(ROOT).len(), 2);
     world.finish();
 }
+
+/// What must never be: a name that is used was punched. It is found, and its file is not lost with it.
+#[test]
+fn a_used_name_without_its_record_is_found_and_mended() {
+    let world = World::new();
+    make_all(&world, 0..40);
+    remove_all(&world, 20..40);
+    trim(world.volume.store());
+    world.volume.store().close().unwrap();
+    assert_eq!(errors(&world.sim), [""; 0], "gaps are in order");
+    world.sim.media().strings.trim(0, 4096).unwrap();
+    let found = errors(&world.sim);
+    assert!(
+        found
+            .iter()
+            .any(|issue| issue.contains("strings.dat: name 0")),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|issue| issue.contains("directory 1")),
+        "{found:?}"
+    );
+    let options = fsck::Options::default();
+    fsck::repair(&world.sim.media(), options, &mut |_| {}).unwrap();
+    assert_eq!(errors(&world.sim), [""; 0]);
+    let volume = open(&world.sim, clock(&world.seconds));
+    let lost = volume.lookup(ROOT, b"lost+found").unwrap().ino;
+    let mut files = 0;
+    for dir in [ROOT, lost] {
+        let mut visit = |entry: crate::engine::DirEntry| {
+            files += u32::from(entry.file_type == 8);
+            true
+        };
+        volume.readdir(dir, 0, &mut visit).unwrap();
+    }
+    assert_eq!(files, 20);
+    volume.store().close().unwrap();
+    assert_eq!(errors(&world.sim), [""; 0]);
+}
