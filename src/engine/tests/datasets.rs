@@ -115,12 +115,10 @@ impl Bench {
         if files.len() < 2 || self.rng.random_bool(0.1) {
             let name = self.file_name();
             let cred = Cred::default();
-            if !files.contains_key(&name) {
-                volume
-                    .create(cred, ROOT, name.as_bytes(), &new(FILE))
-                    .unwrap();
-                files.insert(name, Vec::new());
-            }
+            files.entry(name).or_insert_with_key(|name| {
+                let made = volume.create(cred, ROOT, name.as_bytes(), &new(FILE));
+                made.map(|_| Vec::new()).unwrap()
+            });
         }
         let span = self.span(&files).unwrap();
         let ino = volume.lookup(ROOT, span.name.as_bytes()).unwrap().ino;
