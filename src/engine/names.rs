@@ -42,8 +42,6 @@ pub(super) struct NamesState {
     fruitless: AtomicU32,
     /// Names that were forgotten.
     pub(super) forgotten: Counter,
-    /// Bytes of strings.dat that went back to the disk below.
-    pub(super) given_back_bytes: Counter,
 }
 
 impl NamesState {
@@ -229,7 +227,6 @@ impl Store {
         };
         let mut sum = 0u64;
         while let Some(bytes) = self.journal.punch_names()? {
-            self.names.given_back_bytes.add(bytes);
             sum = sum.saturating_add(bytes);
             steps.next()?;
         }
