@@ -10,6 +10,7 @@ use super::inode::{InodeExt, S_IFDIR};
 use super::{Attr, DirEntry, EngineError, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, Kind};
+use crate::format::name::record_bytes;
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::log::{Tx, View};
 use crate::store::{Read, StoreError};
@@ -158,9 +159,10 @@ impl Volume {
         &self,
         tx: &mut Tx<'_>,
         dir: Ino,
-        cookie: u64,
+        (cookie, dentry): (u64, &DentryRecord),
     ) -> Result<(), EngineError> {
-        self.store.names.note_removed(1);
+        let bytes = record_bytes(usize::from(dentry.name_len));
+        self.store.names.note_removed(bytes as u64);
         Ok(tx.remove(self.tree(), key::dentry(dir, cookie))?)
     }
 

@@ -11,14 +11,14 @@ use crate::sync::thread;
 
 /// Pages that one step reads.
 const STEP_PAGES: usize = if cfg!(test) { 1 } else { 64 };
-/// Bytes that a name is thought to take.
+/// Bytes that the name of an inode is thought to take.
 const NAME_BYTES: u64 = 32;
 /// Bytes that a name would have to take, with one for each inode, for a store of which nothing else is
 /// known to have names that nobody uses.
 const NAME_BYTES_LARGE: u64 = 64;
-/// Entries that must have gone before a walk is worth it, at least: 2 MiB of names.
-const DUE_MIN: u64 = 64 << 10;
-/// Of the names as many must be thought to be unused, as one in this many.
+/// Bytes of names of entries that must have gone before a walk is worth it, at least.
+const DUE_MIN: u64 = 2 << 20;
+/// As much of what names take must be thought to be unused, as one in this many.
 const DUE_SHARE: u64 = 4;
 /// How often in a row walks that find little double what the next one waits for, at most.
 const FRUITLESS_MAX: u32 = 6;
@@ -32,7 +32,7 @@ pub(super) struct NamesState {
     walking: AtomicBool,
     /// Those who wait for it: it is not to rest.
     waiting: AtomicU32,
-    /// Entries that went since the last walk began.
+    /// Bytes that the names of entries take that went since the last walk began.
     removed: AtomicU64,
     /// Whether `removed` has what may have gone before the store was opened, as a guess.
     guessed: AtomicBool,
@@ -45,9 +45,14 @@ pub(super) struct NamesState {
 }
 
 impl NamesState {
-    /// Notes that entries have gone, whose names may not be used any more.
-    pub(super) fn note_removed(&self, entries: u64) {
-        self.removed.fetch_add(entries, Ordering::Relaxed);
+    /// Notes that entries have gone, whose names take so much and may not be used any more.
+    pub(super) fn note_removed(&self, bytes: u64) {
+        self.removed.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that a tree with so many inodes has gone.
+    pub(super) fn note_removed_inodes(&self, inodes: u64) {
+        self.note_removed(inodes.saturating_mul(NAME_BYTES));
     }
 }
 
@@ -149,19 +154,20 @@ impl Store {
         let state = &self.names;
         let held = self.journal.names_backed_bytes();
         if !state.guessed.load(Ordering::Relaxed) {
-            state.note_removed(self.guess_unused(held)?);
+            // What went since then is part of it.
+            let guess = self.guess_unused(held)?;
+            state.removed.fetch_max(guess, Ordering::Relaxed);
             state.guessed.store(true, Ordering::Relaxed);
         }
-        if self.journal.keeps_names() || held / NAME_BYTES < DUE_MIN {
+        if self.journal.keeps_names() || held < DUE_MIN {
             return Ok(false);
         }
-        let share = held / NAME_BYTES / DUE_SHARE;
-        let due = share.max(DUE_MIN) << state.fruitless.load(Ordering::Relaxed);
+        let due = (held / DUE_SHARE).max(DUE_MIN) << state.fruitless.load(Ordering::Relaxed);
         Ok(state.removed.load(Ordering::Relaxed) >= due)
     }
 
-    /// How many names of those from before the store was opened nobody may use, by what they take and
-    /// how many inodes there are: how many entries went is not written down.
+    /// What names from before the store was opened take that nobody may use, by what all take and how
+    /// many inodes there are: how many entries went is not written down.
     fn guess_unused(&self, held: u64) -> Result<u64, EngineError> {
         let (snapshots, datasets): (Vec<_>, Vec<_>) = self
             .list()?
@@ -172,7 +178,7 @@ impl Store {
             .iter()
             .fold(0u64, |sum, each| sum.saturating_add(each.inodes));
         let explained = inodes.max(most).saturating_mul(NAME_BYTES_LARGE);
-        Ok(held.saturating_sub(explained) / NAME_BYTES)
+        Ok(held.saturating_sub(explained))
     }
 
     fn walk_names(&self, go_on: &mut GoOn<'_>) -> Result<u64, EngineError> {
@@ -203,7 +209,7 @@ impl Store {
         state.removed.fetch_sub(removed, Ordering::Relaxed);
         state.guessed.store(true, Ordering::Relaxed);
         state.walked.store(true, Ordering::Relaxed);
-        let fruitless = match forgotten < removed / 4 {
+        let fruitless = match gaps < removed / DUE_SHARE {
             true => state.fruitless.load(Ordering::Relaxed).saturating_add(1),
             false => 0,
         };

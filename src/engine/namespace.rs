@@ -325,7 +325,7 @@ impl Volume {
         }
         parent.check_changeable()?;
         record.check_changeable()?;
-        self.remove_dentry(&mut op.tx, dir, cookie)?;
+        self.remove_dentry(&mut op.tx, dir, (cookie, &dentry))?;
         let removed = self.drop_link(&mut op, dentry.ino, record)?;
         self.leave(&mut op, dir, &mut parent)?;
         op.commit()?;
@@ -355,7 +355,7 @@ impl Volume {
         if record.entries > 0 {
             return Err(EngineError::NotEmpty);
         }
-        self.remove_dentry(&mut op.tx, dir, cookie)?;
+        self.remove_dentry(&mut op.tx, dir, (cookie, &dentry))?;
         let removed = self.drop_link(&mut op, dentry.ino, record)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         self.leave(&mut op, dir, &mut parent)?;

@@ -108,7 +108,7 @@ impl Store {
             None => end(&mut tx, id, own, follower)?,
         }
         tx.commit()?;
-        self.names.note_removed(inodes);
+        self.names.note_removed_inodes(inodes);
         Ok(is_last)
     }
 

@@ -215,7 +215,7 @@ impl Volume {
         if let RenameMode::Whiteout { owner, .. } = mode {
             self.leave_whiteout(&mut op, &dirs, &source, owner)?;
         } else {
-            self.remove_dentry(&mut op.tx, dirs.from_ino, source.cookie)?;
+            self.remove_dentry(&mut op.tx, dirs.from_ino, (source.cookie, &source.dentry))?;
             dirs.from.entries = dirs.from.entries.saturating_sub(1);
         }
         let removed = match target {

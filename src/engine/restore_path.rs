@@ -148,7 +148,7 @@ impl Volume {
                 dir.check_not_immutable()?;
                 let place = (to.dir, free.free()?, to.name);
                 self.insert_dentry(&mut op.tx, place, new.ino, &top)?;
-                self.remove_dentry(&mut op.tx, staging, from)?;
+                self.remove_dentry(&mut op.tx, staging, (from, &new))?;
                 stage.entries = stage.entries.saturating_sub(1);
                 dir.entries = dir.entries.saturating_add(1);
             }

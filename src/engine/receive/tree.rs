@@ -309,7 +309,7 @@ impl Receiving {
             tx.put(volume.tree(), key::orphan(dentry.ino), [])?;
         }
         above.entries = above.entries.saturating_sub(1);
-        volume.remove_dentry(&mut tx, dir, cookie)?;
+        volume.remove_dentry(&mut tx, dir, (cookie, &dentry))?;
         volume.store_inode(&mut tx, dentry.ino, &record)?;
         volume.store_inode(&mut tx, dir, &above)?;
         tx.commit()?;

@@ -196,7 +196,7 @@ impl Volume {
             parent.nlink = parent.nlink.saturating_sub(1);
         }
         parent.entries = parent.entries.saturating_sub(1);
-        self.remove_dentry(&mut op.tx, dir, cookie)?;
+        self.remove_dentry(&mut op.tx, dir, (cookie, &dentry))?;
         let removed = self.drop_link(&mut op, entry.ino, record)?;
         self.store_inode(&mut op.tx, dir, &parent)?;
         op.commit()?;
