@@ -28,6 +28,8 @@ impl Chunk {
 pub(super) struct Table {
     pub(super) chunks: Vec<Chunk>,
     pub(super) complete: bool,
+    /// Chunks that were referred to since [`Table::note`], once for each reference.
+    noted: Option<Vec<ChunkId>>,
 }
 
 impl Table {
@@ -38,6 +40,30 @@ impl Table {
             .binary_search_by_key(&id, |chunk| chunk.id)
             .ok()?;
         self.chunks.get_mut(index)
+    }
+
+    /// Counts a reference to a chunk that is there.
+    pub(super) fn count(&mut self, id: ChunkId) {
+        if let Some(chunk) = self.find(id) {
+            chunk.found += 1;
+            if let Some(noted) = &mut self.noted {
+                noted.push(id);
+            }
+        }
+    }
+
+    /// Notes the references that are counted from here on.
+    pub(super) fn note(&mut self) {
+        self.noted = Some(Vec::new());
+    }
+
+    /// Ends what [`Table::note`] began; what was noted counts, or does not.
+    pub(super) fn settle(&mut self, counts: bool) {
+        for id in self.noted.take().into_iter().flatten() {
+            if let Some(chunk) = self.find(id).filter(|_| !counts) {
+                chunk.found -= 1;
+            }
+        }
     }
 }
 
@@ -80,6 +106,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Table {
     Table {
         chunks,
         complete: read && !unreadable,
+        noted: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::chunks::Table as Chunks;
 use super::{Bytes, Issue, Issues, split_u64};
-use crate::format::id::Ino;
+use crate::format::id::{Generation, Ino};
 use crate::format::key::{self, Kind, TreeId, VALUE_MAX};
 use crate::format::record::{ExtentRecord, InodeRecord, LineageRecord};
 use crate::format::xattr::{HEAD_BYTES, SYMLINK_MAX, decode_head, more_count};
@@ -51,6 +51,9 @@ pub(super) struct Group {
     allocated: u64,
     /// Bytes in reserved extents.
     pub(super) reserved: u64,
+    pub(super) extents: u64,
+    /// The checkpoint in which the newest of its extents was born.
+    pub(super) newest_birth: Generation,
     within: Within,
 }
 
@@ -60,6 +63,20 @@ pub(super) struct Within {
     pub(super) newest_generation: u64,
     /// Of the dataset.
     pub(super) lineage: Rc<LineageRecord>,
+}
+
+impl Within {
+    /// The same, but for references to chunks, of which none counts.
+    pub(super) fn uncounted(&self) -> Within {
+        let nothing_is_newer = LineageRecord {
+            prev_birth: Generation(u64::MAX),
+            ..LineageRecord::default()
+        };
+        Within {
+            lineage: Rc::new(nothing_is_newer),
+            ..self.clone()
+        }
+    }
 }
 
 impl Group {
@@ -86,6 +103,8 @@ impl Group {
             extents_end: 0,
             allocated: 0,
             reserved: 0,
+            extents: 0,
+            newest_birth: Generation(0),
             within,
         };
         if kind.is_some() {
@@ -280,7 +299,8 @@ impl Group {
         }
         self.extents_end = self.extents_end.max(end);
         self.allocated = self.allocated.saturating_add(len);
-        issues.summary.extents += 1;
+        self.extents += 1;
+        self.newest_birth = self.newest_birth.max(extent.birth);
         if extent.birth.0 > self.within.newest_generation {
             let birth = extent.birth;
             issues.add(Issue::ExtentBirth { ino, offset, birth });
@@ -359,17 +379,20 @@ fn check_slice(
         }
         return;
     };
-    chunk.found += u64::from(counts);
+    let raw_len = chunk.raw_len;
+    if counts {
+        chunks.count(extent.chunk);
+    }
     let start = u64::from(extent.chunk_offset);
     let end = start.saturating_add(extent.len);
-    if end > u64::from(chunk.raw_len) {
+    if end > u64::from(raw_len) {
         issues.add(Issue::ExtentSlice {
             ino,
             offset,
             chunk: extent.chunk,
             start,
             end,
-            len: chunk.raw_len,
+            len: raw_len,
         });
     }
 }

@@ -2,18 +2,17 @@
 //! together.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 use super::chunks::Table as Chunks;
-use super::datasets::Dataset;
 use super::inode::{Group, Within, file_type};
 use super::projects::Projects;
-use super::{Bytes, Context, Issue, Issues, names, split_u64, walk_all};
-use crate::format::id::Ino;
+use super::{Bytes, Context, Issue, Issues, KEYS_END, names, split_u64, walk, walk_all};
+use crate::format::id::{Generation, Ino};
 use crate::format::key::{Kind, TreeId};
 use crate::format::record::InodeRecord;
 
 /// What the passes over names need of an inode.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) ino: Ino,
     /// As recorded, of a directory.
@@ -29,12 +28,19 @@ pub(super) struct Entry {
 }
 
 /// A dataset's inodes, by number.
+#[derive(Clone, Default)]
 pub(super) struct Table {
     pub(super) inodes: Vec<Entry>,
+    pub(super) orphans: BTreeSet<Ino>,
+    pub(super) projects: Projects,
     /// Bytes in extents.
     pub(super) allocated: u64,
     /// Those in reserved extents.
     pub(super) reserved: u64,
+    pub(super) extents: u64,
+    pub(super) dentries: u64,
+    /// No extent was born in a later checkpoint.
+    pub(super) newest_birth: Generation,
     pub(super) complete: bool,
 }
 
@@ -52,8 +58,6 @@ struct Pass<'a> {
     within: Within,
     chunks: &'a mut Chunks,
     table: Table,
-    orphans: BTreeSet<Ino>,
-    projects: Projects,
     group: Option<Group>,
     /// The inode whose records come by.
     current: Option<Ino>,
@@ -62,49 +66,72 @@ struct Pass<'a> {
 /// Checks a dataset's inodes, each with what belongs to it.
 pub(super) fn check(
     context: &Context<'_>,
-    dataset: &Dataset,
-    newest_generation: u64,
+    tree: TreeId,
+    within: &Within,
     chunks: &mut Chunks,
     issues: &mut Issues<'_>,
 ) -> Table {
-    let tree = TreeId::Fs(dataset.id);
-    let mut pass = Pass {
-        tree,
-        within: Within {
-            newest_generation,
-            lineage: Rc::new(dataset.lineage.clone()),
-        },
-        chunks,
-        table: Table {
-            inodes: Vec::new(),
-            allocated: 0,
-            reserved: 0,
-            complete: false,
-        },
-        orphans: BTreeSet::new(),
-        projects: Projects::default(),
-        group: None,
-        current: None,
-    };
+    let mut pass = Pass::new(tree, within, chunks);
     let complete = walk_all(context, tree, issues, &mut |issues, key, value| {
         names::check_used(context, key, value, issues);
         pass.take(key, value, issues);
     });
     pass.end_group(issues);
-    for ino in &pass.orphans {
+    for ino in &pass.table.orphans {
         if complete && pass.table.index(*ino).is_none() {
             issues.add(Issue::OrphanMissing { ino: *ino });
         }
     }
-    if complete {
-        pass.projects.check(dataset.id, issues);
-    }
     pass.table.complete = complete;
-    issues.summary.inodes += pass.table.inodes.len() as u64;
     pass.table
 }
 
-impl Pass<'_> {
+/// As [`check`], of these inodes alone, as far as they are there, and of what stands before all.
+pub(super) fn check_some(
+    context: &Context<'_>,
+    tree: TreeId,
+    inodes: &BTreeSet<Ino>,
+    within: &Within,
+    chunks: &mut Chunks,
+    issues: &mut Issues<'_>,
+) -> Table {
+    let mut pass = Pass::new(tree, within, chunks);
+    let mut complete = true;
+    for ino in std::iter::once(&Ino(0)).chain(inodes) {
+        let start = ino.0.to_be_bytes();
+        let end = ino.0.checked_add(1).map(u64::to_be_bytes);
+        let end = end.as_ref().map_or(&KEYS_END[..], |end| end);
+        complete &= walk(
+            context,
+            tree,
+            &start,
+            end,
+            issues,
+            &mut |issues, key, value| {
+                if let Some(id) = names::unknown(context, key, value) {
+                    issues.add(Issue::NameUnknown { id });
+                }
+                pass.take(key, value, issues);
+            },
+        );
+        pass.end_group(issues);
+    }
+    pass.table.complete = complete;
+    pass.table
+}
+
+impl<'a> Pass<'a> {
+    fn new(tree: TreeId, within: &Within, chunks: &'a mut Chunks) -> Self {
+        Pass {
+            tree,
+            within: within.clone(),
+            chunks,
+            table: Table::default(),
+            group: None,
+            current: None,
+        }
+    }
+
     fn take(&mut self, key: &[u8], value: &[u8], issues: &mut Issues<'_>) {
         let unknown = || Issue::UnknownKey {
             tree: self.tree,
@@ -119,9 +146,9 @@ impl Pass<'_> {
         if ino == 0 {
             match (kind, split_u64(rest)) {
                 (Kind::Orphan, Some((ino, []))) => {
-                    self.orphans.insert(Ino(ino));
+                    self.table.orphans.insert(Ino(ino));
                 }
-                _ => match self.projects.take(kind, rest, value) {
+                _ => match self.table.projects.take(kind, rest, value) {
                     Some(Ok(())) => {}
                     Some(Err(error)) => issues.bad_record(self.tree, "a project", &error),
                     None => issues.add(unknown()),
@@ -150,7 +177,7 @@ impl Pass<'_> {
             nlink: 0,
             names: 0,
             file_type: 0,
-            orphan: self.orphans.contains(&ino),
+            orphan: self.table.orphans.contains(&ino),
         };
         match InodeRecord::decode(value) {
             Ok(record) => {
@@ -168,9 +195,14 @@ impl Pass<'_> {
     fn end_group(&mut self, issues: &mut Issues<'_>) {
         if let Some(group) = self.group.take() {
             let allocated = group.finish(issues);
-            self.projects.count(group.ino(), group.project(), allocated);
-            self.table.allocated = self.table.allocated.saturating_add(allocated);
-            self.table.reserved = self.table.reserved.saturating_add(group.reserved);
+            let table = &mut self.table;
+            table
+                .projects
+                .count(group.ino(), group.project(), allocated);
+            table.allocated = table.allocated.saturating_add(allocated);
+            table.reserved = table.reserved.saturating_add(group.reserved);
+            table.extents += group.extents;
+            table.newest_birth = table.newest_birth.max(group.newest_birth);
         }
     }
 }

@@ -21,6 +21,7 @@ mod namespace;
 mod pages;
 mod projects;
 mod repair;
+mod shared;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -93,6 +94,15 @@ pub struct Summary {
     pub log_transactions: u64,
 }
 
+impl Summary {
+    /// Counts what a dataset has.
+    fn count(&mut self, table: &inodes::Table) {
+        self.inodes += table.inodes.len() as u64;
+        self.dentries += table.dentries;
+        self.extents += table.extents;
+    }
+}
+
 /// Why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum FsckError {
@@ -126,6 +136,11 @@ struct Issues<'a> {
 }
 
 impl Issues<'_> {
+    /// How many there were.
+    fn found(&self) -> u64 {
+        self.summary.errors + self.summary.warnings
+    }
+
     fn add(&mut self, issue: Issue) {
         match issue.severity() {
             Severity::Error => self.summary.errors += 1,
@@ -146,6 +161,7 @@ struct Context<'a> {
     media: &'a Media,
     superblock: &'a Superblock,
     data: bool,
+    trees: Trees,
     progress: &'a Progress,
     /// The names that can be found; `None` when nobody knows.
     known_names: Option<UsedNames>,
@@ -167,6 +183,26 @@ impl Context<'_> {
 pub fn check(
     media: &Media,
     options: Options<'_>,
+    report: &mut dyn FnMut(&Issue),
+) -> Result<Summary, FsckError> {
+    check_how(media, options, Trees::Shared, report)
+}
+
+/// How trees are checked of which one goes on from the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trees {
+    /// What they share once.
+    Shared,
+    /// Each as if there were no other: to compare with.
+    #[cfg(test)]
+    Alone,
+}
+
+/// As [`check`].
+fn check_how(
+    media: &Media,
+    options: Options<'_>,
+    trees: Trees,
     report: &mut dyn FnMut(&Issue),
 ) -> Result<Summary, FsckError> {
     let mut issues = Issues {
@@ -193,6 +229,7 @@ pub fn check(
                 media,
                 superblock: &found.superblock,
                 data: options.data,
+                trees,
                 progress,
                 known_names: names::known(&view),
             };
@@ -214,16 +251,8 @@ fn check_records(context: &Context<'_>, issues: &mut Issues<'_>) {
     let mut chunks = chunks::load(context, issues);
     let stored = chunks.chunks.iter();
     let stored_bytes = stored.map(|chunk| u64::from(chunk.stored_len)).sum();
-    let mut complete = datasets.complete && chunks.complete;
-    for dataset in &datasets.found {
-        let newest = datasets.newest_birth(context);
-        let table = inodes::check(context, dataset, newest, &mut chunks, issues);
-        complete &= table.complete;
-        if table.complete {
-            datasets::check_counters(dataset, &table, issues);
-            namespace::check(context, dataset.id, table, issues);
-        }
-    }
+    let complete = datasets.complete && chunks.complete;
+    let complete = shared::check(context, &datasets, &mut chunks, issues) && complete;
     if complete {
         chunks::check_references(&chunks, issues);
     }

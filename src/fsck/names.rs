@@ -30,15 +30,21 @@ pub(super) fn known(view: &View) -> Option<UsedNames> {
     found.is_ok().then_some(names)
 }
 
-/// Checks that the name that an entry of a dataset's tree uses can be found: one that cannot would be
-/// taken for unused, and given a second place. Each is told once.
-pub(super) fn check_used(context: &Context<'_>, key: &[u8], value: &[u8], issues: &mut Issues<'_>) {
+/// The name that an entry of a dataset's tree uses and that cannot be found: it would be taken for
+/// unused, and given a second place.
+pub(super) fn unknown(context: &Context<'_>, key: &[u8], value: &[u8]) -> Option<NameId> {
     // What cannot be read is told by who checks inodes and directories.
-    let (Ok(Some(id)), Some(known)) = (name_used(key, value), &context.known_names) else {
-        return;
-    };
-    if !known.has(id) {
-        known.mark(id);
+    let id = name_used(key, value).ok().flatten()?;
+    let known = context.known_names.as_ref()?;
+    (!known.has(id)).then_some(id)
+}
+
+/// Checks that the name that an entry uses can be found. Each is told once.
+pub(super) fn check_used(context: &Context<'_>, key: &[u8], value: &[u8], issues: &mut Issues<'_>) {
+    if let Some(id) = unknown(context, key, value) {
+        if let Some(known) = &context.known_names {
+            known.mark(id);
+        }
         issues.add(Issue::NameUnknown { id });
     }
 }

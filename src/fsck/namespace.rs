@@ -3,7 +3,7 @@
 use super::inode::DIRECTORY;
 use super::inodes::Table;
 use super::{Bytes, Context, Issue, Issues, walk};
-use crate::format::id::{DatasetId, Ino};
+use crate::format::id::Ino;
 use crate::format::key::{self, Kind, TreeId, trailing_u64};
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::store::Read;
@@ -14,7 +14,7 @@ const DISCRIMINATOR_BITS: u32 = 16;
 struct Pass<'a> {
     context: &'a Context<'a>,
     tree: TreeId,
-    table: Table,
+    table: &'a mut Table,
     /// Whether all directories could be read.
     complete: bool,
 }
@@ -29,34 +29,74 @@ struct Directory {
     names: Vec<Vec<u8>>,
 }
 
-/// Checks the names of a dataset.
+/// Checks the names of a dataset, which are counted in its table. False when some could not be read.
 pub(super) fn check(
     context: &Context<'_>,
-    dataset: DatasetId,
-    table: Table,
+    tree: TreeId,
+    table: &mut Table,
     issues: &mut Issues<'_>,
-) {
+) -> bool {
+    let directories = table.inodes.iter();
+    let directories = directories.filter(|entry| entry.file_type == DIRECTORY);
+    let directories: Vec<Ino> = directories.map(|entry| entry.ino).collect();
+    check_some(context, tree, table, &directories, issues)
+}
+
+/// As [`check`], where the names in all other directories are counted already.
+pub(super) fn check_some(
+    context: &Context<'_>,
+    tree: TreeId,
+    table: &mut Table,
+    directories: &[Ino],
+    issues: &mut Issues<'_>,
+) -> bool {
     let mut pass = Pass {
         context,
-        tree: TreeId::Fs(dataset),
+        tree,
         table,
         complete: true,
     };
-    for index in 0..pass.table.inodes.len() {
-        let directory = pass.table.inodes.get(index);
-        if let Some(entry) = directory.filter(|entry| entry.file_type == DIRECTORY) {
-            let ino = entry.ino;
-            pass.check_directory(index, ino, issues);
-        }
+    for ino in directories {
+        pass.check_directory(*ino, issues);
     }
     if pass.complete {
         pass.check_links(issues);
         pass.check_reach(issues);
     }
+    pass.complete
+}
+
+/// Takes the names in these directories, of the tree that they were counted in, out of the table.
+/// False when that cannot be done.
+pub(super) fn uncount(
+    context: &Context<'_>,
+    tree: TreeId,
+    table: &mut Table,
+    directories: &[Ino],
+    issues: &mut Issues<'_>,
+) -> bool {
+    let mut complete = true;
+    for dir in directories {
+        let (start, end) = key::kind_range(*dir, Kind::Dentry);
+        let mut uncount = |value: &[u8]| {
+            let dentry = DentryRecord::decode(value).ok()?;
+            let index = table.index(dentry.ino)?;
+            let entry = table.inodes.get_mut(index)?;
+            entry.names = entry.names.checked_sub(1)?;
+            table.dentries = table.dentries.checked_sub(1)?;
+            Some(())
+        };
+        let mut counted = true;
+        let read = walk(context, tree, &start, &end, issues, &mut |_, _, value| {
+            counted &= uncount(value).is_some();
+        });
+        complete &= read && counted;
+    }
+    complete
 }
 
 impl Pass<'_> {
-    fn check_directory(&mut self, index: usize, ino: Ino, issues: &mut Issues<'_>) {
+    fn check_directory(&mut self, ino: Ino, issues: &mut Issues<'_>) {
         let (start, end) = key::kind_range(ino, Kind::Dentry);
         let mut directory = Directory {
             ino,
@@ -85,7 +125,7 @@ impl Pass<'_> {
         let Ok(record) = InodeRecord::decode(&record) else {
             return;
         };
-        issues.summary.dentries += directory.entries;
+        self.table.dentries += directory.entries;
         if directory.entries != record.entries {
             issues.add(Issue::Entries {
                 dir: ino,
@@ -95,8 +135,8 @@ impl Pass<'_> {
         }
         let orphan = self
             .table
-            .inodes
-            .get(index)
+            .index(ino)
+            .and_then(|index| self.table.inodes.get(index))
             .is_some_and(|entry| entry.orphan);
         let found = directory.subdirectories + 2;
         // An orphan's links are compared with the orphan list.

@@ -9,7 +9,7 @@ use crate::format::key::{self, Key, Kind};
 use crate::format::record::{ProjectLimit, ProjectUse};
 
 /// The projects of a dataset, as its records come by.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Projects {
     /// The number below which inodes are counted, where there is one.
     below: Option<u64>,
@@ -66,6 +66,37 @@ impl Projects {
             used.inodes = used.inodes.saturating_add(1);
             used.bytes = used.bytes.saturating_add(bytes);
         }
+    }
+
+    /// These, with what `old` has counted in place of what `new` has. `None` where that was not
+    /// counted here, or other inodes count.
+    pub(super) fn replaced(&self, old: &Projects, new: &Projects) -> Option<Projects> {
+        let moved =
+            |mut uses: BTreeMap<u32, ProjectUse>, old: &BTreeMap<_, _>, new: &BTreeMap<_, _>| {
+                for (id, gone) in old {
+                    let gone: &ProjectUse = gone;
+                    let used = uses.get_mut(id)?;
+                    used.inodes = used.inodes.checked_sub(gone.inodes)?;
+                    used.bytes = used.bytes.checked_sub(gone.bytes)?;
+                }
+                for (id, more) in new {
+                    let more: &ProjectUse = more;
+                    let used = uses.entry(*id).or_default();
+                    used.inodes = used.inodes.saturating_add(more.inodes);
+                    used.bytes = used.bytes.saturating_add(more.bytes);
+                }
+                Some(uses)
+            };
+        if self.below != new.below {
+            return None;
+        }
+        Some(Projects {
+            below: new.below,
+            has_limits: new.has_limits,
+            recorded: new.recorded.clone(),
+            counted: moved(self.counted.clone(), &old.counted, &new.counted)?,
+            all: moved(self.all.clone(), &old.all, &new.all)?,
+        })
     }
 
     /// Compares what was counted with what is recorded.

@@ -3,6 +3,7 @@
 mod names;
 mod pages;
 mod records;
+mod shared;
 mod space;
 
 use super::{Issue, Options, Severity, check, repair};
