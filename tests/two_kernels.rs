@@ -41,7 +41,6 @@ fn new() -> NewInode<'static> {
 const OPEN: Open = Open {
     flags: libc::O_RDWR | libc::O_CREAT,
     killed_by: None,
-    taken: false,
 };
 
 fn plain() -> WriteFlags {
@@ -49,6 +48,7 @@ fn plain() -> WriteFlags {
         append: false,
         sync: false,
         killed_by: None,
+        taken: false,
     }
 }
 

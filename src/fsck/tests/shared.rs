@@ -173,7 +173,7 @@ fn what_is_wrong_with_one_is_found() {
     // A directory below itself, where its own names and those above are as many as they were.
     planted(&|tx| {
         assert!(
-            tx.delete(FS, &key::dentry(Ino::ROOT, cookie(b"dir")))
+            tx.delete(FS, key::dentry(Ino::ROOT, cookie(b"dir")))
                 .unwrap()
         );
         dentry(tx, SUB, b"dir", DIR, 0o04);
