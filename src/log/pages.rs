@@ -5,20 +5,20 @@ use crate::store::StoreError;
 
 impl Journal {
     /// Gives the space of free pages back that nobody needed since the last time, with `all` that of
-    /// all but some; and cuts off what the last checkpoint has behind its end. How many bytes. To be
-    /// called without a transaction, now and then: what is free at the end goes behind the checkpoint
-    /// that follows.
+    /// all but those that transactions count on; and cuts off what the file has behind its last page
+    /// and the last checkpoint behind its end. How many bytes. To be called without a transaction,
+    /// now and then: what is free at the end goes behind the checkpoint that follows.
     ///
     /// # Errors
     /// When the disk refuses; nothing is lost. When the volume is read-only.
     pub fn trim_pages(&self, all: bool) -> Result<u64, StoreError> {
-        let mut sum = self.cut_pages()?;
+        let mut sum = self.cut_pages()?.saturating_add(self.cut_ahead(all)?);
         loop {
             let pages = &self.storage.pages;
             let idle = {
                 let writer = self.writer.lock();
                 let wanted = writer.effects.dirtied.saturating_add(TRANSACTION_PAGES_MAX);
-                pages.shorten(wanted);
+                pages.shorten(wanted, all);
                 pages.take_idle(wanted, all)
             };
             if idle.is_empty() {
@@ -32,6 +32,16 @@ impl Journal {
                 return Ok(sum);
             }
         }
+    }
+
+    fn cut_ahead(&self, all: bool) -> Result<u64, StoreError> {
+        // No copy of the superblock has more pages than there are: no checkpoint is under way, and
+        // none has failed.
+        let _newest = self.checkpoint.lock();
+        self.writable()?;
+        let writer = self.writer.lock();
+        let wanted = writer.effects.dirtied.saturating_add(TRANSACTION_PAGES_MAX);
+        self.storage.pages.cut_ahead(wanted, all)
     }
 
     /// Cuts off what the newest checkpoint has behind its end, if that was left for it. How many

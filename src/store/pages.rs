@@ -81,6 +81,8 @@ struct Space {
     holes: Runs,
     /// Pages from here on are not used.
     end: u64,
+    /// The end when somebody last looked what could be cut off behind it.
+    looked_end: u64,
     /// Where the file ends once that is durable, and what was its end: it is about to be cut. What
     /// lies between has no space.
     cutting: Option<(u64, u64)>,
@@ -115,6 +117,7 @@ impl PageStore {
                 holes: Runs::default(),
                 // Page 0 stands for 'none'.
                 end: end.0.max(1),
+                looked_end: 0,
                 cutting: None,
                 takes_no_holes: false,
                 used,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::format::id::PageNo;
+use crate::store::pages::Need;
 
 const NODES: usize = 1;
 /// Each takes a fifth of a page.
@@ -91,6 +92,41 @@ fn free_pages_go_back_to_the_disk_and_come_from_there_again() {
         contents(&open(&sim).unwrap().journal.view()).len() as u64,
         KEYS
     );
+}
+
+/// A file that grew ahead of use, for transactions that changed much, gets shorter when they are over.
+#[test]
+fn what_the_file_has_ahead_is_cut_off() {
+    for all in [false, true] {
+        let sim = SimMedia::new();
+        create(&sim);
+        let journal = open(&sim).unwrap().journal;
+        journal.find_free_pages().unwrap();
+        change(&journal, 0..LEFT, true).unwrap();
+        let pages = &journal.storage.pages;
+        pages.reserve(20_000, Need::Space).unwrap();
+        let ahead = sim.disk_len(NODES);
+        assert!(ahead > 20_000 * 4096);
+        let mut back = journal.trim_pages(all).unwrap();
+        if !all {
+            assert_eq!(back, 0, "somebody may have needed it");
+            back = journal.trim_pages(all).unwrap();
+        }
+        let length = sim.disk_len(NODES);
+        assert_eq!(back, ahead - length);
+        let end = pages.extent().0.0;
+        let kept = length / 4096 - end;
+        assert!(kept <= 3 * 1024, "{kept} pages behind {end}");
+        // What transactions count on is there, and what they need beyond it is not on this disk.
+        sim.set_capacity(Some(sim.allocated()));
+        change(&journal, 0..LEFT, true).unwrap();
+        is_whole(&journal);
+        sim.set_capacity(None);
+        change(&journal, LEFT..KEYS, true).unwrap();
+        drop(journal);
+        let journal = open(&sim).unwrap().journal;
+        assert_eq!(contents(&journal.view()).len() as u64, KEYS);
+    }
 }
 
 /// What was freed before the store was opened goes back as well, though nobody knows what of it did

@@ -84,9 +84,12 @@ impl Space {
         Ok(filled)
     }
 
-    /// Pages to leave free, of which transactions count on `wanted`.
-    fn kept(&self, wanted: u64) -> u64 {
-        let ahead = (self.used / 8).max(AHEAD_MIN);
+    /// Pages to leave free, of which transactions count on `wanted`; no more than that with `all`.
+    fn kept(&self, wanted: u64, all: bool) -> u64 {
+        let ahead = match all {
+            true => 0,
+            false => (self.used / 8).max(AHEAD_MIN),
+        };
         wanted.saturating_add(RESERVE_PAGES).saturating_add(ahead)
     }
 
@@ -166,15 +169,15 @@ fn fill_some(
 }
 
 impl PageStore {
-    /// Takes free pages that nobody needed since this was last called, with `all` also those that
-    /// somebody needed; leaves `wanted`, on which transactions count, and more. To be called while no
-    /// transaction is under way; [`PageStore::give_back`] is to follow.
+    /// Takes free pages that nobody needed since this was last called, and leaves `wanted`, on which
+    /// transactions count, and more; with `all` also those that somebody needed, and all but those.
+    /// To be called while no transaction is under way; [`PageStore::give_back`] is to follow.
     pub fn take_idle(&self, wanted: u64, all: bool) -> Idle {
         let mut space = self.space.lock();
         if !space.known || space.searching || space.takes_no_holes {
             return Idle { runs: Vec::new() };
         }
-        let keep = space.kept(wanted);
+        let keep = space.kept(wanted, all);
         let unneeded = match all {
             true => space.free.pages(),
             false => space.free.pages().min(space.least_free),
@@ -192,12 +195,13 @@ impl PageStore {
         Idle { runs }
     }
 
-    /// Gives pages back to the disk below. How many bytes; `None` when it takes nothing from inside of
+    /// Gives pages back to the disk below. How many bytes it got; `None` when it takes nothing from inside of
     /// a file.
     ///
     /// # Errors
     /// When the disk refuses; the pages can be used again later.
     pub fn give_back(&self, idle: Idle) -> Result<Option<u64>, StoreError> {
+        let before = self.disk.held_bytes().ok();
         let mut bytes = 0;
         let mut runs = idle.runs.into_iter();
         while let Some(run) = runs.next() {
@@ -219,14 +223,46 @@ impl PageStore {
             }
             return Err(StoreError::io("nodes.dat, giving space back", source));
         }
-        Ok(Some(bytes))
+        // What may have been a hole before, was. A device does not say.
+        let after = self.disk.held_bytes().ok();
+        let says = after.is_some_and(|held| held < self.disk.len_bytes());
+        Ok(Some(match before.zip(after).filter(|_| says) {
+            Some((before, after)) => before.saturating_sub(after),
+            None => bytes,
+        }))
+    }
+
+    /// Cuts off what the file has behind its last page, when no page was taken from there since this
+    /// was last called, and leaves what [`PageStore::take_idle`] leaves; with `all` in any case. How
+    /// many bytes. To be called while neither a transaction nor a checkpoint is under way.
+    ///
+    /// # Errors
+    /// When the disk refuses; nothing is lost.
+    pub fn cut_ahead(&self, wanted: u64, all: bool) -> Result<u64, StoreError> {
+        let mut space = self.space.lock();
+        let end = space.end;
+        let looked = std::mem::replace(&mut space.looked_end, end);
+        if space.cutting.is_some() || !(all || looked == end) {
+            return Ok(0);
+        }
+        let keep = space.kept(wanted, all).saturating_sub(space.free.pages());
+        let new = end.saturating_add(keep).saturating_mul(PAGE);
+        let spare = self.disk.len_bytes().saturating_sub(new);
+        if spare < CUT_MIN * PAGE {
+            return Ok(0);
+        }
+        match self.disk.cut(new) {
+            Ok(()) => Ok(spare),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(0),
+            Err(source) => Err(StoreError::io("nodes.dat, cutting its end off", source)),
+        }
     }
 
     /// Lets the file end earlier with the next checkpoint, if what is free at its end is worth it. As
     /// [`PageStore::take_idle`]; [`PageStore::cut`] is to follow.
-    pub fn shorten(&self, wanted: u64) {
+    pub fn shorten(&self, wanted: u64, all: bool) {
         let mut space = self.space.lock();
-        let keep = space.kept(wanted);
+        let keep = space.kept(wanted, all);
         if !space.known || space.searching || space.cutting.is_some() {
             return;
         }

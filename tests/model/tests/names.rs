@@ -3,10 +3,13 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use razorfs::disk::dir::create_store;
-use razorfs::engine::{Cred, MkfsOptions, NewInode, OpenOptions, Store, mkfs, system_clock};
+use razorfs::engine::{
+    Cred, MkfsOptions, NewInode, OpenOptions, Store, TrimOptions, mkfs, system_clock,
+};
 use razorfs::format::id::Ino;
 use razorfs::fsck;
 
@@ -16,10 +19,21 @@ const MIB: u64 = 1 << 20;
 /// How long it may take until a walk over the trees is due, and done.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Bytes that strings.dat has of the disk.
-fn held(store: &Path) -> u64 {
-    let found = std::fs::metadata(store.join("strings.dat"));
+/// Bytes that a file of the store has of the disk.
+fn held_by(store: &Path, name: &str) -> u64 {
+    let found = std::fs::metadata(store.join(name));
     found.map_or(u64::MAX, |found| found.blocks() * 512)
+}
+
+fn held(store: &Path) -> u64 {
+    held_by(store, "strings.dat")
+}
+
+/// Bytes that all files of a store have of the disk, when nothing is left to give back.
+fn trimmed(path: &Path, store: &Arc<Store>) -> u64 {
+    store.trim(&TrimOptions::default(), &mut || true).unwrap();
+    let files = ["chunks.dat", "nodes.dat", "strings.dat"];
+    files.map(|name| held_by(path, name)).iter().sum()
 }
 
 /// Nobody asks for it: enough files went.
@@ -38,6 +52,7 @@ fn deleting_everything_returns_to_the_size_of_an_empty_store() {
     let store = Store::open_files(dir.path(), files, options).unwrap();
     let main = store.main().unwrap();
     let empty = (held(dir.path()), store.metadata_bytes());
+    let empty_files = trimmed(dir.path(), &store);
     let new = NewInode {
         mode: libc::S_IFREG | 0o644,
         umask: 0,
@@ -63,6 +78,8 @@ fn deleting_everything_returns_to_the_size_of_an_empty_store() {
         assert!(began.elapsed() < PATIENCE, "{:?}, empty {empty:?}", sizes());
         std::thread::sleep(Duration::from_millis(50));
     }
+    let files = trimmed(dir.path(), &store);
+    assert!(files <= empty_files + MIB, "{files}, empty {empty_files}");
     drop(main);
     store.close().unwrap();
     assert_eq!(fsck::errors(&media).unwrap(), [""; 0]);
