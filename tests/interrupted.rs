@@ -356,6 +356,8 @@ fn a_send_and_a_receive_are_gone_on_with() {
         return;
     };
     let send = |world: &World, store: &Path| {
+        // A shell that is ended before it opens it leaves none, not the one before.
+        let _ = fs::remove_file(world.path("stream"));
         let stream = world.path("stream").display().to_string();
         let mut command = Command::new("sh");
         let line = format!(
@@ -374,12 +376,9 @@ fn a_send_and_a_receive_are_gone_on_with() {
             .stdin(stream)
             .output()
             .unwrap();
-        assert_eq!(
-            received.status.success(),
-            this.out.status.success(),
-            "{}",
-            this.said()
-        );
+        // The signal may have come between the stream's last byte and the end of who sent it.
+        let received = received.status.success();
+        assert!(received || !this.out.status.success(), "{}", this.said());
         go_on(world, store, &this.place);
     });
     run(&mut send(&world, &world.path("full")));
