@@ -109,6 +109,15 @@ pub trait Disk: Send + Sync {
         Ok(self.len_bytes())
     }
 
+    /// Bytes of space that the medium got back since it had given `before`, when `punched` were
+    /// punched: fewer where there were holes before. All of them where it does not say.
+    fn given_back(&self, before: &io::Result<u64>, punched: u64) -> u64 {
+        match (before, self.held_bytes()) {
+            (Ok(before), Ok(after)) if after < self.len_bytes() => before.saturating_sub(after),
+            _ => punched,
+        }
+    }
+
     /// Space in bytes still available for growth, by what the medium says now.
     ///
     /// # Errors

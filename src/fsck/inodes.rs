@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::chunks::Table as Chunks;
-use super::inode::{Group, Within, file_type};
+use super::inode::{DIRECTORY, Group, Within, file_type};
 use super::projects::Projects;
 use super::{Bytes, Context, Issue, Issues, KEYS_END, names, split_u64, walk, walk_all};
 use crate::format::id::{Generation, Ino};
@@ -24,7 +24,6 @@ pub(super) struct Entry {
     pub(super) names: u32,
     /// `mode >> 12`; 0 when the record cannot be read.
     pub(super) file_type: u8,
-    pub(super) orphan: bool,
 }
 
 /// A dataset's inodes, by number.
@@ -50,6 +49,13 @@ impl Table {
         self.inodes
             .binary_search_by_key(&ino, |entry| entry.ino)
             .ok()
+    }
+
+    /// The directories among them.
+    pub(super) fn directories(&self) -> Vec<Ino> {
+        let directories = self.inodes.iter();
+        let directories = directories.filter(|entry| entry.file_type == DIRECTORY);
+        directories.map(|entry| entry.ino).collect()
     }
 }
 
@@ -177,7 +183,6 @@ impl<'a> Pass<'a> {
             nlink: 0,
             names: 0,
             file_type: 0,
-            orphan: self.table.orphans.contains(&ino),
         };
         match InodeRecord::decode(value) {
             Ok(record) => {

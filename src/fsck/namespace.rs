@@ -36,9 +36,7 @@ pub(super) fn check(
     table: &mut Table,
     issues: &mut Issues<'_>,
 ) -> bool {
-    let directories = table.inodes.iter();
-    let directories = directories.filter(|entry| entry.file_type == DIRECTORY);
-    let directories: Vec<Ino> = directories.map(|entry| entry.ino).collect();
+    let directories = table.directories();
     check_some(context, tree, table, &directories, issues)
 }
 
@@ -133,11 +131,7 @@ impl Pass<'_> {
                 recorded: record.entries,
             });
         }
-        let orphan = self
-            .table
-            .index(ino)
-            .and_then(|index| self.table.inodes.get(index))
-            .is_some_and(|entry| entry.orphan);
+        let orphan = self.table.orphans.contains(&ino);
         let found = directory.subdirectories + 2;
         // An orphan's links are compared with the orphan list.
         if !orphan && found != u64::from(record.nlink) {
@@ -259,16 +253,17 @@ impl Pass<'_> {
         for entry in &self.table.inodes {
             let ino = entry.ino;
             let is_root = ino == Ino::ROOT;
+            let orphan = self.table.orphans.contains(&ino);
             let found = u64::from(entry.names);
             if is_root && entry.file_type != DIRECTORY && entry.file_type != 0 {
                 issues.add(Issue::RootMissing);
             }
-            if entry.orphan && (entry.names > 0 || entry.nlink > 0) {
+            if orphan && (entry.names > 0 || entry.nlink > 0) {
                 let links = found.max(entry.nlink.into());
                 issues.add(Issue::OrphanLinked { ino, links });
                 continue;
             }
-            if entry.names == 0 && !is_root && !entry.orphan {
+            if entry.names == 0 && !is_root && !orphan {
                 issues.add(Issue::NoName { ino });
                 continue;
             }
@@ -278,7 +273,7 @@ impl Pass<'_> {
                     issues.add(Issue::DirectoryNames { dir: ino, found });
                 }
                 let above = if is_root { Ino::ROOT } else { entry.named_in };
-                if !entry.orphan && found <= most && entry.parent != above {
+                if !orphan && found <= most && entry.parent != above {
                     issues.add(Issue::Parent {
                         dir: ino,
                         found: above,

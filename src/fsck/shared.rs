@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use super::chunks::Table as Chunks;
 use super::datasets::{Dataset, Datasets, check_counters};
-use super::inode::{DIRECTORY, Within};
+use super::inode::Within;
 use super::inodes::{self, Entry, Table};
 use super::{Context, Issues, Summary, Trees, namespace, split_u64};
 use crate::format::id::{DatasetId, Ino};
@@ -161,11 +161,11 @@ impl One<'_> {
             return Ok(None);
         }
         let mut table = base.table.clone();
-        let named = directories(&old);
+        let named = old.directories();
         if !namespace::uncount(context, before, &mut table, &named, issues) {
             return Ok(None);
         }
-        let named = directories(&new);
+        let named = new.directories();
         let Some(mut table) = replaced(table, &old, new) else {
             return Ok(None);
         };
@@ -201,12 +201,6 @@ impl One<'_> {
     }
 }
 
-fn directories(table: &Table) -> Vec<Ino> {
-    let directories = table.inodes.iter();
-    let directories = directories.filter(|entry| entry.file_type == DIRECTORY);
-    directories.map(|entry| entry.ino).collect()
-}
-
 /// A table with `new` in place of `old`, whose names are counted but for those in directories among
 /// them. `None` when an inode is named elsewhere as what it no longer is.
 fn replaced(mut table: Table, old: &Table, new: Table) -> Option<Table> {
@@ -233,12 +227,8 @@ fn replaced(mut table: Table, old: &Table, new: Table) -> Option<Table> {
     }
     // Two runs in order, which a stable sort merges.
     table.inodes.sort_by_key(|entry| entry.ino);
-    for entry in &mut table.inodes {
-        entry.orphan = false;
-    }
-    for ino in &new.orphans {
-        let index = table.index(*ino)?;
-        table.inodes.get_mut(index)?.orphan = true;
+    if new.orphans.iter().any(|ino| table.index(*ino).is_none()) {
+        return None;
     }
     table.projects = table.projects.replaced(&old.projects, &new.projects)?;
     let sum = |all: u64, old, new| all.checked_sub(old)?.checked_add(new);

@@ -33,7 +33,7 @@ use crate::sync::{Mutex, RwLock};
 
 /// Pages that one transaction may make dirty, at most: what a commit must never run out of. The
 /// largest touch a hundred extents, each in a leaf of its own in four trees, and what is above.
-pub(super) const TRANSACTION_PAGES_MAX: u64 = 1024;
+const TRANSACTION_PAGES_MAX: u64 = 1024;
 /// Dirty pages from which a checkpoint is due: 64 MiB.
 const DIRTY_PAGES_DUE: u64 = 16 * 1024;
 
@@ -101,6 +101,13 @@ pub(super) struct Writer {
     pub(super) used_names: Option<Arc<UsedNames>>,
     /// Bytes of strings.dat in which no name is used, and none can be found since what is committed.
     pub(super) gaps: Vec<Range<u64>>,
+}
+
+impl Writer {
+    /// Pages that the next checkpoint must be able to write when one more transaction was made.
+    pub(super) fn wanted_pages(&self) -> u64 {
+        self.effects.dirtied.saturating_add(TRANSACTION_PAGES_MAX)
+    }
 }
 
 /// How urgent a checkpoint is.
@@ -245,8 +252,7 @@ impl Journal {
         let mut writer = self.writer.lock();
         // A latch that closed while this waited.
         self.intact()?;
-        let dirty = writer.effects.dirtied + TRANSACTION_PAGES_MAX;
-        self.storage.pages.reserve(dirty, need)?;
+        self.storage.pages.reserve(writer.wanted_pages(), need)?;
         let roots = self.published();
         if need == Need::Space {
             self.storage.strings.reserve(roots.strings_end)?;

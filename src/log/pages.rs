@@ -1,6 +1,6 @@
 //! Space of nodes.dat that goes back to the disk below: see [`crate::store::pages`].
 
-use super::journal::{Journal, TRANSACTION_PAGES_MAX};
+use super::journal::Journal;
 use crate::store::StoreError;
 
 impl Journal {
@@ -17,7 +17,7 @@ impl Journal {
             let pages = &self.storage.pages;
             let idle = {
                 let writer = self.writer.lock();
-                let wanted = writer.effects.dirtied.saturating_add(TRANSACTION_PAGES_MAX);
+                let wanted = writer.wanted_pages();
                 pages.shorten(wanted, all);
                 pages.take_idle(wanted, all)
             };
@@ -40,8 +40,7 @@ impl Journal {
         let _newest = self.checkpoint.lock();
         self.writable()?;
         let writer = self.writer.lock();
-        let wanted = writer.effects.dirtied.saturating_add(TRANSACTION_PAGES_MAX);
-        self.storage.pages.cut_ahead(wanted, all)
+        self.storage.pages.cut_ahead(writer.wanted_pages(), all)
     }
 
     /// Cuts off what the newest checkpoint has behind its end, if that was left for it. How many

@@ -201,7 +201,7 @@ impl PageStore {
     /// # Errors
     /// When the disk refuses; the pages can be used again later.
     pub fn give_back(&self, idle: Idle) -> Result<Option<u64>, StoreError> {
-        let before = self.disk.held_bytes().ok();
+        let before = self.disk.held_bytes();
         let mut bytes = 0;
         let mut runs = idle.runs.into_iter();
         while let Some(run) = runs.next() {
@@ -223,13 +223,7 @@ impl PageStore {
             }
             return Err(StoreError::io("nodes.dat, giving space back", source));
         }
-        // What may have been a hole before, was. A device does not say.
-        let after = self.disk.held_bytes().ok();
-        let says = after.is_some_and(|held| held < self.disk.len_bytes());
-        Ok(Some(match before.zip(after).filter(|_| says) {
-            Some((before, after)) => before.saturating_sub(after),
-            None => bytes,
-        }))
+        Ok(Some(self.disk.given_back(&before, bytes)))
     }
 
     /// Cuts off what the file has behind its last page, when no page was taken from there since this

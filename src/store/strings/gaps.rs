@@ -31,16 +31,11 @@ pub(super) struct Gaps {
 impl Strings {
     /// Asks the disk how much of the file takes no space.
     pub(super) fn measure(&self) {
-        let holes = self.disk.len_bytes().saturating_sub(self.held_bytes());
-        self.gaps.unbacked.store(holes, Ordering::Relaxed);
-    }
-
-    /// Bytes that the file takes; all that it has where the disk does not say.
-    fn held_bytes(&self) -> u64 {
         let length = self.disk.len_bytes();
-        self.disk
-            .held_bytes()
-            .map_or(length, |bytes| bytes.min(length))
+        // All of it is there where the disk does not say.
+        let held = self.disk.held_bytes().unwrap_or(length);
+        let holes = length.saturating_sub(held);
+        self.gaps.unbacked.store(holes, Ordering::Relaxed);
     }
 
     /// Bytes of the file that take no space, as it was when the store was opened or when space last
@@ -95,7 +90,7 @@ impl Strings {
             return Ok(None);
         };
         let end = end.min(start.saturating_add(STEP_BYTES));
-        let before = self.held_bytes();
+        let before = self.disk.held_bytes();
         match self.disk.trim(start, end.saturating_sub(start)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -111,11 +106,6 @@ impl Strings {
         self.gaps.loose.lock().remove(start, end);
         self.gaps.gone.lock().insert(start, end);
         self.measure();
-        let after = self.held_bytes();
-        // A device does not say.
-        Ok(Some(match after == self.disk.len_bytes() {
-            true => end - start,
-            false => before.saturating_sub(after),
-        }))
+        Ok(Some(self.disk.given_back(&before, end - start)))
     }
 }

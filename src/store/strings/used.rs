@@ -33,12 +33,6 @@ impl UsedNames {
         }
     }
 
-    /// Where the names end that marks are for.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.end
-    }
-
     fn word(&self, place: u64) -> Option<(&AtomicU64, u64)> {
         let word = usize::try_from(place / 64).ok()?;
         Some((self.bits.get(word)?, 1 << (place % 64)))
