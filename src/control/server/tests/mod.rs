@@ -13,6 +13,7 @@ mod tcp;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
+use super::connections::Limits;
 use super::{Served, document, router};
 use crate::disk::sim::SimMedia;
 use crate::engine::{Clock, Cred, MkfsOptions, NewInode, OpenOptions, Store, Time, Volume, mkfs};
@@ -42,6 +44,17 @@ struct World {
     router: Router,
     runtime: Runtime,
     document: Value,
+}
+
+/// Far more than an end takes that waits for nobody, on the slowest of machines.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// At its end it waits that long for who is waited for.
+fn patient() -> Limits {
+    Limits {
+        end_time: PATIENCE,
+        ..Limits::default()
+    }
 }
 
 /// An answer: its status, and its body if there is one.

@@ -176,13 +176,13 @@ fn a_client_that_does_not_read_the_last_of_it_is_cut_off() {
 
 #[test]
 fn the_end_waits_for_nobody_who_reads() {
-    let server = Server::start(Limits::default());
+    let server = Server::start(patient());
     let mut idle = server.ask("/api/v1/snapshots/main@two/stream");
     let mut first = [0; 12];
     idle.read_exact(&mut first).unwrap();
     let begin = Instant::now();
     server.end();
-    assert!(begin.elapsed() < Duration::from_secs(4));
+    assert!(begin.elapsed() < PATIENCE);
 }
 
 #[test]
