@@ -6,4 +6,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
 DIR=${XDG_STATE_HOME:-$HOME/.local/state}/razorfs-requests
 mkdir -p "$DIR"
-exec target/release/vm-tests --agent "$AGENT" --dir "$DIR/vm" requests "$@"
+exec "$VM_TESTS" --agent "$AGENT" --dir "$DIR/vm" requests "$@"

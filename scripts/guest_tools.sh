@@ -1,14 +1,19 @@
 # Sourced by the scripts that boot guests: installs and builds what they need.
 #
-# Sets AGENT to the guest's static init program. Programs under test are those of this checkout,
-# built for release, unless RAZORFS_BIN names a directory.
+# Sets AGENT to the guest's static init program, and VM_TESTS to what runs guests. Programs under test
+# are those of this checkout, built for release, unless RAZORFS_BIN names a directory; VM_TESTS is from
+# there too when it has one.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
 scripts/install_deps.sh
 command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 [ -n "${RAZORFS_BIN:-}" ] || cargo build --release --quiet --bins
-cargo build --release --quiet -p vm-tests --bin vm-tests
+VM_TESTS=${RAZORFS_BIN:-target/release}/vm-tests
+if [ -z "${RAZORFS_BIN:-}" ] || [ ! -x "$VM_TESTS" ]; then
+    cargo build --release --quiet -p vm-tests --bin vm-tests
+    VM_TESTS=target/release/vm-tests
+fi
 # Static, and with a target named so that build scripts and macros stay dynamic.
 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --quiet -p vm-tests \
     --no-default-features --bin guest_agent --target x86_64-unknown-linux-gnu --target-dir target/guest

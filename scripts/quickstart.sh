@@ -5,4 +5,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
 DIR=${1:-${XDG_STATE_HOME:-$HOME/.local/state}/razorfs-quickstart}
 mkdir -p "$DIR"
-exec target/release/vm-tests --agent "$AGENT" --dir "$DIR/vm" quickstart
+exec "$VM_TESTS" --agent "$AGENT" --dir "$DIR/vm" quickstart

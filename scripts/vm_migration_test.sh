@@ -14,4 +14,4 @@ flags=()
 if [ "${MIGRATION:-yes}" != no ]; then
     flags=(--qemu "$(scripts/newer_qemu.sh vm-tests/cache/qemu)")
 fi
-exec target/release/vm-tests --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" migration "${flags[@]}"
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" migration "${flags[@]}"

@@ -18,5 +18,5 @@ case " $* " in
     *' --rounds '*) ;;
     *' --host '*) rounds=(--rounds 5 --nested) ;;
 esac
-exec target/release/vm-tests --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" \
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" \
     poweroff "$@" "${rounds[@]}"

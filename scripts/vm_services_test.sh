@@ -8,4 +8,4 @@
 # DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
-exec target/release/vm-tests --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" services
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" services
