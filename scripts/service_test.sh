@@ -115,9 +115,12 @@ sleep 13
 kept "by the watchdog"
 say "the watchdog is content"
 
-# It would have to serve what the old one does not, and cannot while the first guest is alone.
+runuser -u razorfs -- razorfs create /var/lib/razorfs/home web > /dev/null
+runuser -u razorfs -- razorfs export /var/lib/razorfs/home web:/run/razorfs/web.sock > /dev/null
+
+# What it is to be like cannot be.
 cp /etc/razorfs/home.toml /home.toml
-printf '[[export]]\nsocket = "/run/razorfs/other.sock"\n' >> /etc/razorfs/home.toml
+sed -i '1i socket-group = "none-such"' /etc/razorfs/home.toml
 cp /usr/bin/razorfsd /usr/bin/razorfsd.new
 mv /usr/bin/razorfsd.new /usr/bin/razorfsd
 ! systemctl reload $unit || fail "it took over what it could not"
@@ -128,7 +131,9 @@ systemctl reload $unit
 third=$(is MainPID)
 [ "$third" != "$second" ] || fail "it did not take over when it could"
 kept "by the second update"
-say "who cannot take over leaves the service as it is, and another reload does it"
+perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new($ARGV[0]) or exit 1' /run/razorfs/web.sock ||
+    fail "an export that was made meanwhile is gone"
+say "who cannot take over leaves the service as it is, and another reload does it, with all exports"
 
 kill -KILL "$third"
 restarted() { [ "$(is NRestarts)" = 1 ] && systemctl is-active -q $unit; }

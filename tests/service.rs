@@ -400,8 +400,9 @@ impl Service {
         let host = Host::new();
         install(&host);
         let config = format!(
-            "store = '{}'\nallow-volatile = true\n[[export]]\nsocket = '{}'\n",
+            "store = '{}'\nallow-volatile = true\nsocket-dir = '{}'\n[[export]]\nsocket = '{}'\n",
             host.path("store").display(),
+            host.dir.path().display(),
             host.path("one.sock").display()
         );
         std::fs::write(host.path("conf.toml"), config).unwrap();
@@ -500,10 +501,10 @@ fn who_cannot_take_over_leaves_the_guests_where_they_are() {
     let mut service = Service::start(None);
     let pid = service.daemon.0.id();
     install(&service.host);
-    // It is to serve what the old one does not.
+    // What it is to be like cannot be.
     let config = std::fs::read_to_string(service.host.path("conf.toml")).unwrap();
-    let more = format!("{config}tag = 'x'\n[[export]]\nsocket = 'two.sock'\n");
-    std::fs::write(service.host.path("conf.toml"), more).unwrap();
+    let other = format!("socket-group = 'no such group'\n{config}");
+    std::fs::write(service.host.path("conf.toml"), other).unwrap();
     assert!(!service.reload(pid).status.success());
     // The configuration is read by who goes on.
     service.manager.expect("RELOADING=1", 1);
@@ -521,6 +522,50 @@ fn who_cannot_take_over_leaves_the_guests_where_they_are() {
     assert!(other.0.try_wait().unwrap().is_none());
     assert!(service.host.log().contains("it is no razorfsd"));
     service.daemon.end();
+}
+
+/// What requests and an earlier reload have exported goes on, and what the file says now is in force
+/// behind it.
+#[test]
+fn a_reload_of_another_program_brings_all_exports_and_the_file_along() {
+    let mut service = Service::start(None);
+    let store = service.host.path("store");
+    let at = |name: &str| service.host.path(name).display().to_string();
+    let razorfs = |verb: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_razorfs"));
+        let done = command.arg(verb).arg(&store).args(args).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    for dataset in ["web", "db"] {
+        razorfs("create", &[dataset]);
+    }
+    razorfs("export", &[&format!("web:{}:files", at("web.sock"))]);
+    let config = std::fs::read_to_string(at("conf.toml")).unwrap();
+    let named = |socket: &str| format!("[[export]]\ndataset = 'db'\nsocket = '{}'\n", at(socket));
+    std::fs::write(at("conf.toml"), format!("{config}{}", named("two.sock"))).unwrap();
+    let pid = service.daemon.0.id();
+    assert!(service.reload(pid).status.success());
+    service.manager.expect("READY=1", 2);
+    UnixStream::connect(at("two.sock")).unwrap();
+    std::fs::write(at("conf.toml"), format!("{config}{}", named("three.sock"))).unwrap();
+    install(&service.host);
+    assert!(
+        service.reload(pid).status.success(),
+        "{}",
+        service.host.log()
+    );
+    for socket in ["one.sock", "web.sock", "three.sock"] {
+        UnixStream::connect(at(socket)).unwrap();
+    }
+    assert!(!Path::new(&at("two.sock")).exists(), "it is named no more");
+    razorfs("unexport", &[&at("web.sock"), "--force"]);
+    assert!(!Path::new(&at("web.sock")).exists());
+    service.manager.expect("MAINPID=", 1);
+    let new = service.manager.main_process().unwrap();
+    kill_process(new, Signal::TERM).unwrap();
+    until("it does not end", || {
+        service.host.log().matches("closed ").count() == 2
+    });
 }
 
 #[test]

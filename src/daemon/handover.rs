@@ -1,5 +1,9 @@
 //! The socket where a new razorfsd asks the one that serves a store for its guests: `handover.sock` in
 //! the store's directory, for the daemon's user alone.
+//!
+//! What is handed over is what is exported then, whoever had it exported: the configuration or a
+//! request. The configuration of both has to name the same, unless the new process brings what its
+//! own says in force itself, as by a reload.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,9 +15,12 @@ use parking_lot::Mutex;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::described::{self, About};
 use crate::control::socket::{Listener, SocketError, connect};
-use crate::export::Exports;
-use crate::transport::vhost_user::{Handover, HandoverError, Program, Standing};
+use crate::export::{Exports, Left, NewExport};
+use crate::transport::vhost_user::{
+    Export, Given, Handover, HandoverError, Program, Standing, VERSION_OF_NAMES, Wanted,
+};
 
 /// The socket's name in the store's directory.
 pub const SOCKET_FILE: &str = "handover.sock";
@@ -32,10 +39,13 @@ pub fn ask(store: &Path) -> io::Result<Handover> {
     Handover::new(connect(&path_of(store))?)
 }
 
-/// A process that asks for the guests, and how it calls their exports.
+/// A process that asks for the guests.
 pub struct Asked {
     handover: Handover,
-    names: Vec<String>,
+    /// The names of what it asks for, if it speaks the version in which that is all there is.
+    names: Option<Vec<String>>,
+    /// What its configuration has exported is something else than what is known here.
+    is_changed: bool,
 }
 
 impl Asked {
@@ -45,21 +55,48 @@ impl Asked {
         self.handover.peer()
     }
 
-    /// Gives it what it asked for, of all that there is; see [`Handover::give`].
+    /// Gives it all that there is; see [`Handover::give`].
     ///
     /// # Errors
-    /// As there; when it is not all.
-    pub fn give(mut self, all: &[(String, &Standing)]) -> Result<(), HandoverError> {
-        let found = |name| all.iter().find(|(its, _)| its == name).cloned();
-        let named: Option<Vec<_>> = self.names.iter().map(found).collect();
-        match named.filter(|named| named.len() == all.len()) {
-            Some(named) => self.handover.give(&named),
-            None => {
-                let changed = "what is exported has changed meanwhile";
-                self.handover.refuse(changed);
-                Err(HandoverError::NotNow(changed))
+    /// As there; when it has asked for something else.
+    pub fn give(mut self, all: &[Left]) -> Result<(), HandoverError> {
+        match self.given(all) {
+            Ok(given) => self.handover.give(&given),
+            Err(error) => {
+                self.handover.refuse(&error.to_string());
+                Err(error)
             }
         }
+    }
+
+    fn given<'a>(&self, all: &'a [Left]) -> Result<Given<&'a Standing>, HandoverError> {
+        let export = |left: &'a Left, about| Export {
+            name: left.name(),
+            about,
+            standing: &left.standing,
+        };
+        let Some(names) = &self.names else {
+            let about = About {
+                is_changed: self.is_changed,
+            };
+            let described = |left| Ok(export(left, Some(described::export(left)?)));
+            return Ok(Given {
+                about: Some(about.said()?),
+                exports: all
+                    .iter()
+                    .map(described)
+                    .collect::<Result<_, HandoverError>>()?,
+            });
+        };
+        let found = |name: &String| all.iter().find(|left| left.name() == *name);
+        let named = names.iter().map(|name| Some(export(found(name)?, None)));
+        let named: Option<Vec<_>> = named.collect();
+        let named = named.filter(|named| named.len() == all.len());
+        let changed = HandoverError::NotNow("what is exported has changed meanwhile");
+        Ok(Given {
+            about: None,
+            exports: named.ok_or(changed)?,
+        })
     }
 
     /// Tells it that it gets nothing.
@@ -155,17 +192,65 @@ fn next(listener: &Listener, end: &EventFd, exports: &Exports, program: Program)
         let Ok(mut handover) = asked else {
             continue;
         };
-        match handover.asked(program) {
-            Ok(None) => {}
-            Ok(Some(names)) => match differs(exports, &names) {
-                None => return Some(Asked { handover, names }),
-                Some(reason) => {
-                    log::warn!("another razorfsd wants to take over: {reason}");
-                    handover.refuse(&reason);
-                }
-            },
-            Err(error) => log::warn!("{error}"),
+        let wanted = match handover.asked(program) {
+            Ok(None) => continue,
+            Ok(Some(wanted)) => wanted,
+            Err(error) => {
+                log::warn!("{error}");
+                continue;
+            }
+        };
+        match asked_by(handover, exports, wanted) {
+            Ok(asked) => return Some(asked),
+            Err(reason) => log::warn!("another razorfsd wants to take over: {reason}"),
         }
+    }
+}
+
+/// A process that can have what it asks for; else it is told why not.
+pub(super) fn asked_by(
+    mut handover: Handover,
+    exports: &Exports,
+    wanted: Wanted,
+) -> Result<Asked, HandoverError> {
+    match fits(exports, wanted) {
+        Ok((names, is_changed)) => Ok(Asked {
+            handover,
+            names,
+            is_changed,
+        }),
+        Err(reason) => {
+            handover.refuse(&reason.to_string());
+            Err(reason)
+        }
+    }
+}
+
+/// Whether a process can have what it asks for: what [`Asked`] is to know of it.
+fn fits(exports: &Exports, wanted: Wanted) -> Result<(Option<Vec<String>>, bool), HandoverError> {
+    if wanted.version == VERSION_OF_NAMES {
+        return match differs(exports, &wanted.names) {
+            None => Ok((Some(wanted.names), false)),
+            Some(reason) => Err(HandoverError::NotAll(reason)),
+        };
+    }
+    let (wanted, follows) = described::wished(wanted.about)?;
+    let is_changed = exports.would_change(&wanted);
+    match is_changed && !follows {
+        true => Err(HandoverError::NotAll(format!(
+            "it is to export {}, and was asked for {}: start it so",
+            listed(&exports.named()),
+            listed(&wanted)
+        ))),
+        false => Ok((None, is_changed)),
+    }
+}
+
+fn listed(exports: &[NewExport]) -> String {
+    let all: Vec<_> = exports.iter().map(ToString::to_string).collect();
+    match all.is_empty() {
+        true => "nothing".to_owned(),
+        false => all.join("; "),
     }
 }
 

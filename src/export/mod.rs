@@ -14,6 +14,7 @@
 //!
 //! May import transport, server, fs and engine.
 
+mod asked;
 mod restore;
 mod running;
 #[cfg(test)]
@@ -28,77 +29,12 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::engine::{DatasetError, Store};
 use crate::format::id::DatasetId;
-use crate::fs::{CacheMode, Options};
 use crate::metrics::Meter;
 use crate::transport::vhost_user::{DeviceOptions, HandoverError, Socket, VhostUserError, Why};
-pub use running::{Left, name_of, serve_without_store};
+pub(crate) use asked::absolute;
+pub use asked::{Defaults, Endpoint, NewExport, name_of};
+pub use running::{Left, serve_without_store};
 use running::{Ready, Running};
-
-/// Where a front-end connects.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// A socket to be made.
-    Path(PathBuf),
-    /// A listening socket this process was started with.
-    Fd(i32),
-}
-
-/// For messages: where it is.
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Endpoint::Path(path) => write!(f, "{}", path.display()),
-            Endpoint::Fd(fd) => write!(f, "fd:{fd}"),
-        }
-    }
-}
-
-/// A dataset to be exported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewExport {
-    /// The name of the dataset or snapshot.
-    pub dataset: String,
-    /// Where the front-end connects; no two the same.
-    pub endpoint: Endpoint,
-    /// The tag to offer, if not that of [`DeviceOptions`].
-    pub tag: Option<String>,
-    /// Refuse every change.
-    pub read_only: bool,
-    /// Others may write to the dataset later.
-    pub shared: bool,
-    /// What the kernel may keep, if not as [`Defaults`] say.
-    pub cache: Option<CacheMode>,
-}
-
-/// How exports are, unless they say otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Defaults {
-    /// All but what the next is about.
-    pub options: Options,
-    /// What the kernel may keep; `None` for all that is right.
-    pub cache: Option<CacheMode>,
-}
-
-impl Defaults {
-    /// How to export it. `shared`: others write to the dataset.
-    #[must_use]
-    pub fn options_of(&self, new: &NewExport, shared: bool) -> Options {
-        let cache = new.cache.or(self.cache);
-        let read_only = new.read_only || self.options.read_only;
-        let shared = shared || new.shared && !self.options.read_only;
-        let by_default = match shared {
-            true => CacheMode::Auto,
-            false => CacheMode::Always,
-        };
-        Options {
-            read_only,
-            shared,
-            without_open: cache == Some(CacheMode::Always),
-            cache: cache.unwrap_or(by_default),
-            ..self.options
-        }
-    }
-}
 
 /// What all exports have in common.
 #[derive(Debug, Clone)]
@@ -212,12 +148,16 @@ pub struct Exports {
 #[derive(Default)]
 struct State {
     all: Vec<Running>,
+    /// What the configuration named when it was last read. Requests may have ended some of it.
+    named: Vec<NewExport>,
     /// Threads of those that ended by themselves.
     ended: Vec<std::thread::JoinHandle<()>>,
     next: u64,
     ending: bool,
     /// It ends with guests that are gone on with elsewhere, or later.
     freezing: bool,
+    /// There was nothing when it was to freeze.
+    froze_none: bool,
     /// What was paused, by its number.
     paused: Vec<(u64, Left)>,
     /// What was frozen, by its number, and why.
@@ -250,6 +190,47 @@ impl Exports {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.state.lock().ending
+    }
+
+    /// Whether nothing that was left by [`Exports::wait`] is to be gone on with as well: there was
+    /// nothing, or a request has ended it meanwhile. Where exports end with their guests, it is the end
+    /// when all have.
+    #[must_use]
+    pub fn goes_on_with_none(&self) -> bool {
+        let state = self.state.lock();
+        state.freezing && (state.froze_none || !self.common.device.exit_on_disconnect)
+    }
+
+    /// Says what the configuration names, where that is not what [`Exports::reload`] is for.
+    pub fn set_named(&self, named: Vec<NewExport>) {
+        self.state.lock().named = named;
+    }
+
+    /// What the configuration named when it was last read.
+    #[must_use]
+    pub fn named(&self) -> Vec<NewExport> {
+        self.state.lock().named.clone()
+    }
+
+    /// Whether a configuration that names `other` has something else exported than the one that was
+    /// last read. What requests have made may be named or not, and so may what they have ended.
+    #[must_use]
+    pub fn would_change(&self, other: &[NewExport]) -> bool {
+        // Of some there may be no dataset any more.
+        let dataset = |new: &NewExport| Some(self.store.find(&new.dataset).ok()?.id);
+        let found: Vec<_> = other.iter().map(|new| (new, dataset(new))).collect();
+        let state = self.state.lock();
+        let is_known = |(new, dataset): &(&NewExport, Option<DatasetId>)| {
+            let is_what = |one: &Running| dataset.is_some_and(|id| one.is_what(new, id));
+            let mut all = state.all.iter();
+            let is_served = all.any(|one| one.is_at(&new.endpoint) && is_what(one));
+            is_served || state.named.iter().any(|own| own.is_same(new))
+        };
+        let is_gone = |own: &NewExport| {
+            let is_named = other.iter().any(|new| new.endpoint.is_at(&own.endpoint));
+            !is_named && state.all.iter().any(|one| one.is_at(&own.endpoint))
+        };
+        !found.iter().all(is_known) || state.named.iter().any(is_gone)
     }
 
     /// How another process calls what is exported.
@@ -299,6 +280,7 @@ impl Exports {
         let mut state = self.state.lock();
         if !state.ending {
             (state.ending, state.freezing) = (true, true);
+            state.froze_none = state.all.is_empty();
             state.all.iter().for_each(Running::freeze);
         }
         drop(state);
@@ -471,6 +453,8 @@ impl Exports {
             let together = others.any(|other| other.dataset == new.dataset && !other.read_only);
             failed.extend(self.attach_beside(new.clone(), true, together).err());
         }
+        // Not before: another process that takes over in between has the rest to do.
+        self.set_named(wanted.to_vec());
         failed
     }
 
@@ -526,9 +510,4 @@ impl Exports {
             }
         }
     }
-}
-
-/// A path that does not depend on where the process is.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-use super::{Endpoint, ExportError, Exported, Exports, NewExport, absolute};
+use super::{Endpoint, ExportError, Exported, Exports, NewExport, name_of};
 use crate::format::id::{DatasetId, Ino};
 use crate::fs::{Export, Options};
 use crate::metrics::Meter;
@@ -36,10 +36,7 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn is_at(&self, endpoint: &Endpoint) -> bool {
-        match (&self.new.endpoint, endpoint) {
-            (Endpoint::Path(own), Endpoint::Path(other)) => absolute(own) == absolute(other),
-            (own, other) => own == other,
-        }
+        self.new.endpoint.is_at(endpoint)
     }
 
     /// Whether it is what is asked for: of the same dataset, whatever its name was then.
@@ -120,15 +117,6 @@ impl Left {
     #[must_use]
     pub fn frozen(&self) -> Option<&Frozen> {
         self.standing.frozen.as_ref()
-    }
-}
-
-/// How two processes call what is exported there.
-#[must_use]
-pub fn name_of(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Path(path) => absolute(path).display().to_string(),
-        fd @ Endpoint::Fd(_) => fd.to_string(),
     }
 }
 

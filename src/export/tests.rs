@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::disk::sim::SimMedia;
 use crate::engine::{MkfsOptions, OpenOptions, mkfs, system_clock};
+use crate::fs::Options;
 
 struct World {
     exports: Arc<Exports>,

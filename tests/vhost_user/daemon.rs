@@ -33,23 +33,27 @@ fn launch(dir: &Path, flags: &[String]) -> Child {
 /// Starts a daemon on the store in `dir`, with its socket there.
 fn launch_at(dir: &Path, socket: &str, flags: &[String]) -> Child {
     let socket = dir.join(socket);
+    let child = spawn(dir, &socket, flags);
+    wait_for(&socket);
+    child
+}
+
+fn spawn(dir: &Path, socket: &Path, flags: &[String]) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
         .open(dir.join("log"))
         .unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+    Command::new(env!("CARGO_BIN_EXE_razorfsd"))
         .args(["--allow-volatile", "--log-level", "warn", "--socket-path"])
-        .arg(&socket)
+        .arg(socket)
         .arg("--store")
         .arg(dir.join("store"))
         .args(flags)
         .current_dir(dir)
         .stderr(log)
         .spawn()
-        .unwrap();
-    wait_for(&socket);
-    child
+        .unwrap()
 }
 
 fn wait_for(socket: &Path) {
@@ -127,7 +131,7 @@ impl Daemon {
     pub fn take_over(&mut self) -> Duration {
         let since = Instant::now();
         let flags = [self.flags.as_slice(), &["--take-over".into()]].concat();
-        let new = launch(self.dir.path(), &flags);
+        let new = spawn(self.dir.path(), &self.socket(), &flags);
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
         self.child = new;

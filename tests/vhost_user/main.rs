@@ -34,4 +34,5 @@ mod restored;
 mod session;
 mod several;
 mod take_over;
+mod take_over_exports;
 mod without_open;

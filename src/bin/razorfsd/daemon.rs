@@ -38,7 +38,7 @@ enum After {
     Away,
     /// The store is needed.
     Again,
-    /// Another process asks for the guests, by these names.
+    /// Another process asks for the guests.
     HandOver(Asked),
 }
 
@@ -56,6 +56,13 @@ impl After {
     }
 }
 
+/// A process from which guests are taken over.
+pub struct Taking {
+    pub handover: Handover,
+    /// Its configuration had something else exported.
+    pub is_changed: bool,
+}
+
 /// The daemon, while the store is open and while it is not.
 pub struct Daemon {
     pub config: Config,
@@ -67,8 +74,8 @@ pub struct Daemon {
     /// Where commands find it, when that is there already.
     pub control: Option<Listener>,
     pub tcp: Option<tcp::Listener>,
-    /// The process that the guests come from, until it has let them go.
-    pub taking: Option<Handover>,
+    /// Who the guests come from, until they are here.
+    pub taking: Option<Taking>,
     /// When they were asked for.
     pub since: Instant,
     /// What this process runs.
@@ -114,12 +121,7 @@ impl Daemon {
                 After::Again => true,
                 After::HandOver(asked) => {
                     let process = asked.process();
-                    let all: Vec<_> = self
-                        .all
-                        .iter()
-                        .map(|left| (left.name(), &left.standing))
-                        .collect();
-                    match asked.give(&all) {
+                    match asked.give(&self.all) {
                         Ok(()) => {
                             log::info!("another razorfsd serves from here on");
                             process.into_iter().for_each(service::goes_on_in);
@@ -296,7 +298,12 @@ impl Daemon {
         let (commands, requests) = begun?;
         drop(commands);
         let asked = requests.and_then(Requests::end);
-        Ok(self.take_left(left?, asked))
+        match (left?, asked) {
+            (left, Some(asked)) if left.is_empty() && exports.goes_on_with_none() => {
+                Ok(After::HandOver(asked))
+            }
+            (left, asked) => Ok(self.take_left(left, asked)),
+        }
     }
 }
 
@@ -317,11 +324,16 @@ impl Daemon {
             .map(tcp::Listener::try_clone)
             .transpose()?;
         let scheduler = Scheduler::start(Arc::clone(store), Vec::new())?;
+        let named = self.config.exports.iter().map(|each| each.new.clone());
+        let named: Vec<_> = named.collect();
+        exports.set_named(named.clone());
         let (taking, since) = (&mut self.taking, self.since);
+        let mut is_changed = false;
         exports.start(&mut self.all, || {
             // Until this returns, they are the other process's.
-            if let Some(handover) = taking.take() {
-                handover.begin()?;
+            if let Some(taking) = taking.take() {
+                taking.handover.begin()?;
+                is_changed = taking.is_changed;
                 log::info!(
                     "the guests are here, after {} ms",
                     since.elapsed().as_millis()
@@ -359,6 +371,11 @@ impl Daemon {
             None
         });
         scheduler.replace(schedules(config));
+        if is_changed {
+            // As far as that can be: guests go on.
+            let failed = exports.reload(&named);
+            failed.iter().for_each(|error| log::error!("{error}"));
+        }
         let live = Live {
             config: config.clone(),
             store: Arc::clone(store),

@@ -27,13 +27,13 @@ use std::time::Instant;
 use log::LevelFilter;
 use razorfs::config::{CAPABILITIES, Command, Config, ConfigError, Start, command_line};
 use razorfs::control::tcp;
-use razorfs::daemon::handover;
+use razorfs::daemon::{handover, taking};
 use razorfs::disk::dir::{DiskError, OpenDir, SUPERBLOCK_FILE, open_store};
-use razorfs::export::{Left, name_of};
+use razorfs::export::Left;
 use razorfs::manual;
-use razorfs::transport::vhost_user::{Handover, Standing, group_id};
+use razorfs::transport::vhost_user::{Handover, Socket, VERSION_OF_NAMES, group_id};
 
-use daemon::Daemon;
+use daemon::{Daemon, Taking};
 use logging::start_logging;
 use reload::{Awaited, Reloaded};
 use setup::{abort_on_panic, confine, limit_descriptors, listen_for_commands, sockets};
@@ -135,17 +135,17 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
     }
     let program = reload::program().map_err(|error| format!("what this process runs: {error}"))?;
     let group = config.group.as_deref().map(group_id).transpose()?;
-    let (mut files, mut taking) = (None, None);
+    let (mut files, mut asked) = (None, None);
     match config.start {
         Start::Fresh => files = Some(open_store(&config.store, how(config))?),
         // It has to be one, for the sockets' sake too.
         Start::Incoming => check_is_store(&config.store)?,
         Start::TakeOver | Start::Reload(_) => {
-            let asked = ask_for_guests(&config.store)?;
+            let (handover, version) = ask_for_guests(&config.store)?;
             if let Some(awaited) = &awaited {
-                awaited.check_is_from(&asked)?;
+                awaited.check_is_from(&handover)?;
             }
-            taking = Some(asked);
+            asked = Some((handover, version));
         }
     }
     // The first: who finds the daemon by another socket finds it by this one.
@@ -155,30 +155,26 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
     };
     let tcp = config.control_tcp.as_ref();
     let tcp = tcp.map(tcp::Listener::bind).transpose()?;
-    let sockets = match taking {
+    let sockets = match asked {
         None => sockets(config, group)?,
         Some(_) => Vec::new(),
     };
     // Before there is a second thread, and before anything in the store is believed.
     confine(config)?;
     let since = Instant::now();
-    let standings = match &mut taking {
-        None => sockets.into_iter().map(Standing::from).collect(),
-        Some(handover) => {
-            let exports = config.exports.iter();
-            let names: Vec<_> = exports.map(|each| name_of(&each.new.endpoint)).collect();
-            handover.take(&names)?
+    let (all, taking) = match asked {
+        None => (fresh(config, sockets), None),
+        Some((mut handover, version)) => {
+            let taken = taking::take(&mut handover, version, config, awaited.is_some())?;
+            let taking = Taking {
+                handover,
+                is_changed: taken.is_changed,
+            };
+            (taken.all, Some(taking))
         }
     };
-    let all = config.exports.iter().zip(standings);
-    let all = all.map(|(export, standing)| Left {
-        new: export.new.clone(),
-        options: export.options,
-        configured: true,
-        standing,
-    });
     let daemon = Daemon {
-        all: all.collect(),
+        all,
         config: config.clone(),
         group,
         files,
@@ -191,6 +187,18 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
         followed: Followed::default(),
     };
     daemon.live(signals)
+}
+
+/// What the configuration has exported, on sockets that were made for it.
+fn fresh(config: &Config, sockets: Vec<Socket>) -> Vec<Left> {
+    let all = config.exports.iter().zip(sockets);
+    let all = all.map(|(export, socket)| Left {
+        new: export.new.clone(),
+        options: export.options,
+        configured: true,
+        standing: socket.into(),
+    });
+    all.collect()
 }
 
 fn how(config: &Config) -> OpenDir {
@@ -207,11 +215,16 @@ fn check_is_store(store: &Path) -> Result<(), Error> {
     }
 }
 
-fn ask_for_guests(store: &Path) -> Result<Handover, Error> {
-    let asked = handover::ask(store);
-    asked.map_err(|error| {
-        let path = handover::path_of(store);
-        let hint = "without a daemon there, start without --take-over";
-        format!("no razorfsd at {}: {error} ({hint})", path.display()).into()
-    })
+/// Finds the daemon that serves a store, and which version of handing over it speaks.
+fn ask_for_guests(store: &Path) -> Result<(Handover, u32), Error> {
+    let ask = || {
+        handover::ask(store).map_err(|error| {
+            let path = handover::path_of(store);
+            let hint = "without a daemon there, start without --take-over";
+            format!("no razorfsd at {}: {error} ({hint})", path.display())
+        })
+    };
+    // One question for each connection. Who does not know this one is from before it was asked.
+    let version = ask()?.who().map_or(VERSION_OF_NAMES, |its| its.version);
+    Ok((ask()?, version))
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use razorfs::config::{Config, Endpoint};
 use razorfs::daemon::handover;
-use razorfs::transport::vhost_user::{Handover, Program};
+use razorfs::transport::vhost_user::{Handover, Program, VERSION};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, setsid, waitpid,
@@ -143,6 +143,7 @@ pub fn program() -> io::Result<Program> {
         device: file.dev(),
         inode: file.ino(),
         watchdog_us: patience,
+        version: VERSION,
     })
 }
 

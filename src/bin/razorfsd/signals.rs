@@ -183,6 +183,7 @@ impl Live {
         log::set_max_level(new.log_level);
         self.store.follow(&new.open);
         self.config.schedules.clone_from(&new.schedules);
+        self.config.exports.clone_from(&new.exports);
         self.scheduler.replace(schedules(&self.config));
         for warning in staleness(&new.exports) {
             log::warn!("{warning}");

@@ -1,13 +1,16 @@
 //! Sessions on their way to another process of this host, which goes on serving their guests.
 //!
 //! ```text
-//! new: Hello                     which exports it is to serve
-//! old: Refused, or for each of them Export, Region..., Ring..., and Done at the end
+//! new: Hello                     what its configuration has it serve
+//! old: Refused, or Daemon, then for each of its exports Export, Region..., Ring..., and Done at the end
 //! new: Ready                     the store is open, and all of it can be served
 //! old: Go                        from here on it does nothing with them
 //! ```
 //!
-//! Instead of Hello, another process may ask which Program the old one runs (Who).
+//! Instead of Hello, another process may ask which Program the old one runs, and which version of all
+//! this it speaks (Who). What Hello, Daemon and Export say about exports is JSON that only daemons
+//! understand ([`crate::daemon`]). In version 1 nothing is said about them: Hello has their names, the
+//! new process gets those or nothing, and there is no Daemon.
 //!
 //! Each is a frame: three numbers, JSON, bytes, and with the first of them descriptors. Between Done and
 //! Go nobody serves, and the old process goes on when Ready does not come; the new one does nothing
@@ -28,6 +31,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 
 use super::REQUEST_QUEUES_MAX;
@@ -38,11 +42,13 @@ use super::socket::{Socket, into_file, peer_process};
 use super::transfer::Transfer;
 use crate::server::state::STATE_BYTES_MAX;
 
-/// The protocol's version: both sides must speak the same.
-const VERSION: u32 = 1;
+/// The protocol's newest version. Older ones are spoken too.
+pub const VERSION: u32 = 2;
+/// The version in which exports have names and nothing else.
+pub const VERSION_OF_NAMES: u32 = 1;
 const MAGIC: u32 = 0x5246_5a48;
-/// Bytes of JSON in a frame at most.
-const TEXT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of JSON in a frame at most: what a configuration of ten thousand exports takes.
+const TEXT_BYTES_MAX: usize = 16 << 20;
 /// Descriptors with a frame at most.
 const FDS_MAX: usize = 4;
 const HEADER_BYTES: usize = 20;
@@ -67,9 +73,12 @@ pub enum HandoverError {
     /// Something cannot be handed over now.
     #[error("{0}")]
     NotNow(&'static str),
+    /// It would go on with less than there is, or otherwise.
+    #[error("{0}")]
+    NotAll(String),
 }
 
-fn malformed(what: impl std::fmt::Display) -> HandoverError {
+pub(crate) fn malformed(what: impl std::fmt::Display) -> HandoverError {
     HandoverError::Malformed(what.to_string())
 }
 
@@ -82,6 +91,42 @@ pub struct Program {
     pub inode: u64,
     /// How long the service manager waits for a sign of life, in microseconds.
     pub watchdog_us: Option<u64>,
+    /// The newest version of handing over that it speaks.
+    #[serde(default = "version_of_names")]
+    pub version: u32,
+}
+
+fn version_of_names() -> u32 {
+    VERSION_OF_NAMES
+}
+
+/// What a process asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The version to speak.
+    pub version: u32,
+    /// The names of exports, in version 1.
+    pub names: Vec<String>,
+    /// What it says about the exports that it is to serve, from version 2 on.
+    pub about: Option<Value>,
+}
+
+/// An export on its way.
+pub struct Export<S> {
+    /// What two processes call it.
+    pub name: String,
+    /// What is said about it, from version 2 on.
+    pub about: Option<Value>,
+    /// Its socket, and the session to go on with.
+    pub standing: S,
+}
+
+/// What a process gives to another.
+pub struct Given<S> {
+    /// What is said about the daemon, from version 2 on.
+    pub about: Option<Value>,
+    /// All that it exports.
+    pub exports: Vec<Export<S>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,14 +136,21 @@ enum Said {
     Hello {
         version: u32,
         exports: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<Value>,
     },
     Refused {
         reason: String,
+    },
+    Daemon {
+        about: Value,
     },
     /// With the listening socket; then with a connection, and the guest's mount as bytes.
     Export {
         name: String,
         session: Option<SessionSaid>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<Value>,
     },
     /// With the memory's file.
     Region {
@@ -284,36 +336,56 @@ impl Handover {
         }
     }
 
-    /// Asks for the guests of `exports`, and takes them. Returned in the order of `exports`.
+    /// Asks for what the other side serves, and takes it, in the order in which it comes.
     ///
     /// # Errors
     /// When the other side refuses, or what it sends makes no sense.
-    pub fn take(&mut self, exports: &[String]) -> Result<Vec<Standing>, HandoverError> {
+    pub fn take(&mut self, wanted: Wanted) -> Result<Given<Standing>, HandoverError> {
         let hello = Said::Hello {
-            version: VERSION,
-            exports: exports.to_vec(),
+            version: wanted.version,
+            exports: wanted.names,
+            about: wanted.about,
         };
         self.send(&hello, &[], &[])?;
-        let mut taken = Vec::new();
-        for wanted in exports {
-            taken.push(self.take_export(wanted)?);
-        }
-        match self.receive()?.said {
-            Said::Done => Ok(taken),
-            Said::Refused { reason } => Err(HandoverError::Refused(reason)),
-            other => Err(malformed(format!("{other:?}"))),
+        let mut taken = Given {
+            about: None,
+            exports: Vec::new(),
+        };
+        loop {
+            let frame = self.receive()?;
+            // Each export brings a descriptor, of which the system lets a process have so many.
+            match &frame.said {
+                Said::Daemon { about } if taken.about.is_none() => {
+                    taken.about = Some(about.clone());
+                }
+                Said::Export {
+                    name,
+                    session,
+                    about,
+                } => {
+                    let (name, about) = (name.clone(), about.clone());
+                    let session = session.clone();
+                    let standing = self.take_standing(frame, session)?;
+                    taken.exports.push(Export {
+                        name,
+                        about,
+                        standing,
+                    });
+                }
+                Said::Done => return Ok(taken),
+                Said::Refused { reason } => return Err(HandoverError::Refused(reason.clone())),
+                other => return Err(malformed(format!("{other:?}"))),
+            }
         }
     }
 
-    fn take_export(&mut self, wanted: &str) -> Result<Standing, HandoverError> {
-        let mut frame = self.receive()?;
-        let session = match &frame.said {
-            Said::Export { name, session } if name == wanted => session.clone(),
-            Said::Refused { reason } => return Err(HandoverError::Refused(reason.clone())),
-            other => return Err(malformed(format!("{other:?} instead of {wanted}"))),
-        };
+    fn take_standing(
+        &mut self,
+        mut frame: Frame,
+        session: Option<SessionSaid>,
+    ) -> Result<Standing, HandoverError> {
         let listener = OwnedFd::from(frame.file()?);
-        let socket = Socket::adopt(listener, wanted).map_err(malformed)?;
+        let socket = Socket::adopt(listener).map_err(malformed)?;
         let Some(session) = session else {
             return Ok(socket.into());
         };
@@ -398,20 +470,29 @@ impl Handover {
 
     // What the old process does.
 
-    /// What the other side asks for: the names of its exports. None when it only wanted to know what
-    /// runs here, and was told.
+    /// What the other side asks for. None when it only wanted to know what runs here, and was told.
     ///
     /// # Errors
     /// When it is not understood; it has been told so.
-    pub fn asked(&mut self, program: Program) -> Result<Option<Vec<String>>, HandoverError> {
+    pub fn asked(&mut self, program: Program) -> Result<Option<Wanted>, HandoverError> {
         self.0.set_read_timeout(Some(HELLO_PATIENCE))?;
         let asked = self.receive();
         self.0.set_read_timeout(Some(PATIENCE))?;
         match asked?.said {
             Said::Who => self.send(&Said::Program(program), &[], &[]).map(|()| None),
-            Said::Hello { version, exports } if version == VERSION => Ok(Some(exports)),
+            Said::Hello {
+                version: version @ VERSION_OF_NAMES..=VERSION,
+                exports: names,
+                about,
+            } => Ok(Some(Wanted {
+                version,
+                names,
+                about,
+            })),
             Said::Hello { version, .. } => {
-                let reason = format!("it speaks version {VERSION} of handing over, not {version}");
+                let reason = format!(
+                    "it speaks version {VERSION} of handing over, and older ones, not {version}"
+                );
                 self.refuse(&reason);
                 Err(HandoverError::Malformed(reason))
             }
@@ -428,16 +509,13 @@ impl Handover {
         let _ = self.send(&refused, &[], &[]);
     }
 
-    /// Gives all that stands, with the names of its exports, to the other side; on return it serves,
-    /// and nothing of this is to be used here any more.
+    /// Gives all that stands to the other side; on return it serves, and nothing of this is to be
+    /// used here any more.
     ///
     /// # Errors
     /// When the other side cannot: all of it is to be gone on with here.
-    pub fn give(mut self, all: &[(String, &Standing)]) -> Result<(), HandoverError> {
-        let given = all
-            .iter()
-            .try_for_each(|(name, standing)| self.give_export(name, standing));
-        if let Err(error) = given {
+    pub fn give(mut self, all: &Given<&Standing>) -> Result<(), HandoverError> {
+        if let Err(error) = self.give_all(all) {
             self.refuse(&error.to_string());
             return Err(error);
         }
@@ -450,34 +528,41 @@ impl Handover {
         }
     }
 
-    fn give_export(&mut self, name: &str, standing: &Standing) -> Result<(), HandoverError> {
+    fn give_all(&mut self, all: &Given<&Standing>) -> Result<(), HandoverError> {
+        if let Some(about) = all.about.clone() {
+            self.send(&Said::Daemon { about }, &[], &[])?;
+        }
+        let mut exports = all.exports.iter();
+        exports.try_for_each(|export| self.give_export(export))
+    }
+
+    fn give_export(&mut self, export: &Export<&Standing>) -> Result<(), HandoverError> {
+        let standing = export.standing;
+        let said = |session| Said::Export {
+            name: export.name.clone(),
+            session,
+            about: export.about.clone(),
+        };
         let mut fds = vec![standing.socket.as_fd()];
         let Some(frozen) = &standing.frozen else {
-            let said = Said::Export {
-                name: name.to_owned(),
-                session: None,
-            };
-            return self.send(&said, &[], &fds);
+            return self.send(&said(None), &[], &fds);
         };
         let device = &frozen.device;
         if device.log.is_some() || device.transfer.is_under_way() {
             return Err(HandoverError::NotNow("a guest is moving to another host"));
         }
         let regions: Vec<_> = device.table.regions().collect();
-        let said = Said::Export {
-            name: name.to_owned(),
-            session: Some(SessionSaid {
-                peer: frozen.peer,
-                owned: device.owned,
-                features: device.features,
-                protocol_features: device.protocol_features,
-                status: device.status,
-                regions: regions.len(),
-                rings: device.rings.len(),
-            }),
+        let session = SessionSaid {
+            peer: frozen.peer,
+            owned: device.owned,
+            features: device.features,
+            protocol_features: device.protocol_features,
+            status: device.status,
+            regions: regions.len(),
+            rings: device.rings.len(),
         };
         fds.push(frozen.stream.as_fd());
-        self.send(&said, &frozen.mount, &fds)?;
+        self.send(&said(Some(session)), &frozen.mount, &fds)?;
         for (region, file) in regions {
             let said = Said::Region {
                 guest: region.guest_phys_addr,

@@ -62,7 +62,10 @@ use crate::server::{Error, Server};
 pub use affinity::Cpus;
 pub use chain::{Readable, Writable};
 pub use frozen::{Frozen, Standing, Why};
-pub use handover::{Handover, HandoverError, Program};
+pub(crate) use handover::malformed;
+pub use handover::{
+    Export, Given, Handover, HandoverError, Program, VERSION, VERSION_OF_NAMES, Wanted,
+};
 pub use session::{DeviceOptions, Stop, serve};
 pub use socket::{Socket, group_id};
 

@@ -112,16 +112,19 @@ impl Socket {
         })
     }
 
-    /// Takes over a listening socket from another process, at the path that it is to have, if it is
-    /// one; see [`Socket::keep`].
+    /// Takes over a listening socket from another process; see [`Socket::stands_at`].
     ///
     /// # Errors
     /// When the descriptor is something else.
-    pub(super) fn adopt(fd: OwnedFd, path: &str) -> Result<Socket, VhostUserError> {
-        let mut socket = Socket::inherit(fd.into_raw_fd())?;
-        let path = PathBuf::from(path);
-        let found = fs::symlink_metadata(&path);
-        let local = socket.listener.local_addr();
+    pub(super) fn adopt(fd: OwnedFd) -> Result<Socket, VhostUserError> {
+        Socket::inherit(fd.into_raw_fd())
+    }
+
+    /// Says where a socket that was taken over is to be found. If it is, it is removed there in the
+    /// end, once it is this process's ([`Socket::keep`]).
+    pub fn stands_at(&mut self, path: &Path) {
+        let found = fs::symlink_metadata(path);
+        let local = self.listener.local_addr();
         let is_there = local.is_ok_and(|local| {
             let bound = local.as_pathname().map(std::path::absolute);
             matches!(bound, Some(Ok(bound)) if bound == path)
@@ -130,9 +133,8 @@ impl Socket {
             && is_there
             && found.file_type().is_socket()
         {
-            socket.adopted = Some((path, found.dev(), found.ino()));
+            self.adopted = Some((path.to_owned(), found.dev(), found.ino()));
         }
-        Ok(socket)
     }
 
     /// A socket that was taken over is this process's from here on.
