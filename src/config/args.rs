@@ -114,7 +114,7 @@ struct Args {
     incoming: bool,
     /// Take the virtual machines over from the daemon that serves the store, which ends: an update
     /// that they do not notice. The other flags must be those of that daemon.
-    #[arg(long, conflicts_with_all = ["fd", "control_tcp"])]
+    #[arg(long)]
     take_over: bool,
     /// Have what is installed and configured now come in force in the daemon PID, which serves the
     /// store: it reads its configuration again, if it runs this very program (as SIGHUP does); else

@@ -727,5 +727,6 @@ fn guests_start_or_come_from_another_host_or_daemon() {
         assert!(error(&with(&[&format!("--reload={pid}")])).contains("--reload"));
     }
     assert!(error(&with(&["--incoming", "--take-over"])).contains("--take-over"));
-    assert!(error(&["--store=/s", "--fd=5", "--take-over"]).contains("--fd"));
+    let all = ["--store=/s", "--fd=5", "--take-over"];
+    assert_eq!(parse(&all).unwrap().start, Start::TakeOver);
 }

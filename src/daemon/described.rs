@@ -110,6 +110,9 @@ pub(super) fn wished(about: Option<Value>) -> Result<(Vec<NewExport>, bool), Han
 pub(super) struct About {
     /// The new one's configuration has something else exported than its own.
     pub(super) is_changed: bool,
+    /// It listens for other machines, on the socket that comes with this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) has_tcp: bool,
 }
 
 impl About {

@@ -6,7 +6,7 @@
 //! own says in force itself, as by a reload.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -55,12 +55,13 @@ impl Asked {
         self.handover.peer()
     }
 
-    /// Gives it all that there is; see [`Handover::give`].
+    /// Gives it all that there is, and the socket on which the daemon listens for other machines; see
+    /// [`Handover::give`].
     ///
     /// # Errors
-    /// As there; when it has asked for something else.
-    pub fn give(mut self, all: &[Left]) -> Result<(), HandoverError> {
-        match self.given(all) {
+    /// As there; when it has asked for something else, or does not know all of it.
+    pub fn give(mut self, all: &[Left], tcp: Option<BorrowedFd<'_>>) -> Result<(), HandoverError> {
+        match self.given(all, tcp) {
             Ok(given) => self.handover.give(&given),
             Err(error) => {
                 self.handover.refuse(&error.to_string());
@@ -69,7 +70,11 @@ impl Asked {
         }
     }
 
-    fn given<'a>(&self, all: &'a [Left]) -> Result<Given<&'a Standing>, HandoverError> {
+    fn given<'a>(
+        &self,
+        all: &'a [Left],
+        tcp: Option<BorrowedFd<'a>>,
+    ) -> Result<Given<&'a Standing, BorrowedFd<'a>>, HandoverError> {
         let export = |left: &'a Left, about| Export {
             name: left.name(),
             about,
@@ -78,16 +83,22 @@ impl Asked {
         let Some(names) = &self.names else {
             let about = About {
                 is_changed: self.is_changed,
+                has_tcp: tcp.is_some(),
             };
             let described = |left| Ok(export(left, Some(described::export(left)?)));
             return Ok(Given {
                 about: Some(about.said()?),
+                socket: tcp,
                 exports: all
                     .iter()
                     .map(described)
                     .collect::<Result<_, HandoverError>>()?,
             });
         };
+        if tcp.is_some() {
+            let reason = "it is too old to go on with --control-tcp";
+            return Err(HandoverError::NotNow(reason));
+        }
         let found = |name: &String| all.iter().find(|left| left.name() == *name);
         let named = names.iter().map(|name| Some(export(found(name)?, None)));
         let named: Option<Vec<_>> = named.collect();
@@ -95,6 +106,7 @@ impl Asked {
         let changed = HandoverError::NotNow("what is exported has changed meanwhile");
         Ok(Given {
             about: None,
+            socket: None,
             exports: named.ok_or(changed)?,
         })
     }

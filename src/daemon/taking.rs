@@ -4,6 +4,7 @@
 //! sockets too, since that is what it is confined to; and it is in order, as if a user had asked for it.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
 use super::described::{self, About, Known};
@@ -19,6 +20,8 @@ pub struct Taken {
     pub all: Vec<Left>,
     /// The configuration has something else exported than what the old process knew.
     pub is_changed: bool,
+    /// Where the old process listened for other machines.
+    pub tcp: Option<OwnedFd>,
 }
 
 /// Asks for the guests and takes them. `version`: the newest that the other side speaks. `follows`:
@@ -55,7 +58,7 @@ pub fn take(
 }
 
 /// What an older program hands over is what the configuration names, as it says.
-fn by_names(given: Given<Standing>, config: &Config) -> Result<Taken, HandoverError> {
+fn by_names(given: Given<Standing, OwnedFd>, config: &Config) -> Result<Taken, HandoverError> {
     let mut given = given.exports;
     let mut all = Vec::new();
     for named in &config.exports {
@@ -75,13 +78,20 @@ fn by_names(given: Given<Standing>, config: &Config) -> Result<Taken, HandoverEr
         None => Ok(Taken {
             all,
             is_changed: false,
+            tcp: None,
         }),
         Some(export) => Err(malformed(format!("{} was not asked for", export.name))),
     }
 }
 
-fn by_descriptions(given: Given<Standing>, config: &Config) -> Result<Taken, HandoverError> {
+fn by_descriptions(
+    given: Given<Standing, OwnedFd>,
+    config: &Config,
+) -> Result<Taken, HandoverError> {
     let about = About::understood(given.about)?;
+    if about.has_tcp != given.socket.is_some() {
+        return Err(malformed("a socket for other machines"));
+    }
     let mut seen = HashSet::new();
     let mut all = Vec::new();
     for export in given.exports {
@@ -94,6 +104,7 @@ fn by_descriptions(given: Given<Standing>, config: &Config) -> Result<Taken, Han
     Ok(Taken {
         all,
         is_changed: about.is_changed,
+        tcp: given.socket,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Two processes, each of a version, of which one goes on with what the other exports.
 
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +44,8 @@ fn pair() -> (Handover, Handover) {
 struct Old {
     exports: Arc<Exports>,
     dir: tempfile::TempDir,
+    /// Where it listens for other machines.
+    tcp: Option<TcpListener>,
 }
 
 impl Old {
@@ -73,6 +77,7 @@ impl Old {
         let old = Old {
             exports: Exports::new(store, common),
             dir,
+            tcp: None,
         };
         assert!(old.exports.reload(&[old.export("main", "a")]).is_empty());
         old
@@ -108,7 +113,8 @@ impl Old {
         let left = self.exports.wait().unwrap();
         assert!(left.iter().all(|(why, _)| *why == Why::Frozen));
         let all: Vec<_> = left.into_iter().map(|(_, left)| left).collect();
-        asked.give(&all)?;
+        let tcp = self.tcp.as_ref().map(AsFd::as_fd);
+        asked.give(&all, tcp)?;
         all.into_iter()
             .for_each(|left| left.standing.socket.leave());
         Ok(())
@@ -291,6 +297,25 @@ fn an_older_program_gets_what_it_can_name_or_nothing() {
     assert!(!old.path("w").exists(), "its path was known");
 }
 
+#[test]
+fn the_socket_for_other_machines_goes_to_who_knows_of_it() {
+    for (version, is_known) in [(VERSION_OF_NAMES, false), (VERSION, true)] {
+        let mut old = Old::new();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        old.tcp = Some(tcp);
+        let (taken, gave) = old.update(version, &old.config(&[]), false);
+        assert_eq!(gave.is_ok(), is_known);
+        match taken {
+            Ok(taken) => {
+                let tcp = TcpListener::from(taken.tcp.unwrap());
+                assert_eq!(tcp.local_addr().unwrap(), address);
+            }
+            Err(error) => assert!(error.to_string().contains("--control-tcp"), "{error}"),
+        }
+    }
+}
+
 /// Which frames a program of version 1 knows, it has to get no other ones.
 #[test]
 fn an_older_program_hears_of_nothing_that_it_does_not_know() {
@@ -372,8 +397,9 @@ fn taken_from(
                     about: about.clone(),
                     standing,
                 });
-            let given = Given {
+            let given = Given::<_, BorrowedFd<'_>> {
                 about,
+                socket: None,
                 exports: exports.collect(),
             };
             old.give(&given)
@@ -438,9 +464,16 @@ fn what_is_handed_over_is_not_believed() {
         let refused = from(&exports).unwrap_err();
         assert!(refused.contains(said), "{said}: {refused}");
     }
-    for about in [None, Some(json!({ "is_changed": false, "more": 1 }))] {
-        let refused = taken_from(about, &[], VERSION, &config).unwrap_err();
-        assert!(refused.contains("not understood"), "{refused}");
+    for (about, said) in [
+        (Value::Null, "not understood"),
+        (json!({ "is_changed": false, "more": 1 }), "not understood"),
+        (
+            json!({ "is_changed": false, "has_tcp": true }),
+            "a socket for other",
+        ),
+    ] {
+        let refused = taken_from(Some(about), &[], VERSION, &config).unwrap_err();
+        assert!(refused.contains(said), "{refused}");
     }
 }
 

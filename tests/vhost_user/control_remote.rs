@@ -17,13 +17,13 @@ use vm_tests::frontend::{Mount, Options};
 use crate::daemon::Daemon;
 
 /// What a machine needs to speak to the daemon, and it to be spoken to.
-struct Secrets {
+pub struct Secrets {
     dir: tempfile::TempDir,
     port: u16,
 }
 
 impl Secrets {
-    fn new() -> Secrets {
+    pub fn new() -> Secrets {
         let dir = tempfile::tempdir().unwrap();
         let files = [
             ("token", b"not-a-token-to-guess\n".as_slice()),
@@ -46,7 +46,12 @@ impl Secrets {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn flags(&self) -> Vec<String> {
+    /// Where the daemon listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn flags(&self) -> Vec<String> {
         vec![
             format!("--control-tcp=127.0.0.1:{}", self.port),
             format!("--control-token-file={}", self.path("token")),
@@ -55,7 +60,7 @@ impl Secrets {
         ]
     }
 
-    fn command(&self, verb: &str, rest: &[&str]) -> Output {
+    pub fn command(&self, verb: &str, rest: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_razorfs"))
             .args([verb, "/not/here"])
             .args(rest)

@@ -64,7 +64,8 @@ fn wait_for(socket: &Path) {
     }
 }
 
-fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
+/// A directory with a store in it.
+pub fn make_store(mkfs: &[&str]) -> tempfile::TempDir {
     make_store_in(tempfile::tempdir().unwrap(), mkfs)
 }
 

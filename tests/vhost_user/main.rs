@@ -35,4 +35,5 @@ mod session;
 mod several;
 mod take_over;
 mod take_over_exports;
+mod take_over_listening;
 mod without_open;

@@ -121,7 +121,8 @@ impl Daemon {
                 After::Again => true,
                 After::HandOver(asked) => {
                     let process = asked.process();
-                    match asked.give(&self.all) {
+                    let tcp = self.tcp.as_ref().map(tcp::Listener::as_fd);
+                    match asked.give(&self.all, tcp) {
                         Ok(()) => {
                             log::info!("another razorfsd serves from here on");
                             process.into_iter().for_each(service::goes_on_in);

@@ -154,7 +154,12 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
         Start::Incoming | Start::TakeOver | Start::Reload(_) => None,
     };
     let tcp = config.control_tcp.as_ref();
-    let tcp = tcp.map(tcp::Listener::bind).transpose()?;
+    let tcp = tcp.map(tcp::Awaited::new).transpose()?;
+    let tcp = match asked {
+        // It may be the one that listens there.
+        Some((_, version)) if version > VERSION_OF_NAMES => tcp,
+        _ => tcp.map(tcp::Awaited::alone).transpose()?,
+    };
     let sockets = match asked {
         None => sockets(config, group)?,
         Some(_) => Vec::new(),
@@ -162,16 +167,13 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
     // Before there is a second thread, and before anything in the store is believed.
     confine(config)?;
     let since = Instant::now();
-    let (all, taking) = match asked {
-        None => (fresh(config, sockets), None),
-        Some((mut handover, version)) => {
-            let taken = taking::take(&mut handover, version, config, awaited.is_some())?;
-            let taking = Taking {
-                handover,
-                is_changed: taken.is_changed,
-            };
-            (taken.all, Some(taking))
-        }
+    let Beginning { all, tcp, taking } = match asked {
+        None => Beginning {
+            all: fresh(config, sockets),
+            tcp: tcp.map(|tcp| tcp.listen(None)).transpose()?,
+            taking: None,
+        },
+        Some(asked) => take(config, asked, tcp, awaited.is_some())?,
     };
     let daemon = Daemon {
         all,
@@ -187,6 +189,38 @@ fn serve(config: &Config, awaited: Option<Awaited>) -> Result<(), Error> {
         followed: Followed::default(),
     };
     daemon.live(signals)
+}
+
+/// What a daemon begins with.
+struct Beginning {
+    /// What it is to serve.
+    all: Vec<Left>,
+    /// Where it listens for other machines.
+    tcp: Option<tcp::Listener>,
+    /// Who the guests come from, if they do.
+    taking: Option<Taking>,
+}
+
+/// Takes the guests over, and the socket for other machines if there is to be one. `follows`: see
+/// [`taking::take`].
+fn take(
+    config: &Config,
+    (mut handover, version): (Handover, u32),
+    tcp: Option<tcp::Awaited>,
+    follows: bool,
+) -> Result<Beginning, Error> {
+    let taken = taking::take(&mut handover, version, config, follows)?;
+    let tcp = tcp.map(|tcp| tcp.listen(taken.tcp)).transpose();
+    let tcp = tcp.inspect_err(|error| handover.refuse(&error.to_string()))?;
+    let taking = Taking {
+        handover,
+        is_changed: taken.is_changed,
+    };
+    Ok(Beginning {
+        all: taken.all,
+        tcp,
+        taking: Some(taking),
+    })
 }
 
 /// What the configuration has exported, on sockets that were made for it.

@@ -21,7 +21,7 @@ use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use razorfs::config::{Config, Endpoint};
+use razorfs::config::Config;
 use razorfs::daemon::handover;
 use razorfs::transport::vhost_user::{Handover, Program, VERSION};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -100,13 +100,12 @@ pub fn reload(pid: i32, config: &Config) -> Result<Reloaded, Error> {
         read_again()?;
         return Ok(Reloaded::Done(None));
     }
-    let reason = match cannot_be_taken_over(config) {
+    let reason = match its {
         // One from before it was asked would not tell the manager who takes over, either.
-        _ if its.is_err() => "the razorfsd that runs is too old for it",
-        Some(reason) => reason,
-        None => match in_background()? {
+        Err(_) => "the razorfsd that runs is too old for it",
+        Ok(its) => match in_background()? {
             Side::New(told) => {
-                if let Some(patience) = its.ok().and_then(|its| its.watchdog_us) {
+                if let Some(patience) = its.watchdog_us {
                     // SAFETY: there is one thread.
                     unsafe { std::env::set_var(WATCHDOG, patience.to_string()) };
                 }
@@ -156,18 +155,6 @@ fn check_peer(asked: &Handover, old: Pid) -> Result<(), Error> {
             Err(format!("--reload {old}: it is process {peer} that serves the store").into())
         }
         None => Err(format!("--reload {old}: who serves the store cannot be seen here").into()),
-    }
-}
-
-/// Why a daemon of this configuration keeps its guests.
-fn cannot_be_taken_over(config: &Config) -> Option<&'static str> {
-    let mut exports = config.exports.iter();
-    match &config.control_tcp {
-        Some(_) => Some("a daemon with --control-tcp keeps its port until it ends"),
-        None if exports.any(|each| matches!(each.new.endpoint, Endpoint::Fd(_))) => {
-            Some("a daemon with --fd is its front-end's")
-        }
-        None => None,
     }
 }
 

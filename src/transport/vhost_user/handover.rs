@@ -122,9 +122,11 @@ pub struct Export<S> {
 }
 
 /// What a process gives to another.
-pub struct Given<S> {
+pub struct Given<S, F> {
     /// What is said about the daemon, from version 2 on.
     pub about: Option<Value>,
+    /// A listening socket of the daemon's own that goes with it.
+    pub socket: Option<F>,
     /// All that it exports.
     pub exports: Vec<Export<S>>,
 }
@@ -142,6 +144,7 @@ enum Said {
     Refused {
         reason: String,
     },
+    /// With a listening socket of the daemon's own, if it has one.
     Daemon {
         about: Value,
     },
@@ -340,7 +343,7 @@ impl Handover {
     ///
     /// # Errors
     /// When the other side refuses, or what it sends makes no sense.
-    pub fn take(&mut self, wanted: Wanted) -> Result<Given<Standing>, HandoverError> {
+    pub fn take(&mut self, wanted: Wanted) -> Result<Given<Standing, OwnedFd>, HandoverError> {
         let hello = Said::Hello {
             version: wanted.version,
             exports: wanted.names,
@@ -349,14 +352,16 @@ impl Handover {
         self.send(&hello, &[], &[])?;
         let mut taken = Given {
             about: None,
+            socket: None,
             exports: Vec::new(),
         };
         loop {
-            let frame = self.receive()?;
+            let mut frame = self.receive()?;
             // Each export brings a descriptor, of which the system lets a process have so many.
             match &frame.said {
                 Said::Daemon { about } if taken.about.is_none() => {
                     taken.about = Some(about.clone());
+                    taken.socket = frame.fds.next();
                 }
                 Said::Export {
                     name,
@@ -514,7 +519,7 @@ impl Handover {
     ///
     /// # Errors
     /// When the other side cannot: all of it is to be gone on with here.
-    pub fn give(mut self, all: &Given<&Standing>) -> Result<(), HandoverError> {
+    pub fn give(mut self, all: &Given<&Standing, BorrowedFd<'_>>) -> Result<(), HandoverError> {
         if let Err(error) = self.give_all(all) {
             self.refuse(&error.to_string());
             return Err(error);
@@ -528,9 +533,9 @@ impl Handover {
         }
     }
 
-    fn give_all(&mut self, all: &Given<&Standing>) -> Result<(), HandoverError> {
+    fn give_all(&mut self, all: &Given<&Standing, BorrowedFd<'_>>) -> Result<(), HandoverError> {
         if let Some(about) = all.about.clone() {
-            self.send(&Said::Daemon { about }, &[], &[])?;
+            self.send(&Said::Daemon { about }, &[], all.socket.as_slice())?;
         }
         let mut exports = all.exports.iter();
         exports.try_for_each(|export| self.give_export(export))
