@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots a Debian 12 with systemd in a container, and tries the service there, as the package brings it:
-# an update of the package under a connected front-end, reloads, the watchdog, a kill, the end.
+# an update of the package under a connected front-end, reloads, the watchdog, a kill, the end; and a
+# daemon that its first guest starts.
 #
 #   scripts/service_test.sh        needs root, for debootstrap and systemd-nspawn
 #
@@ -36,7 +37,7 @@ dpkg-deb --root-owner-group -Zgzip -b "$DIR/next" "$DIR/root/next.deb" > "$DIR/b
 cat > "$DIR/root/front-end.pl" << 'PERL'
 # A front-end that stays connected: it ends when it is cut off.
 use IO::Socket::UNIX;
-my $socket = IO::Socket::UNIX->new("/run/razorfs/home.sock") or die;
+my $socket = IO::Socket::UNIX->new($ARGV[0]) or die;
 open(my $there, ">", "/connected");
 sysread($socket, my $byte, 1);
 PERL
@@ -83,7 +84,7 @@ printf '[Service]\nWatchdogSec=6\n' > /etc/systemd/system/$unit.service.d/watchd
 systemctl daemon-reload
 systemctl start $unit
 first=$(is MainPID)
-perl /front-end.pl &
+perl /front-end.pl /run/razorfs/home.sock &
 front_end=$!
 until_is "no front-end" test -e /connected
 kept() {
@@ -148,6 +149,33 @@ systemctl stop $unit
 until_is "process $last did not close the store" says "razorfsd[$last]: razorfsd::daemon: closed "
 razorfsck /var/lib/razorfs/home > /dev/null || fail "the store is not well"
 say "it ended cleanly"
+
+unit=razorfsd@lazy
+runuser -u razorfs -- razorfs mkfs /var/lib/razorfs/lazy > /dev/null
+echo 'store = "/var/lib/razorfs/lazy"' > /etc/razorfs/lazy.toml
+echo 'RAZORFSD_FLAGS="--fd 3"' > /etc/razorfs/lazy.conf
+systemctl start $unit.socket
+is_in() { [ "$(is ActiveState)" = "$1" ]; }
+is_in inactive || fail "it runs, and nobody has connected"
+[ "$(stat -c '%G %a' /run/razorfs-lazy.sock)" = "kvm 660" ] || fail "others may connect, or kvm may not"
+for guest in first second; do
+    perl /front-end.pl /run/razorfs-lazy.sock &
+    front_end=$!
+    until_is "it is not started by its $guest guest" is_in active
+    first=$(is MainPID)
+    cp /usr/bin/razorfsd /usr/bin/razorfsd.new
+    mv /usr/bin/razorfsd.new /usr/bin/razorfsd
+    systemctl reload $unit
+    kept "by an update of what its guest has started"
+    [ "$(is MainPID)" != "$first" ] || fail "another program did not take over a socket of systemd's"
+    kill $front_end
+    wait $front_end || true
+    until_is "it does not end with its $guest guest" is_in inactive
+    [ "$(is Result)" = success ] || fail "it ended with $(is Result)"
+    razorfsck /var/lib/razorfs/lazy > /dev/null || fail "the store is not well"
+done
+systemctl stop $unit.socket
+say "a guest starts its daemon, goes on over an update, and ends it"
 say PASS
 SH
 chmod +x "$DIR/root/test.sh"
