@@ -193,7 +193,8 @@ fn a_configuration_file_that_is_read_again_changes_what_can_change() {
     ));
     let prepare: &[&[&str]] = &[&["create", "web"], &["create", "db"], &["create", "new"]];
     let daemon = Daemon::start_configured(prepare, &file, &place.at("web"));
-    assert!(Path::new(&place.at("db")).exists());
+    // It was waited for the first socket.
+    until("all are served", || Path::new(&place.at("db")).exists());
     let mut web = daemon.mount_at(&place.at("web"));
     let schedule = "[[snapshots]]\ndataset = 'new'\nevery = '1h'\nkeep = { last = 1 }\n";
     write(&format!(
