@@ -56,6 +56,15 @@ fn spawn(dir: &Path, socket: &Path, flags: &[String]) -> Child {
         .unwrap()
 }
 
+/// A daemon serves guests a moment before another can take over.
+pub fn wait_for_handover(dir: &Path) {
+    let since = Instant::now();
+    while !dir.join("store/handover.sock").exists() {
+        assert!(since.elapsed() < WAIT, "no other could take over");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 fn wait_for(socket: &Path) {
     let since = Instant::now();
     while !is_listened_on(socket) {
@@ -130,6 +139,7 @@ impl Daemon {
 
     /// Has a new process take over from it, which ends. How long that took.
     pub fn take_over(&mut self) -> Duration {
+        wait_for_handover(self.dir.path());
         let since = Instant::now();
         let flags = [self.flags.as_slice(), &["--take-over".into()]].concat();
         let new = spawn(self.dir.path(), &self.socket(), &flags);
@@ -141,6 +151,7 @@ impl Daemon {
 
     /// What a process says that asks to take over and does not get it; the daemon stays.
     pub fn keeps(&mut self, flags: &[&str]) -> String {
+        wait_for_handover(self.dir.path());
         let ended = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
             .args(["--allow-volatile", "--take-over", "--socket-path"])
             .arg(self.socket())

@@ -14,7 +14,7 @@ use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Mount, Options, WAIT};
 
 use crate::control_remote::Secrets;
-use crate::daemon::{Daemon, make_store};
+use crate::daemon::{Daemon, make_store, wait_for_handover};
 
 #[test]
 fn who_connects_over_the_network_meanwhile_is_not_refused() {
@@ -61,6 +61,8 @@ fn who_cannot_listen_there_does_not_take_over() {
     let other = format!("--control-tcp={}", other.local_addr().unwrap());
     let refused = daemon.keeps(&[&[other.as_str()], &flags[1..]].concat());
     assert!(refused.contains("cannot listen on"), "{refused}");
+    let forgotten = daemon.keeps(&[]);
+    assert!(forgotten.contains("--control-tcp"), "{forgotten}");
     guest.client(0).call(request::getattr(ROOT)).unwrap();
     let listed = secrets.command("list", &[]);
     assert!(listed.status.success(), "{listed:?}");
@@ -110,6 +112,7 @@ fn a_guest_of_a_socket_that_came_as_a_descriptor_goes_on() {
         .client(0)
         .call(request::mkdir(ROOT, "dir", 0o755))
         .unwrap();
+    wait_for_handover(dir.path());
     let mut new = start(dir.path(), None, &["--take-over"]);
     let log = || std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(ended(&mut old).success(), "{}", log());

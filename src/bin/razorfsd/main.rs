@@ -210,7 +210,14 @@ fn take(
     follows: bool,
 ) -> Result<Beginning, Error> {
     let taken = taking::take(&mut handover, version, config, follows)?;
-    let tcp = tcp.map(|tcp| tcp.listen(taken.tcp)).transpose();
+    let tcp: Result<_, Error> = match tcp {
+        Some(tcp) => tcp.listen(taken.tcp).map(Some).map_err(Error::from),
+        // A flag that was forgotten must not end anything.
+        None if taken.tcp.is_some() && !follows => {
+            Err("the other razorfsd is reached from other machines: name its --control-tcp".into())
+        }
+        None => Ok(None),
+    };
     let tcp = tcp.inspect_err(|error| handover.refuse(&error.to_string()))?;
     let taking = Taking {
         handover,

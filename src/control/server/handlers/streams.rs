@@ -43,9 +43,10 @@ async fn receive(
     Options(how): Options<ReceiveSnapshot>,
     request: Request,
 ) -> Result<Answer<Received>> {
-    let (body, taking) = (request.into_body(), served.clone());
+    // Also where there is no room for it: closing the connection on what is unread loses the refusal.
+    let body = Upload::begin(request.into_body(), &served);
     let receive = move |store: &_, go_on: &mut GoOn<'_>| {
-        let input = BufReader::with_capacity(1 << 20, Upload::begin(body, &taking));
+        let input = BufReader::with_capacity(1 << 20, body);
         let watch = &mut at_each_step(go_on);
         operations::receive(store, &name, how.snapshot.as_deref(), input, watch)
     };
