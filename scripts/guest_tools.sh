@@ -9,8 +9,9 @@ cd "$ROOT"
 scripts/install_deps.sh
 command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 [ -n "${RAZORFS_BIN:-}" ] || cargo build --release --quiet --bins
-VM_TESTS=${RAZORFS_BIN:-target/release}/vm-tests
-if [ -z "${RAZORFS_BIN:-}" ] || [ ! -x "$VM_TESTS" ]; then
+if [ -n "${RAZORFS_BIN:-}" ] && [ -x "$RAZORFS_BIN/vm-tests" ]; then
+    VM_TESTS=$RAZORFS_BIN/vm-tests
+else
     cargo build --release --quiet -p vm-tests --bin vm-tests
     VM_TESTS=target/release/vm-tests
 fi

@@ -30,11 +30,11 @@ use log::LevelFilter;
 
 use crate::control::tcp::TcpOptions;
 use crate::engine::OpenOptions;
-use crate::export::{Defaults, NewExport};
+use crate::export::{Defaults, Left, NewExport};
 use crate::fs::Options;
 use crate::sandbox::Action;
 use crate::schedule::Schedule;
-use crate::transport::vhost_user::DeviceOptions;
+use crate::transport::vhost_user::{DeviceOptions, Standing};
 
 /// A dataset for one guest at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,19 @@ pub struct ExportConfig {
     pub new: NewExport,
     /// How to export it, given what else is exported.
     pub options: Options,
+}
+
+impl ExportConfig {
+    /// It, where it stands.
+    #[must_use]
+    pub fn on(&self, standing: Standing) -> Left {
+        Left {
+            new: self.new.clone(),
+            options: self.options,
+            configured: true,
+            standing,
+        }
+    }
 }
 
 /// Where the daemon can be found by commands.
@@ -124,6 +137,14 @@ pub struct Config {
     pub notes: Vec<String>,
     /// What to warn the user of: flags that do not go together.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// What is to be exported.
+    #[must_use]
+    pub fn named(&self) -> Vec<NewExport> {
+        self.exports.iter().map(|each| each.new.clone()).collect()
+    }
 }
 
 /// A flag's value that is in force.

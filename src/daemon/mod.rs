@@ -1,5 +1,6 @@
 //! A daemon's beginning and end where guests go on over it: another process of this host takes them
-//! over ([`handover`] and [`taking`], its two sides), or another host's does, and takes the store up when it has been let go.
+//! over ([`handover`] and [`taking`], its two sides), or another host's does, and takes the store up
+//! when it has been let go.
 //!
 //! The store's lock says who serves: nobody answers a guest without it.
 

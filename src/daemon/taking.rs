@@ -37,13 +37,14 @@ pub fn take(
     follows: bool,
 ) -> Result<Taken, HandoverError> {
     let version = version.min(VERSION);
-    let exports = config.exports.iter();
     let (names, about) = if version == VERSION_OF_NAMES {
-        let names = exports.map(|each| name_of(&each.new.endpoint));
+        let names = config
+            .exports
+            .iter()
+            .map(|each| name_of(&each.new.endpoint));
         (names.collect(), None)
     } else {
-        let named: Vec<_> = exports.map(|each| each.new.clone()).collect();
-        (Vec::new(), Some(described::wish(&named, follows)?))
+        (Vec::new(), Some(described::wish(&config.named(), follows)?))
     };
     let given = handover.take(Wanted {
         version,
@@ -67,12 +68,7 @@ fn by_names(given: Given<Standing, OwnedFd>, config: &Config) -> Result<Taken, H
         let at = at.ok_or_else(|| malformed(format!("{name} is missing")))?;
         let mut standing = given.swap_remove(at).standing;
         standing.socket.stands_at(Path::new(&name));
-        all.push(Left {
-            new: named.new.clone(),
-            options: named.options,
-            configured: true,
-            standing,
-        });
+        all.push(named.on(standing));
     }
     match given.first() {
         None => Ok(Taken {

@@ -4,20 +4,18 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::handover::{Asked, asked_by};
 use super::taking::{Taken, take};
 use crate::config::{Command, Config};
-use crate::disk::sim::SimMedia;
-use crate::engine::{MkfsOptions, OpenOptions, Store, mkfs, system_clock};
-use crate::export::{Common, Defaults, Endpoint, Exports, Left, NewExport};
-use crate::fs::{CacheMode, Options};
+use crate::export::tests::World;
+use crate::export::{Left, NewExport};
+use crate::fs::CacheMode;
 use crate::transport::vhost_user::{
-    DeviceOptions, Export, Given, Handover, HandoverError, Program, Socket, Standing, VERSION,
-    VERSION_OF_NAMES, Wanted, Why,
+    Export, Given, Handover, HandoverError, Program, Socket, Standing, VERSION, VERSION_OF_NAMES,
+    Wanted, Why,
 };
 
 const PROGRAM: Program = Program {
@@ -29,8 +27,8 @@ const PROGRAM: Program = Program {
 
 impl Drop for Old {
     fn drop(&mut self) {
-        self.exports.end();
-        self.exports.wait().unwrap();
+        self.world.exports.end();
+        self.world.exports.wait().unwrap();
     }
 }
 
@@ -42,8 +40,7 @@ fn pair() -> (Handover, Handover) {
 
 /// A process that serves a store with the datasets `main`, `web` and `db`, and a directory for sockets.
 struct Old {
-    exports: Arc<Exports>,
-    dir: tempfile::TempDir,
+    world: World,
     /// Where it listens for other machines.
     tcp: Option<TcpListener>,
 }
@@ -51,66 +48,36 @@ struct Old {
 impl Old {
     /// Its configuration names `a`, which is of main.
     fn new() -> Old {
-        let sim = SimMedia::new();
-        mkfs(sim.media(), &MkfsOptions::reproducible(), &system_clock()).unwrap();
-        let options = OpenOptions {
-            background: false,
-            ..OpenOptions::default()
-        };
-        let store = Store::open_media(sim.media(), options, system_clock()).unwrap();
-        for name in ["web", "db"] {
-            store.create_dataset(name, (0, 0)).unwrap();
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let common = Common {
-            device: DeviceOptions {
-                request_queues: 1,
-                ..DeviceOptions::default()
-            },
-            defaults: Defaults {
-                options: Options::default(),
-                cache: None,
-            },
-            group: None,
-            socket_dir: Some(dir.path().to_owned()),
-        };
         let old = Old {
-            exports: Exports::new(store, common),
-            dir,
+            world: World::new(false),
             tcp: None,
         };
-        assert!(old.exports.reload(&[old.export("main", "a")]).is_empty());
+        assert!(
+            old.world
+                .exports
+                .reload(&[old.world.new_export("main", "a")])
+                .is_empty()
+        );
         old
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn export(&self, dataset: &str, socket: &str) -> NewExport {
-        NewExport {
-            dataset: dataset.into(),
-            endpoint: Endpoint::Path(self.path(socket)),
-            tag: None,
-            read_only: false,
-            shared: false,
-            cache: None,
-        }
+        self.world.dir.path().join(name)
     }
 
     /// The configuration of a process that is to take over, with flags besides.
     fn config(&self, flags: &[&str]) -> Config {
         let a = format!("--socket-path={}", self.path("a").display());
-        let dir = format!("--socket-dir={}", self.dir.path().display());
+        let dir = format!("--socket-dir={}", self.world.dir.path().display());
         config(&[&[a.as_str(), &dir], flags].concat())
     }
 
     /// What the old process does with who asks, to the end: why it goes on, if it does.
     fn hand_over(&self, mut handover: Handover) -> Result<(), HandoverError> {
         let wanted = handover.asked(PROGRAM)?.unwrap();
-        let asked: Asked = asked_by(handover, &self.exports, wanted)?;
-        self.exports.freeze();
-        let left = self.exports.wait().unwrap();
+        let asked: Asked = asked_by(handover, &self.world.exports, wanted)?;
+        self.world.exports.freeze();
+        let left = self.world.exports.wait().unwrap();
         assert!(left.iter().all(|(why, _)| *why == Why::Frozen));
         let all: Vec<_> = left.into_iter().map(|(_, left)| left).collect();
         let tcp = self.tcp.as_ref().map(AsFd::as_fd);
@@ -164,21 +131,21 @@ fn all_that_can_be_asked_for_is_handed_over() {
         tag: Some("files".into()),
         shared: true,
         cache: Some(CacheMode::Metadata),
-        ..old.export("web", "w")
+        ..old.world.new_export("web", "w")
     };
     let reader = NewExport {
         read_only: true,
-        ..old.export("web", "r")
+        ..old.world.new_export("web", "r")
     };
     for new in [&full, &reader] {
-        old.exports.attach(new.clone()).unwrap();
+        old.world.exports.attach(new.clone()).unwrap();
     }
     let (taken, gave) = old.update(VERSION, &old.config(&[]), false);
     gave.unwrap();
     let taken = taken.unwrap();
     assert!(!taken.is_changed);
     let all: Vec<_> = taken.all.iter().map(|left| left.new.clone()).collect();
-    assert_eq!(all, [old.export("main", "a"), full, reader]);
+    assert_eq!(all, [old.world.new_export("main", "a"), full, reader]);
     let configured: Vec<_> = taken.all.iter().map(|left| left.configured).collect();
     assert_eq!(configured, [true, false, false]);
     let options: Vec<_> = taken.all.iter().map(|left| left.options).collect();
@@ -201,35 +168,42 @@ fn all_that_can_be_asked_for_is_handed_over() {
 #[test]
 fn what_a_request_has_ended_does_not_come_back() {
     let old = Old::new();
-    old.exports
+    old.world
+        .exports
         .detach(old.path("a").to_str().unwrap(), false)
         .unwrap();
-    old.exports.attach(old.export("db", "d")).unwrap();
+    old.world
+        .exports
+        .attach(old.world.new_export("db", "d"))
+        .unwrap();
     let (taken, gave) = old.update(VERSION, &old.config(&[]), false);
     gave.unwrap();
     let all = said(&taken.unwrap().all);
-    assert_eq!(all, [(old.export("db", "d").to_string(), false)]);
+    assert_eq!(all, [(old.world.new_export("db", "d").to_string(), false)]);
 }
 
 #[test]
 fn nothing_at_all_can_be_handed_over() {
     let old = Old::new();
-    old.exports.reload(&[]);
-    let flag = format!("--socket-dir={}", old.dir.path().display());
+    old.world.exports.reload(&[]);
+    let flag = format!("--socket-dir={}", old.world.dir.path().display());
     let (taken, gave) = old.update(VERSION, &config(&[&flag]), false);
     gave.unwrap();
-    assert!(taken.unwrap().all.is_empty() && old.exports.goes_on_with_none());
+    assert!(taken.unwrap().all.is_empty() && old.world.exports.goes_on_with_none());
 }
 
 #[test]
 fn a_configuration_that_says_something_else_is_refused_unless_it_follows() {
     let old = Old::new();
-    old.exports.attach(old.export("web", "w")).unwrap();
+    old.world
+        .exports
+        .attach(old.world.new_export("web", "w"))
+        .unwrap();
     let named = |text: &str| {
         let (dataset, socket) = text.split_once(':').unwrap();
         format!("--export={dataset}:{}", old.path(socket).display())
     };
-    let dir = format!("--socket-dir={}", old.dir.path().display());
+    let dir = format!("--socket-dir={}", old.world.dir.path().display());
     // One more, one less, another dataset, another tag.
     for flags in [
         vec![named("main:a"), named("db:d")],
@@ -243,7 +217,7 @@ fn a_configuration_that_says_something_else_is_refused_unless_it_follows() {
         let (taken, gave) = old.update(VERSION, &config(&flags), false);
         let refused = taken.err().unwrap().to_string();
         assert!(refused.contains("start it so"), "{flags:?}: {refused}");
-        assert!(gave.is_err() && !old.exports.is_ending());
+        assert!(gave.is_err() && !old.world.exports.is_ending());
     }
     // What was made by a request may be named or not; it is the configuration's then.
     let more = named("web:w");
@@ -261,9 +235,12 @@ fn a_configuration_that_says_something_else_is_refused_unless_it_follows() {
 #[test]
 fn what_could_not_be_removed_in_the_end_is_refused() {
     let old = Old::new();
-    let inner = old.dir.path().join("inner");
+    let inner = old.world.dir.path().join("inner");
     std::fs::create_dir(&inner).unwrap();
-    old.exports.attach(old.export("web", "inner/w")).unwrap();
+    old.world
+        .exports
+        .attach(old.world.new_export("web", "inner/w"))
+        .unwrap();
     let a = format!("--socket-path={}", old.path("a").display());
     let (taken, gave) = old.update(VERSION, &config(&[&a]), false);
     let refused = taken.err().unwrap().to_string();
@@ -271,7 +248,10 @@ fn what_could_not_be_removed_in_the_end_is_refused() {
     assert!(gave.unwrap_err().to_string().contains("--socket-dir"));
     // Beside one that is named is within reach.
     let old = Old::new();
-    old.exports.attach(old.export("web", "w")).unwrap();
+    old.world
+        .exports
+        .attach(old.world.new_export("web", "w"))
+        .unwrap();
     let a = format!("--socket-path={}", old.path("a").display());
     let (taken, _) = old.update(VERSION, &config(&[&a]), false);
     assert_eq!(taken.unwrap().all.len(), 2);
@@ -280,14 +260,17 @@ fn what_could_not_be_removed_in_the_end_is_refused() {
 #[test]
 fn an_older_program_gets_what_it_can_name_or_nothing() {
     let old = Old::new();
-    old.exports.attach(old.export("web", "w")).unwrap();
+    old.world
+        .exports
+        .attach(old.world.new_export("web", "w"))
+        .unwrap();
     let (taken, gave) = old.update(VERSION_OF_NAMES, &old.config(&[]), false);
     let refused = taken.err().unwrap().to_string();
     assert!(
         refused.contains("it serves") && refused.contains("/w"),
         "{refused}"
     );
-    assert!(gave.is_err() && !old.exports.is_ending());
+    assert!(gave.is_err() && !old.world.exports.is_ending());
     let more = format!("--export=web:{}", old.path("w").display());
     let (taken, gave) = old.update(VERSION_OF_NAMES, &old.config(&[&more]), true);
     gave.unwrap();
@@ -367,7 +350,7 @@ fn a_newer_program_is_refused_in_words() {
             assert!(refused.contains(said), "{refused}");
             assert!(gives.join().unwrap().is_err());
         });
-        assert!(!old.exports.is_ending());
+        assert!(!old.world.exports.is_ending());
     }
 }
 

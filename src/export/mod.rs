@@ -18,7 +18,7 @@ mod asked;
 mod restore;
 mod running;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};

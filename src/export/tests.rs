@@ -9,13 +9,14 @@ use crate::disk::sim::SimMedia;
 use crate::engine::{MkfsOptions, OpenOptions, mkfs, system_clock};
 use crate::fs::Options;
 
-struct World {
-    exports: Arc<Exports>,
-    dir: tempfile::TempDir,
+/// A store with the datasets `main`, `web` and `db`, and a directory for sockets.
+pub(crate) struct World {
+    pub(crate) exports: Arc<Exports>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl World {
-    fn new(exit_on_disconnect: bool) -> World {
+    pub(crate) fn new(exit_on_disconnect: bool) -> World {
         let sim = SimMedia::new();
         mkfs(sim.media(), &MkfsOptions::reproducible(), &system_clock()).unwrap();
         let options = OpenOptions {
@@ -46,7 +47,7 @@ impl World {
         }
     }
 
-    fn new_export(&self, dataset: &str, socket: &str) -> NewExport {
+    pub(crate) fn new_export(&self, dataset: &str, socket: &str) -> NewExport {
         NewExport {
             dataset: dataset.into(),
             endpoint: Endpoint::Path(self.dir.path().join(socket)),

@@ -56,6 +56,18 @@ fn spawn(dir: &Path, socket: &Path, flags: &[String]) -> Child {
         .unwrap()
 }
 
+/// How a process ends.
+pub fn ended(child: &mut Child) -> ExitStatus {
+    let since = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(since.elapsed() < WAIT, "it does not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// A daemon serves guests a moment before another can take over.
 pub fn wait_for_handover(dir: &Path) {
     let since = Instant::now();
@@ -414,14 +426,7 @@ impl Daemon {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let since = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(since.elapsed() < WAIT, "it does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        ended(&mut self.child)
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Mount, Options, WAIT};
 
 use crate::control_remote::Secrets;
-use crate::daemon::{Daemon, make_store, wait_for_handover};
+use crate::daemon::{Daemon, ended, make_store, wait_for_handover};
 
 #[test]
 fn who_connects_over_the_network_meanwhile_is_not_refused() {
@@ -88,17 +88,6 @@ fn start(dir: &Path, listener: Option<UnixListener>, flags: &[&str]) -> Child {
         .stderr(log.unwrap())
         .spawn()
         .unwrap()
-}
-
-fn ended(child: &mut Child) -> ExitStatus {
-    let since = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(since.elapsed() < WAIT, "it does not end");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

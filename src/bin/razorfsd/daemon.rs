@@ -325,8 +325,7 @@ impl Daemon {
             .map(tcp::Listener::try_clone)
             .transpose()?;
         let scheduler = Scheduler::start(Arc::clone(store), Vec::new())?;
-        let named = self.config.exports.iter().map(|each| each.new.clone());
-        let named: Vec<_> = named.collect();
+        let named = self.config.named();
         exports.set_named(named.clone());
         let (taking, since) = (&mut self.taking, self.since);
         let mut is_changed = false;

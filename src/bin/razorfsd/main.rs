@@ -233,13 +233,8 @@ fn take(
 /// What the configuration has exported, on sockets that were made for it.
 fn fresh(config: &Config, sockets: Vec<Socket>) -> Vec<Left> {
     let all = config.exports.iter().zip(sockets);
-    let all = all.map(|(export, socket)| Left {
-        new: export.new.clone(),
-        options: export.options,
-        configured: true,
-        standing: socket.into(),
-    });
-    all.collect()
+    all.map(|(export, socket)| export.on(socket.into()))
+        .collect()
 }
 
 fn how(config: &Config) -> OpenDir {

@@ -188,12 +188,7 @@ impl Live {
         for warning in staleness(&new.exports) {
             log::warn!("{warning}");
         }
-        let wanted: Vec<_> = new
-            .exports
-            .iter()
-            .map(|export| export.new.clone())
-            .collect();
-        for error in self.exports.reload(&wanted) {
+        for error in self.exports.reload(&new.named()) {
             log::error!("{}: {error}", file.display());
         }
         log::info!("{} is in force", file.display());
