@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -110,9 +110,35 @@ impl Dirs {
         assert!(found.is_none_or(|found| found.blocks() < 100), "{other}");
     }
 
+    /// A daemon serves the store until what is returned is dropped; nobody has it mounted.
+    fn serve(&self) -> Served {
+        let razorfsd = Command::new(env!("CARGO_BIN_EXE_razorfsd"))
+            .args(["--store", "store", "--socket-path", "socket"])
+            .args(["--log-level", "warn"])
+            .current_dir(self.0.path())
+            .spawn();
+        let served = Served(razorfsd.unwrap());
+        let began = Instant::now();
+        while !self.path("store/control.sock").exists() {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        served
+    }
+
     fn check(&self) {
         let mut check = Command::new(env!("CARGO_BIN_EXE_razorfsck"));
         ok(check.arg("--data").arg(self.path("store")));
+    }
+}
+
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let ended = self.0.wait();
+        assert!(std::thread::panicking() || ended.unwrap().success());
     }
 }
 
@@ -183,6 +209,93 @@ fn a_directory_comes_back_as_it_was() {
          razorfs extract store web web --path /deep/down",
     );
     dirs.compare("tree/a", "web");
+    dirs.check();
+}
+
+/// The same through a daemon: in, out, and against what goes in and out without one.
+#[test]
+fn a_directory_comes_back_as_it_was_from_a_store_that_is_served() {
+    let Some(dirs) = Dirs::with_tree() else {
+        return;
+    };
+    dirs.shell(
+        "razorfs create store web; razorfs import store tree --dataset web --json > straight",
+    );
+    let served = dirs.serve();
+    let said = dirs.shell("razorfs import store tree --json | tee online");
+    assert!(said.contains("\"complete\": true"), "{said}");
+    dirs.shell("cmp online straight");
+    let said = dirs.shell("razorfs extract store main out");
+    assert!(said.contains("307 files"), "{said}");
+    dirs.compare("tree", "out");
+    // A snapshot; a part of it; into a directory that is there and gives what is made in it a list.
+    dirs.shell(
+        "razorfs snapshot store main@s; mkdir part; setfacl -m u:9:rwx -d -m u:9:rwx part
+         razorfs extract store main@s part --path a",
+    );
+    dirs.compare("tree/a", "part");
+    let full = fails(dirs.razorfs("extract").args(["store", "main", "out"]));
+    assert!(full.contains("something is in it"), "{full}");
+    let again = fails(dirs.razorfs("import").args(["store", "tree"]));
+    assert!(
+        again.contains("there are entries already: ") && again.contains("--merge"),
+        "{again}"
+    );
+    // As GNU tar has them, below a path.
+    let all = "--xattrs --xattrs-include=* --acls --numeric-owner";
+    let said = dirs.shell(&format!(
+        "tar -C tree/a {all} --format=posix --sparse -c . | razorfs import store - --to deep/down
+         razorfs extract store main down --path /deep/down
+         razorfs import store tree --merge --dataset web
+         razorfs extract store web all.tar --json > out.json
+         razorfs extract store web - > again.tar; cmp all.tar again.tar
+         tar {all} -df all.tar -C tree"
+    ));
+    assert!(!said.contains("differs"), "{said}");
+    dirs.compare("tree/a", "down");
+    let there = fails(dirs.razorfs("extract").args(["store", "main", "all.tar"]));
+    assert!(there.contains("all.tar: File exists"), "{there}");
+    let none = fails(dirs.razorfs("extract").args(["store", "none", "new.tar"]));
+    assert!(
+        none.contains("no dataset") && !dirs.path("new.tar").exists(),
+        "{none}"
+    );
+    drop(served);
+    dirs.check();
+    dirs.shell("razorfs extract store web - > offline.tar; cmp all.tar offline.tar");
+    dirs.shell("razorfs extract store main main; razorfs extract store web web");
+    dirs.compare("tree", "web");
+    dirs.shell("rm -r main/deep; touch -r tree main");
+    dirs.compare("tree", "main");
+}
+
+/// What the daemon refuses or runs out of, with the exit code and the words of a command that has the
+/// store itself.
+#[test]
+fn what_a_daemon_cannot_import_is_named() {
+    let Some(dirs) = Dirs::new() else { return };
+    dirs.shell("razorfs set store quota=1M; for i in 1 2 3 4; do head -c 400000 /dev/urandom > tree/f$i; done");
+    let served = dirs.serve();
+    let cases: [(&[&str], &str); 5] = [
+        (&["store", "nothing"], "nothing: No such file"),
+        (
+            &["store", "tree", "--dataset", "none"],
+            "no dataset or snapshot 'none'",
+        ),
+        (&["store", "tree", "--to", "../x"], "'..'"),
+        (&["store", "/dev/null"], "it is empty"),
+        (
+            &["store", "tree"],
+            "f3: quota exceeded; what was imported before is there",
+        ),
+    ];
+    for (args, word) in cases {
+        let said = fails(dirs.razorfs("import").args(args).stdin(Stdio::null()));
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
+    let there = dirs.shell("razorfs extract store main out > /dev/null; cd out; for f in *; do cmp $f ../tree/$f; done; ls");
+    assert_eq!(there, "f1\nf2\n");
+    drop(served);
     dirs.check();
 }
 

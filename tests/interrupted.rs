@@ -323,6 +323,106 @@ fn an_extract_leaves_whole_files() {
     });
 }
 
+/// A daemon that serves a store until it is dropped.
+struct Served(std::process::Child);
+
+impl Served {
+    fn start(store: &Path) -> Served {
+        let mut razorfsd = Command::new(env!("CARGO_BIN_EXE_razorfsd"));
+        razorfsd.args(["--allow-volatile", "--log-level", "error", "--store"]);
+        razorfsd.arg(store).arg("--socket-path");
+        let razorfsd = razorfsd.arg(store.with_extension("socket")).spawn();
+        let served = Served(razorfsd.unwrap());
+        let began = Instant::now();
+        while !store.join("control.sock").exists() {
+            assert!(began.elapsed() < END_WITHIN);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        served
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let ended = self.0.wait();
+        assert!(std::thread::panicking() || ended.unwrap().success());
+    }
+}
+
+/// A copy of a store that a daemon serves, in the place of the one before.
+fn served_copy(
+    world: &World,
+    store: &Path,
+    served: &std::cell::RefCell<Option<Served>>,
+) -> PathBuf {
+    *served.borrow_mut() = None;
+    let new = world.path("served");
+    copy(store, &new);
+    *served.borrow_mut() = Some(Served::start(&new));
+    new
+}
+
+/// The same where a daemon does it: it goes on, and the next one finds nothing in its way.
+#[test]
+fn an_import_by_a_daemon_leaves_whole_files_and_can_be_gone_on_with() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let served = std::cell::RefCell::new(None);
+    let import = |world: &World, store: &Path| {
+        let store = &served_copy(world, store, &served);
+        let mut command = razorfs("import", store);
+        command.arg(world.path("tree")).arg("--merge");
+        command
+    };
+    world.interrupt("empty", import, |world, _, this| {
+        let store = &world.path("served");
+        let out = world.path("out");
+        let _ = fs::remove_dir_all(&out);
+        succeed(razorfs("extract", store).arg("main").arg(&out));
+        world.is_part(&out, &this.place);
+        let again = || {
+            let mut again = razorfs("import", store);
+            run(again.arg(world.path("tree")).arg("--merge"))
+        };
+        let began = Instant::now();
+        let mut done = again();
+        // One that was cut off at once may not have been seen to be.
+        while !done.status.success() && began.elapsed() < END_WITHIN {
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(said.contains("try again"), "{}: {said}", this.said());
+            done = again();
+        }
+        assert!(done.status.success(), "{}: {done:?}", this.said());
+        *served.borrow_mut() = None;
+        world.is_whole(store, "main", &this.place);
+    });
+}
+
+#[test]
+fn an_extract_by_a_daemon_leaves_whole_files() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    let served = std::cell::RefCell::new(None);
+    let extract = |world: &World, store: &Path| {
+        let _ = fs::remove_dir_all(world.path("part"));
+        let store = &served_copy(world, store, &served);
+        let mut command = razorfs("extract", store);
+        command.arg("main").arg(world.path("part"));
+        command
+    };
+    world.interrupt("full", extract, |world, _, this| {
+        let store = &world.path("served");
+        if world.path("part").exists() {
+            world.is_part(&world.path("part"), &this.place);
+        }
+        *served.borrow_mut() = None;
+        world.is_whole(store, "main", &this.place);
+    });
+}
+
 /// Receives a stream that may have been cut off, then the rest of it; all of it is there then.
 fn go_on(world: &World, store: &Path, place: &str) {
     let target = world.path("target");

@@ -9,7 +9,7 @@ use super::import::components;
 use super::ranges::Ranges;
 use super::tar::{RANGES_WRITTEN_MAX, Writer};
 use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, joined};
-use crate::engine::{Attr, EngineError, Seek, Volume, Xattr};
+use crate::engine::{Attr, EngineError, ImportedAttrs, Seek, Volume, Xattr};
 use crate::format::id::Ino;
 
 /// Something of a dataset, but for its content.
@@ -18,6 +18,31 @@ pub struct Found {
     pub attr: Attr,
     /// All extended attributes.
     pub xattrs: Vec<Xattr>,
+}
+
+impl Found {
+    /// Something of which no more is known than goes into a stream: of this type (`S_IFMT`).
+    pub fn of(file_type: u32, rdev: u32, size: u64, attrs: &ImportedAttrs) -> Self {
+        let (atime, mtime) = (attrs.atime, attrs.mtime);
+        let attr = Attr {
+            ino: Ino(0),
+            mode: file_type | attrs.mode,
+            nlink: 1,
+            uid: attrs.uid,
+            gid: attrs.gid,
+            rdev,
+            size,
+            blocks: 0,
+            unwritten: false,
+            flags: 0,
+            atime,
+            mtime,
+            ctime: mtime,
+            btime: mtime,
+        };
+        let xattrs = attrs.xattrs.clone();
+        Found { attr, xattrs }
+    }
 }
 
 /// What goes out is made here.
@@ -29,7 +54,7 @@ pub trait Target {
     fn leave(&mut self, summary: &mut Summary) -> Result<()>;
 
     /// A regular file; whether it was made.
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()>;
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()>;
 
     /// A symlink with a target, a fifo or a device node; whether it was made.
     fn other(
@@ -44,8 +69,23 @@ pub trait Target {
     fn link(&mut self, path: &[u8], first: &[u8], found: &Found) -> Result<()>;
 }
 
-/// A file's content, to be read.
-pub struct Content<'v, 't> {
+/// A file's content, to be read from its beginning to its end.
+pub trait Content {
+    fn summary(&mut self) -> &mut Summary;
+
+    /// The first range of data at or behind an offset, which is 0 or where the one before ended; `None`
+    /// when there is none any more.
+    fn range_from(&mut self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>>;
+
+    /// Reads a range in pieces: each range once, in their order.
+    fn read(&mut self, path: &[u8], range: (u64, u64), put: &mut Put<'_>) -> Result<()>;
+}
+
+/// Takes a piece of a file, and where it is.
+pub type Put<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + 'a;
+
+/// The content of a dataset's file.
+struct Stored<'v, 't> {
     volume: &'v Volume,
     ino: Ino,
     size: u64,
@@ -54,13 +94,12 @@ pub struct Content<'v, 't> {
     piece: &'v mut Vec<u8>,
 }
 
-impl Content<'_, '_> {
-    pub fn summary(&mut self) -> &mut Summary {
+impl Content for Stored<'_, '_> {
+    fn summary(&mut self) -> &mut Summary {
         self.summary
     }
 
-    /// The first range of data at or behind an offset; `None` when there is none any more.
-    pub fn range_from(&self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
+    fn range_from(&mut self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
         if at >= self.size {
             return Ok(None);
         }
@@ -76,13 +115,7 @@ impl Content<'_, '_> {
         Ok(Some((start, end.saturating_sub(start))))
     }
 
-    /// Reads a range in pieces.
-    pub fn read(
-        &mut self,
-        path: &[u8],
-        (start, len): (u64, u64),
-        put: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn read(&mut self, path: &[u8], (start, len): (u64, u64), put: &mut Put<'_>) -> Result<()> {
         let mut done = 0;
         while done < len {
             let rest = usize::try_from(len - done).unwrap_or(usize::MAX);
@@ -93,7 +126,7 @@ impl Content<'_, '_> {
                 .read(self.ino, start + done, most, self.piece)
                 .map_err(ArchiveError::store(path))?;
             if read == 0 {
-                return Err(ArchiveError::refused(path, "it ends before its size"));
+                return Err(ArchiveError::corrupt(path, "it ends before its size"));
             }
             put(start + done, self.piece)?;
             done += read as u64;
@@ -104,6 +137,19 @@ impl Content<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// What is at `path` of a dataset; its root when that is empty.
+///
+/// # Errors
+/// When nothing is there; when the path leads elsewhere.
+pub fn find(volume: &Volume, path: &[u8]) -> Result<Ino> {
+    let mut ino = Ino::ROOT;
+    for name in components(path)? {
+        let found = volume.lookup(ino, name);
+        ino = found.map_err(ArchiveError::store(path))?.ino;
+    }
+    Ok(ino)
 }
 
 /// Extracts what is at `path` of a dataset (its root when that is empty) into a directory of the
@@ -171,16 +217,8 @@ impl<'a> Extraction<'a> {
     }
 
     fn run(&mut self, path: &[u8], target: &mut dyn Target) -> Result<()> {
-        let mut top = Ino::ROOT;
-        let mut name: &[u8] = b"";
-        for component in components(path)? {
-            name = component;
-            top = self
-                .volume
-                .lookup(top, component)
-                .map_err(ArchiveError::store(path))?
-                .ino;
-        }
+        let top = find(self.volume, path)?;
+        let name = components(path)?.pop().unwrap_or_default();
         let found = self.found(top, path)?;
         if !is_dir(&found.attr) {
             return self.entry(top, name, found, target);
@@ -197,8 +235,8 @@ impl<'a> Extraction<'a> {
             if !is_dir(&found.attr) {
                 self.entry(ino, &path, found, target)?;
             } else if levels.iter().any(|level| level.ino == ino) {
-                let reason = "a directory below itself: the store is damaged; run razorfsck";
-                return Err(ArchiveError::refused(&path, reason));
+                let what = "a directory below itself: run razorfsck";
+                return Err(ArchiveError::corrupt(&path, what));
             } else {
                 levels.push(self.enter(ino, path, found, target)?);
             }
@@ -249,7 +287,7 @@ impl<'a> Extraction<'a> {
         }
         let is_made = match found.attr.mode & libc::S_IFMT {
             libc::S_IFREG => {
-                let mut content = Content {
+                let mut content = Stored {
                     volume: self.volume,
                     ino,
                     size: found.attr.size,
@@ -307,10 +345,11 @@ fn is_dir(attr: &Attr) -> bool {
     attr.mode & libc::S_IFMT == libc::S_IFDIR
 }
 
-struct TarStream<W>(Writer<W>);
+/// A stream that is written.
+pub struct TarStream<W>(pub Writer<W>);
 
 /// A path as it stands in a stream.
-fn in_stream(path: &[u8]) -> Vec<u8> {
+pub fn in_stream(path: &[u8]) -> Vec<u8> {
     [b"./", path].concat()
 }
 
@@ -327,7 +366,7 @@ impl<W: Write> Target for TarStream<W> {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()> {
         let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
         let mut at = 0;
         while let Some((start, len)) = content.range_from(path, at)? {

@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::host::read::{Walk, WalkHow};
+use super::host::read::{HostFile, SHORTER, Sink, Walk, WalkHow};
 use super::tar::import as import_members;
 use super::{ArchiveError, Result, Summary, Tell, joined, shown};
 use crate::engine::{
-    DirEntry, EngineError, ImportedAttrs, Nameless, Removed, SetAttr, SetTime, Time, Volume,
-    WriteFlags, Xattr,
+    DirEntry, EngineError, ImportedAttrs, Nameless, Removed, SetAttr, Time, Volume, WriteFlags,
+    Xattr,
 };
 use crate::format::id::Ino;
 
@@ -64,6 +64,10 @@ fn import_with(
     tell: &mut Tell<'_>,
     act: impl FnOnce(&mut Importer<'_>) -> Result<()>,
 ) -> (Summary, Result<()>) {
+    let _only_one = match volume.begin_import() {
+        Ok(only_one) => only_one,
+        Err(error) => return (Summary::default(), Err(of_all(error))),
+    };
     let mut importer = Importer {
         volume,
         root: Ino::ROOT,
@@ -71,9 +75,19 @@ fn import_with(
         times: Vec::new(),
         tell,
     };
-    let done = importer.begin(how).and_then(|()| act(&mut importer));
+    // Whoever has guests wait says so before: nothing appears to them then.
+    let begun = importer.told().and_then(|()| importer.begin(how));
+    let done = begun.and_then(|()| act(&mut importer));
     let ended = importer.end();
     (importer.summary, done.and(ended))
+}
+
+/// For what is about no one path.
+fn of_all(source: EngineError) -> ArchiveError {
+    ArchiveError::Store {
+        path: "the dataset".into(),
+        source,
+    }
 }
 
 /// An import under way.
@@ -127,12 +141,10 @@ impl<'a> Importer<'a> {
         if let Some(last) = named.get_mut(NAMED_ENTRIES) {
             *last = "...".into();
         }
-        let reason = format!(
-            "there are entries already: {}; --merge imports beside them, and replaces those of the \
-             same names",
-            named.join(", ")
-        );
-        Err(ArchiveError::refused(path, reason))
+        Err(ArchiveError::NotEmpty {
+            path: shown(path),
+            names: named.join(", "),
+        })
     }
 
     /// What is not said anywhere: a directory of root's, which all may read.
@@ -148,7 +160,7 @@ impl<'a> Importer<'a> {
             .volume
             .import_dir(dir, name)
             .map_err(ArchiveError::store(path))?;
-        self.replaced(path, removed)?;
+        self.replaced(removed);
         self.volume
             .import_dir_attrs(ino, &attrs)
             .map_err(ArchiveError::store(path))?;
@@ -188,7 +200,7 @@ impl<'a> Importer<'a> {
             .volume
             .import_dir(dir, name)
             .map_err(ArchiveError::store(path))?;
-        self.replaced(path, removed)?;
+        self.replaced(removed);
         self.attrs_of_dir(ino, path, attrs)?;
         Ok(ino)
     }
@@ -223,10 +235,9 @@ impl<'a> Importer<'a> {
                 .map_err(ArchiveError::store(path))
         });
         match named {
-            Ok(removed) => self.replaced(path, removed)?,
+            Ok(removed) => self.replaced(removed),
             Err(error) => {
-                // What it failed with matters more.
-                let _ = self.volume.import_drop(ino);
+                self.volume.import_drop(ino);
                 return Err(error);
             }
         }
@@ -245,7 +256,7 @@ impl<'a> Importer<'a> {
             .volume
             .import_link(ino, dir, name)
             .map_err(ArchiveError::store(path))?;
-        self.replaced(path, removed)?;
+        self.replaced(removed);
         self.summary.hard_links += 1;
         self.told()
     }
@@ -290,13 +301,9 @@ impl<'a> Importer<'a> {
         std::borrow::Cow::Owned(attrs)
     }
 
-    fn replaced(&self, path: &[u8], removed: Option<Removed>) -> Result<()> {
-        match removed {
-            Some(removed) if removed.orphan => self
-                .volume
-                .import_drop(removed.ino)
-                .map_err(ArchiveError::store(path)),
-            _ => Ok(()),
+    fn replaced(&self, removed: Option<Removed>) {
+        if let Some(removed) = removed.filter(|removed| removed.orphan) {
+            self.volume.import_drop(removed.ino);
         }
     }
 
@@ -310,23 +317,87 @@ impl<'a> Importer<'a> {
 
     /// Sets what had to wait, and makes all of it durable.
     fn end(&mut self) -> Result<()> {
-        let of = |source| ArchiveError::Store {
-            path: "the dataset".into(),
-            source,
-        };
         if !self.volume.is_writable() {
             return Ok(());
         }
+        let mut timed = Ok(());
         // A directory that comes twice has the times that came last.
         for (ino, atime, mtime) in std::mem::take(&mut self.times) {
-            let set = SetAttr {
-                atime: Some(SetTime::At(atime)),
-                mtime: Some(SetTime::At(mtime)),
-                ..SetAttr::default()
-            };
-            self.volume.setattr(ino, &set).map_err(of)?;
+            match self.volume.import_dir_times(ino, atime, mtime) {
+                Ok(()) => {}
+                // A guest has removed it.
+                Err(EngineError::Stale | EngineError::NotFound) => {}
+                Err(error) => timed = Err(of_all(error)),
+            }
         }
-        self.volume.sync_all().map_err(of)
+        timed.and(self.volume.sync_all().map_err(of_all))
+    }
+}
+
+impl Sink for Importer<'_> {
+    type Made = Ino;
+
+    fn summary(&mut self) -> &mut Summary {
+        &mut self.summary
+    }
+
+    fn top(&mut self, attrs: &ImportedAttrs) -> Result<Ino> {
+        Importer::top(self, attrs)?;
+        Ok(self.root)
+    }
+
+    fn dir(
+        &mut self,
+        (dir, name): (&Ino, &[u8]),
+        path: &[u8],
+        attrs: &ImportedAttrs,
+    ) -> Result<Ino> {
+        Importer::dir(self, (*dir, name), path, attrs)
+    }
+
+    fn file(
+        &mut self,
+        (dir, name): (&Ino, &[u8]),
+        path: &[u8],
+        attrs: &ImportedAttrs,
+        file: &mut HostFile<'_>,
+    ) -> Result<Ino> {
+        let mut fill = |importer: &mut Self, ino| importer.copy(ino, path, file);
+        self.make((*dir, name), path, Nameless::File, attrs, &mut fill)
+    }
+
+    fn other(
+        &mut self,
+        (dir, name): (&Ino, &[u8]),
+        path: &[u8],
+        what: Nameless<'_>,
+        attrs: &ImportedAttrs,
+    ) -> Result<Ino> {
+        self.make((*dir, name), path, what, attrs, &mut |_, _| Ok(()))
+    }
+
+    fn link(&mut self, made: &Ino, (dir, name): (&Ino, &[u8]), path: &[u8]) -> Result<()> {
+        Importer::link(self, *made, (*dir, name), path)
+    }
+}
+
+impl Importer<'_> {
+    /// Copies a file's content, but its holes.
+    fn copy(&mut self, ino: Ino, path: &[u8], file: &mut HostFile<'_>) -> Result<()> {
+        let mut end = 0;
+        while let Some(range) = file.range_from(path, end)? {
+            let put = &mut |offset, bytes: &[u8]| self.write(ino, path, offset, bytes);
+            if !file.read(path, range, put)? {
+                // What is there now is what is taken.
+                self.summary.skip(path, SHORTER);
+                return Ok(());
+            }
+            end = range.0.saturating_add(range.1);
+        }
+        match end < file.size() {
+            true => self.set_size(ino, path, file.size()),
+            false => Ok(()),
+        }
     }
 }
 

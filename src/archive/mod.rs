@@ -6,6 +6,9 @@
 //! tar/read    a tar stream             ┘                   └ tar/write   a tar stream
 //! ```
 //!
+//! Where a daemon has the store, only tar streams go to it and come from it: `pack` makes one of a
+//! directory of the host, `unpack` a directory of one.
+//!
 //! What comes in may be anything: a tar stream is hostile, and a tree of the host may change while it
 //! is read. Nothing of either leads outside the directory that is imported into, the tree that is
 //! read or the directory that is extracted to. What a stream claims bounds no memory: headers,
@@ -17,12 +20,15 @@ mod acl;
 mod extract;
 mod host;
 mod import;
+mod pack;
 mod ranges;
 mod tar;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 mod tests;
+mod unpack;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
@@ -30,10 +36,13 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use crate::engine::EngineError;
+use crate::store::StoreError;
 
-pub use extract::{extract_to_directory, extract_to_tar};
+pub use extract::{extract_to_directory, extract_to_tar, find};
 pub use host::read::{Expected, WalkHow, expected};
 pub use import::{ImportHow, import_directory, import_tar};
+pub use pack::pack;
+pub use unpack::{pass_on, unpack};
 
 /// Pieces that content is passed on in.
 const PIECE_BYTES: usize = 1 << 20;
@@ -72,6 +81,17 @@ pub enum ArchiveError {
         /// Why not.
         reason: String,
     },
+    /// Something is to be imported to where there is something.
+    #[error(
+        "{path}: there are entries already: {names}; --merge imports beside them, and replaces those \
+         of the same names"
+    )]
+    NotEmpty {
+        /// Its path.
+        path: String,
+        /// Some of them.
+        names: String,
+    },
     /// The tar stream cannot be read.
     #[error("the tar stream, at byte {offset}: {source}")]
     Read {
@@ -103,6 +123,11 @@ impl ArchiveError {
             path: shown(path),
             reason: reason.into(),
         }
+    }
+
+    /// What cannot be, in a store whose checksums are right.
+    fn corrupt(path: &[u8], what: &str) -> Self {
+        Self::store(path)(StoreError::Corrupt(what.into()).into())
     }
 
     fn store(path: &[u8]) -> impl FnOnce(EngineError) -> Self {
@@ -161,7 +186,7 @@ pub struct Summary {
     /// Bytes of content, without holes.
     pub bytes: u64,
     /// What was left out: how often, by reason.
-    pub skipped: BTreeMap<&'static str, u64>,
+    pub skipped: BTreeMap<Cow<'static, str>, u64>,
 }
 
 impl Summary {
@@ -181,9 +206,17 @@ impl Summary {
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Counts what another left out, who has said so.
+    pub fn also_skipped(&mut self, skipped: impl IntoIterator<Item = (Cow<'static, str>, u64)>) {
+        for (reason, more) in skipped {
+            let count = self.skipped.entry(reason).or_default();
+            *count = count.saturating_add(more);
+        }
+    }
+
     /// Counts what is left out, and says so.
     fn skip(&mut self, path: &[u8], reason: &'static str) {
-        let count = self.skipped.entry(reason).or_default();
+        let count = self.skipped.entry(Cow::Borrowed(reason)).or_default();
         *count = count.saturating_add(1);
         match (*count).cmp(&NAMED_MAX) {
             std::cmp::Ordering::Less => ::log::warn!("{}: skipped: {reason}", shown(path)),

@@ -11,6 +11,7 @@ use crate::format::id::Ino;
 use crate::fsck;
 
 mod tar_streams;
+mod ways;
 
 /// A member of a stream, as GNU tar would write it.
 #[derive(Clone)]

@@ -4,6 +4,7 @@
 //! A request with a field that is not known is refused, since it asks for something that would not
 //! be done.
 
+mod archive;
 mod datasets;
 mod events;
 mod exports;
@@ -13,6 +14,7 @@ mod snapshots;
 mod streams;
 mod whole;
 
+pub use archive::{ExtractFrom, ImportInto, Imported};
 pub use datasets::{
     ChangeDataset, Dataset, DeleteDataset, NewClone, NewDataset, Rewrite, Rewritten,
 };

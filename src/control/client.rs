@@ -1,5 +1,7 @@
 //! The other end of the socket, or of an address: one connection for each request.
 
+mod bodies;
+
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ use super::pieces::Pieces;
 use super::session::{Remote, SessionError, path};
 use super::{secret, socket, tls};
 use crate::stream::StreamError;
+pub(super) use bodies::BodyWriter;
 
 /// Bytes of a stream that are read together.
 const PIECE_BYTES: usize = 256 << 10;
@@ -398,7 +401,7 @@ impl Client {
 
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
 }
 
@@ -438,13 +441,23 @@ where
 {
     let stream = TokioIo::new(at.connect().await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
-    // What becomes of it is seen by who waits for the answer.
-    let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok((status, body))
+    let answer = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, body))
+    };
+    beside(connection, answer).await
+}
+
+/// What comes over a connection, which goes with it: whoever writes the request's body sees that.
+async fn beside<T>(connection: impl Future, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        answered = &mut answer => answered,
+        // What became of it is seen by who waits for the answer.
+        _ = connection => answer.await,
+    }
 }
 
 fn lost(path: &Path, reason: &dyn std::fmt::Display) -> SessionError {

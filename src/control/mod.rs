@@ -35,5 +35,6 @@ mod tls;
 
 pub use client::Client;
 pub use session::{
-    ControlPlace, Remote, SendWhat, Session, SessionError, StorePlace, daemon, named, served,
+    Archived, ControlPlace, ExtractTo, ImportFrom, Input, Remote, SendWhat, Session, SessionError,
+    StorePlace, daemon, named, served,
 };

@@ -4,6 +4,8 @@
 //! through the socket. So what a command prints does not depend on whether a daemon serves the
 //! store. How one is added stands in docs/DESIGN.md.
 
+mod archive;
+
 use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,11 +18,13 @@ use super::api::{
 };
 use super::operations::{self, Made, Stream};
 use super::{Client, socket};
+use crate::archive::ArchiveError;
 use crate::disk::dir::DiskError;
 use crate::engine::{EngineError, OpenError, OpenOptions, Store};
 use crate::progress::Terminal;
 use crate::stream::send::Watch;
 use crate::stream::{StreamError, receive};
+pub use archive::{Archived, ExtractTo, ImportFrom, Input};
 
 /// How often a store is tried that is neither free nor served: a daemon may be about to come or go.
 const TRIES: u32 = 20;
@@ -91,6 +95,9 @@ pub enum SessionError {
     /// A stream cannot be written.
     #[error(transparent)]
     Stream(StreamError),
+    /// What was to come in or go out did not, or not all of it.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The store was changed, and could not be closed.
     #[error("{0}")]
     Close(EngineError),
@@ -616,7 +623,10 @@ fn escaped(name: &str) -> String {
 #[must_use]
 pub fn named(store: &Path, error: &SessionError) -> String {
     match error {
-        SessionError::Refused(_) | SessionError::Stream(_) | SessionError::Close(_) => {
+        SessionError::Refused(_)
+        | SessionError::Stream(_)
+        | SessionError::Archive(_)
+        | SessionError::Close(_) => {
             format!("{}: {error}", store.display())
         }
         // They name it themselves.

@@ -15,6 +15,7 @@ mod diff;
 mod promote;
 mod records;
 mod restore;
+mod still;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -47,6 +48,7 @@ pub(super) use records::{
 pub(super) use records::{dataset_name, find, new_id};
 pub use restore::Restoration;
 pub(super) use restore::Sums;
+pub use still::Still;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;

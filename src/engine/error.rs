@@ -65,6 +65,9 @@ pub enum EngineError {
     /// EDQUOT
     #[error("quota exceeded")]
     Quota,
+    /// EBUSY: somebody else is in the way
+    #[error("{0}")]
+    Busy(&'static str),
     /// EINTR: a command was stopped. What it says that stays has been done, and no more
     #[error("it was stopped before its end")]
     Interrupted,

@@ -2,25 +2,34 @@
 //!
 //! Unlike what a guest makes, they take neither group, mode nor lists from their directory.
 //!
-//! Invariant: what is no directory gets its name in the transaction that gives it the last of its
-//! attributes, behind its content. So what has a name is whole, whatever stops an import.
+//! Invariants: what is no directory gets its name in the transaction that gives it the last of its
+//! attributes, behind its content. So what has a name is whole, whatever stops an import. And what
+//! guests can see changes while no kernel believes what it was told before for long
+//! ([`super::kernels`]): where one begins to, the import ends.
+
+use std::sync::Arc;
 
 use super::acl::{ACL_ACCESS, ACL_DEFAULT};
 use super::dir::{Slot, check_name, is_dots};
 use super::flags::{inherit_flags, other_project};
 use super::inode::{InodeExt, MODE_BITS, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use super::kernels::NoneBelieves;
 use super::namespace::{blank, one_more};
+use super::volume::Dataset;
 use super::xattr;
-use super::{Cred, EngineError, Removed, Time, Volume};
+use super::{Cred, EngineError, Removed, SetAttr, SetTime, Time, Volume};
 use crate::format::id::Ino;
 use crate::format::key::{self, VALUE_MAX};
 use crate::format::record::{DentryRecord, InodeRecord};
 use crate::format::xattr::SYMLINK_MAX;
 use crate::log::Tx;
-use crate::store::StoreError;
 
 /// Attributes that one transaction sets or removes: of the largest ones, some 1,500 keys.
 const STEP_XATTRS: usize = 16;
+
+/// Why nothing is imported.
+const BELIEVED: &str = "a guest uses the dataset that keeps what it was told of it, and would not see \
+     what is imported: unmount it there, or export the dataset with --cache auto or never";
 
 /// An extended attribute: its name and its value.
 pub type Xattr = (Vec<u8>, Vec<u8>);
@@ -83,7 +92,57 @@ fn is_valid(time: Time) -> bool {
     time.nsec < 1_000_000_000
 }
 
+/// An import under way: the dataset's only one until this is dropped.
+pub struct Importing(Arc<Dataset>);
+
+impl Drop for Importing {
+    fn drop(&mut self) {
+        *self.0.importing.lock() = None;
+    }
+}
+
 impl Volume {
+    /// Begins an import.
+    ///
+    /// # Errors
+    /// [`EngineError::Busy`] while there is another one, or a kernel that would not see what is
+    /// imported; when the dataset takes no changes.
+    pub fn begin_import(&self) -> Result<Importing, EngineError> {
+        self.check_writable()?;
+        let none = self.none_believes().ok_or(EngineError::Busy(BELIEVED))?;
+        let mut importing = self.dataset.importing.lock();
+        if importing.is_some() {
+            return Err(EngineError::Busy(
+                "something is being imported into the dataset already: try again",
+            ));
+        }
+        *importing = Some(none.begun());
+        Ok(Importing(Arc::clone(&self.dataset)))
+    }
+
+    /// A time in which whatever changes is seen by all who look: no kernel has begun to believe for
+    /// long since the import began. That one was here and is not now is not enough: it may be on its
+    /// way to another process, and goes on there with what it was told.
+    fn seen_by_all(&self) -> Result<NoneBelieves<'_>, EngineError> {
+        let none = self.none_believes().ok_or(EngineError::Busy(BELIEVED))?;
+        let before = *self.dataset.importing.lock();
+        match before.is_none_or(|before| before == none.begun()) {
+            true => Ok(none),
+            false => Err(EngineError::Busy(BELIEVED)),
+        }
+    }
+
+    /// Where a name stands in a directory, or would: no place for what is nobody's but razorfs's.
+    fn slot(&self, op: &super::op::Op<'_>, dir: Ino, name: &[u8]) -> Result<Slot, EngineError> {
+        let slot = self.find(&op.tx, dir, name)?;
+        match slot {
+            Slot::Taken { dentry, .. } if self.is_hidden(dir, dentry.ino) => {
+                Err(EngineError::NotPermitted("the name is razorfs's own"))
+            }
+            slot => Ok(slot),
+        }
+    }
+
     /// Makes an inode that has no name yet and is meant for directory `dir`: an orphan, which only
     /// root may use, until [`Volume::import_named`] names it.
     ///
@@ -139,6 +198,7 @@ impl Volume {
         // Otherwise the name could be there after a crash, and the content not.
         self.write_out_for_rename(ino)?;
         let rest = self.set_first_xattrs(ino, attrs)?;
+        let _seen = self.seen_by_all()?;
         let mut op = self.begin()?;
         let mut record = op.inode(ino)?;
         self.fill(&mut op.tx, ino, &mut record, attrs)?;
@@ -165,12 +225,13 @@ impl Volume {
         name: &[u8],
     ) -> Result<Option<Removed>, EngineError> {
         check_entry_name(name)?;
+        let _seen = self.seen_by_all()?;
         let mut op = self.begin()?;
         let mut record = op.inode(ino)?;
         if record.is_dir() {
             return Err(EngineError::NotPermitted("a directory has one name"));
         }
-        if let Slot::Taken { dentry, .. } = self.find(&op.tx, dir, name)?
+        if let Slot::Taken { dentry, .. } = self.slot(&op, dir, name)?
             && dentry.ino == ino
         {
             return Ok(None);
@@ -194,10 +255,11 @@ impl Volume {
     /// Over the quota; when the store refuses.
     pub fn import_dir(&self, dir: Ino, name: &[u8]) -> Result<(Ino, Option<Removed>), EngineError> {
         check_entry_name(name)?;
+        let _seen = self.seen_by_all()?;
         let mut op = self.begin()?;
         let mut parent = op.dir(dir)?;
         parent.check_not_immutable()?;
-        if let Slot::Taken { dentry, .. } = self.find(&op.tx, dir, name)?
+        if let Slot::Taken { dentry, .. } = self.slot(&op, dir, name)?
             && self.load_named(&op.tx, dir, dentry.ino)?.is_dir()
         {
             return Ok((dentry.ino, None));
@@ -219,6 +281,7 @@ impl Volume {
     /// # Errors
     /// As [`Volume::setxattr`]; when the store refuses.
     pub fn import_dir_attrs(&self, ino: Ino, attrs: &ImportedAttrs) -> Result<(), EngineError> {
+        let _seen = self.seen_by_all()?;
         for name in self.listxattr(ino)? {
             if !attrs.xattrs.iter().any(|(kept, _)| *kept == name) {
                 self.removexattr(ino, &name)?;
@@ -233,6 +296,20 @@ impl Volume {
         op.put(ino, &record)?;
         op.commit()?;
         Ok(())
+    }
+
+    /// Gives a directory these times, once all is in it.
+    ///
+    /// # Errors
+    /// When it is not there any more; when the store refuses.
+    pub fn import_dir_times(&self, ino: Ino, atime: Time, mtime: Time) -> Result<(), EngineError> {
+        let _seen = self.seen_by_all()?;
+        let set = SetAttr {
+            atime: Some(SetTime::At(atime)),
+            mtime: Some(SetTime::At(mtime)),
+            ..SetAttr::default()
+        };
+        self.setattr(ino, &set).map(drop)
     }
 
     /// Whether attributes of this name are kept.
@@ -320,7 +397,7 @@ impl Volume {
         if other_project(&parent, record) {
             return Err(EngineError::OtherProject);
         }
-        let slot = self.find(&op.tx, dir, name)?;
+        let slot = self.slot(op, dir, name)?;
         let Slot::Taken { cookie, dentry } = slot else {
             let cookie = slot.free()?;
             self.enter(op, (dir, &mut parent), (cookie, name), ino, record)?;
@@ -347,15 +424,13 @@ impl Volume {
 }
 
 impl Volume {
-    /// Frees what an import made and did not come to name, or replaced.
-    ///
-    /// # Errors
-    /// When the store refuses; the next opening frees it.
-    pub fn import_drop(&self, ino: Ino) -> Result<(), EngineError> {
+    /// Frees what an import made and did not come to name, or replaced: once no kernel knows it.
+    pub fn import_drop(&self, ino: Ino) {
         match self.has_no_name(ino) {
-            Ok(true) => self.reclaim(ino),
-            Ok(false) | Err(EngineError::Store(StoreError::ReadOnly(_))) => Ok(()),
-            Err(error) => Err(error),
+            Ok(true) if self.is_writable() => self.release(ino),
+            // What is read-only is not changed any more, and the next opening frees it.
+            Ok(_) => {}
+            Err(error) => log::warn!("whether inode {ino} has a name: {error}"),
         }
     }
 }

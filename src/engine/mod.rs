@@ -48,11 +48,11 @@ mod xattr;
 pub use data::{CompactOptions, Compacted, Content, TrimOptions, Trimmed};
 pub use datasets::{
     DATASET_NAME_MAX, DatasetError, DatasetInfo, Difference, Path, PathChange, Restoration,
-    SnapshotEntry, split_name,
+    SnapshotEntry, Still, split_name,
 };
 pub use error::EngineError;
 pub use events::{Event, EventKind, Events};
-pub use import::{ImportedAttrs, Nameless, Xattr};
+pub use import::{ImportedAttrs, Importing, Nameless, Xattr};
 pub use kernels::{Believing, Release};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};

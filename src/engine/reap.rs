@@ -63,8 +63,8 @@ impl Store {
         Ok(reaped)
     }
 
-    /// A dataset that is deleted and from which at most one other goes on: first the one of which
-    /// a part is gone.
+    /// A dataset that is deleted, that nobody reads ([`super::Still`]), and from which at most one
+    /// other goes on: first the one of which a part is gone.
     fn next_doomed(&self) -> Result<Option<DatasetId>, EngineError> {
         let view = self.journal.view();
         let lineages: BTreeMap<_, _> = lineages(&view)?.into_iter().collect();
@@ -73,10 +73,13 @@ impl Store {
         for each in lineages.values() {
             *followers.entry(each.prev).or_default() += 1;
         }
+        // Behind the view: what is in it and in use was in use before it could be found there.
+        let in_use = self.datasets.read();
         let mut first = None;
         for (id, record) in recovery::datasets(&view)? {
             let is_held = followers.get(&id).is_some_and(|count| *count > 1);
-            if record.flags & DATASET_DOOMED == 0 || is_held {
+            let is_read = in_use.get(&id).is_some_and(|dataset| dataset.users() > 0);
+            if record.flags & DATASET_DOOMED == 0 || is_held || is_read {
                 continue;
             }
             // Not one that only follows a tree of which a part is gone.

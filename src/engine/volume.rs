@@ -18,8 +18,8 @@ use crate::format::record::{DATASET_READ_ONLY, DatasetCounters, DatasetRecord};
 use crate::log::Tx;
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
-use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use crate::sync::{Mutex, RwLock};
 
 /// What memory holds of a dataset.
 pub(super) struct Dataset {
@@ -45,6 +45,9 @@ pub(super) struct Dataset {
     /// Held for writing by who puts something together there, for reading by who needs it not to be
     /// there.
     pub(super) restoring: RwLock<()>,
+    /// While something is imported into it, how many kernels there had been before that keep for long
+    /// what they are told.
+    pub(super) importing: Mutex<Option<u64>>,
     /// Who uses it.
     pub(super) kernels: Kernels,
     /// When it was last told that its quota is reached, in seconds.
@@ -118,6 +121,7 @@ impl Dataset {
             leaving: AtomicBool::new(false),
             staging: AtomicU64::new(0),
             restoring: RwLock::new(()),
+            importing: Mutex::new(None),
             kernels: Kernels::default(),
             quota_noted: super::events::never_noted(),
         }

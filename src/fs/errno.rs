@@ -45,6 +45,7 @@ fn of_engine(error: &EngineError) -> i32 {
         EngineError::Stale => libc::ESTALE,
         EngineError::OtherProject => libc::EXDEV,
         EngineError::Quota => libc::EDQUOT,
+        EngineError::Busy(_) => libc::EBUSY,
         EngineError::Interrupted => libc::EINTR,
         EngineError::Buffer(_) => libc::EFAULT,
         EngineError::Store(error) => of_store(error),

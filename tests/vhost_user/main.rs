@@ -20,6 +20,7 @@ mod hostile_campaign;
 mod hostile_fuse;
 mod hostile_ring;
 mod hostile_setup;
+mod imported;
 mod kill;
 mod live;
 mod memory;

@@ -1,4 +1,4 @@
-//! A directory of the host, imported.
+//! A directory of the host on its way into a dataset, or into a tar stream.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -10,31 +10,71 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread};
 
-use super::super::import::Importer;
-use super::super::{ArchiveError, PIECE_BYTES, Result, device_number, joined};
+use super::super::extract::Put;
+use super::super::{ArchiveError, PIECE_BYTES, Result, Summary, device_number, joined};
 use super::{XATTR_BYTES_MAX, kind_of, names_in, open_dir, path_of, time_of};
 use crate::engine::{ImportedAttrs, Nameless, Xattr};
-use crate::format::id::Ino;
 
 /// What went away or became something else since its directory was read.
 const CHANGED: &str = "it changed while the tree was read";
 
-/// A directory whose entries are being imported.
-struct Level {
+/// What of a file is not there any more when it is read.
+pub const SHORTER: &str = "the end of a file that became shorter meanwhile";
+
+/// What a tree of the host goes to: a dataset, or a tar stream.
+pub trait Sink {
+    /// Something that was made, for what else is made in it or of it.
+    type Made: Clone;
+
+    fn summary(&mut self) -> &mut Summary;
+
+    /// Gives the directory at the top its attributes.
+    fn top(&mut self, attrs: &ImportedAttrs) -> Result<Self::Made>;
+
+    /// Makes a directory, by its name in another.
+    fn dir(&mut self, at: At<'_, Self>, path: &[u8], attrs: &ImportedAttrs) -> Result<Self::Made>;
+
+    /// Makes a regular file.
+    fn file(
+        &mut self,
+        at: At<'_, Self>,
+        path: &[u8],
+        attrs: &ImportedAttrs,
+        file: &mut HostFile<'_>,
+    ) -> Result<Self::Made>;
+
+    /// Makes a symlink, a fifo or a device node.
+    fn other(
+        &mut self,
+        at: At<'_, Self>,
+        path: &[u8],
+        what: Nameless<'_>,
+        attrs: &ImportedAttrs,
+    ) -> Result<Self::Made>;
+
+    /// Gives what was made one more name.
+    fn link(&mut self, made: &Self::Made, at: At<'_, Self>, path: &[u8]) -> Result<()>;
+}
+
+/// A directory that was made, and a name in it.
+pub type At<'a, S> = (&'a <S as Sink>::Made, &'a [u8]);
+
+/// A directory whose entries are being read.
+struct Level<M> {
     dir: OwnedFd,
     path: Vec<u8>,
-    ino: Ino,
+    made: M,
     names: std::vec::IntoIter<Vec<u8>>,
 }
 
-/// A tree of the host on its way into a dataset.
-pub struct Walk<'i, 'a> {
-    importer: &'i mut Importer<'a>,
+/// A tree of the host on its way.
+pub struct Walk<'s, S: Sink> {
+    sink: &'s mut S,
     how: WalkHow,
     /// The device that the tree begins on.
     device: u64,
-    /// What has several names, and what it was imported as.
-    linked: HashMap<(u64, u64), Ino>,
+    /// What has several names, and what was made of it.
+    linked: HashMap<(u64, u64), S::Made>,
     piece: Vec<u8>,
 }
 
@@ -60,10 +100,10 @@ fn open_top(source: &Path) -> Result<OwnedFd> {
         .map_err(ArchiveError::host(source.as_os_str().as_bytes(), "opening"))
 }
 
-impl<'i, 'a> Walk<'i, 'a> {
-    pub fn new(importer: &'i mut Importer<'a>, how: WalkHow) -> Self {
+impl<'s, S: Sink> Walk<'s, S> {
+    pub fn new(sink: &'s mut S, how: WalkHow) -> Self {
         Walk {
-            importer,
+            sink,
             how,
             device: 0,
             linked: HashMap::new(),
@@ -71,14 +111,14 @@ impl<'i, 'a> Walk<'i, 'a> {
         }
     }
 
-    /// Imports what is in a directory, depth first.
+    /// Takes what is in a directory, depth first.
     pub fn run(mut self, source: &Path) -> Result<()> {
         let dir = open_top(source)?;
         let stat = fstat(&dir).map_err(ArchiveError::host(b"", "reading its attributes"))?;
         self.device = stat.st_dev;
         let attrs = attrs_of(&stat, xattrs_of_file(&dir, b"")?);
-        self.importer.top(&attrs)?;
-        let mut levels = vec![level(dir, Vec::new(), self.importer.root())?];
+        let top = self.sink.top(&attrs)?;
+        let mut levels = vec![level(dir, Vec::new(), top)?];
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.names.next() else {
                 levels.pop();
@@ -91,13 +131,13 @@ impl<'i, 'a> Walk<'i, 'a> {
         Ok(())
     }
 
-    /// Imports an entry; a directory's own entries are to follow.
-    fn entry(&mut self, level: &Level, name: &[u8]) -> Result<Option<Level>> {
+    /// Takes an entry; a directory's own entries are to follow.
+    fn entry(&mut self, level: &Level<S::Made>, name: &[u8]) -> Result<Option<Level<S::Made>>> {
         let path = joined(&level.path, name);
         let stat = match statat(&level.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
-                self.importer.summary.skip(&path, CHANGED);
+                self.sink.summary().skip(&path, CHANGED);
                 return Ok(None);
             }
             Err(errno) => return Err(ArchiveError::host(&path, "reading its attributes")(errno)),
@@ -105,7 +145,7 @@ impl<'i, 'a> Walk<'i, 'a> {
         match kind_of(&stat) {
             FileType::Directory => return self.directory(level, name, path),
             FileType::RegularFile => self.file(level, name, &path)?,
-            FileType::Socket => self.importer.summary.skip(&path, "a socket"),
+            FileType::Socket => self.sink.summary().skip(&path, "a socket"),
             kind => self.special(level, name, &path, (kind, &stat))?,
         }
         Ok(None)
@@ -121,72 +161,76 @@ impl<'i, 'a> Walk<'i, 'a> {
         let file = match opened {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => {
-                self.importer.summary.skip(path, CHANGED);
+                self.sink.summary().skip(path, CHANGED);
                 return Ok(None);
             }
             Err(errno) => return Err(ArchiveError::host(path, "opening")(errno)),
         };
         let stat = fstat(&file).map_err(ArchiveError::host(path, "reading its attributes"))?;
         if kind_of(&stat) != kind {
-            self.importer.summary.skip(path, CHANGED);
+            self.sink.summary().skip(path, CHANGED);
             return Ok(None);
         }
         Ok(Some((file, stat)))
     }
 
-    fn directory(&mut self, level: &Level, name: &[u8], path: Vec<u8>) -> Result<Option<Level>> {
+    fn directory(
+        &mut self,
+        level: &Level<S::Made>,
+        name: &[u8],
+        path: Vec<u8>,
+    ) -> Result<Option<Level<S::Made>>> {
         let opened = open_dir(&level.dir, name);
         let Some((dir, stat)) = self.opened(&path, opened, FileType::Directory)? else {
             return Ok(None);
         };
         if self.how.is_store(&stat) {
-            self.importer.summary.skip(&path, "the store itself");
+            self.sink.summary().skip(&path, "the store itself");
             return Ok(None);
         }
         let attrs = attrs_of(&stat, xattrs_of_file(&dir, &path)?);
-        let ino = self.importer.dir((level.ino, name), &path, &attrs)?;
+        let made = self.sink.dir((&level.made, name), &path, &attrs)?;
         if self.how.one_file_system && stat.st_dev != self.device {
-            self.importer
-                .summary
+            self.sink
+                .summary()
                 .skip(&path, "what another file system has there");
             return Ok(None);
         }
-        super::read::level(dir, path, ino).map(Some)
+        super::read::level(dir, path, made).map(Some)
     }
 
-    fn file(&mut self, level: &Level, name: &[u8], path: &[u8]) -> Result<()> {
+    fn file(&mut self, level: &Level<S::Made>, name: &[u8], path: &[u8]) -> Result<()> {
         // Without waiting for whoever writes to a fifo that it may have become.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(&level.dir, name, flags | OFlags::NOCTTY, Mode::empty());
         let Some((file, stat)) = self.opened(path, opened, FileType::RegularFile)? else {
             return Ok(());
         };
-        if self.link(&stat, (level.ino, name), path)? {
+        let at = (&level.made, name);
+        if self.link(&stat, at, path)? {
             return Ok(());
         }
         let attrs = attrs_of(&stat, xattrs_of_file(&file, path)?);
-        let mut piece = std::mem::take(&mut self.piece);
-        let mut fill = |importer: &mut Importer<'a>, ino| {
-            copy(importer, ino, path, (&file, &stat), &mut piece)
+        let mut content = HostFile {
+            file: &file,
+            stat: &stat,
+            piece: &mut self.piece,
         };
-        let place = (level.ino, name);
-        let ino = self
-            .importer
-            .make(place, path, Nameless::File, &attrs, &mut fill)?;
-        self.piece = piece;
-        self.remember(&stat, ino);
+        let made = self.sink.file(at, path, &attrs, &mut content)?;
+        self.remember(&stat, &made);
         Ok(())
     }
 
     /// A symlink, a fifo or a device node.
     fn special(
         &mut self,
-        level: &Level,
+        level: &Level<S::Made>,
         name: &[u8],
         path: &[u8],
         (kind, stat): (FileType, &Stat),
     ) -> Result<()> {
-        if self.link(stat, (level.ino, name), path)? {
+        let at = (&level.made, name);
+        if self.link(stat, at, path)? {
             return Ok(());
         }
         let target;
@@ -205,7 +249,7 @@ impl<'i, 'a> Walk<'i, 'a> {
                     Nameless::Symlink(&target)
                 }
                 Err(Errno::NOENT | Errno::INVAL) => {
-                    self.importer.summary.skip(path, CHANGED);
+                    self.sink.summary().skip(path, CHANGED);
                     return Ok(());
                 }
                 Err(errno) => return Err(ArchiveError::host(path, "reading its target")(errno)),
@@ -214,92 +258,94 @@ impl<'i, 'a> Walk<'i, 'a> {
             FileType::CharacterDevice => Nameless::CharDevice(device()?),
             FileType::BlockDevice => Nameless::BlockDevice(device()?),
             _ => {
-                self.importer
-                    .summary
+                self.sink
+                    .summary()
                     .skip(path, "of a kind that is not known");
                 return Ok(());
             }
         };
         let attrs = attrs_of(stat, xattrs_of_name(&level.dir, name, path)?);
-        let place = (level.ino, name);
-        let ino = self
-            .importer
-            .make(place, path, what, &attrs, &mut |_, _| Ok(()))?;
-        self.remember(stat, ino);
+        let made = self.sink.other(at, path, what, &attrs)?;
+        self.remember(stat, &made);
         Ok(())
     }
 
-    /// Whether it is another name of what was imported already, and has it now.
-    fn link(&mut self, stat: &Stat, place: (Ino, &[u8]), path: &[u8]) -> Result<bool> {
+    /// Whether it is another name of what was made already, and has it now.
+    fn link(&mut self, stat: &Stat, at: At<'_, S>, path: &[u8]) -> Result<bool> {
         match self.linked.get(&(stat.st_dev, stat.st_ino)) {
-            Some(ino) if stat.st_nlink > 1 => {
-                self.importer.link(*ino, place, path)?;
+            Some(made) if stat.st_nlink > 1 => {
+                self.sink.link(made, at, path)?;
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    fn remember(&mut self, stat: &Stat, ino: Ino) {
+    fn remember(&mut self, stat: &Stat, made: &S::Made) {
         if stat.st_nlink > 1 {
-            self.linked.insert((stat.st_dev, stat.st_ino), ino);
+            self.linked.insert((stat.st_dev, stat.st_ino), made.clone());
         }
     }
 }
 
-fn level(dir: OwnedFd, path: Vec<u8>, ino: Ino) -> Result<Level> {
+fn level<M>(dir: OwnedFd, path: Vec<u8>, made: M) -> Result<Level<M>> {
     let names = names_in(&dir).map_err(ArchiveError::host(&path, "reading the directory"))?;
     Ok(Level {
         dir,
         path,
-        ino,
+        made,
         names: names.into_iter(),
     })
 }
 
-/// Copies a file's content, but its holes.
-fn copy(
-    importer: &mut Importer<'_>,
-    ino: Ino,
-    path: &[u8],
-    (file, stat): (&OwnedFd, &Stat),
-    piece: &mut [u8],
-) -> Result<()> {
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-    let has_holes = blocks.saturating_mul(512) < size;
-    let reading = || ArchiveError::host(path, "reading");
-    let mut at = 0;
-    let mut end = 0;
-    while at < size {
-        let (start, stop) = match has_holes {
-            true => next_data(file, at, size).map_err(reading())?,
+/// A file's content, to be read from its beginning to its end.
+pub struct HostFile<'w> {
+    file: &'w OwnedFd,
+    stat: &'w Stat,
+    piece: &'w mut Vec<u8>,
+}
+
+impl HostFile<'_> {
+    /// Bytes that it had when it was opened.
+    pub fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// The first range of data at or behind an offset; `None` when there is none any more.
+    pub fn range_from(&self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
+        let size = self.size();
+        let blocks = u64::try_from(self.stat.st_blocks).unwrap_or(0);
+        let (start, end) = match blocks.saturating_mul(512) < size {
+            true => next_data(self.file, at, size).map_err(ArchiveError::host(path, "reading"))?,
             false => (at, size),
         };
-        at = start;
-        while at < stop {
-            let most = piece
-                .len()
-                .min(usize::try_from(stop - at).unwrap_or(usize::MAX));
-            let Some(into) = piece.get_mut(..most) else {
-                break;
-            };
-            let read = read_at(file, into, at).map_err(reading())?;
-            importer.write(ino, path, at, into.get(..read).unwrap_or_default())?;
-            at += read as u64;
-            end = at;
+        Ok((start < end).then(|| (start, end - start)))
+    }
+
+    /// Reads a range in pieces, as far as the file goes; whether that is all of it.
+    pub fn read(
+        &mut self,
+        path: &[u8],
+        (start, len): (u64, u64),
+        put: &mut Put<'_>,
+    ) -> Result<bool> {
+        let mut done = 0;
+        while done < len {
+            let rest = usize::try_from(len - done).unwrap_or(usize::MAX);
+            let most = rest.min(self.piece.len());
+            let into = self.piece.get_mut(..most).unwrap_or_default();
+            let read = read_at(self.file, into, start.saturating_add(done));
+            let read = read.map_err(ArchiveError::host(path, "reading"))?;
+            put(
+                start.saturating_add(done),
+                into.get(..read).unwrap_or_default(),
+            )?;
+            done += read as u64;
             if read < most {
-                // It became shorter: what is there now is what is taken.
-                importer
-                    .summary
-                    .skip(path, "the end of a file that became shorter meanwhile");
-                return Ok(());
+                return Ok(false);
             }
         }
-    }
-    match end < size {
-        true => importer.set_size(ino, path, size),
-        false => Ok(()),
+        Ok(true)
     }
 }
 
@@ -408,7 +454,7 @@ pub fn expected(source: &Path, how: WalkHow, stop: &dyn Fn() -> bool) -> Option<
     let mut found = Expected::default();
     let dir = open_top(source).ok()?;
     let device = fstat(&dir).ok()?.st_dev;
-    let mut levels = vec![level(dir, Vec::new(), Ino::ROOT).ok()?];
+    let mut levels = vec![level(dir, Vec::new(), ()).ok()?];
     while let Some(last) = levels.last_mut() {
         if stop() {
             return None;
@@ -426,7 +472,7 @@ pub fn expected(source: &Path, how: WalkHow, stop: &dyn Fn() -> bool) -> Option<
             FileType::Directory if how.one_file_system && stat.st_dev != device => {}
             FileType::Directory => {
                 let below = open_dir(&last.dir, &name).ok();
-                levels.extend(below.and_then(|dir| level(dir, Vec::new(), Ino::ROOT).ok()));
+                levels.extend(below.and_then(|dir| level(dir, Vec::new(), ()).ok()));
             }
             FileType::RegularFile => {
                 let stored = u64::try_from(stat.st_blocks)

@@ -131,7 +131,7 @@ impl Target for Directory {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut Content<'_, '_>) -> Result<()> {
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()> {
         let (dir, name) = self.place(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let file = openat(
@@ -218,19 +218,16 @@ impl Target for Directory {
         let Some(top) = self.levels.first() else {
             return Ok(());
         };
-        // By a path, but not through symlinks that somebody made meanwhile.
+        // By a path, but not through symlinks, whoever made them; the last one may have the name.
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let is_there = openat2(&top.dir, first, flags, Mode::empty(), how);
-        let linked = match is_there {
-            Ok(file) => {
-                let of = format!("/proc/self/fd/{}", file.as_raw_fd());
-                linkat(rustix::fs::CWD, of, dir, name, AtFlags::SYMLINK_FOLLOW)
-            }
-            // A symlink has several names: its last name is not gone through.
-            Err(Errno::LOOP) => linkat(&top.dir, first, dir, name, AtFlags::empty()),
-            Err(errno) => Err(errno),
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let end = first.iter().rposition(|byte| *byte == b'/');
+        let (above, last) = match end.and_then(|end| first.split_at_checked(end)) {
+            Some((above, last)) => (above, last.get(1..).unwrap_or_default()),
+            None => (b".".as_slice(), first),
         };
+        let linked = openat2(&top.dir, above, flags, Mode::empty(), how)
+            .and_then(|above| linkat(&above, last, dir, name, AtFlags::empty()));
         linked.map_err(ArchiveError::host(path, "linking"))
     }
 }

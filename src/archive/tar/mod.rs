@@ -11,6 +11,7 @@ mod read;
 mod write;
 
 pub use import::import;
+pub use read::{Kind, Member, Reader};
 pub use write::Writer;
 
 /// Bytes of a block: all in a tar stream comes in these.

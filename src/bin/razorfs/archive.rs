@@ -2,13 +2,13 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use razorfs::archive::{ArchiveError, Summary};
-use razorfs::control::{ControlPlace, StorePlace, named, served};
+use razorfs::archive::Summary;
+use razorfs::control::{SessionError, named};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
@@ -16,27 +16,6 @@ type Error = Box<dyn std::error::Error>;
 
 /// How often a terminal is told how far it is.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Refuses a store that a daemon serves.
-///
-/// # Errors
-/// When one does.
-pub fn check_not_served(store: &Path, what: &str) -> Result<(), Error> {
-    let place = StorePlace {
-        store: PathBuf::from(store),
-        control: ControlPlace::InStore,
-        allow_volatile: true,
-    };
-    match served(&place).map_err(|error| named(store, &error))? {
-        None => Ok(()),
-        Some(_) => Err(format!(
-            "{}: razorfsd serves the store, and {what} works on one that is not in use: stop it \
-             first, or do it in a guest",
-            store.display()
-        )
-        .into()),
-    }
-}
 
 /// As many open files as this process may have: a tree that is walked takes one for each directory
 /// on the way down.
@@ -130,7 +109,7 @@ pub struct Outcome<'a> {
     /// Whether JSON is to be printed.
     pub json: bool,
     /// How it ended.
-    pub done: Result<(), ArchiveError>,
+    pub done: Result<(), SessionError>,
 }
 
 /// Prints what was done, also when not all was.
@@ -152,7 +131,8 @@ pub fn tell_outcome(outcome: &Outcome<'_>) -> Result<(), Error> {
     match &outcome.done {
         Ok(()) => Ok(()),
         Err(error) => Err(format!(
-            "{store}: {error}; what was {} before is there, each file whole",
+            "{}; what was {} before is there, each file whole",
+            named(outcome.store, error),
             outcome.verb
         )
         .into()),

@@ -1,25 +1,27 @@
 //! `razorfs extract STORE DATASET TARGET`: what is in a dataset or a snapshot goes out.
 
-use std::fs::{File, OpenOptions as FileOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
-use razorfs::archive::{ArchiveError, Summary, extract_to_directory, extract_to_tar};
-use razorfs::engine::{OpenOptions, Volume};
+use razorfs::archive::{ArchiveError, Summary, Tell};
+use razorfs::control::{Archived, ExtractTo, Session, SessionError, StorePlace, named};
 
-use crate::archive::{Bar, Outcome, check_not_served, raise_open_files, tell_outcome};
+use crate::archive::{Bar, Outcome, raise_open_files, tell_outcome};
+use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
 
 /// Extracts a dataset or a snapshot to a directory of the host, or as a tar stream: all files with
 /// their modes, times, extended attributes, ACLs, hard links and holes, and as root with their
-/// owners; device nodes and fifos, too. The store must not be in use.
+/// owners; device nodes and fifos, too. Where a daemon serves the store, it extracts, and guests go on
+/// meanwhile: of a dataset that changes comes what it was at the beginning.
 #[derive(Debug, Args)]
 pub struct ExtractArgs {
-    /// The store's directory.
+    /// The store's directory. With an address for --control it is not looked at.
     store: PathBuf,
     /// DATASET or DATASET@SNAPSHOT
     name: String,
@@ -36,6 +38,8 @@ pub struct ExtractArgs {
     /// output.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// What is made.
@@ -50,7 +54,7 @@ enum Kind {
 /// Extracts it.
 ///
 /// # Errors
-/// When the store cannot be opened, or something not be read or made.
+/// When the store can be neither reached nor opened, or something not be read or made.
 pub fn run(args: &ExtractArgs) -> Result<(), Error> {
     let is_stdout = args.target == Path::new("-");
     if is_stdout && io::stdout().is_terminal() {
@@ -58,24 +62,28 @@ pub fn run(args: &ExtractArgs) -> Result<(), Error> {
             "a tar stream is not for a terminal: redirect it to a file or a program".into(),
         );
     }
-    check_not_served(&args.store, "extract")?;
+    if !is_stdout && kind(args) == Kind::Tar && args.target.symlink_metadata().is_ok() {
+        return Err(format!("{}: File exists: name a new one", args.target.display()).into());
+    }
     let stop = crate::stop_on_signals()?;
     raise_open_files();
-    let options = OpenOptions {
-        read_only: true,
+    let place = StorePlace {
+        store: args.store.clone(),
+        control: args.control.place(),
         allow_volatile: true,
-        background: false,
-        ..OpenOptions::default()
     };
-    let store = crate::open(&args.store, options)?;
-    let volume = store.volume(&args.name)?;
-    let (summary, done) = extract(args, &volume, &stop)?;
+    let of_store = |error: SessionError| named(&args.store, &error);
+    let session = Session::begin(&place, true).map_err(of_store)?;
+    let extracted = extract(args, &session, &stop);
+    let ended = session.end();
+    let (summary, done) = extracted.map_err(of_store)?;
+    ended.map_err(of_store)?;
     if is_stdout {
         // The stream is there already.
         if args.json {
             eprintln!("{}", serde_json::to_string_pretty(&summary)?);
         }
-        return Ok(done?);
+        return Ok(done.map_err(of_store)?);
     }
     tell_outcome(&Outcome {
         store: &args.store,
@@ -86,47 +94,86 @@ pub fn run(args: &ExtractArgs) -> Result<(), Error> {
     })
 }
 
+fn kind(args: &ExtractArgs) -> Kind {
+    let is_tar = args.target.extension().is_some_and(|end| end == "tar");
+    args.kind.unwrap_or(match is_tar {
+        true => Kind::Tar,
+        false => Kind::Directory,
+    })
+}
+
 fn extract(
     args: &ExtractArgs,
-    volume: &Volume,
+    session: &Session,
     stop: &AtomicBool,
-) -> Result<(Summary, Result<(), ArchiveError>), Error> {
+) -> Result<Archived, SessionError> {
     let path = args.path.as_deref().unwrap_or(Path::new(""));
     let path = path.as_os_str().as_bytes();
     let mut bar = Bar::new(0, stop);
     let tell = &mut |summary: &Summary| bar.tell(summary);
-    let is_tar = args.target.extension().is_some_and(|end| end == "tar");
-    let kind = args.kind.unwrap_or(match is_tar {
-        true => Kind::Tar,
-        false => Kind::Directory,
-    });
+    let to_tar = |output: &mut dyn Write, tell: &mut Tell<'_>| {
+        let mut output = BufWriter::with_capacity(1 << 20, output);
+        let to = ExtractTo::Stream(&mut output);
+        let (summary, done) = session.extract(&args.name, path, to, stop, tell)?;
+        let flushed = output.flush().map_err(ArchiveError::Write);
+        Ok((summary, done.and(flushed.map_err(SessionError::from))))
+    };
     let done = if args.target == Path::new("-") {
-        to_tar(volume, path, &mut io::stdout().lock(), tell)
-    } else if kind == Kind::Directory {
-        extract_to_directory(volume, path, &args.target, tell)
+        to_tar(&mut io::stdout().lock(), tell)
+    } else if kind(args) == Kind::Directory {
+        let to = ExtractTo::Directory(&args.target);
+        session.extract(&args.name, path, to, stop, tell)
     } else {
-        let named = |error| format!("{}: {error}", args.target.display());
-        let new = FileOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&args.target);
-        let mut file: File = new.map_err(named)?;
-        let (summary, done) = to_tar(volume, path, &mut file, tell);
-        file.sync_all().map_err(named)?;
-        (summary, done)
+        let mut file = NewFile {
+            path: &args.target,
+            file: None,
+        };
+        to_tar(&mut file, tell).map(|(summary, done)| {
+            let synced = file.sync().map_err(ArchiveError::Write);
+            (summary, done.and(synced.map_err(SessionError::from)))
+        })
     };
     bar.end();
-    Ok(done)
+    done
 }
 
-fn to_tar(
-    volume: &Volume,
-    path: &[u8],
-    output: &mut dyn Write,
-    tell: &mut razorfs::archive::Tell<'_>,
-) -> (Summary, Result<(), ArchiveError>) {
-    let mut output = BufWriter::with_capacity(1 << 20, output);
-    let (summary, done) = extract_to_tar(volume, path, &mut output, tell);
-    let flushed = output.flush().map_err(ArchiveError::Write);
-    (summary, done.and(flushed))
+/// A file that is made when something is written to it: not for what is refused.
+struct NewFile<'a> {
+    path: &'a Path,
+    file: Option<File>,
+}
+
+impl NewFile<'_> {
+    fn named(&self, error: &io::Error) -> io::Error {
+        let message = format!("{}: {error}", self.path.display());
+        io::Error::new(error.kind(), message)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let synced = self.file.as_ref().map_or(Ok(()), File::sync_all);
+        synced.map_err(|error| self.named(&error))
+    }
+}
+
+impl Write for NewFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.file.is_none() {
+            let new = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(self.path);
+            self.file = Some(new.map_err(|error| self.named(&error))?);
+        }
+        match &mut self.file {
+            Some(file) => file.write(bytes).map_err(|error| {
+                let message = format!("{}: {error}", self.path.display());
+                io::Error::new(error.kind(), message)
+            }),
+            None => Ok(0),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

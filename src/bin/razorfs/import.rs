@@ -1,31 +1,31 @@
 //! `razorfs import STORE SOURCE`: a directory of the host or a tar stream comes into a dataset.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use razorfs::archive::{ArchiveError, ImportHow, Summary, WalkHow, expected};
-use razorfs::archive::{import_directory, import_tar};
-use razorfs::engine::{OpenOptions, Store, Volume};
+use razorfs::archive::{ImportHow, Summary, WalkHow, expected};
+use razorfs::control::{Archived, ImportFrom, Session, SessionError, StorePlace, named};
 
-use crate::archive::{Bar, Outcome, check_not_served, raise_open_files, tell_outcome};
-use crate::receive::Input;
+use crate::archive::{Bar, Outcome, raise_open_files, tell_outcome};
+use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
 
 /// Imports a directory of the host, or a tar stream, into a dataset: all files with their owners,
 /// modes, times, extended attributes, ACLs, hard links and holes; device nodes and fifos, too.
 /// Symlinks are never followed; sockets are left out. What was imported before an interruption
-/// (Ctrl-C, SIGTERM) or an error stays, each file whole. The store must not be in use.
+/// (Ctrl-C, SIGTERM) or an error stays, each file whole. Where a daemon serves the store, it imports,
+/// and guests go on meanwhile; only one that keeps for long what it was told may not have the dataset
+/// mounted.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The store's directory.
+    /// The store's directory. With an address for --control it is not looked at.
     store: PathBuf,
     /// A directory, a file with a tar stream, or - for a tar stream from the standard input.
     source: PathBuf,
@@ -48,6 +48,8 @@ pub struct ImportArgs {
     /// Accept a store on a file system that does not survive a power cut.
     #[arg(long)]
     allow_volatile: bool,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// What is imported.
@@ -59,21 +61,22 @@ enum Source {
 /// Imports it.
 ///
 /// # Errors
-/// When the store cannot be opened, the source not be read, or something not be made.
+/// When the store can be neither reached nor opened, the source not be read, or something not be made.
 pub fn run(args: &ImportArgs) -> Result<(), Error> {
     let source = open(args)?;
-    check_not_served(&args.store, "import")?;
     let stop = crate::stop_on_signals()?;
     raise_open_files();
-    let options = OpenOptions {
+    let place = StorePlace {
+        store: args.store.clone(),
+        control: args.control.place(),
         allow_volatile: args.allow_volatile,
-        ..OpenOptions::default()
     };
-    let store = crate::open(&args.store, options)?;
-    let done = import(args, &store, source, &stop);
-    let closed = store.close();
-    let (summary, done) = done?;
-    closed?;
+    let of_store = |error: SessionError| named(&args.store, &error);
+    let session = Session::begin_long(&place).map_err(of_store)?;
+    let done = import(args, &session, &source, &stop);
+    let ended = session.end();
+    let (summary, done) = done.map_err(of_store)?;
+    ended.map_err(of_store)?;
     tell_outcome(&Outcome {
         store: &args.store,
         verb: "imported",
@@ -105,47 +108,40 @@ fn open(args: &ImportArgs) -> Result<Source, Error> {
 
 fn import(
     args: &ImportArgs,
-    store: &Arc<Store>,
-    source: Source,
+    session: &Session,
+    source: &Source,
     stop: &AtomicBool,
-) -> Result<(Summary, Result<(), ArchiveError>), Error> {
-    let volume: Volume = store.volume(&args.dataset)?;
-    let own = std::fs::metadata(&args.store)?;
-    let walk = WalkHow {
-        one_file_system: args.one_file_system,
-        but: Some((own.dev(), own.ino())),
-    };
+) -> Result<Archived, SessionError> {
+    // One that is elsewhere is not below the source.
+    let own = std::fs::metadata(&args.store).ok();
     let to = args.to.as_deref().unwrap_or(Path::new(""));
     let how = ImportHow {
         to: to.as_os_str().as_bytes().to_vec(),
         merge: args.merge,
-        walk,
+        walk: WalkHow {
+            one_file_system: args.one_file_system,
+            but: own.map(|own| (own.dev(), own.ino())),
+        },
     };
     match source {
         Source::Stream(stream, len) => {
-            let mut input = io::BufReader::with_capacity(
-                1 << 20,
-                Input {
-                    stream: &stream,
-                    stop,
-                },
-            );
-            let mut bar = Bar::new(len, stop);
-            let stream: &mut dyn Read = &mut input;
-            let done = import_tar(&volume, &how, stream, &mut |summary| bar.tell(summary));
+            let mut bar = Bar::new(*len, stop);
+            let tell = &mut |summary: &Summary| bar.tell(summary);
+            let from = ImportFrom::Stream(stream);
+            let done = session.import(&args.dataset, &how, from, stop, tell);
             bar.end();
-            Ok(done)
+            done
         }
-        Source::Directory => import_tree(args, &volume, &how, stop),
+        Source::Directory => import_tree(args, session, &how, stop),
     }
 }
 
 fn import_tree(
     args: &ImportArgs,
-    volume: &Volume,
+    session: &Session,
     how: &ImportHow,
     stop: &AtomicBool,
-) -> Result<(Summary, Result<(), ArchiveError>), Error> {
+) -> Result<Archived, SessionError> {
     let ended = AtomicBool::new(false);
     let is_over = || ended.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
     let is_over = &is_over;
@@ -161,9 +157,10 @@ fn import_tree(
             });
         }
         let tell = &mut |summary: &Summary| bar.tell(summary);
-        let done = import_directory(volume, how, &args.source, tell);
+        let from = ImportFrom::Directory(&args.source);
+        let done = session.import(&args.dataset, how, from, stop, tell);
         ended.store(true, Ordering::Relaxed);
         bar.end();
-        Ok(done)
+        done
     })
 }

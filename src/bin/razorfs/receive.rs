@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use razorfs::control::{self, Session, SessionError, StorePlace};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use razorfs::control::{self, Input, Session, SessionError, StorePlace};
 
 use crate::send::Bar;
 use crate::store::ControlArgs;
@@ -21,12 +19,6 @@ type Error = Box<dyn std::error::Error>;
 
 /// How often a terminal is told how far it is.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How often a sender that is silent is waited for before a signal is looked for.
-const SILENCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
 
 /// Reads a snapshot from the standard input, as `razorfs send` writes it: into a new dataset, or,
 /// when it was sent `--from` another snapshot, into the dataset that has that one and was not
@@ -127,41 +119,12 @@ struct Stdin {
 
 impl Read for Stdin {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let (stream, stop) = (&self.stream, &*self.stop);
-        let len = Input { stream, stop }.read(bytes)?;
+        let (stream, broken_off) = (&self.stream, &Input::until(&self.stop));
+        let len = Input { stream, broken_off }.read(bytes)?;
         self.bytes = self.bytes.saturating_add(len as u64);
         if let Some(bar) = &self.bar {
             bar.tell_bytes(self.bytes);
         }
         Ok(len)
-    }
-}
-
-/// A stream that ends with an error when it is broken off, though its sender may be silent for as
-/// long as it likes.
-pub struct Input<'a> {
-    /// The stream.
-    pub stream: &'a File,
-    /// What breaks it off.
-    pub stop: &'a AtomicBool,
-}
-
-impl Read for Input<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.stop.load(Ordering::Relaxed) {
-                // Who is told `Interrupted` reads again.
-                return Err(io::Error::other("broken off by a signal"));
-            }
-            let mut events = [PollFd::new(self.stream, PollFlags::IN)];
-            match poll(&mut events, Some(&SILENCE)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => {
-                    let mut stream = self.stream;
-                    return stream.read(bytes);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }

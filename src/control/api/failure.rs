@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Why a request was not carried out. Nothing has changed then; only with `failed`, when the disk
-/// refused, is it known once the store is opened again.
+use super::Imported;
+
+/// Why a request was not carried out. Nothing has changed then, but for what was imported; only with
+/// `failed`, when the disk refused, is it known once the store is opened again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
@@ -12,13 +14,20 @@ pub struct Failure {
     pub error: ErrorKind,
     /// The reason, for people.
     pub message: String,
+    /// What an import that has begun came to: it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
 }
 
 impl Failure {
     /// One of a kind.
     pub fn new(error: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Failure { error, message }
+        Failure {
+            error,
+            message,
+            imported: None,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! One module for each kind of thing; what they have in common is here.
 
+mod archive;
 mod datasets;
 mod exports;
 mod projects;
@@ -26,6 +27,7 @@ use crate::engine::{DatasetError, DatasetInfo, EngineError, Store, Time, split_n
 use crate::format::id::{DatasetId, Ino};
 use crate::store::StoreError;
 
+pub use archive::{extract, import, importable, path_to_extract};
 pub use datasets::{
     change_dataset, clone_dataset, create_dataset, dataset, datasets, delete_dataset, promote,
 };
@@ -85,6 +87,7 @@ fn kind_of(error: &EngineError) -> ErrorKind {
         EngineError::Store(StoreError::NoSpace(_)) => ErrorKind::NoSpace,
         EngineError::Store(StoreError::ReadOnly(_)) => ErrorKind::ReadOnly,
         EngineError::OtherProject => ErrorKind::NotPossible,
+        EngineError::Busy(_) => ErrorKind::Busy,
         EngineError::Interrupted => ErrorKind::Interrupted,
         _ => ErrorKind::Failed,
     }

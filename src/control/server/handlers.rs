@@ -3,6 +3,7 @@
 //! A handler takes a request apart, has an operation carried out, and gives its result back. What
 //! it is registered with is what the document says of it.
 
+mod archive;
 mod datasets;
 mod exports;
 mod projects;
@@ -51,6 +52,7 @@ fn paths() -> OpenApiRouter<Served> {
         .merge(datasets::paths())
         .merge(snapshots::paths())
         .merge(streams::paths())
+        .merge(archive::paths())
         .merge(exports::paths())
         .merge(projects::paths())
         .merge(whole::paths())

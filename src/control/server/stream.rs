@@ -161,9 +161,10 @@ pub(super) fn lasting(
 
 impl Served {
     /// Answers with what is written by `write`, to what `open` found. What `open` refuses is refused;
-    /// when writing fails, the answer breaks off, and the client sees that.
+    /// when writing fails, the answer breaks off, the client sees that, and the log says why.
     pub(super) async fn write_out<T: 'static>(
         &self,
+        called: &'static str,
         open: impl FnOnce(&Arc<Store>) -> Result<T, Failure> + Send + 'static,
         write: impl FnOnce(T, &mut Writer, &mut GoOn<'_>) -> Result<(), String> + Send + 'static,
     ) -> Result<Response, Failure> {
@@ -190,7 +191,7 @@ impl Served {
                 writer.flush().map_err(|error| error.to_string())
             });
             if let Err(reason) = done {
-                log::warn!("a snapshot was not sent to its end: {reason}");
+                log::warn!("{called} was not sent to its end: {reason}");
                 let _ = writer.hand_over(Err(io::Error::other(reason)));
             }
             drop(room);

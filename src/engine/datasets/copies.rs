@@ -128,16 +128,7 @@ impl Store {
         new: DatasetRecord,
     ) -> Result<DatasetId, StoreError> {
         let (snapshot, birth) = match record.snapshot_of.0 {
-            0 => {
-                let hidden = new_id(tx)?;
-                let counters = counters_of(tx, from)?;
-                tx.put(TreeId::Datasets, counters_key(hidden), counters.encode())?;
-                let mut nameless = self.new_record(tx, hidden, "");
-                nameless.flags = DATASET_DOOMED;
-                put_snapshot(tx, from, hidden, nameless)?;
-                tx.copy_tree(from, hidden)?;
-                (hidden, tx.generation())
-            }
+            0 => (self.put_nameless(tx, from)?, tx.generation()),
             _ => (from, record.birth),
         };
         let clone = DatasetRecord {
@@ -150,6 +141,23 @@ impl Store {
         put_record(tx, to, &clone)?;
         put_lineage(tx, to, &LineageRecord::behind(snapshot, birth))?;
         Ok(snapshot)
+    }
+
+    /// Puts a snapshot of a dataset that has no name, and goes as a deleted one does.
+    pub(super) fn put_nameless(
+        &self,
+        tx: &mut Tx<'_>,
+        from: DatasetId,
+    ) -> Result<DatasetId, StoreError> {
+        let to = new_id(tx)?;
+        let counters = counters_of(tx, from)?;
+        tx.put(TreeId::Datasets, counters_key(to), counters.encode())?;
+        let mut nameless = self.new_record(tx, to, "");
+        nameless.flags = DATASET_DOOMED;
+        put_snapshot(tx, from, to, nameless)?;
+        tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
+        tx.copy_tree(from, to)?;
+        Ok(to)
     }
 }
 

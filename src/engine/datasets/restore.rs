@@ -135,12 +135,13 @@ impl Restoration {
         self.volume.dataset_id()
     }
 
-    /// Keeps paths from being restored into it until this is dropped. Who stops serving its kernels
-    /// for a moment holds it meanwhile: no kernel is counted then, and all go on to believe what
-    /// they were told.
+    /// Keeps paths from being restored into it, and anything from being imported, until this is
+    /// dropped. Who stops serving its kernels for a moment holds it meanwhile: no kernel is counted
+    /// then, and all go on to believe what they were told.
     #[must_use]
     pub fn keep_still(&self) -> impl Sized + '_ {
-        self.volume.dataset.restoring.read()
+        let dataset = &self.volume.dataset;
+        (dataset.restoring.read(), dataset.kernels.unserved())
     }
 
     /// Does it: see [`Store::restore`]. Says besides whether the dataset is the other one now, which

@@ -4,6 +4,7 @@ mod datasets;
 mod deletion;
 mod differences;
 mod health;
+mod imports;
 mod metadata;
 mod names;
 mod projects;

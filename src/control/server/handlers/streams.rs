@@ -103,7 +103,7 @@ async fn send(
     Options(how): Options<SendSnapshot>,
 ) -> Result<Response> {
     let open = move |store: &_| operations::send(store, &name, how.from.as_deref());
-    served.write_out(open, write).await
+    served.write_out("a snapshot", open, write).await
 }
 
 /// The rest of such a stream for a receiver that was cut off.
@@ -123,7 +123,7 @@ async fn send(
 )]
 async fn send_rest(State(served): State<Served>, Name(token): Name) -> Result<Response> {
     let open = move |store: &_| operations::send_rest(store, &token);
-    served.write_out(open, write).await
+    served.write_out("a snapshot", open, write).await
 }
 
 fn write(

@@ -23,6 +23,8 @@ fn each_path_has_the_methods_that_the_document_says() {
         ("/api/v1/streams/{token}", "get"),
         ("/api/v1/datasets/{name}/promote", "post"),
         ("/api/v1/datasets/{name}/receive", "delete get post"),
+        ("/api/v1/datasets/{name}/import", "post"),
+        ("/api/v1/datasets/{name}/extract", "get"),
         ("/api/v1/clones", "post"),
         ("/api/v1/differences", "get"),
         ("/api/v1/trim", "post"),

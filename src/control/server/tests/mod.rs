@@ -5,6 +5,7 @@ mod connections;
 mod events;
 mod exports;
 mod faults;
+mod imports;
 mod metrics;
 mod races;
 mod receives;

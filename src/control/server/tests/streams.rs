@@ -32,6 +32,16 @@ impl Server {
         world.store.snapshot("main@one").unwrap();
         write(&main, "more", &noise(100_000));
         world.store.snapshot("main@two").unwrap();
+        drop(main);
+        Server::of(world, limits)
+    }
+
+    /// The same on a disk that has a store.
+    pub(super) fn on(sim: SimMedia, limits: Limits) -> Server {
+        Server::of(World::on(sim, false), limits)
+    }
+
+    fn of(world: World, limits: Limits) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let unix = Some(Listener::bind(&dir.path().join(SOCKET_FILE)).unwrap());
         let served = Served::new(Arc::clone(&world.store), Arc::clone(&world.exports.0));
