@@ -41,9 +41,10 @@ async fn import(
     Options(into): Options<ImportInto>,
     request: Request,
 ) -> Result<Answer<Imported>> {
-    let (body, taking) = (request.into_body(), served.clone());
+    // Also where there is no room for it: closing the connection on what is unread loses the refusal.
+    let body = Upload::begin(request.into_body(), &served);
     let import = move |store: &_, go_on: &mut GoOn<'_>| {
-        let mut input = BufReader::with_capacity(1 << 20, Upload::begin(body, &taking));
+        let mut input = BufReader::with_capacity(1 << 20, body);
         operations::import(store, &name, &into, &mut input, go_on)
     };
     served.run_one_of_few(import).await.map(Answer)

@@ -36,7 +36,7 @@ fn go_on(_: &Summary) -> ControlFlow<()> {
 
 fn content(number: usize) -> Vec<u8> {
     let mut bytes = noise(FILE_BYTES);
-    bytes[0] = number as u8;
+    bytes[0] = u8::try_from(number).unwrap();
     bytes
 }
 
