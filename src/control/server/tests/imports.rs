@@ -538,7 +538,8 @@ fn a_disk_that_cannot_be_read_while_something_is_extracted() {
         server.world.sim.set_fault(None);
         let (_, why) = told(done);
         assert_eq!(!why.is_empty(), is_hit, "{after}: {why}");
-        failed += usize::from(why.contains("its log says why"));
+        // Whether the answer had begun to come by then is not known: the words differ.
+        failed += usize::from(is_hit);
         for number in 0..FILES {
             if let Ok(found) = fs::read(target.join(format!("d/f{number:02}"))) {
                 assert!(found == content(number), "{after}: {number}");
