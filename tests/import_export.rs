@@ -68,6 +68,15 @@ impl Dirs {
         Some(dirs)
     }
 
+    /// Where there is no room for it.
+    fn no_part_of_a_stream_stays(&self) {
+        let extract = "trap '' XFSZ; ulimit -f 100; ! razorfs extract store main part.tar 2>&1";
+        let said = self.shell(extract);
+        assert!(said.contains("part.tar: File too large"), "{said}");
+        assert!(said.contains("was removed: a part of"), "{said}");
+        assert!(!self.path("part.tar").exists());
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -295,6 +304,7 @@ fn what_a_daemon_cannot_import_is_named() {
     }
     let there = dirs.shell("razorfs extract store main out > /dev/null; cd out; for f in *; do cmp $f ../tree/$f; done; ls");
     assert_eq!(there, "f1\nf2\n");
+    dirs.no_part_of_a_stream_stays();
     drop(served);
     dirs.check();
 }
@@ -502,6 +512,7 @@ fn what_cannot_be_imported_is_named() {
     assert!(said.contains("f3: quota exceeded"), "{said}");
     let there = dirs.shell("razorfs extract store main out > /dev/null; cd out; for f in *; do cmp $f ../tree/$f; done; ls");
     assert_eq!(there, "f1\nf2\n");
+    dirs.no_part_of_a_stream_stays();
     let _ = File::open(dirs.path("store")).unwrap();
     dirs.check();
 }

@@ -1,6 +1,6 @@
 //! What is in a dataset goes out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -8,9 +8,20 @@ use super::host::write::Directory;
 use super::import::components;
 use super::ranges::Ranges;
 use super::tar::{RANGES_WRITTEN_MAX, Writer};
-use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, joined};
-use crate::engine::{Attr, EngineError, ImportedAttrs, Seek, Volume, Xattr};
+use super::{
+    ArchiveError, LONG_PATH, NAMED_BYTES, PATH_BYTES_MAX, PIECE_BYTES, Result, Summary, Tell,
+    XATTRS_BYTES_MAX,
+};
+use crate::engine::{Attr, DirEntry, EngineError, ImportedAttrs, Seek, Volume, Xattr};
 use crate::format::id::Ino;
+
+/// A file of which no stream says where all of its data is.
+pub const TOO_SPARSE: &str = "a file with more and larger holes than a tar stream can have";
+
+/// The cookie of `..`, behind which the entries come.
+const PARENT_COOKIE: u64 = 2;
+/// What stands in a header for each extended attribute besides its name and its value, at most.
+const XATTR_HEAD_BYTES: usize = 64;
 
 /// Something of a dataset, but for its content.
 pub struct Found {
@@ -54,7 +65,7 @@ pub trait Target {
     fn leave(&mut self, summary: &mut Summary) -> Result<()>;
 
     /// A regular file; whether it was made.
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()>;
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<bool>;
 
     /// A symlink with a target, a fifo or a device node; whether it was made.
     fn other(
@@ -100,6 +111,10 @@ impl Content for Stored<'_, '_> {
     }
 
     fn range_from(&mut self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
+        // There may be millions, and who waits for the end may have guests wait.
+        if (self.tell)(self.summary).is_break() {
+            return Err(ArchiveError::Stopped);
+        }
         if at >= self.size {
             return Ok(None);
         }
@@ -189,19 +204,29 @@ pub fn extract_to_tar(
     (extraction.summary, done)
 }
 
+/// Names that are kept of a directory at a time, and of one that is further down.
+const NAMES_MAX: usize = 1024;
+const NAMES_DEEP_MAX: usize = 16;
+/// Levels from which on a directory is far down.
+const DEEP: usize = 32;
+
 /// A directory whose entries go out.
 struct Level {
     ino: Ino,
-    path: Vec<u8>,
+    /// Bytes of its path.
+    path_len: usize,
+    /// Some of its names.
     names: std::vec::IntoIter<(Vec<u8>, Ino)>,
+    /// The others come behind this cookie.
+    after: u64,
 }
 
 struct Extraction<'a> {
     volume: &'a Volume,
     summary: Summary,
     tell: &'a mut Tell<'a>,
-    /// The first names of what has several.
-    linked: HashMap<Ino, Vec<u8>>,
+    /// The first names of what has several, and how many are still to come.
+    linked: HashMap<Ino, (Vec<u8>, u32)>,
     piece: Vec<u8>,
 }
 
@@ -223,52 +248,87 @@ impl<'a> Extraction<'a> {
         if !is_dir(&found.attr) {
             return self.entry(top, name, found, target);
         }
-        let mut levels = vec![self.enter(top, Vec::new(), found, target)?];
-        while let Some(level) = levels.last_mut() {
-            let Some((name, ino)) = level.names.next() else {
+        let mut path = Vec::new();
+        let mut levels = vec![self.enter(top, &path, found, target)?];
+        let mut above = HashSet::from([top]);
+        while let Some((name, ino)) = self.next(&mut levels, &path)? {
+            let Some(level) = levels.last() else { break };
+            path.truncate(level.path_len);
+            let Some(name) = name else {
                 target.leave(&mut self.summary)?;
                 levels.pop();
+                above.remove(&ino);
                 continue;
             };
-            let path = joined(&level.path, &name);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            if path.len() > PATH_BYTES_MAX {
+                path.truncate(NAMED_BYTES);
+                self.summary.skip(&path, LONG_PATH);
+                continue;
+            }
             let found = self.found(ino, &path)?;
             if !is_dir(&found.attr) {
                 self.entry(ino, &path, found, target)?;
-            } else if levels.iter().any(|level| level.ino == ino) {
+            } else if !above.insert(ino) {
                 let what = "a directory below itself: run razorfsck";
                 return Err(ArchiveError::corrupt(&path, what));
             } else {
-                levels.push(self.enter(ino, path, found, target)?);
+                levels.push(self.enter(ino, &path, found, target)?);
             }
         }
         Ok(())
     }
 
+    /// The next entry of the directory that was entered last; without a name that directory, when it
+    /// has no more. `None` when none is left.
+    fn next(&self, levels: &mut [Level], path: &[u8]) -> Result<Option<(Option<Vec<u8>>, Ino)>> {
+        let most = match levels.len() > DEEP {
+            true => NAMES_DEEP_MAX,
+            false => NAMES_MAX,
+        };
+        let Some(level) = levels.last_mut() else {
+            return Ok(None);
+        };
+        if level.names.len() == 0 {
+            let path = path.get(..level.path_len).unwrap_or_default();
+            let mut names = Vec::new();
+            let mut last = level.after;
+            let mut visit = |entry: DirEntry| {
+                last = entry.cookie;
+                names.push((entry.name, entry.ino));
+                names.len() < most
+            };
+            self.volume
+                .readdir(level.ino, level.after, &mut visit)
+                .map_err(ArchiveError::store(path))?;
+            level.after = last;
+            names.sort_unstable();
+            level.names = names.into_iter();
+        }
+        Ok(Some(match level.names.next() {
+            Some((name, ino)) => (Some(name), ino),
+            None => (None, level.ino),
+        }))
+    }
+
     fn enter(
         &mut self,
         ino: Ino,
-        path: Vec<u8>,
+        path: &[u8],
         found: Found,
         target: &mut dyn Target,
     ) -> Result<Level> {
-        target.enter(&path, found, &mut self.summary)?;
+        target.enter(path, found, &mut self.summary)?;
         self.summary.directories += 1;
         self.told()?;
-        let mut names = Vec::new();
-        let mut visit = |entry: crate::engine::DirEntry| {
-            if entry.name != b"." && entry.name != b".." {
-                names.push((entry.name, entry.ino));
-            }
-            true
-        };
-        self.volume
-            .readdir(ino, 0, &mut visit)
-            .map_err(ArchiveError::store(&path))?;
-        names.sort_unstable();
         Ok(Level {
             ino,
-            path,
-            names: names.into_iter(),
+            path_len: path.len(),
+            names: Vec::new().into_iter(),
+            after: PARENT_COOKIE,
         })
     }
 
@@ -280,8 +340,12 @@ impl<'a> Extraction<'a> {
         found: Found,
         target: &mut dyn Target,
     ) -> Result<()> {
-        if let Some(first) = self.linked.get(&ino) {
+        if let Some((first, left)) = self.linked.get_mut(&ino) {
             target.link(path, first, &found)?;
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.linked.remove(&ino);
+            }
             self.summary.hard_links += 1;
             return self.told();
         }
@@ -295,9 +359,9 @@ impl<'a> Extraction<'a> {
                     tell: &mut *self.tell,
                     piece: &mut self.piece,
                 };
-                target.file(path, &found, &mut content)?;
-                self.summary.files += 1;
-                true
+                let is_made = target.file(path, &found, &mut content)?;
+                self.summary.files += u64::from(is_made);
+                is_made
             }
             libc::S_IFLNK => {
                 let to = self.volume.readlink(ino);
@@ -317,17 +381,26 @@ impl<'a> Extraction<'a> {
             }
         };
         if is_made && found.attr.nlink > 1 {
-            self.linked.insert(ino, path.to_vec());
+            let left = found.attr.nlink - 1;
+            self.linked.insert(ino, (path.to_vec(), left));
         }
         self.told()
     }
 
-    fn found(&self, ino: Ino, path: &[u8]) -> Result<Found> {
+    fn found(&mut self, ino: Ino, path: &[u8]) -> Result<Found> {
         let of = || ArchiveError::store(path);
         let attr = self.volume.getattr(ino).map_err(of())?;
         let mut xattrs = Vec::new();
+        let mut room = XATTRS_BYTES_MAX;
         for name in self.volume.listxattr(ino).map_err(of())? {
             let value = self.volume.getxattr(ino, &name).map_err(of())?;
+            // As much as a header says of each besides.
+            let Some(left) = room.checked_sub(name.len() + value.len() + XATTR_HEAD_BYTES) else {
+                let reason = "extended attributes, of which it has too many";
+                self.summary.skip(path, reason);
+                break;
+            };
+            room = left;
             xattrs.push((name, value));
         }
         Ok(Found { attr, xattrs })
@@ -366,19 +439,22 @@ impl<W: Write> Target for TarStream<W> {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()> {
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<bool> {
         let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
         let mut at = 0;
         while let Some((start, len)) = content.range_from(path, at)? {
             ranges.add(start, len);
             at = start + len;
         }
-        let ranges = ranges.into_vec();
+        let Some(ranges) = ranges.into_vec() else {
+            content.summary().skip(path, TOO_SPARSE);
+            return Ok(false);
+        };
         self.0.file(&in_stream(path), found, &ranges)?;
         for range in ranges {
             content.read(path, range, &mut |_, bytes| self.0.content(bytes))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn other(

@@ -1,11 +1,12 @@
 //! What comes in becomes inodes of a dataset.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 use super::host::read::{HostFile, SHORTER, Sink, Walk, WalkHow};
 use super::tar::import as import_members;
-use super::{ArchiveError, Result, Summary, Tell, joined, shown};
+use super::{ArchiveError, NAMED_BYTES, PATH_BYTES_MAX, Result, Summary, Tell, joined, shown};
 use crate::engine::{
     DirEntry, EngineError, ImportedAttrs, Nameless, Removed, SetAttr, Time, Volume, WriteFlags,
     Xattr,
@@ -14,6 +15,10 @@ use crate::format::id::Ino;
 
 /// Entries that an error names, when there are some already.
 const NAMED_ENTRIES: usize = 5;
+
+/// Directories that get their times also when the import is broken off: there may be millions, and
+/// who breaks it off may have guests wait.
+const TIMES_UNASKED: usize = 1000;
 
 /// How something is imported.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +32,7 @@ pub struct ImportHow {
 }
 
 /// Imports what is in a directory of the host, and its attributes. Durable when this returns, also
-/// what was imported before an error.
+/// what was imported before an error other than [`ArchiveError::NotDurable`].
 ///
 /// # Errors
 /// When something cannot be read, or not be made; when there are entries already. The summary says
@@ -43,7 +48,7 @@ pub fn import_directory(
     })
 }
 
-/// Imports a tar stream. Durable when this returns, also what was imported before an error.
+/// Imports a tar stream. Durable when this returns, as [`import_directory`] says it.
 ///
 /// # Errors
 /// As [`import_directory`]; when the stream is damaged.
@@ -72,14 +77,18 @@ fn import_with(
         volume,
         root: Ino::ROOT,
         summary: Summary::default(),
-        times: Vec::new(),
+        times: BTreeMap::new(),
         tell,
     };
     // Whoever has guests wait says so before: nothing appears to them then.
     let begun = importer.told().and_then(|()| importer.begin(how));
     let done = begun.and_then(|()| act(&mut importer));
-    let ended = importer.end();
-    (importer.summary, done.and(ended))
+    // What is not durable is worse than whatever came before it.
+    let ended = match importer.end() {
+        Err(error @ ArchiveError::NotDurable(_)) => Err(error),
+        ended => done.and(ended),
+    };
+    (importer.summary, ended)
 }
 
 /// For what is about no one path.
@@ -97,7 +106,7 @@ pub struct Importer<'a> {
     root: Ino,
     pub summary: Summary,
     /// Directories' times, which making entries in them changes: set at the end.
-    times: Vec<(Ino, Time, Time)>,
+    times: BTreeMap<Ino, (Time, Time)>,
     tell: &'a mut Tell<'a>,
 }
 
@@ -164,6 +173,7 @@ impl<'a> Importer<'a> {
         self.volume
             .import_dir_attrs(ino, &attrs)
             .map_err(ArchiveError::store(path))?;
+        self.told()?;
         Ok(ino)
     }
 
@@ -210,7 +220,8 @@ impl<'a> Importer<'a> {
         self.volume
             .import_dir_attrs(ino, &attrs)
             .map_err(ArchiveError::store(path))?;
-        self.times.push((ino, attrs.atime, attrs.mtime));
+        // One that comes twice has the times that came last.
+        self.times.insert(ino, (attrs.atime, attrs.mtime));
         self.summary.directories += 1;
         self.told()
     }
@@ -317,12 +328,24 @@ impl<'a> Importer<'a> {
 
     /// Sets what had to wait, and makes all of it durable.
     fn end(&mut self) -> Result<()> {
-        if !self.volume.is_writable() {
-            return Ok(());
-        }
+        let timed = match self.volume.is_writable() {
+            true => self.set_times(),
+            false => Ok(()),
+        };
+        self.volume
+            .make_durable()
+            .map_err(ArchiveError::NotDurable)?;
+        timed
+    }
+
+    fn set_times(&mut self) -> Result<()> {
         let mut timed = Ok(());
-        // A directory that comes twice has the times that came last.
-        for (ino, atime, mtime) in std::mem::take(&mut self.times) {
+        for (index, (ino, (atime, mtime))) in
+            std::mem::take(&mut self.times).into_iter().enumerate()
+        {
+            if index >= TIMES_UNASKED {
+                self.told()?;
+            }
             match self.volume.import_dir_times(ino, atime, mtime) {
                 Ok(()) => {}
                 // A guest has removed it.
@@ -330,7 +353,7 @@ impl<'a> Importer<'a> {
                 Err(error) => timed = Err(of_all(error)),
             }
         }
-        timed.and(self.volume.sync_all().map_err(of_all))
+        timed
     }
 }
 
@@ -361,9 +384,10 @@ impl Sink for Importer<'_> {
         path: &[u8],
         attrs: &ImportedAttrs,
         file: &mut HostFile<'_>,
-    ) -> Result<Ino> {
+    ) -> Result<Option<Ino>> {
         let mut fill = |importer: &mut Self, ino| importer.copy(ino, path, file);
         self.make((*dir, name), path, Nameless::File, attrs, &mut fill)
+            .map(Some)
     }
 
     fn other(
@@ -404,9 +428,10 @@ impl Importer<'_> {
 /// The names in a path. Empty ones and `.` do not count.
 ///
 /// # Errors
-/// For `..`, which would lead elsewhere, and for names that are too long.
+/// For `..`, which would lead elsewhere, and for names and paths that are too long.
 pub fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     let mut names = Vec::new();
+    let mut len = 0;
     for name in path.split(|byte| *byte == b'/') {
         match name {
             b"" | b"." => {}
@@ -414,7 +439,16 @@ pub fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
             name if name.len() > 255 => {
                 return Err(ArchiveError::refused(path, "a name of more than 255 bytes"));
             }
-            name => names.push(name),
+            name => {
+                // As the path is without what does not count.
+                len += name.len() + usize::from(!names.is_empty());
+                if len > PATH_BYTES_MAX {
+                    let begin = path.get(..NAMED_BYTES).unwrap_or(path);
+                    let reason = format!("a path of more than {PATH_BYTES_MAX} bytes");
+                    return Err(ArchiveError::refused(begin, reason));
+                }
+                names.push(name);
+            }
         }
     }
     Ok(names)

@@ -11,8 +11,10 @@
 //!
 //! What comes in may be anything: a tar stream is hostile, and a tree of the host may change while it
 //! is read. Nothing of either leads outside the directory that is imported into, the tree that is
-//! read or the directory that is extracted to. What a stream claims bounds no memory: headers,
-//! maps of holes and names have limits, content is passed on in pieces.
+//! read or the directory that is extracted to. Memory has bounds whatever a stream claims and a guest has
+//! made: headers, paths, maps of holes and attributes have limits, names and content are passed on in
+//! pieces. What is kept for each is the times of a directory that is imported, and a name of what has
+//! further ones.
 //!
 //! Imports the engine and below.
 
@@ -46,6 +48,19 @@ pub use unpack::{pass_on, unpack};
 
 /// Pieces that content is passed on in.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of a path, at most: a stream or a guest may nest directories without end.
+const PATH_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of the extended attributes of one inode, at most: what a stream has of them must fit the
+/// header that a reader keeps.
+const XATTRS_BYTES_MAX: usize = 8 << 20;
+
+/// Why what is below such a path is left out.
+const LONG_PATH: &str = "a path that is too long, and what is below it";
+
+/// Bytes of a path that is too long, as far as it is named.
+const NAMED_BYTES: usize = 200;
 
 /// What is skipped for the same reason is named so often.
 const NAMED_MAX: u64 = 10;
@@ -112,6 +127,9 @@ pub enum ArchiveError {
     /// The tar stream cannot be written.
     #[error("the tar stream cannot be written: {0}")]
     Write(#[source] io::Error),
+    /// What was imported may be lost with the power.
+    #[error("what was imported is not durable: {0}")]
+    NotDurable(#[source] EngineError),
     /// The caller wanted no more.
     #[error("interrupted")]
     Stopped,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::extract::{Found, TarStream, Target as _, in_stream};
+use super::extract::{Found, TOO_SPARSE, TarStream, Target as _, in_stream};
 use super::host::read::{At, HostFile, SHORTER, Sink, Walk, WalkHow};
 use super::ranges::Ranges;
 use super::tar::{RANGES_WRITTEN_MAX, Writer};
@@ -109,20 +109,24 @@ impl Sink for Packing<'_> {
         path: &[u8],
         attrs: &ImportedAttrs,
         file: &mut HostFile<'_>,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Option<Vec<u8>>> {
         let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
         let mut at = 0;
         while let Some((start, len)) = file.range_from(path, at)? {
             ranges.add(start, len);
             at = start.saturating_add(len);
+            self.told()?;
         }
-        let ranges = ranges.into_vec();
+        let Some(ranges) = ranges.into_vec() else {
+            self.summary.skip(path, TOO_SPARSE);
+            return Ok(None);
+        };
         let found = Found::of(libc::S_IFREG, 0, file.size(), attrs);
         self.stream.0.file(&in_stream(path), &found, &ranges)?;
         self.content(path, &ranges, file)?;
         self.summary.files += 1;
         self.told()?;
-        Ok(path.to_vec())
+        Ok(Some(path.to_vec()))
     }
 
     fn other(

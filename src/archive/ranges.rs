@@ -2,6 +2,8 @@
 
 /// The first gap that is closed.
 const GAP_BYTES: u64 = 4096;
+/// Bytes of gaps that are closed, at most, in a file with less data than that.
+const CLOSED_MAX: u64 = 1 << 30;
 
 /// Ranges in order. Where they would be more than there may be, the shortest gaps between them are
 /// closed, so that what was a hole is zeros: few bytes, beside those of the holes that stay.
@@ -10,6 +12,9 @@ pub struct Ranges {
     max: usize,
     /// Gaps that are no longer are closed.
     gap: u64,
+    /// Bytes of those that are.
+    closed: u64,
+    data: u64,
 }
 
 impl Ranges {
@@ -19,11 +24,14 @@ impl Ranges {
             all: Vec::new(),
             max: max.max(1),
             gap: 0,
+            closed: 0,
+            data: 0,
         }
     }
 
     /// Adds one behind the others.
     pub fn add(&mut self, start: u64, len: u64) {
+        self.data = self.data.saturating_add(len);
         while !self.extends(start, len) {
             if self.all.len() < self.max {
                 self.all.push((start, len));
@@ -43,16 +51,20 @@ impl Ranges {
         let Some((first, last)) = self.all.last_mut() else {
             return false;
         };
-        let is_near = start.saturating_sub(first.saturating_add(*last)) <= self.gap;
+        let gap = start.saturating_sub(first.saturating_add(*last));
+        let is_near = gap <= self.gap;
         if is_near {
+            self.closed = self.closed.saturating_add(gap);
             *last = start.saturating_add(len).saturating_sub(*first);
         }
         is_near
     }
 
-    /// All of them.
-    pub fn into_vec(self) -> Vec<(u64, u64)> {
-        self.all
+    /// All of them; `None` where what was closed is more than the data, and than anybody would pass
+    /// on: who chooses where data is could have zeros written without end.
+    pub fn into_vec(self) -> Option<Vec<(u64, u64)>> {
+        let is_much = self.closed > self.data.max(CLOSED_MAX);
+        (!is_much).then_some(self.all)
     }
 }
 
@@ -63,7 +75,7 @@ mod tests {
     fn of(max: usize, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
         let mut all = Ranges::new(max);
         ranges.iter().for_each(|(start, len)| all.add(*start, *len));
-        all.into_vec()
+        all.all
     }
 
     #[test]
@@ -82,6 +94,22 @@ mod tests {
             of(2, &[(0, 4), (4, 4), (u64::MAX, 0)]),
             [(0, 8), (u64::MAX, 0)]
         );
+    }
+
+    #[test]
+    fn no_more_is_closed_than_there_is_data_or_little() {
+        let of = |len| {
+            let mut all = Ranges::new(2);
+            (0..3).for_each(|index| all.add(index * (3 << 30), len));
+            all.into_vec()
+        };
+        assert_eq!(of(1 << 30).map(|all| all.len()), None);
+        assert_eq!(of(5 << 28), Some(vec![(0, (6 << 30) + (5 << 28))]));
+        let mut near = Ranges::new(1);
+        for start in [0, 1 << 20, 1 << 30] {
+            near.add(start, 1);
+        }
+        assert_eq!(near.into_vec(), Some(vec![(0, (1 << 30) + 1)]));
     }
 
     #[test]

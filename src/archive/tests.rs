@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::disk::sim::{Call, Fault, SimMedia, Survival};
-use crate::engine::{Attr, MkfsOptions, OpenOptions, Store, Time, Volume, mkfs, system_clock};
+use crate::engine::{
+    Attr, Durability, MkfsOptions, OpenOptions, Store, Time, Volume, mkfs, system_clock,
+};
 use crate::format::id::Ino;
 use crate::fsck;
 
@@ -243,6 +245,63 @@ fn what_has_a_name_after_a_power_cut_is_whole() {
     assert!(found_some > 20, "{found_some}");
 }
 
+/// Where fsync does nothing, too: who asked for an import is told that it is there.
+#[test]
+fn an_import_is_durable_whatever_the_durability() {
+    let sim = make();
+    let options = OpenOptions {
+        background: false,
+        durability: Durability::Relaxed,
+        ..OpenOptions::default()
+    };
+    let store = Store::open_media(sim.media(), options, system_clock()).unwrap();
+    let main = store.main().unwrap();
+    let members = [file("d/a", b"first"), file("d/b", &[7; 90_000])];
+    import_into(&main, "", false, &stream_of(&members))
+        .1
+        .unwrap();
+    let crashed = sim.recording().crash_at(sim.events(), Survival::None);
+    drop(main);
+    finish(&store, &sim);
+    let store = open(&crashed);
+    let main = store.main().unwrap();
+    assert_eq!(content(&main, "d/a"), b"first");
+    assert!(content(&main, "d/b") == [7; 90_000]);
+    drop(main);
+    finish(&store, &crashed);
+}
+
+/// What is told to be there is there after a power cut, though the store took no more by the end.
+#[test]
+fn an_import_whose_store_becomes_read_only_at_its_end_says_so() {
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    let members = [file("a", b"first"), file("b", b"second")];
+    let mut tell = |summary: &Summary| {
+        if summary.files == 2 {
+            // As the timer meets it.
+            sim.set_fault(Some(Fault {
+                call: Call::Flush,
+                after: 0,
+                sticky: true,
+                kind: std::io::ErrorKind::Other,
+            }));
+            store.commit_tick().unwrap_err();
+        }
+        ControlFlow::Continue(())
+    };
+    let how = ImportHow::default();
+    let stream = stream_of(&members);
+    let (summary, done) = import_tar(&main, &how, &mut &*stream, &mut tell);
+    assert_eq!(summary.files, 2);
+    assert!(matches!(done, Err(ArchiveError::NotDurable(_))), "{done:?}");
+    sim.set_fault(None);
+    drop((main, store));
+    let store = open(&sim);
+    finish(&store, &sim);
+}
+
 /// Each call of the disk fails: the import says so, and the store is sound.
 #[test]
 fn an_import_over_a_failing_disk_says_so() {
@@ -250,7 +309,7 @@ fn an_import_over_a_failing_disk_says_so() {
         .map(|index| file(&format!("d/f{index}"), &vec![index; 90_000]))
         .collect();
     let stream = stream_of(&members);
-    let mut failed = 0;
+    let (mut failed, mut lost) = (0, 0);
     for call in [Call::Write, Call::Flush, Call::Allocate] {
         for after in 0..30 {
             let sim = make();
@@ -262,12 +321,24 @@ fn an_import_over_a_failing_disk_says_so() {
                 sticky: true,
                 kind: std::io::ErrorKind::Other,
             }));
-            let (_, done) = import_into(&main, "", false, &stream);
+            let (summary, done) = import_into(&main, "", false, &stream);
             let is_hit = sim.fault_calls() > after;
             sim.set_fault(None);
             assert_eq!(done.is_err(), is_hit, "{call:?} {after}: {done:?}");
             failed += usize::from(is_hit);
             drop((main, store));
+            let crashed = sim.recording().crash_at(sim.events(), Survival::None);
+            let store = open(&crashed);
+            let main = store.main().unwrap();
+            let found = paths(&main).len() as u64;
+            let is_durable = !matches!(done, Err(ArchiveError::NotDurable(_)));
+            assert!(
+                !is_durable || found >= summary.entries(),
+                "{call:?} {after}: {found} of {summary:?}, {done:?}"
+            );
+            lost += usize::from(!is_durable);
+            drop(main);
+            finish(&store, &crashed);
             let store = open(&sim);
             let main = store.main().unwrap();
             for given in &members {
@@ -283,7 +354,7 @@ fn an_import_over_a_failing_disk_says_so() {
             finish(&store, &sim);
         }
     }
-    assert!(failed > 10, "{failed}");
+    assert!(failed > 10 && lost > 5, "{failed} {lost}");
 }
 
 /// Broken off at each step: what was told before is there, with its times, and nothing without a name
@@ -334,6 +405,38 @@ fn an_import_that_is_broken_off_leaves_what_was_imported() {
         }
         assert!(matches!(done, Err(ArchiveError::Stopped)), "{done:?}");
     }
+}
+
+/// Of a million directories the times are not all set then; what was made is durable.
+#[test]
+fn an_import_that_is_broken_off_at_its_end_is_durable() {
+    let members: Vec<_> = (0..1100)
+        .map(|index| given(b'5', &format!("d{index}")))
+        .collect();
+    let stream = stream_of(&members);
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    let mut asked = 0;
+    let mut tell = |summary: &Summary| {
+        let is_all = summary.directories == 1100;
+        asked += u32::from(is_all);
+        // The last of them, and then once more.
+        match asked > 1 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let how = ImportHow::default();
+    let (_, done) = import_tar(&main, &how, &mut &*stream, &mut tell);
+    assert!(matches!(done, Err(ArchiveError::Stopped)), "{done:?}");
+    assert_eq!(asked, 2);
+    let crashed = sim.recording().crash_at(sim.events(), Survival::None);
+    drop(main);
+    finish(&store, &sim);
+    let store = open(&crashed);
+    assert_eq!(paths(&store.main().unwrap()).len(), 1100);
+    finish(&store, &crashed);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! is in another order is refused, and nothing that a stream says leads outside the directory that is
 //! made: each name is one of the directory that it is in, and a link is to what was made.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
@@ -77,8 +78,12 @@ struct Unpacking<'a, 't> {
     reader: Reader<'a>,
     summary: &'a mut Summary,
     tell: &'a mut Tell<'t>,
-    /// The paths of the directories that are not complete: each is in the one before.
-    open: Vec<Vec<u8>>,
+    /// The path of the directory that was entered last.
+    at: Vec<u8>,
+    /// Bytes of the paths of those that are not complete: each is in the one before.
+    open: Vec<usize>,
+    /// What was not made, and may have further names.
+    left_out: HashSet<Vec<u8>>,
     has_begun: bool,
     piece: Vec<u8>,
 }
@@ -89,7 +94,9 @@ impl<'a, 't> Unpacking<'a, 't> {
             reader: Reader::new(stream),
             summary,
             tell,
+            at: Vec::new(),
             open: Vec::new(),
+            left_out: HashSet::new(),
             has_begun: false,
             piece: vec![0; PIECE_BYTES],
         }
@@ -130,8 +137,9 @@ impl<'a, 't> Unpacking<'a, 't> {
 
     /// Completes the directories that the next member is not in.
     fn go_to(&mut self, path: &[u8], dir: &[u8], target: &mut dyn Target) -> Result<()> {
-        while self.open.last().is_some_and(|open| open != dir) {
+        while self.open.last().is_some() && self.at != dir {
             self.open.pop();
+            self.at.truncate(self.open.last().copied().unwrap_or(0));
             target.leave(self.summary)?;
         }
         // What is no directory may be all that there is.
@@ -145,7 +153,8 @@ impl<'a, 't> Unpacking<'a, 't> {
         let found = Found::of(libc::S_IFDIR, 0, 0, &member.attrs);
         target.enter(&path, found, self.summary)?;
         self.summary.directories += 1;
-        self.open.push(path);
+        self.open.push(path.len());
+        self.at = path;
         Ok(())
     }
 
@@ -162,13 +171,19 @@ impl<'a, 't> Unpacking<'a, 't> {
                     tell: &mut *self.tell,
                     piece: &mut self.piece,
                 };
-                target.file(&path, &found, &mut content)?;
-                self.summary.files += 1;
+                let is_made = target.file(&path, &found, &mut content)?;
+                self.summary.files += u64::from(is_made);
                 return Ok(());
             }
             Kind::HardLink(first) => {
                 let found = Found::of(libc::S_IFREG, 0, 0, attrs);
-                target.link(&path, &components(first)?.join(&b'/'), &found)?;
+                let first = components(first)?.join(&b'/');
+                if self.left_out.contains(&first) {
+                    self.summary
+                        .skip(&path, "another name of what was left out");
+                    return Ok(());
+                }
+                target.link(&path, &first, &found)?;
                 self.summary.hard_links += 1;
                 return Ok(());
             }
@@ -183,6 +198,9 @@ impl<'a, 't> Unpacking<'a, 't> {
         };
         let found = Found::of(file_type, rdev, 0, attrs);
         let is_made = target.other(&path, &found, link, self.summary)?;
+        if !is_made {
+            self.left_out.insert(path);
+        }
         match file_type {
             libc::S_IFLNK => self.summary.symlinks += u64::from(is_made),
             _ => self.summary.specials += u64::from(is_made),
@@ -254,13 +272,13 @@ impl Target for Nothing {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], _: &Found, content: &mut dyn Content) -> Result<()> {
+    fn file(&mut self, path: &[u8], _: &Found, content: &mut dyn Content) -> Result<bool> {
         let mut end = 0;
         while let Some(range) = content.range_from(path, end)? {
             content.read(path, range, &mut |_, _| Ok(()))?;
             end = range.0.saturating_add(range.1);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn other(&mut self, _: &[u8], _: &Found, _: &[u8], _: &mut Summary) -> Result<bool> {

@@ -30,6 +30,7 @@ const STEP_XATTRS: usize = 16;
 /// Why nothing is imported.
 const BELIEVED: &str = "a guest uses the dataset that keeps what it was told of it, and would not see \
      what is imported: unmount it there, or export the dataset with --cache auto or never";
+const RESTORED: &str = "the dataset is being restored: try again";
 
 /// An extended attribute: its name and its value.
 pub type Xattr = (Vec<u8>, Vec<u8>);
@@ -109,7 +110,7 @@ impl Volume {
     /// imported; when the dataset takes no changes.
     pub fn begin_import(&self) -> Result<Importing, EngineError> {
         self.check_writable()?;
-        let none = self.none_believes().ok_or(EngineError::Busy(BELIEVED))?;
+        let none = self.none_looks_away()?;
         let mut importing = self.dataset.importing.lock();
         if importing.is_some() {
             return Err(EngineError::Busy(
@@ -124,12 +125,20 @@ impl Volume {
     /// long since the import began. That one was here and is not now is not enough: it may be on its
     /// way to another process, and goes on there with what it was told.
     fn seen_by_all(&self) -> Result<NoneBelieves<'_>, EngineError> {
-        let none = self.none_believes().ok_or(EngineError::Busy(BELIEVED))?;
+        let none = self.none_looks_away()?;
         let before = *self.dataset.importing.lock();
         match before.is_none_or(|before| before == none.begun()) {
             true => Ok(none),
             false => Err(EngineError::Busy(BELIEVED)),
         }
+    }
+
+    fn none_looks_away(&self) -> Result<NoneBelieves<'_>, EngineError> {
+        self.none_believes()
+            .ok_or_else(|| match self.is_unserved() {
+                true => EngineError::Busy(RESTORED),
+                false => EngineError::Busy(BELIEVED),
+            })
     }
 
     /// Where a name stands in a directory, or would: no place for what is nobody's but razorfs's.

@@ -94,6 +94,11 @@ impl Volume {
         (believers.now == 0 && believers.unserved == 0).then_some(believers)
     }
 
+    /// Whether nobody serves its kernels for a moment: a snapshot takes its place.
+    pub(super) fn is_unserved(&self) -> bool {
+        self.dataset.kernels.believers.read().unserved > 0
+    }
+
     /// Frees an inode that has lost its last name, once no kernel knows it.
     pub(super) fn release(&self, ino: Ino) {
         if let Some(release) = self.dataset.kernels.release.read().as_ref() {

@@ -263,13 +263,14 @@ impl Volume {
     ) -> Result<u64, DatasetError> {
         let exists = || DatasetError::PathExists(shown(&what.destination));
         let believed = || DatasetError::Believed(what.snapshot.clone());
+        // While the dataset itself is being restored, no kernel of it is served.
+        let one = self.dataset.restoring.try_write();
+        let _one = one.ok_or(DatasetError::Restoring)?;
         // Before the work: most refusals come here.
         drop(self.none_believes().ok_or_else(believed)?);
         if !what.replace && self.lookup(to.dir, to.name).is_ok() {
             return Err(exists());
         }
-        let one = self.dataset.restoring.try_write();
-        let _one = one.ok_or(DatasetError::Restoring)?;
         self.clear_staging(go_on)?;
         let staging = self.make_staging().map_err(|error| match error {
             EngineError::Exists => DatasetError::PathExists(shown(STAGING)),

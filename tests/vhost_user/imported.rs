@@ -66,6 +66,14 @@ fn node(client: &mut Client, dir: u64, name: &str) -> Option<u64> {
     Some(found.nodeid).filter(|node| *node != 0)
 }
 
+/// Whether there are files in a directory, as it is seen without a guest.
+fn is_there(daemon: &Daemon, dir: &str) -> bool {
+    let mut extract = Command::new(env!("CARGO_BIN_EXE_razorfs"));
+    extract.arg("extract").arg(daemon.dir().join("store"));
+    let done = extract.args(["main", "-", "--path", dir]).output().unwrap();
+    done.status.success() && done.stdout.len() > FILE_BYTES
+}
+
 /// What the guest finds of the tree, each file whole.
 fn found(client: &mut Client, dir: &str) -> u8 {
     let Some(dir) = node(client, ROOT, dir) else {
@@ -172,7 +180,7 @@ fn nothing_is_imported_that_a_guest_would_not_see() {
     let mut import = begin(&daemon, &["--to", "more"]);
     let mut input = import.stdin.take().unwrap();
     input.write_all(&stream[..stream.len() / 2]).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    until("some of it is there", || is_there(&daemon, "more"));
     let mut mount = daemon.mount(&Options::default());
     let before = found(mount.client(0), "more");
     // Who reads may be gone by now.
@@ -198,8 +206,8 @@ fn guests_do_not_wait_for_an_import() {
     let mut input = import.stdin.take().unwrap();
     input.write_all(&stream[..stream.len() / 2]).unwrap();
     until("it has begun", || found(mount.client(0), "in") > 0);
-    let took = daemon.take_over();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // It is told to end, or this would wait for what is never sent.
+    daemon.take_over();
     let ended = import.wait_with_output().unwrap();
     assert!(said(&ended).contains("interrupted"), "{}", said(&ended));
     assert!(!ended.status.success());

@@ -11,7 +11,10 @@ use rustix::fs::{
 use rustix::io::{Errno, pread};
 
 use super::super::extract::Put;
-use super::super::{ArchiveError, PIECE_BYTES, Result, Summary, device_number, joined};
+use super::super::{
+    ArchiveError, LONG_PATH, NAMED_BYTES, PATH_BYTES_MAX, PIECE_BYTES, Result, Summary,
+    device_number, joined,
+};
 use super::{XATTR_BYTES_MAX, kind_of, names_in, open_dir, path_of, time_of};
 use crate::engine::{ImportedAttrs, Nameless, Xattr};
 
@@ -34,14 +37,14 @@ pub trait Sink {
     /// Makes a directory, by its name in another.
     fn dir(&mut self, at: At<'_, Self>, path: &[u8], attrs: &ImportedAttrs) -> Result<Self::Made>;
 
-    /// Makes a regular file.
+    /// Makes a regular file; `None` where it is left out.
     fn file(
         &mut self,
         at: At<'_, Self>,
         path: &[u8],
         attrs: &ImportedAttrs,
         file: &mut HostFile<'_>,
-    ) -> Result<Self::Made>;
+    ) -> Result<Option<Self::Made>>;
 
     /// Makes a symlink, a fifo or a device node.
     fn other(
@@ -134,6 +137,11 @@ impl<'s, S: Sink> Walk<'s, S> {
     /// Takes an entry; a directory's own entries are to follow.
     fn entry(&mut self, level: &Level<S::Made>, name: &[u8]) -> Result<Option<Level<S::Made>>> {
         let path = joined(&level.path, name);
+        if path.len() > PATH_BYTES_MAX {
+            let begin = path.get(..NAMED_BYTES).unwrap_or(&path);
+            self.sink.summary().skip(begin, LONG_PATH);
+            return Ok(None);
+        }
         let stat = match statat(&level.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
@@ -216,8 +224,9 @@ impl<'s, S: Sink> Walk<'s, S> {
             stat: &stat,
             piece: &mut self.piece,
         };
-        let made = self.sink.file(at, path, &attrs, &mut content)?;
-        self.remember(&stat, &made);
+        if let Some(made) = self.sink.file(at, path, &attrs, &mut content)? {
+            self.remember(&stat, &made);
+        }
         Ok(())
     }
 

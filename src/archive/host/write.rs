@@ -20,11 +20,18 @@ use crate::engine::Time;
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// Bytes of ACLs that are kept for directories that are not complete, at most.
+const ACLS_MAX: usize = 16 << 20;
+
+/// Bytes of a path that is opened by one call: below Linux's `PATH_MAX`.
+const STEP_BYTES: usize = 4000;
+
 /// A directory that is being filled.
 struct Level {
     dir: OwnedFd,
-    path: Vec<u8>,
-    /// What it is to be in the end.
+    /// Bytes of its path.
+    path_len: usize,
+    /// What it is to be in the end: of its extended attributes the ACLs, since it has the others.
     found: Option<Found>,
 }
 
@@ -32,6 +39,10 @@ struct Level {
 pub struct Directory {
     /// The directory at the top, and those below it that are not complete.
     levels: Vec<Level>,
+    /// The path of the one entered last.
+    path: Vec<u8>,
+    /// Bytes of the ACLs that those have which are not complete.
+    acls: usize,
     is_root: bool,
 }
 
@@ -64,9 +75,11 @@ impl Directory {
         Ok(Directory {
             levels: vec![Level {
                 dir,
-                path: Vec::new(),
+                path_len: 0,
                 found: None,
             }],
+            path: Vec::new(),
+            acls: 0,
             is_root: geteuid().is_root(),
         })
     }
@@ -92,22 +105,35 @@ impl Directory {
 }
 
 impl Target for Directory {
-    fn enter(&mut self, path: &[u8], found: Found, _: &mut Summary) -> Result<()> {
-        if path.is_empty() {
-            if let Some(top) = self.levels.first_mut() {
-                top.found = Some(found);
-            }
-            return Ok(());
+    fn enter(&mut self, path: &[u8], mut found: Found, summary: &mut Summary) -> Result<()> {
+        if !path.is_empty() {
+            let (dir, name) = self.place(path)?;
+            mkdirat(dir, name, Mode::from_raw_mode(0o700))
+                .map_err(ArchiveError::host(path, "making the directory"))?;
+            let dir = open_dir(dir, name).map_err(ArchiveError::host(path, "opening"))?;
+            let path_len = path.len();
+            self.levels.push(Level {
+                dir,
+                path_len,
+                found: None,
+            });
+            self.path.clear();
+            self.path.extend_from_slice(path);
         }
-        let (dir, name) = self.place(path)?;
-        mkdirat(dir, name, Mode::from_raw_mode(0o700))
-            .map_err(ArchiveError::host(path, "making the directory"))?;
-        let dir = open_dir(dir, name).map_err(ArchiveError::host(path, "opening"))?;
-        self.levels.push(Level {
-            dir,
-            path: path.to_vec(),
-            found: Some(found),
-        });
+        let Some(level) = self.levels.last_mut() else {
+            return Ok(());
+        };
+        let dir = &level.dir;
+        let mut set = |name: &[u8], value: &[u8]| fsetxattr(dir, name, value, XattrFlags::empty());
+        set_xattrs(path, &found, false, summary, &mut set)?;
+        found.xattrs.retain(|(name, _)| is_acl(name));
+        self.acls += acl_bytes(&found);
+        if self.acls > ACLS_MAX {
+            summary.skip(path, "ACLs, of which those above it have too many");
+            self.acls -= acl_bytes(&found);
+            found.xattrs.clear();
+        }
+        level.found = Some(found);
         Ok(())
     }
 
@@ -124,14 +150,17 @@ impl Target for Directory {
             // It may have taken one over from where it was made.
             let _ = fremovexattr(&level.dir, ACL_ACCESS);
         }
-        describe(&level.dir, &level.path, &found, self.is_root, summary)?;
+        self.acls -= acl_bytes(&found);
+        describe(&level.dir, &self.path, &found, self.is_root, summary)?;
         if !is_top {
             self.levels.pop();
         }
+        let above = self.levels.last().map_or(0, |level| level.path_len);
+        self.path.truncate(above);
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<()> {
+    fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<bool> {
         let (dir, name) = self.place(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let file = openat(
@@ -147,9 +176,14 @@ impl Target for Directory {
                 content.read(path, range, &mut |offset, bytes| {
                     write_at(&file, offset, bytes).map_err(ArchiveError::host(path, "writing"))
                 })?;
-                end = range.0 + range.1;
+                end = range.0.saturating_add(range.1);
             }
-            Ok(())
+            match end < found.attr.size {
+                true => {
+                    ftruncate(&file, found.attr.size).map_err(ArchiveError::host(path, "writing"))
+                }
+                false => Ok(()),
+            }
         };
         let read = copy();
         // Half a file would look like one.
@@ -157,10 +191,8 @@ impl Target for Directory {
             let _ = unlinkat(dir, name, AtFlags::empty());
         }
         read?;
-        if end < found.attr.size {
-            ftruncate(&file, found.attr.size).map_err(ArchiveError::host(path, "writing"))?;
-        }
-        describe(&file, path, found, self.is_root, content.summary())
+        describe(&file, path, found, self.is_root, content.summary())?;
+        Ok(true)
     }
 
     fn other(
@@ -218,18 +250,48 @@ impl Target for Directory {
         let Some(top) = self.levels.first() else {
             return Ok(());
         };
-        // By a path, but not through symlinks, whoever made them; the last one may have the name.
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let end = first.iter().rposition(|byte| *byte == b'/');
-        let (above, last) = match end.and_then(|end| first.split_at_checked(end)) {
-            Some((above, last)) => (above, last.get(1..).unwrap_or_default()),
-            None => (b".".as_slice(), first),
+        // A symlink may have the name.
+        let (above, last) = match first.iter().rposition(|byte| *byte == b'/') {
+            Some(end) => (first.get(..end), first.get(end + 1..)),
+            None => (None, Some(first)),
         };
-        let linked = openat2(&top.dir, above, flags, Mode::empty(), how)
-            .and_then(|above| linkat(&above, last, dir, name, AtFlags::empty()));
+        let linked = open_below(&top.dir, above.unwrap_or_default()).and_then(|above| {
+            let last = last.unwrap_or_default();
+            linkat(&above, last, dir, name, AtFlags::empty())
+        });
         linked.map_err(ArchiveError::host(path, "linking"))
     }
+}
+
+/// Opens a directory below another by its path, not through symlinks, whoever made them.
+fn open_below(top: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut dir = openat2(top, ".", flags, Mode::empty(), how)?;
+    let mut rest = path;
+    while !rest.is_empty() {
+        // As many names as one call takes.
+        let end = match rest.get(..STEP_BYTES) {
+            None => rest.len(),
+            Some(first) => match first.iter().rposition(|byte| *byte == b'/') {
+                Some(end) => end,
+                None => return Err(Errno::NAMETOOLONG),
+            },
+        };
+        let (step, behind) = rest.split_at_checked(end).unwrap_or((rest, &[]));
+        dir = openat2(&dir, step, flags, Mode::empty(), how)?;
+        rest = behind.strip_prefix(b"/").unwrap_or(behind);
+    }
+    Ok(dir)
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == ACL_ACCESS || name == ACL_DEFAULT
+}
+
+fn acl_bytes(found: &Found) -> usize {
+    let lists = found.xattrs.iter().filter(|(name, _)| is_acl(name));
+    lists.map(|(_, value)| value.len()).sum()
 }
 
 fn write_at(file: &OwnedFd, mut offset: u64, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
@@ -309,8 +371,7 @@ fn set_xattrs(
     set: &mut Set<'_>,
 ) -> Result<()> {
     for (name, value) in &found.xattrs {
-        let is_list = name == ACL_ACCESS || name == ACL_DEFAULT;
-        if is_list != lists {
+        if is_acl(name) != lists {
             continue;
         }
         match set(name, value) {

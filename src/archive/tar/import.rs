@@ -74,9 +74,12 @@ impl Members<'_, '_, '_> {
             return Ok((*ino, path));
         }
         let mut at = self.importer.root();
-        let mut so_far = Vec::new();
+        let mut so_far: Vec<u8> = Vec::new();
         for name in names {
-            so_far = joined(&so_far, name);
+            if !so_far.is_empty() {
+                so_far.push(b'/');
+            }
+            so_far.extend_from_slice(name);
             at = match self.importer.find(at, name, &so_far)? {
                 Some((ino, true)) => ino,
                 Some((_, false)) => {

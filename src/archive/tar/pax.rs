@@ -72,14 +72,16 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
 /// Seconds since 1970 with a fraction of any length; before 1970 with a sign.
 pub fn time(value: &[u8]) -> Option<Time> {
     let text = std::str::from_utf8(value).ok()?;
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, text),
+    let (is_before, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let sec = i64::try_from(decimal(whole.as_bytes())?)
-        .ok()?
-        .checked_mul(sign)?;
+    let whole = decimal(whole.as_bytes())?;
+    let sec = match is_before {
+        true => 0_i64.checked_sub_unsigned(whole)?,
+        false => i64::try_from(whole).ok()?,
+    };
     if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
@@ -87,7 +89,7 @@ pub fn time(value: &[u8]) -> Option<Time> {
     for digit in fraction.bytes().chain(std::iter::repeat(b'0')).take(9) {
         nsec = nsec * 10 + u32::from(digit - b'0');
     }
-    match sign < 0 && nsec > 0 {
+    match is_before && nsec > 0 {
         true => Some(Time {
             sec: sec.checked_sub(1)?,
             nsec: 1_000_000_000 - nsec,
@@ -309,6 +311,8 @@ mod tests {
             (-1, 250_000_000),
             (-2, 999_999_999),
             (i64::MAX, 1),
+            (i64::MIN, 0),
+            (i64::MIN, 1),
             (1_700_000_000, 123_456_789),
         ] {
             let sent = Time { sec, nsec };

@@ -91,6 +91,15 @@ fn names_have_limits() {
         "too long",
     );
     refused(&[link(b'2', "l", "")], "4095");
+    let nested = "d/".repeat(40_000) + "f";
+    refused(
+        &[with_pax(file("a", b""), "path", nested.as_bytes())],
+        "a path of more than 65536 bytes",
+    );
+    refused(
+        &[with_pax(link(b'1', "l", ""), "linkpath", nested.as_bytes())],
+        "a path of more than 65536 bytes",
+    );
     // GNU tar's long names, and one that has none.
     let long = Given {
         content: b"x/y/long-name\0".to_vec(),

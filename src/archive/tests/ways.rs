@@ -303,3 +303,122 @@ fn a_file_that_becomes_shorter_does_not_spoil_the_stream() {
     drop(main);
     finish(&store, &sim);
 }
+
+/// Directories are read a few names at a time, and fewer far down.
+#[test]
+fn directories_of_many_names_go_out_whole() {
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    let mut members: Vec<_> = (0..2600)
+        .map(|name| file(&format!("{name}"), b""))
+        .collect();
+    let mut dir = String::new();
+    for level in 0..40 {
+        dir += &format!("d{level}/");
+        members.extend(
+            (0..40)
+                .map(|name| file(&format!("x{name}"), b""))
+                .map(|each| {
+                    let path = format!("{dir}y{}", String::from_utf8_lossy(&each.path));
+                    with_pax(each, "path", path.as_bytes())
+                }),
+        );
+    }
+    import_into(&main, "", false, &stream_of(&members))
+        .1
+        .unwrap();
+    let (summary, stream) = extracted(&main);
+    assert_eq!((summary.files, summary.directories), (2600 + 1600, 41));
+    store.create_dataset("other", (5, 5)).unwrap();
+    let other = store.volume("other").unwrap();
+    import_into(&other, "", false, &stream).1.unwrap();
+    assert_eq!(paths(&other), paths(&main));
+    drop((main, other));
+    finish(&store, &sim);
+}
+
+/// Half a stream would carry zeros for ever. A directory of the host gets all of it.
+#[test]
+fn a_file_of_too_many_holes_goes_out_of_an_open_store_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    import_into(
+        &main,
+        "",
+        false,
+        &stream_of(&[file("f", b"x"), file("g", b"y")]),
+    )
+    .1
+    .unwrap();
+    let sparse = main.lookup(Ino::ROOT, b"f").unwrap().ino;
+    main.import_link(sparse, Ino::ROOT, b"h").unwrap();
+    for index in 1..=200_u64 {
+        let flags = crate::engine::WriteFlags::default();
+        let mut one = b"z".as_slice();
+        main.write(sparse, index << 30, 1, &mut one, flags).unwrap();
+    }
+    let mut stream = vec![0; 1 << 20];
+    let (summary, done) = extract_to_tar(&main, b"", &mut stream.as_mut_slice(), &mut go_on);
+    done.unwrap();
+    assert_eq!(summary.files, 1);
+    let skipped = format!("{:?}", summary.skipped);
+    assert!(
+        skipped.contains("holes than a tar stream can have\": 2"),
+        "{skipped}"
+    );
+    let target = dir.path().join("target");
+    let (summary, done) = extract_to_directory(&main, b"", &target, &mut go_on);
+    done.unwrap();
+    assert_eq!((summary.files, summary.hard_links), (2, 1));
+    let made = fs::metadata(target.join("f")).unwrap();
+    assert_eq!(made.len(), (200 << 30) + 1);
+    let (packed, stream) = packed(&target);
+    // Where the file system of the host knows holes.
+    if made.blocks() < 1 << 20 {
+        assert_eq!((packed.files, stream.len() < 1 << 20), (1, true));
+    }
+    drop(main);
+    finish(&store, &sim);
+}
+
+/// What no stream is to hold is told, and all else goes out.
+#[test]
+fn what_is_too_long_for_a_stream_is_left_out() {
+    let sim = make();
+    let store = open(&sim);
+    let main = store.main().unwrap();
+    let mut many = file("many", b"content");
+    for name in 0..140 {
+        many = with_pax(many, &format!("SCHILY.xattr.user.{name}"), &[7; 60_000]);
+    }
+    import_into(&main, "", false, &stream_of(&[many]))
+        .1
+        .unwrap();
+    // The last four are longer, with what is before them, than a path may be.
+    let mut dir = Ino::ROOT;
+    for _ in 0..260 {
+        dir = main.import_dir(dir, &[b'n'; 255]).unwrap().0;
+    }
+    let (summary, stream) = extracted(&main);
+    assert_eq!((summary.files, summary.directories), (1, 1 + 256));
+    let skipped = format!("{:?}", summary.skipped);
+    for what in ["attributes", "path that is too long"] {
+        assert!(skipped.contains(what), "{skipped}");
+    }
+    store.create_dataset("other", (5, 5)).unwrap();
+    let other = store.volume("other").unwrap();
+    let (again, done) = import_into(&other, "", false, &stream);
+    done.unwrap();
+    assert_eq!((again.files, again.directories), (1, 1 + 256));
+    assert_eq!(content(&other, "many"), b"content");
+    let kept = other
+        .listxattr(at(&other, "many").unwrap().ino)
+        .unwrap()
+        .len();
+    assert!((130..140).contains(&kept), "{kept}");
+    drop((main, other));
+    finish(&store, &sim);
+}

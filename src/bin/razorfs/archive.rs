@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use razorfs::archive::Summary;
+use razorfs::archive::{ArchiveError, Summary};
 use razorfs::control::{SessionError, named};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -108,9 +108,14 @@ pub struct Outcome<'a> {
     pub summary: &'a Summary,
     /// Whether JSON is to be printed.
     pub json: bool,
+    /// What there is of it when it failed.
+    pub left: &'static str,
     /// How it ended.
     pub done: Result<(), SessionError>,
 }
+
+/// What there is of what is made file by file.
+pub const WHOLE_FILES: &str = "before is there, each file whole";
 
 /// Prints what was done, also when not all was.
 ///
@@ -130,10 +135,15 @@ pub fn tell_outcome(outcome: &Outcome<'_>) -> Result<(), Error> {
     }
     match &outcome.done {
         Ok(()) => Ok(()),
+        // It says so itself.
+        Err(error @ SessionError::Archive(ArchiveError::NotDurable(_))) => {
+            Err(named(outcome.store, error).into())
+        }
         Err(error) => Err(format!(
-            "{}; what was {} before is there, each file whole",
+            "{}; what was {} {}",
             named(outcome.store, error),
-            outcome.verb
+            outcome.verb,
+            outcome.left
         )
         .into()),
     }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use razorfs::archive::{ArchiveError, Summary, Tell};
 use razorfs::control::{Archived, ExtractTo, Session, SessionError, StorePlace, named};
 
-use crate::archive::{Bar, Outcome, raise_open_files, tell_outcome};
+use crate::archive::{Bar, Outcome, WHOLE_FILES, raise_open_files, tell_outcome};
 use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
@@ -90,6 +90,10 @@ pub fn run(args: &ExtractArgs) -> Result<(), Error> {
         verb: "extracted",
         summary: &summary,
         json: args.json,
+        left: match kind(args) {
+            Kind::Directory => WHOLE_FILES,
+            Kind::Tar => "was removed: a part of a stream is none",
+        },
         done,
     })
 }
@@ -128,10 +132,14 @@ fn extract(
             path: &args.target,
             file: None,
         };
-        to_tar(&mut file, tell).map(|(summary, done)| {
+        let done = to_tar(&mut file, tell).map(|(summary, done)| {
             let synced = file.sync().map_err(ArchiveError::Write);
             (summary, done.and(synced.map_err(SessionError::from)))
-        })
+        });
+        if !matches!(done, Ok((_, Ok(())))) {
+            file.remove();
+        }
+        done
     };
     bar.end();
     done
@@ -147,6 +155,15 @@ impl NewFile<'_> {
     fn named(&self, error: &io::Error) -> io::Error {
         let message = format!("{}: {error}", self.path.display());
         io::Error::new(error.kind(), message)
+    }
+
+    /// A part of a stream would look like one.
+    fn remove(&self) {
+        if self.file.is_some()
+            && let Err(error) = std::fs::remove_file(self.path)
+        {
+            log::warn!("{}", self.named(&error));
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -165,10 +182,7 @@ impl Write for NewFile<'_> {
             self.file = Some(new.map_err(|error| self.named(&error))?);
         }
         match &mut self.file {
-            Some(file) => file.write(bytes).map_err(|error| {
-                let message = format!("{}: {error}", self.path.display());
-                io::Error::new(error.kind(), message)
-            }),
+            Some(file) => file.write(bytes).map_err(|error| self.named(&error)),
             None => Ok(0),
         }
     }

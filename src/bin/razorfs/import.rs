@@ -12,7 +12,7 @@ use clap::Args;
 use razorfs::archive::{ImportHow, Summary, WalkHow, expected};
 use razorfs::control::{Archived, ImportFrom, Session, SessionError, StorePlace, named};
 
-use crate::archive::{Bar, Outcome, raise_open_files, tell_outcome};
+use crate::archive::{Bar, Outcome, WHOLE_FILES, raise_open_files, tell_outcome};
 use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
@@ -82,6 +82,7 @@ pub fn run(args: &ImportArgs) -> Result<(), Error> {
         verb: "imported",
         summary: &summary,
         json: args.json,
+        left: WHOLE_FILES,
         done,
     })
 }

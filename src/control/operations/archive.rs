@@ -14,7 +14,9 @@ impl From<ArchiveError> for Failure {
     fn from(error: ArchiveError) -> Self {
         let message = error.to_string();
         let kind = match &error {
-            ArchiveError::Store { source, .. } => kind_of_archived(source),
+            ArchiveError::Store { source, .. } | ArchiveError::NotDurable(source) => {
+                kind_of_archived(source)
+            }
             ArchiveError::NotEmpty { .. } => ErrorKind::Exists,
             ArchiveError::Refused { .. } => ErrorKind::NotPossible,
             // What was sent is no stream, or not all of it.
@@ -75,12 +77,13 @@ pub fn import(
     let Err(error) = done else {
         return Ok(imported);
     };
-    let mut failure = match go_on() {
-        true => Failure::from(error),
-        // A stream breaks off then, too.
-        false => Failure::from(ArchiveError::Stopped),
+    let is_durable = !matches!(error, ArchiveError::NotDurable(_));
+    let mut failure = match error {
+        // The stream breaks off when the daemon ends.
+        ArchiveError::Read { .. } if !go_on() => Failure::from(ArchiveError::Stopped),
+        error => Failure::from(error),
     };
-    failure.imported = Some(imported);
+    failure.imported = is_durable.then_some(imported);
     Err(failure)
 }
 
@@ -90,15 +93,22 @@ pub fn import(
 /// When there is no such dataset or path; while a path is being restored into it; when the store
 /// refuses.
 pub fn extract(store: &Arc<Store>, name: &str, path: &[u8]) -> Result<Still> {
+    // Before the work that it takes to keep it still.
+    find(&store.volume(name)?, path)?;
     let still = store.still(name)?;
-    archive::find(&still, path).map_err(|error| match &error {
+    find(&still, path)?;
+    Ok(still)
+}
+
+fn find(volume: &Volume, path: &[u8]) -> Result<()> {
+    let found = archive::find(volume, path);
+    found.map(drop).map_err(|error| match &error {
         ArchiveError::Store {
             source: EngineError::NotFound | EngineError::NotDirectory,
             ..
         } => Failure::new(ErrorKind::NotFound, error.to_string()),
         _ => error.into(),
-    })?;
-    Ok(still)
+    })
 }
 
 /// The bytes of a path of what is to be extracted.

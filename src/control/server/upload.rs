@@ -61,22 +61,29 @@ impl io::Read for Upload {
     }
 }
 
-/// Hands over what comes, until it ends or nobody reads and it ends.
+/// Hands over what comes, until it ends, or nobody reads and it ends.
 async fn take_while(
     mut body: Body,
     pieces: mpsc::Sender<io::Result<Bytes>>,
     is_ending: impl Fn() -> bool,
 ) {
     let mut silent = Duration::ZERO;
+    let mut reader = Some(pieces);
     loop {
-        let next = match tokio::time::timeout(LOOK_INTERVAL, body.frame()).await {
+        let came = tokio::time::timeout(LOOK_INTERVAL, body.frame()).await;
+        // However fast or slowly it comes: guests may be waiting for the end.
+        if is_ending()
+            && let Some(reader) = reader.take()
+        {
+            let _ = reader.send(Err(io::Error::other("the daemon ends"))).await;
+        }
+        let next = match came {
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) if !data.is_empty() => Ok(data),
                 _ => continue,
             },
             Ok(Some(Err(error))) => Err(io::Error::other(error)),
             Ok(None) => Ok(Bytes::new()),
-            Err(_) if is_ending() => Err(io::Error::other("the daemon ends")),
             Err(_) if silent >= SILENCE_MAX => Err(io::Error::other("nothing comes any more")),
             Err(_) => {
                 silent = silent.saturating_add(LOOK_INTERVAL);
@@ -86,7 +93,9 @@ async fn take_while(
         silent = Duration::ZERO;
         let is_last = next.as_ref().map_or(true, Bytes::is_empty);
         // Where nobody reads any more it is dropped.
-        let _ = pieces.send(next).await;
+        if let Some(reader) = &reader {
+            let _ = reader.send(next).await;
+        }
         if is_last {
             return;
         }

@@ -176,8 +176,8 @@ impl Volume {
         }
     }
 
-    /// If byte `at` is data, where that piece of data ends, else `at`; and where the next data
-    /// behind `at` begins.
+    /// If byte `at` is data, the end of a piece of that, behind which there may be more; else `at`,
+    /// and where the next data begins.
     fn data_around(
         &self,
         view: &View,
@@ -200,13 +200,12 @@ impl Volume {
                 if extent.record.is_reserved() {
                     continue;
                 }
-                if extent.start <= at {
-                    end = end.max(extent.end());
-                } else {
+                if extent.start > end {
                     return Ok((end, next.min(extent.start)));
                 }
+                end = end.max(extent.end());
             }
-            if !more {
+            if !more || end > at {
                 break;
             }
         }

@@ -64,9 +64,17 @@ impl Volume {
     /// # Errors
     /// As [`Volume::fsync`].
     pub fn sync_all(&self) -> Result<(), EngineError> {
-        if self.store.options.durability == Durability::Relaxed {
-            return Ok(());
+        match self.store.options.durability {
+            Durability::Relaxed => Ok(()),
+            _ => self.make_durable(),
         }
+    }
+
+    /// As [`Volume::sync_all`], whatever the store's durability is: for who is told that it is there.
+    ///
+    /// # Errors
+    /// As [`Volume::fsync`].
+    pub fn make_durable(&self) -> Result<(), EngineError> {
         self.move_unlogged()?;
         Ok(self.store.journal.sync(self.store.journal.end_lsn())?)
     }

@@ -150,7 +150,8 @@ fn one_import_at_a_time_and_none_that_a_kernel_would_not_see() {
     volume.store().snapshot("main@one").unwrap();
     let restoration = volume.store().begin_restore("main@one").unwrap();
     let still = restoration.keep_still();
-    busy(volume.import_dir(ROOT, b"e"));
+    let refused = volume.import_dir(ROOT, b"e").unwrap_err();
+    assert!(refused.to_string().contains("being restored"), "{refused}");
     drop(still);
     volume.import_dir(ROOT, b"e").unwrap();
     drop(restoration);
