@@ -52,6 +52,9 @@ pub(super) struct Limits {
     pub(super) header_time: Duration,
     /// How long an answer may take to be taken.
     pub(super) answer_time: Duration,
+    /// How long nothing of a body may come. It can be gone on with, so this only frees what a client
+    /// holds that has vanished without a word.
+    pub(super) silence: Duration,
     /// How long requests that are in work may take when the daemon ends.
     pub(super) end_time: Duration,
 }
@@ -62,6 +65,7 @@ impl Default for Limits {
             connections: 64,
             header_time: Duration::from_secs(10),
             answer_time: Duration::from_secs(30),
+            silence: Duration::from_secs(600),
             end_time: Duration::from_secs(5),
         }
     }
@@ -139,9 +143,10 @@ pub fn start(listeners: Listeners, served: Served) -> io::Result<Running> {
 /// As [`start`].
 pub(super) fn start_within(
     listeners: Listeners,
-    served: Served,
+    mut served: Served,
     limits: Limits,
 ) -> io::Result<Running> {
+    served.silence = limits.silence;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX + STREAMS_MAX + 1)

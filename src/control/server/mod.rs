@@ -26,6 +26,7 @@ mod upload;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -56,6 +57,8 @@ pub struct Served {
     room: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
+    /// How long nothing of a body may come.
+    silence: Duration,
     /// The server ends: what takes long is to stop.
     ending: Arc<AtomicBool>,
 }
@@ -70,6 +73,7 @@ impl Served {
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            silence: connections::Limits::default().silence,
             ending: Arc::default(),
         }
     }

@@ -18,9 +18,6 @@ use super::Served;
 const PIECES_MAX: usize = 4;
 /// How often it is looked whether the daemon ends, while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long nothing may come. It can be gone on with, so this only frees what a client holds that has
-/// vanished without a word.
-const SILENCE_MAX: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 600 });
 
 /// A body as it comes.
 pub(super) struct Upload {
@@ -35,7 +32,10 @@ impl Upload {
     pub(super) fn begin(body: Body, served: &Served) -> Upload {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let served = served.clone();
-        tokio::spawn(take_while(body, sender, move || served.is_ending()));
+        let silence = served.silence;
+        tokio::spawn(take_while(body, sender, silence, move || {
+            served.is_ending()
+        }));
         Upload {
             pieces,
             piece: Bytes::new(),
@@ -65,6 +65,7 @@ impl io::Read for Upload {
 async fn take_while(
     mut body: Body,
     pieces: mpsc::Sender<io::Result<Bytes>>,
+    silence: Duration,
     is_ending: impl Fn() -> bool,
 ) {
     let mut silent = Duration::ZERO;
@@ -84,7 +85,7 @@ async fn take_while(
             },
             Ok(Some(Err(error))) => Err(io::Error::other(error)),
             Ok(None) => Ok(Bytes::new()),
-            Err(_) if silent >= SILENCE_MAX => Err(io::Error::other("nothing comes any more")),
+            Err(_) if silent >= silence => Err(io::Error::other("nothing comes any more")),
             Err(_) => {
                 silent = silent.saturating_add(LOOK_INTERVAL);
                 continue;
@@ -145,7 +146,9 @@ mod tests {
             .enable_time()
             .build()
             .unwrap();
-        std::thread::spawn(move || runtime.block_on(take_while(body, sender, || false)));
+        std::thread::spawn(move || {
+            runtime.block_on(take_while(body, sender, Duration::MAX, || false))
+        });
         std::thread::sleep(Duration::from_millis(200));
         let waiting = taken.load(Ordering::Relaxed);
         // Those that wait, and the next.

@@ -385,7 +385,7 @@ fn a_connection_that_is_cut_leaves_whole_files() {
 /// Neither of them waits for who sends nothing; the files that came are durable.
 #[test]
 fn a_silent_sender_is_cut_off_and_not_waited_for_at_the_end() {
-    let server = Server::start(patient());
+    let server = Server::start(short_of_patience());
     let stream = packed(tree().path());
     let path = "/api/v1/datasets/main/import?to=";
     let half = &stream[..stream.len() / 2];
@@ -396,6 +396,8 @@ fn a_silent_sender_is_cut_off_and_not_waited_for_at_the_end() {
     assert!(answer.contains("nothing comes any more"), "{answer}");
     assert!(answer.contains("\"imported\""), "{answer}");
     is_over(&server, "main");
+    server.end();
+    let server = Server::start(patient());
     let mut silent = begun(&server, &format!("{path}later"), half);
     until("some of it is there", || {
         whole_files(&server, "main", "later/d") > 2

@@ -54,6 +54,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn patient() -> Limits {
     Limits {
         end_time: PATIENCE,
+        answer_time: 2 * PATIENCE,
+        ..Limits::default()
+    }
+}
+
+/// Who sends nothing is cut off soon.
+fn short_of_patience() -> Limits {
+    Limits {
+        silence: Duration::from_secs(1),
         ..Limits::default()
     }
 }
