@@ -85,6 +85,8 @@ async fn take_while(
             },
             Ok(Some(Err(error))) => Err(io::Error::other(error)),
             Ok(None) => Ok(Bytes::new()),
+            // The answer can be taken: nothing is on its way that would have it dropped.
+            Err(_) if reader.is_none() => return,
             Err(_) if silent >= silence => Err(io::Error::other("nothing comes any more")),
             Err(_) => {
                 silent = silent.saturating_add(LOOK_INTERVAL);
