@@ -10,7 +10,7 @@ use super::ranges::Ranges;
 use super::tar::{RANGES_WRITTEN_MAX, Writer};
 use super::{
     ArchiveError, LONG_PATH, NAMED_BYTES, PATH_BYTES_MAX, PIECE_BYTES, Result, Summary, Tell,
-    XATTRS_BYTES_MAX,
+    XATTRS_BYTES_MAX, go_down, say,
 };
 use crate::engine::{Attr, DirEntry, EngineError, ImportedAttrs, Seek, Volume, Xattr};
 use crate::format::id::Ino;
@@ -112,9 +112,7 @@ impl Content for Stored<'_, '_> {
 
     fn range_from(&mut self, path: &[u8], at: u64) -> Result<Option<(u64, u64)>> {
         // There may be millions, and who waits for the end may have guests wait.
-        if (self.tell)(self.summary).is_break() {
-            return Err(ArchiveError::Stopped);
-        }
+        say(self.tell, self.summary)?;
         if at >= self.size {
             return Ok(None);
         }
@@ -146,9 +144,7 @@ impl Content for Stored<'_, '_> {
             put(start + done, self.piece)?;
             done += read as u64;
             self.summary.bytes = self.summary.bytes.saturating_add(read as u64);
-            if (self.tell)(self.summary).is_break() {
-                return Err(ArchiveError::Stopped);
-            }
+            say(self.tell, self.summary)?;
         }
         Ok(())
     }
@@ -260,10 +256,7 @@ impl<'a> Extraction<'a> {
                 above.remove(&ino);
                 continue;
             };
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(&name);
+            go_down(&mut path, &name);
             if path.len() > PATH_BYTES_MAX {
                 path.truncate(NAMED_BYTES);
                 self.summary.skip(&path, LONG_PATH);
@@ -407,10 +400,7 @@ impl<'a> Extraction<'a> {
     }
 
     fn told(&mut self) -> Result<()> {
-        match (self.tell)(&self.summary).is_break() {
-            true => Err(ArchiveError::Stopped),
-            false => Ok(()),
-        }
+        say(self.tell, &self.summary)
     }
 }
 

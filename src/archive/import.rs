@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::host::read::{HostFile, SHORTER, Sink, Walk, WalkHow};
 use super::tar::import as import_members;
-use super::{ArchiveError, NAMED_BYTES, PATH_BYTES_MAX, Result, Summary, Tell, joined, shown};
+use super::{ArchiveError, NAMED_BYTES, PATH_BYTES_MAX, Result, Summary, Tell, joined, say, shown};
 use crate::engine::{
     DirEntry, EngineError, ImportedAttrs, Nameless, Removed, SetAttr, Time, Volume, WriteFlags,
     Xattr,
@@ -320,10 +320,7 @@ impl<'a> Importer<'a> {
 
     /// Says how far it is.
     fn told(&mut self) -> Result<()> {
-        match (self.tell)(&self.summary).is_break() {
-            true => Err(ArchiveError::Stopped),
-            false => Ok(()),
-        }
+        say(self.tell, &self.summary)
     }
 
     /// Sets what had to wait, and makes all of it durable.

@@ -181,11 +181,16 @@ fn shown(path: &[u8]) -> String {
 fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = Vec::with_capacity(dir.len() + name.len() + 1);
     path.extend_from_slice(dir);
-    if !dir.is_empty() {
+    go_down(&mut path, name);
+    path
+}
+
+/// From a directory, whose path is empty for the top, to `name` below it.
+fn go_down(path: &mut Vec<u8>, name: &[u8]) {
+    if !path.is_empty() {
         path.push(b'/');
     }
     path.extend_from_slice(name);
-    path
 }
 
 /// What was imported or extracted.
@@ -248,6 +253,14 @@ impl Summary {
 
 /// Told how far it is, again and again; says whether to go on.
 pub type Tell<'a> = dyn FnMut(&Summary) -> ControlFlow<()> + 'a;
+
+/// Tells how far it is; an error when the caller wants no more.
+fn say(tell: &mut Tell<'_>, summary: &Summary) -> Result<()> {
+    match tell(summary) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ArchiveError::Stopped),
+    }
+}
 
 /// The device number of a host's as inodes have it, as the FUSE protocol encodes it: 12 bits of
 /// major, 20 of minor.

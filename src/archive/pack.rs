@@ -7,7 +7,7 @@ use super::extract::{Found, TOO_SPARSE, TarStream, Target as _, in_stream};
 use super::host::read::{At, HostFile, SHORTER, Sink, Walk, WalkHow};
 use super::ranges::Ranges;
 use super::tar::{RANGES_WRITTEN_MAX, Writer};
-use super::{ArchiveError, Result, Summary, Tell};
+use super::{Result, Summary, Tell, say};
 use crate::engine::{ImportedAttrs, Nameless};
 
 /// Zeros in the place of what a file does not have any more.
@@ -46,10 +46,7 @@ struct Packing<'a> {
 
 impl Packing<'_> {
     fn told(&mut self) -> Result<()> {
-        match (self.tell)(&self.summary).is_break() {
-            true => Err(ArchiveError::Stopped),
-            false => Ok(()),
-        }
+        say(self.tell, &self.summary)
     }
 
     /// The ranges of a file, as its header has said them.

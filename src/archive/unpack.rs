@@ -13,7 +13,7 @@ use super::extract::{Content, Found, Put, Target};
 use super::host::write::Directory;
 use super::import::components;
 use super::tar::{Kind, Member, Reader};
-use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, shown};
+use super::{ArchiveError, PIECE_BYTES, Result, Summary, Tell, say, shown};
 
 /// Makes a directory of the host of the stream of an extraction, as
 /// [`super::extract_to_directory`] would. Durable when this returns.
@@ -209,10 +209,7 @@ impl<'a, 't> Unpacking<'a, 't> {
     }
 
     fn told(&mut self) -> Result<()> {
-        match (self.tell)(self.summary).is_break() {
-            true => Err(ArchiveError::Stopped),
-            false => Ok(()),
-        }
+        say(self.tell, self.summary)
     }
 }
 
@@ -252,9 +249,7 @@ impl Content for Stored<'_, '_, '_> {
             put(start.saturating_add(done), into)?;
             done += most as u64;
             self.summary.bytes = self.summary.bytes.saturating_add(most as u64);
-            if (self.tell)(self.summary).is_break() {
-                return Err(ArchiveError::Stopped);
-            }
+            say(self.tell, self.summary)?;
         }
         Ok(())
     }

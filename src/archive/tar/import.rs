@@ -5,7 +5,7 @@
 
 use super::read::{Kind, Member, Reader};
 use crate::archive::import::{Importer, components};
-use crate::archive::{ArchiveError, PIECE_BYTES, Result, joined};
+use crate::archive::{ArchiveError, PIECE_BYTES, Result, go_down, joined};
 use crate::engine::Nameless;
 use crate::format::id::Ino;
 
@@ -76,10 +76,7 @@ impl Members<'_, '_, '_> {
         let mut at = self.importer.root();
         let mut so_far: Vec<u8> = Vec::new();
         for name in names {
-            if !so_far.is_empty() {
-                so_far.push(b'/');
-            }
-            so_far.extend_from_slice(name);
+            go_down(&mut so_far, name);
             at = match self.importer.find(at, name, &so_far)? {
                 Some((ino, true)) => ino,
                 Some((_, false)) => {

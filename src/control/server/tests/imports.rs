@@ -4,12 +4,11 @@ use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::streams::{Server, noise};
+use super::streams::{Server, begun, noise};
 use super::*;
 use crate::archive::{ImportHow, Summary, WalkHow, extract_to_tar, pack};
 use crate::control::server::connections::Limits;
@@ -136,19 +135,6 @@ fn is_over(server: &Server, dataset: &str) {
     let volume = server.world.store.volume(dataset).unwrap();
     until("the import is over", || volume.begin_import().is_ok());
     assert_eq!(volume.orphans_for_tests(), []);
-}
-
-/// A request whose body goes on: only this much of it has come.
-fn begun(server: &Server, path: &str, bytes: &[u8]) -> UnixStream {
-    let mut stream = connect(&server.path()).unwrap();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
-        bytes.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(bytes).unwrap();
-    stream.write_all(b"\r\n").unwrap();
-    stream
 }
 
 #[test]

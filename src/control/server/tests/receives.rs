@@ -1,6 +1,6 @@
 //! Snapshots received by the daemon.
 
-use std::io::{Cursor, Read, Write as _};
+use std::io::{Cursor, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::streams::{Server, noise, of, take};
 use super::*;
 use crate::control::server::connections::Limits;
-use crate::control::socket::connect;
 use crate::control::{Client, SendWhat, Session};
 use crate::stream::token;
 
@@ -50,16 +49,8 @@ fn receive(
 
 /// A request whose body goes on: only this much of it has come.
 fn begun(server: &Server, dataset: &str, bytes: &[u8]) -> UnixStream {
-    let mut stream = connect(&server.path()).unwrap();
-    let head = format!(
-        "POST /api/v1/datasets/{dataset}/receive HTTP/1.1\r\nHost: x\r\n\
-         Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
-        bytes.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(bytes).unwrap();
-    stream.write_all(b"\r\n").unwrap();
-    stream
+    let path = format!("/api/v1/datasets/{dataset}/receive");
+    super::streams::begun(server, &path, bytes)
 }
 
 fn has(server: &Server, snapshot: &str, name: &str, len: usize) {

@@ -1,6 +1,7 @@
 //! Snapshots sent through the daemon.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -89,6 +90,19 @@ pub(super) fn take(store: &Arc<Store>, name: &str, stream: &[u8]) -> Result<(), 
     let go_on = &mut |_| std::ops::ControlFlow::Continue(());
     let taken = receive(store, (name, None), stream, go_on);
     taken.map(drop).map_err(|error| error.to_string())
+}
+
+/// A request whose body goes on: only this much of it has come.
+pub(super) fn begun(server: &Server, path: &str, bytes: &[u8]) -> UnixStream {
+    let mut stream = connect(&server.path()).unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        bytes.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream.write_all(b"\r\n").unwrap();
+    stream
 }
 
 #[test]
