@@ -4,7 +4,7 @@
 //! The first byte says which structure, the second whether its checksum is made right.
 
 use razorfs::format::id::{Generation, Lsn, NameId, PageNo};
-use razorfs::format::page::{PAGE_BYTES, Page};
+use razorfs::format::page::{PAGE_BYTES, Page, TreeTag};
 use razorfs::format::record::{
     ChunkRecord, DatasetCounters, DatasetRecord, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
     PendingFree, ReceiveRecord,
@@ -87,7 +87,8 @@ fn page(bytes: &[u8], mended: bool) {
         assert_eq!(page.search(key), Ok(index));
         let _ = (page.child(index), page.child_index(key));
     }
-    let again = Page::decode(page.encode(PLACE), PLACE).unwrap();
+    let again = Page::decode(page.encode(PLACE, page.tag()), PLACE).unwrap();
+    assert_eq!(again.tag(), page.tag());
     assert_eq!(cells(&again), before);
     // It can be changed like any other.
     for (key, value) in before.iter().rev() {
@@ -101,7 +102,7 @@ fn page(bytes: &[u8], mended: bool) {
         }
     }
     let left = cells(&page);
-    let again = Page::decode(page.encode(PLACE), PLACE).unwrap();
+    let again = Page::decode(page.encode(PLACE, TreeTag::NONE), PLACE).unwrap();
     assert_eq!(cells(&again), left);
 }
 

@@ -19,7 +19,7 @@ use crate::format::id::{ChunkId, DatasetId, Generation};
 use crate::format::key::{self, Key, Kind, TreeId};
 use crate::format::record::{
     DATASET_DOOMED, DatasetCounters, ExtentRecord, LineageRecord, UNREACHED_KEY, counters_key,
-    dataset_key,
+    dataset_key, history_key,
 };
 use crate::log::{Tx, recovery};
 use crate::store::pages::Need;
@@ -216,6 +216,7 @@ fn end(
         put_lineage(tx, id, &lineage)?;
     }
     put_lineage(tx, id, &LineageRecord::default())?;
+    tx.delete(TreeId::Datasets, history_key(id))?;
     tx.delete(TreeId::Datasets, counters_key(id))?;
     tx.delete(TreeId::Datasets, dataset_key(id))?;
     tx.put(TreeId::Datasets, UNREACHED_KEY, [])

@@ -14,7 +14,7 @@
 use super::FormatError;
 
 use super::id::{Generation, PageNo};
-use super::key::KEY_MAX;
+use super::key::{KEY_MAX, SYSTEM_TREES, TreeId};
 use super::record::PagePtr;
 
 /// Bytes of a page.
@@ -28,6 +28,52 @@ pub const LEVEL_MAX: u8 = 24;
 
 const CELL_HEAD: usize = 4;
 const SLOT: usize = 2;
+
+/// The tree for which a page was written, as far as 24 bits say: for a dataset's, the number of its
+/// timeline ([`HistoryRecord`](super::record::HistoryRecord)) modulo 2^23 - 16. Reading does not need
+/// it. What looks for lost pages does, since the same keys are other things in another dataset; trees
+/// that share a page do not change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TreeTag(u32);
+
+impl TreeTag {
+    /// Timelines that have tags of their own; those behind them share them.
+    pub const TIMELINES: u64 = (Self::END - Self::DATASETS) as u64;
+    /// Of pages from before pages had tags.
+    pub const NONE: TreeTag = TreeTag(0);
+    /// That of dataset 0, which there is not: those of system trees are below.
+    const DATASETS: u32 = 16;
+    const END: u32 = Self::KEPT;
+    /// Set in those of [`TreeTag::kept`].
+    const KEPT: u32 = 1 << 23;
+
+    /// That of a tree.
+    #[must_use]
+    pub fn of(tree: TreeId) -> Self {
+        if let TreeId::Fs(id) = tree {
+            let of_dataset = id.0 % Self::TIMELINES;
+            return TreeTag(Self::DATASETS + u32::try_from(of_dataset).unwrap_or(0));
+        }
+        let index = TreeId::SYSTEM.iter().position(|each| *each == tree);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        TreeTag(index.map_or(0, |index| index + 1))
+    }
+
+    /// That of what only snapshots of this timeline have: its dataset went on before it was written.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        TreeTag(self.0 | Self::KEPT)
+    }
+
+    /// Whether it is the tag of a dataset's tree.
+    #[must_use]
+    pub fn is_of_dataset(self) -> bool {
+        self.0 >= Self::DATASETS
+    }
+}
+
+// Tags of system trees do not reach those of datasets.
+const _: () = assert!(SYSTEM_TREES < TreeTag::DATASETS as usize);
 
 // Four of the largest cells fit one page, so that a split always leaves room.
 const _: () =
@@ -288,10 +334,18 @@ impl Page {
         }
     }
 
-    /// The bytes to write at `ptr`, checksummed. Free space is zeroed: a page gives away nothing
-    /// that was removed from it.
+    /// The tree that it was written for, as it was read; of a page that was changed or made since,
+    /// nothing of interest.
     #[must_use]
-    pub fn encode(&self, ptr: PagePtr) -> Box<[u8; PAGE_BYTES]> {
+    pub fn tag(&self) -> TreeTag {
+        let [high, low] = [self.bytes[25], self.bytes[30]].map(u32::from);
+        TreeTag(low | u32::from(self.bytes[31]) << 8 | high << 16)
+    }
+
+    /// The bytes to write at `ptr` for the tree of `tag`, checksummed. Free space is zeroed: a page
+    /// gives away nothing that was removed from it.
+    #[must_use]
+    pub fn encode(&self, ptr: PagePtr, tag: TreeTag) -> Box<[u8; PAGE_BYTES]> {
         let packed = self.packed();
         let mut bytes = packed.bytes;
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -300,6 +354,8 @@ impl Page {
         bytes[24] = self.level;
         bytes[26..28].copy_from_slice(&self.count.to_le_bytes());
         bytes[28..30].copy_from_slice(&packed.cells_start.to_le_bytes());
+        let [low, middle, high, _] = tag.0.to_le_bytes();
+        (bytes[30], bytes[31], bytes[25]) = (low, middle, high);
         let crc = checksum(&bytes);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -338,7 +394,7 @@ impl Page {
             return Err(field("generation", u64_at(16)));
         }
         let level = bytes[24];
-        if level > LEVEL_MAX || bytes[25] != 0 || bytes[30] != 0 || bytes[31] != 0 {
+        if level > LEVEL_MAX {
             return Err(field("level", level.into()));
         }
         let count = u16::from_le_bytes([bytes[26], bytes[27]]);
@@ -430,7 +486,7 @@ fn checksum(bytes: &[u8; PAGE_BYTES]) -> u32 {
 #[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use crate::format::id::{Generation, PageNo};
+    use crate::format::id::{DatasetId, Generation, PageNo};
 
     fn ptr() -> PagePtr {
         PagePtr {
@@ -465,9 +521,30 @@ mod tests {
         page
     }
 
+    fn tag() -> TreeTag {
+        TreeTag::of(TreeId::Fs(DatasetId(0x12_3456)))
+    }
+
+    #[test]
+    fn says_for_which_tree_it_was_written() {
+        let page = Page::decode(filled().encode(ptr(), tag()), ptr()).unwrap();
+        assert_eq!(page.tag(), tag());
+        let of = |id| TreeTag::of(TreeId::Fs(DatasetId(id)));
+        let mut all: Vec<TreeTag> = TreeId::SYSTEM.map(TreeTag::of).into();
+        assert!(all.iter().all(|tag| !tag.is_of_dataset()));
+        let last = of((1 << 23) - 17);
+        all.extend([TreeTag::NONE, of(1), of(2), last]);
+        all.extend([of(1).kept(), of(2).kept(), last.kept()]);
+        assert_eq!(of(1), of((1 << 23) - 15));
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
     #[test]
     fn keeps_cells_sorted_and_survives_the_disk() {
-        let page = Page::decode(filled().encode(ptr()), ptr()).unwrap();
+        let page = Page::decode(filled().encode(ptr(), tag()), ptr()).unwrap();
         let keys: Vec<_> = (0..page.len())
             .map(|i| u64::from_be_bytes(page.key(i).try_into().unwrap()))
             .collect();
@@ -488,14 +565,16 @@ mod tests {
             page.insert(index, &key, &vec![1; round % 700]);
         }
         assert_eq!(
-            Page::decode(page.encode(ptr()), ptr()).unwrap().used(),
+            Page::decode(page.encode(ptr(), tag()), ptr())
+                .unwrap()
+                .used(),
             page.used()
         );
     }
 
     #[test]
     fn finds_every_flipped_bit() {
-        let bytes = filled().encode(ptr());
+        let bytes = filled().encode(ptr(), tag());
         for bit in 0..PAGE_BYTES * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -505,7 +584,7 @@ mod tests {
 
     #[test]
     fn finds_a_page_in_the_wrong_place_or_of_another_time() {
-        let bytes = filled().encode(ptr());
+        let bytes = filled().encode(ptr(), tag());
         let elsewhere = PagePtr {
             page: PageNo(8),
             ..ptr()
@@ -523,7 +602,7 @@ mod tests {
         use rand::{Rng, SeedableRng};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         for _ in 0..20_000 {
-            let mut bytes = filled().encode(ptr());
+            let mut bytes = filled().encode(ptr(), tag());
             for _ in 0..rng.random_range(1..20) {
                 let at = if rng.random() {
                     rng.random_range(24..60)

@@ -19,9 +19,11 @@ pub const MAGIC: u32 = 0x7261_7A72;
 /// The version this program writes, and the newest it reads.
 pub const VERSION: u32 = 1;
 /// Features without which a program must not open the store.
-pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SNAPSHOTS;
+pub const INCOMPAT_KNOWN: u64 = INCOMPAT_SNAPSHOTS | INCOMPAT_TAGS;
 /// Trees of datasets share pages and chunks, and have lineages.
 pub const INCOMPAT_SNAPSHOTS: u64 = 1;
+/// Pages say for which tree they were written, or may: [`super::page::TreeTag`].
+pub const INCOMPAT_TAGS: u64 = 2;
 /// Features without which a program must not write to the store.
 pub const RO_COMPAT_KNOWN: u64 = RO_COMPAT_UNMARKED | RO_COMPAT_PROJECTS;
 /// Whoever writes to the store first takes the mark from it that it was closed, from both copies.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::inodes::Table;
 use super::{Bytes, Context, Issue, Issues, walk_all};
-use crate::format::id::DatasetId;
+use crate::format::id::{DatasetId, Generation};
 use crate::format::key::TreeId;
 use crate::format::record::{
-    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LINEAGE_KIND, LineageRecord,
-    NEXT_DATASET_KEY, RECEIVE_KIND, ReceiveRecord, SCRUB_KEY, ScrubRecord, UNITS_PUNCHED_KEY,
-    UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY, WearRecord,
+    DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, HISTORY_KIND, HistoryRecord,
+    LINEAGE_KIND, LineageRecord, NEXT_DATASET_KEY, RECEIVE_KIND, REPAIRED_KEY, ReceiveRecord,
+    SCRUB_KEY, ScrubRecord, UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY, Until, WEAR_KEY,
+    WearRecord,
 };
 
 /// A dataset and what its counters say.
@@ -36,6 +37,7 @@ const TREE: TreeId = TreeId::Datasets;
 pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     let mut found: BTreeMap<DatasetId, Dataset> = BTreeMap::new();
     let mut names: Vec<(Vec<u8>, DatasetId)> = Vec::new();
+    let mut histories = Vec::new();
     let (mut units_used, mut units_punched) = (0, 0);
     let mut next = DatasetId::MAIN.0 + 1;
     let complete = walk_all(context, TREE, issues, &mut |issues, key, value| {
@@ -44,7 +46,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
             key: Bytes(key.to_vec()),
         };
         let id = match key {
-            [1 | 2 | LINEAGE_KIND | RECEIVE_KIND, id @ ..] => {
+            [1 | 2 | LINEAGE_KIND | RECEIVE_KIND | HISTORY_KIND, id @ ..] => {
                 id.try_into().ok().map(u64::from_be_bytes).map(DatasetId)
             }
             _ => None,
@@ -89,6 +91,13 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                     issues.bad_record(TREE, format!("receive into dataset {id}"), &error);
                 }
             },
+            ([HISTORY_KIND, ..], Some(id)) => match HistoryRecord::decode(value) {
+                Ok(history) if found.contains_key(&id) => histories.push((id, history)),
+                Ok(_) => issues.add(unknown()),
+                Err(error) => {
+                    issues.bad_record(TREE, format!("history of dataset {id}"), &error);
+                }
+            },
             _ if key == UNREACHED_KEY && value.is_empty() => {}
             _ if key == SCRUB_KEY => {
                 if let Err(error) = ScrubRecord::decode(value) {
@@ -104,6 +113,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
                 Ok(units) if key == UNITS_USED_KEY => units_used = units,
                 Ok(units) if key == UNITS_PUNCHED_KEY => units_punched = units,
                 Ok(number) if key == NEXT_DATASET_KEY => next = number,
+                Ok(_) if key == REPAIRED_KEY => {}
                 _ => issues.add(unknown()),
             },
         }
@@ -111,6 +121,7 @@ pub(super) fn load(context: &Context<'_>, issues: &mut Issues<'_>) -> Datasets {
     if complete {
         check_names(&found, &names, issues);
         check_lineages(&found, next, issues);
+        check_histories(context, &histories, next, issues);
     }
     issues.summary.datasets = found.len() as u64;
     Datasets {
@@ -152,6 +163,34 @@ fn check_lineages(found: &BTreeMap<DatasetId, Dataset>, next: u64, issues: &mut 
         };
         issues.add(Issue::Lineage {
             dataset: id,
+            reason,
+        });
+    }
+}
+
+/// What a tree goes on from is what repairs find lost pages by.
+fn check_histories(
+    context: &Context<'_>,
+    histories: &[(DatasetId, HistoryRecord)],
+    next: u64,
+    issues: &mut Issues<'_>,
+) {
+    let newest = context.newest_generation();
+    let is_new = |of: Generation| of.0 > newest && of != Until::PENDING;
+    for (id, history) in histories {
+        let mut until = history.past.iter().map(|past| past.until.newest);
+        let last = history.numbers().fold(0, u64::max);
+        let reason = if last >= next.max(DatasetId::MAIN.0 + 1) {
+            "the number of a timeline would be given to another"
+        } else if history.is_pending() && !context.has_log {
+            "it waits for a checkpoint that was made"
+        } else if is_new(history.earlier) || until.any(is_new) {
+            "it has pages of checkpoints that were not made"
+        } else {
+            continue;
+        };
+        issues.add(Issue::History {
+            dataset: *id,
             reason,
         });
     }

@@ -124,6 +124,11 @@ pub enum Issue {
         dataset: DatasetId,
         reason: &'static str,
     },
+    #[error("history of dataset {dataset}: {reason}")]
+    History {
+        dataset: DatasetId,
+        reason: &'static str,
+    },
     #[error("dataset {0} has no counters")]
     CountersMissing(DatasetId),
     #[error("counters without a dataset {0}")]

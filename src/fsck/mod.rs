@@ -163,6 +163,8 @@ struct Context<'a> {
     data: bool,
     trees: Trees,
     progress: &'a Progress,
+    /// There was anything in the log.
+    has_log: bool,
     /// The names that can be found; `None` when nobody knows.
     known_names: Option<UsedNames>,
 }
@@ -231,6 +233,7 @@ fn check_how(
                 data: options.data,
                 trees,
                 progress,
+                has_log: opened.report.batches > 0,
                 known_names: names::known(&view),
             };
             check_records(&context, &mut issues);

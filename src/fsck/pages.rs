@@ -3,16 +3,18 @@
 //! A page is checked against what points to it (address, generation, level, range of keys), and no
 //! page may be reached twice.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Bytes, Issue, Issues};
 use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, PageNo};
 use crate::format::key::{TreeId, trailing_u64};
-use crate::format::page::Page;
+use crate::format::page::{PAGE_BYTES, Page};
 use crate::format::record::{DatasetRecord, PagePtr, UNREACHED_KEY};
 use crate::format::superblock::Superblock;
 use crate::progress::Progress;
+use crate::store::StoreError;
 use crate::store::pages::PageStore;
 
 /// The first byte of the key of a dataset's record.
@@ -74,7 +76,7 @@ fn collect_datasets(page: &Page, datasets: &mut Vec<(DatasetId, DatasetRecord)>)
 }
 
 /// The keys that a page may hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Range {
     pub(super) low: Vec<u8>,
     /// `None` for no bound.
@@ -86,12 +88,21 @@ impl Range {
     pub(super) fn contains(&self, key: &[u8]) -> bool {
         key >= self.low.as_slice() && self.high.as_deref().is_none_or(|high| key < high)
     }
+
+    /// Whether there may be keys that lie in both.
+    pub(super) fn overlaps(&self, other: &Range) -> bool {
+        let ends_before =
+            |one: &Range, other: &Range| one.high.as_ref().is_some_and(|high| *high <= other.low);
+        !ends_before(self, other) && !ends_before(other, self)
+    }
 }
 
 /// A part of a tree: what a page that cannot be believed held.
 #[derive(Debug, Clone)]
 pub(super) struct Lost {
     pub(super) tree: TreeId,
+    /// The page; [`PagePtr::EMPTY`] where nothing tells which it was.
+    pub(super) place: PagePtr,
     pub(super) range: Range,
     /// The checkpoint that wrote the page, or a later one: nothing below it is newer.
     pub(super) newest: Generation,
@@ -101,8 +112,56 @@ pub(super) struct Lost {
     pub(super) level: Option<u8>,
 }
 
+impl Lost {
+    /// All of a tree, of the checkpoint `newest`.
+    pub(super) fn whole(tree: TreeId, root: PagePtr, newest: Generation) -> Self {
+        Lost {
+            tree,
+            place: root,
+            range: Range::default(),
+            newest,
+            unrooted: false,
+            level: None,
+        }
+    }
+
+    /// The page, and the keys that it may have held.
+    pub(super) fn part(&self) -> Part {
+        (self.place, self.range.clone())
+    }
+}
+
+/// A page of a tree, and the keys that it may hold there.
+pub(super) type Part = (PagePtr, Range);
+
+/// The pages of a tree.
+#[derive(Default)]
+pub(super) struct Outline {
+    /// Those above the leaves.
+    pub(super) inner: Vec<PagePtr>,
+    pub(super) leaves: Vec<Part>,
+    /// What cannot be read.
+    pub(super) lost: Vec<Lost>,
+}
+
 /// Gets each leaf that can be believed, in the order of its tree, and the keys that it may hold.
 pub(super) type Leaf<'a> = dyn FnMut(TreeId, &Page, &Range) + 'a;
+
+/// Gets each part below a page that nothing points to, in the order of the tree.
+pub(super) type OldLeaf<'a> = dyn FnMut(Old<'_>) + 'a;
+
+/// A part of what hangs below a page that nothing points to.
+pub(super) enum Old<'a> {
+    Leaf {
+        page: &'a Page,
+        /// The keys that it may hold.
+        range: &'a Range,
+        /// It was reached before.
+        is_shared: bool,
+    },
+    /// What cannot be believed.
+    Gone,
+}
 
 /// Walks trees from their roots, past pages that cannot be believed.
 pub(super) struct Walker {
@@ -111,6 +170,10 @@ pub(super) struct Walker {
     newest: Generation,
     /// A bit for each page.
     reached: Vec<u64>,
+    /// Those of them that cannot be believed.
+    bad: HashSet<PagePtr>,
+    /// Those above leaves that can, where they are looked at again: reading them may fail then.
+    inner: Kept,
     again: Again,
     pages: u64,
     progress: Progress,
@@ -120,12 +183,28 @@ pub(super) struct Walker {
     pub(super) lost: Vec<Lost>,
 }
 
+/// Pages that are looked at again, as many as there is room for.
+#[derive(Default)]
+struct Kept {
+    pages: HashMap<PagePtr, Page>,
+    most: usize,
+}
+
+impl Kept {
+    fn keep(&mut self, place: PagePtr, page: &Page) {
+        if self.pages.len() < self.most {
+            self.pages.entry(place).or_insert_with(|| page.clone());
+        }
+    }
+}
+
 /// What is done about a page that was reached before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Again {
     /// No two trees share pages.
     Wrong,
     PassBy,
+    /// What it points to is another part of this tree. A leaf was handed over, or is lost here too.
     Read,
 }
 
@@ -158,6 +237,8 @@ impl Walker {
             end: superblock.nodes_end,
             newest: superblock.generation,
             reached: vec![0; words.min(limit)],
+            bad: HashSet::new(),
+            inner: Kept::default(),
             again: Again::Wrong,
             pages: 0,
             progress: progress.clone(),
@@ -168,14 +249,7 @@ impl Walker {
 
     /// Walks one tree.
     fn walk(&mut self, tree: TreeId, root: PagePtr, issues: &mut Issues<'_>, leaf: &mut Leaf<'_>) {
-        let whole = Lost {
-            tree,
-            range: Range::default(),
-            newest: self.newest,
-            unrooted: false,
-            level: None,
-        };
-        self.walk_range(&whole, root, issues, leaf);
+        self.walk_range(&Lost::whole(tree, root, self.newest), root, issues, leaf);
     }
 
     /// Walks a tree, or the part of it that a page at any level stands for.
@@ -196,28 +270,139 @@ impl Walker {
             newest: of.newest,
             range: of.range.clone(),
         }];
+        let mut inner = HashSet::new();
         while let Some(next) = pending.pop() {
             let before = issues.summary.errors;
             match self.load(tree, &next, issues) {
+                // Below a page that a tree has twice and again twice lies more than can be walked.
+                Found::Page(page) if page.level() > 0 && !inner.insert(next.place) => {
+                    let page = next.place.page;
+                    issues.add(Issue::PageTwice { tree, page });
+                    self.lost.push(lost(tree, next));
+                }
                 Found::Page(page) => {
                     self.check_page(tree, &next, &page, issues);
                     self.descend(tree, next, &page, &mut pending, leaf);
                 }
                 Found::Shared => {}
-                Found::Bad => self.lose(tree, next),
+                Found::Bad => self.lost.push(lost(tree, next)),
             }
             self.sound &= issues.summary.errors == before;
         }
     }
 
-    fn lose(&mut self, tree: TreeId, page: Pending) {
-        self.lost.push(Lost {
-            tree,
-            range: page.range,
-            newest: page.place.generation.min(page.newest),
-            unrooted: false,
-            level: page.level,
-        });
+    /// Walks what hangs below a page that nothing points to, but what is told already; also what is
+    /// part of a tree, since that page says of it that it was this one's. What was `walked` before is
+    /// left out. What cannot be believed.
+    pub(super) fn walk_old(
+        &mut self,
+        of: &Lost,
+        root: PagePtr,
+        walked: &mut HashSet<PagePtr>,
+        is_told: &dyn Fn(&Range) -> bool,
+        leaf: &mut OldLeaf<'_>,
+    ) -> Vec<Lost> {
+        let mut gone = Vec::new();
+        let mut pending = vec![Pending {
+            place: root,
+            level: None,
+            newest: of.newest,
+            range: of.range.clone(),
+        }];
+        while let Some(next) = pending.pop() {
+            let place = next.place;
+            if is_told(&next.range) {
+                continue;
+            }
+            let is_shared = !self.mark(place.page);
+            let may_be = place.page < self.end
+                && place.page.0 > 0
+                && place.generation <= next.newest
+                && !self.bad.contains(&place);
+            let page = may_be.then(|| self.read(place).ok()).flatten();
+            let is_right = |page: &Page| {
+                next.level.is_none_or(|level| level == page.level())
+                    && (page.level() == 0 || walked.insert(place))
+            };
+            match page.filter(is_right) {
+                None => {
+                    leaf(Old::Gone);
+                    gone.push(lost(of.tree, next));
+                }
+                Some(page) if page.level() == 0 => leaf(Old::Leaf {
+                    page: &page,
+                    range: &next.range,
+                    is_shared,
+                }),
+                Some(page) => pending.extend(children(&page, place, &next.range)),
+            }
+        }
+        gone
+    }
+
+    /// The pages of a tree that was walked, as far as they can be reached, past inner pages that
+    /// were `seen` before. Reads what is above the leaves.
+    pub(super) fn outline(
+        &self,
+        tree: TreeId,
+        root: PagePtr,
+        seen: &mut HashSet<PagePtr>,
+    ) -> Outline {
+        let mut outline = Outline::default();
+        let mut pending = vec![Pending {
+            place: root,
+            level: None,
+            newest: self.newest,
+            range: Range::default(),
+        }];
+        while let Some(next) = pending.pop() {
+            let place = next.place;
+            if place.page >= self.end || place.page.0 == 0 {
+                continue;
+            }
+            if self.bad.contains(&place) {
+                outline.lost.push(lost(tree, next));
+                continue;
+            }
+            if next.level == Some(0) {
+                outline.leaves.push((place, next.range));
+                continue;
+            }
+            if seen.contains(&place) {
+                continue;
+            }
+            match self.read(place) {
+                Err(_) => outline.lost.push(lost(tree, next)),
+                Ok(page) if page.level() == 0 => outline.leaves.push((place, next.range)),
+                Ok(page) => {
+                    outline.inner.push(place);
+                    seen.insert(place);
+                    pending.extend(children(&page, place, &next.range));
+                }
+            }
+        }
+        outline
+    }
+
+    /// Gives up what could be read when the tree was walked, and now cannot.
+    pub(super) fn give_up(&mut self, lost: Lost) {
+        self.bad.insert(lost.place);
+        self.lost.push(lost);
+    }
+
+    /// Keeps what is above the leaves of datasets from now on, as far as it is part of a tree, in so
+    /// much memory.
+    pub(super) fn keep_inner(&mut self, bytes: u64) {
+        let pages = bytes / PAGE_BYTES as u64;
+        self.inner.most = usize::try_from(pages).unwrap_or(usize::MAX);
+    }
+
+    /// Reads a page that could be read before, unless it was kept: a disk may fail for a moment.
+    pub(super) fn read(&self, place: PagePtr) -> Result<Page, StoreError> {
+        match self.inner.pages.get(&place) {
+            Some(page) => Ok(page.clone()),
+            None => self.store.read(place).or_else(|_| self.store.read(place)),
+        }
     }
 
     /// How many pages were reached.
@@ -230,10 +415,18 @@ impl Walker {
         self.again = Again::PassBy;
     }
 
-    /// Reads pages that several trees share for each of them. Levels go down, so it ends all the
-    /// same.
+    /// Goes through pages that several trees share for each of them, but for leaves. Levels go
+    /// down, so it ends all the same.
     pub(super) fn read_shared(&mut self) {
         self.again = Again::Read;
+    }
+
+    /// Has a page count as not reached.
+    pub(super) fn forget(&mut self, page: PageNo) {
+        let word = usize::try_from(page.0 / 64).ok();
+        if let Some(word) = word.and_then(|word| self.reached.get_mut(word)) {
+            *word &= !(1 << (page.0 % 64));
+        }
     }
 
     /// Whether a page is part of a tree, as far as they could be walked.
@@ -265,16 +458,26 @@ impl Walker {
                 self.pages += 1;
                 self.progress.add(1);
             }
-            (false, Again::Read) => {}
-            (false, Again::PassBy) => return Found::Shared,
+            (false, Again::Read) if self.bad.contains(&next.place) => return Found::Bad,
+            (false, Again::Read) if next.level != Some(0) => {}
+            (false, Again::Read | Again::PassBy) => return Found::Shared,
             (false, Again::Wrong) => {
                 issues.add(Issue::PageTwice { tree, page });
                 return Found::Bad;
             }
         }
-        match self.store.read(next.place) {
-            Ok(read) => Found::Page(read),
+        let kept = self.inner.pages.get(&next.place);
+        match kept.map_or_else(|| self.store.read(next.place), |page| Ok(page.clone())) {
+            Ok(page) => {
+                // Old pages are looked at once.
+                if page.level() > 0 && self.again != Again::PassBy && matches!(tree, TreeId::Fs(_))
+                {
+                    self.inner.keep(next.place, &page);
+                }
+                Found::Page(page)
+            }
             Err(error) => {
+                self.bad.insert(next.place);
                 let reason = error.to_string();
                 issues.add(Issue::PageUnreadable { tree, page, reason });
                 Found::Bad
@@ -334,26 +537,44 @@ impl Walker {
     ) {
         // A page of a wrong level was reported; its children could lead anywhere.
         if next.level.is_some_and(|level| level != page.level()) {
-            return self.lose(tree, next);
+            self.bad.insert(next.place);
+            return self.lost.push(lost(tree, next));
         }
         if page.level() == 0 {
             return leaf(tree, page, &next.range);
         }
-        for index in (0..page.len()).rev() {
-            let low = match index {
-                0 => next.range.low.clone(),
-                _ => page.key(index).to_vec(),
-            };
-            let high = match index + 1 < page.len() {
-                true => Some(page.key(index + 1).to_vec()),
-                false => next.range.high.clone(),
-            };
-            pending.push(Pending {
-                place: page.child(index),
-                level: Some(page.level() - 1),
-                newest: next.place.generation,
-                range: Range { low, high },
-            });
-        }
+        pending.extend(children(page, next.place, &next.range));
     }
+}
+
+/// A page that cannot be believed, as a part of its tree.
+fn lost(tree: TreeId, page: Pending) -> Lost {
+    Lost {
+        tree,
+        newest: page.place.generation.min(page.newest),
+        unrooted: false,
+        level: page.level,
+        place: page.place,
+        range: page.range,
+    }
+}
+
+/// What an inner page at `place` points to, the last first. `range` is that of its keys.
+fn children(page: &Page, place: PagePtr, range: &Range) -> impl Iterator<Item = Pending> {
+    (0..page.len()).rev().map(move |index| {
+        let low = match index {
+            0 => range.low.clone(),
+            _ => page.key(index).to_vec(),
+        };
+        let high = match index + 1 < page.len() {
+            true => Some(page.key(index + 1).to_vec()),
+            false => range.high.clone(),
+        };
+        Pending {
+            place: page.child(index),
+            level: Some(page.level() - 1),
+            newest: place.generation,
+            range: Range { low, high },
+        }
+    })
 }

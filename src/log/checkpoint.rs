@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::journal::{Journal, Retired};
 use crate::format::id::{Generation, Lsn};
 use crate::format::record::PagePtr;
-use crate::format::superblock::{INCOMPAT_SNAPSHOTS, Superblock};
+use crate::format::superblock::{INCOMPAT_SNAPSHOTS, INCOMPAT_TAGS, Superblock};
 use crate::store::roots::Roots;
 use crate::store::tree::{Effects, Node};
 use crate::store::{StoreError, superblock};
@@ -130,10 +130,10 @@ impl Journal {
         let mut effects = Effects::default();
         // Readers go on with the trees as they are.
         let mut changed = Roots::clone(&self.published());
-        let features = match changed.has_copies() {
-            true => newest.incompat | INCOMPAT_SNAPSHOTS,
-            false => newest.incompat,
-        };
+        let mut features = newest.incompat | INCOMPAT_TAGS;
+        if changed.has_copies() {
+            features |= INCOMPAT_SNAPSHOTS;
+        }
         let roots = changed.freeze(
             &self.storage,
             generation,
@@ -144,7 +144,7 @@ impl Journal {
         let epoch = std::mem::take(&mut changed.epoch);
         // The dataset tree changed while it was frozen: what came off it goes with this checkpoint.
         freed.append(&mut effects.freed);
-        writer.generation = Generation(generation.0 + 1);
+        writer.generation = Generation(generation.0.saturating_add(1));
         self.dirty_pages.store(0, Ordering::Relaxed);
         let strings_end = changed.strings_end;
         self.publish(changed);

@@ -19,4 +19,4 @@ pub mod wal;
 
 pub use change::{Change, Changes};
 pub use journal::{Journal, View};
-pub use tx::Tx;
+pub use tx::{CopyAs, Tx};

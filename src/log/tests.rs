@@ -14,6 +14,7 @@ use crate::format::key::TreeId;
 use crate::store::{Read, StoreError};
 
 mod closing;
+mod copies;
 mod pages;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -21,7 +21,7 @@ use super::journal::{Journal, Writer};
 use super::wal::{Wal, WalError};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn, NameId};
 use crate::format::key::{Key, TreeId};
-use crate::format::record::{LINEAGE_KIND, PagePtr, name_used};
+use crate::format::record::{HISTORY_KIND, LINEAGE_KIND, PagePtr, Until, history_key, name_used};
 use crate::store::pages::Need;
 use crate::store::read::Visit;
 use crate::store::roots::{Roots, Storage, find_name, name_hash, name_key};
@@ -29,6 +29,16 @@ use crate::store::tree::{Differs, Effects, Loaded, Source};
 use crate::store::{Read, StoreError};
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
+
+/// What a copy of a tree is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyAs {
+    /// The same from here on: one of the two is not changed any more.
+    Same,
+    /// Another, in a timeline of this number: that of a dataset that did not have a tree yet, or one
+    /// that was given away for it.
+    Branch(u64),
+}
 
 /// Changes that a transaction collects before it works on a copy: each read of a key looks through
 /// them.
@@ -231,7 +241,7 @@ impl<'a> Tx<'a> {
 
     /// Makes a change, of a key that is there when it has no value.
     fn change(&mut self, tree: TreeId, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        if tree == TreeId::Datasets && key.first() == Some(&LINEAGE_KIND) {
+        if tree == TreeId::Datasets && matches!(key.first(), Some(&(LINEAGE_KIND | HISTORY_KIND))) {
             // What follows from it may have to be read, which can fail: not behind the log.
             self.copied()?;
         }
@@ -331,13 +341,21 @@ impl<'a> Tx<'a> {
         self.writer.changes.data_clear(dataset, ino, offset, len);
     }
 
-    /// Makes the tree of a dataset that of a new one too, whose record this transaction has put.
+    /// Makes the tree of a dataset that of another too, whose record this transaction has put.
     /// What other transactions make is of a later [`Tx::generation`].
     ///
     /// # Errors
     /// When a page cannot be read.
-    pub fn copy_tree(&mut self, from: DatasetId, to: DatasetId) -> Result<(), StoreError> {
+    pub fn copy_tree(
+        &mut self,
+        from: DatasetId,
+        to: DatasetId,
+        as_what: CopyAs,
+    ) -> Result<(), StoreError> {
         self.copied()?;
+        let history = self.put_history(from, to, as_what);
+        self.broken |= history.is_err();
+        history?;
         let storage = &self.journal.storage;
         let done = match self.copy.get_mut() {
             Some(copy) => copy.roots.copy_tree(storage, from, to),
@@ -348,6 +366,36 @@ impl<'a> Tx<'a> {
         let birth = self.generation();
         self.writer.changes.copy_tree(from, to, birth);
         done
+    }
+
+    /// Gives the tree of a dataset that has got another's its place in history.
+    fn put_history(
+        &mut self,
+        from: DatasetId,
+        to: DatasetId,
+        as_what: CopyAs,
+    ) -> Result<(), StoreError> {
+        let storage = &self.journal.storage;
+        let Some(copy) = self.copy.get_mut() else {
+            return Ok(());
+        };
+        let history = copy.roots.history(storage, from)?;
+        let record = copy.roots.dataset(storage, from)?;
+        let place = copy.roots.root(storage, TreeId::Fs(from))?.place();
+        // What others change from here on is of this transaction's checkpoint or later.
+        let before = Generation(self.writer.generation.0.saturating_sub(1));
+        let until = Until {
+            newest: place.map_or(Until::PENDING, |place| place.generation),
+            sure: history.own(from, &record).sure.min(before),
+        };
+        let history = match as_what {
+            CopyAs::Same => history,
+            CopyAs::Branch(timeline) => history.branch(timeline, until),
+        };
+        // What has no place yet gets one with the next checkpoint, and another if the one that is
+        // being made never counts.
+        let history = history.pending_after(self.journal.durable_generation());
+        self.put(TreeId::Datasets, history_key(to), history.encode())
     }
 
     /// Frees pages that are in no tree with the checkpoint that will hold this transaction, unless

@@ -187,10 +187,9 @@ impl PageStore {
     /// When the disk refuses; the checkpoint has failed then.
     pub fn write(&self, nodes: &[Arc<Node>]) -> Result<(), StoreError> {
         for node in nodes {
-            let Some(place) = node.place() else {
+            let (Some(place), Some(bytes)) = (node.place(), node.encode()) else {
                 return Err(StoreError::Corrupt("a tree page without a place".into()));
             };
-            let bytes = node.page().encode(place);
             self.disk
                 .write_at(offset_of(place.page)?, bytes.as_slice())
                 .map_err(|source| {

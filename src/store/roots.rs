@@ -15,8 +15,10 @@ use super::tree::{self, Differs, Effects, Link, Loaded, Source};
 use super::{Read, StoreError};
 use crate::format::id::{DatasetId, Generation, NameId};
 use crate::format::key::{self, Key, SYSTEM_TREES, TreeId};
+use crate::format::page::TreeTag;
 use crate::format::record::{
-    DATASET_KIND, DatasetRecord, LINEAGE_KIND, LineageRecord, PagePtr, dataset_key, lineage_key,
+    DATASET_KIND, DatasetRecord, HISTORY_KIND, HistoryRecord, LINEAGE_KIND, LineageRecord, PagePtr,
+    dataset_key, history_key, lineage_key,
 };
 
 /// Where pages and names are read from.
@@ -49,6 +51,10 @@ struct Held {
     link: Link,
     /// [`LineageRecord::shared`].
     shared: Generation,
+    /// The timeline that its pages are written for: [`HistoryRecord::timeline`].
+    timeline: u64,
+    /// Its history waits for the next checkpoint's number.
+    is_pending: bool,
 }
 
 impl Roots {
@@ -123,7 +129,15 @@ impl Roots {
             Err(index) => {
                 let link = Link::Disk(self.dataset(storage, id)?.root);
                 let shared = self.lineage(storage, id)?.shared;
-                self.datasets.insert(index, Held { id, link, shared });
+                let history = self.history(storage, id)?;
+                let held = Held {
+                    id,
+                    link,
+                    shared,
+                    timeline: history.timeline,
+                    is_pending: history.is_pending(),
+                };
+                self.datasets.insert(index, held);
                 index
             }
         };
@@ -142,6 +156,18 @@ impl Roots {
         found
             .unwrap_or_else(|| Ok(LineageRecord::default()))
             .map_err(|source| StoreError::format(format!("lineage of dataset {id}"), source))
+    }
+
+    /// A dataset's history.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn history(&self, storage: &Storage, id: DatasetId) -> Result<HistoryRecord, StoreError> {
+        let key = history_key(id);
+        let found = self.get_with(storage, TreeId::Datasets, &key, HistoryRecord::decode)?;
+        found
+            .unwrap_or_else(|| Ok(HistoryRecord::of(id)))
+            .map_err(|source| StoreError::format(format!("history of dataset {id}"), source))
     }
 
     /// Makes the tree of a new dataset a copy of another's, by sharing it. That nothing of what they
@@ -178,6 +204,23 @@ impl Roots {
             (DATASET_KIND, None) => {
                 if let Ok(index) = self.find(id) {
                     self.datasets.remove(index);
+                }
+            }
+            (HISTORY_KIND, value) => {
+                let history =
+                    value.map_or_else(|| Ok(HistoryRecord::of(id)), HistoryRecord::decode);
+                let history = history.map_err(|source| {
+                    StoreError::format(format!("history of dataset {id}"), source)
+                })?;
+                if history.is_pending() {
+                    // The next checkpoint must find it.
+                    self.hold(storage, id)?;
+                }
+                if let Ok(index) = self.find(id)
+                    && let Some(held) = self.datasets.get_mut(index)
+                {
+                    held.timeline = history.timeline;
+                    held.is_pending = history.is_pending();
                 }
             }
             (LINEAGE_KIND, value) => {
@@ -433,7 +476,9 @@ impl Roots {
 
     /// Gives every changed node a place from `place`, and enters the datasets' new roots in their
     /// records. Returns the system trees' places; the nodes to write are added to `out`. What was
-    /// copied since the last checkpoint shares the pages of this one, `generation`, too.
+    /// copied since the last checkpoint shares the pages of this one, `generation`, too. A page that
+    /// several trees have is written for the oldest of their timelines, and for a dataset rather than for
+    /// its snapshots, which have larger numbers.
     ///
     /// # Errors
     /// When a page of the dataset tree cannot be read.
@@ -445,10 +490,30 @@ impl Roots {
         out: &mut Vec<std::sync::Arc<tree::Node>>,
         effects: &mut Effects,
     ) -> Result<[PagePtr; SYSTEM_TREES], StoreError> {
-        for index in 0..self.datasets.len() {
-            let Some(Held { id, link, shared }) = self.datasets.get(index).cloned() else {
+        // What several have is of the oldest timeline: the others go on from that.
+        let mut order: Vec<(u64, DatasetId)> = Vec::new();
+        order.extend(self.datasets.iter().map(|held| (held.timeline, held.id)));
+        order.sort_unstable();
+        for (timeline, id) in order {
+            let held = self
+                .find(id)
+                .ok()
+                .and_then(|index| self.datasets.get(index));
+            let Some(Held {
+                link,
+                shared,
+                is_pending,
+                ..
+            }) = held.cloned()
+            else {
                 continue;
             };
+            if is_pending {
+                let mut history = self.history(storage, id)?;
+                history.settle(generation);
+                let key = history_key(id);
+                self.put(storage, TreeId::Datasets, &key, &history.encode(), effects)?;
+            }
             if shared == LineageRecord::PENDING {
                 let mut lineage = self.lineage(storage, id)?;
                 lineage.shared = generation;
@@ -462,15 +527,23 @@ impl Roots {
                     StoreError::Corrupt(format!("dataset {id} has a tree, but no record"))
                 })?
                 .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
-            let root = tree::freeze(&link, place, out)?;
+            let tag = TreeTag::of(TreeId::Fs(DatasetId(timeline)));
+            // After a repair snapshots have timelines of their own.
+            let tag = match record.snapshot_of.0 {
+                0 => tag,
+                _ if timeline == id.0 => tag,
+                _ => tag.kept(),
+            };
+            let root = tree::freeze(&link, tag, place, out)?;
             if record.root != root {
                 record.root = root;
                 self.put(storage, TreeId::Datasets, &key, &record.encode(), effects)?;
             }
         }
         let mut places = [PagePtr::EMPTY; SYSTEM_TREES];
-        for (link, slot) in self.system.iter().zip(&mut places) {
-            *slot = tree::freeze(link, place, out)?;
+        let of_system = TreeId::SYSTEM.into_iter().zip(&self.system);
+        for ((tree, link), slot) in of_system.zip(&mut places) {
+            *slot = tree::freeze(link, TreeTag::of(tree), place, out)?;
         }
         Ok(places)
     }

@@ -7,8 +7,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use razorfs::disk::sim::SimMedia;
 use razorfs::engine::{
-    Cred, DirEntry, EngineError, MkfsOptions, NewInode, OpenOptions, RenameMode, SetXattr, Time,
-    Volume, WriteFlags, mkfs,
+    Cred, DirEntry, EngineError, Fallocate, MkfsOptions, NewInode, OpenOptions, RenameMode,
+    SetAttr, SetXattr, Time, Volume, WriteFlags, mkfs,
 };
 use razorfs::format::id::Ino;
 use razorfs::format::record::Dedup;
@@ -61,7 +61,7 @@ fn write(volume: &Volume, ino: Ino, offset: u64, content: &[u8]) {
         .unwrap();
 }
 
-fn fresh() -> SimMedia {
+pub fn fresh() -> SimMedia {
     let sim = SimMedia::new();
     let format = MkfsOptions {
         compression: "lz4".parse().unwrap(),
@@ -72,7 +72,7 @@ fn fresh() -> SimMedia {
     sim
 }
 
-fn finish(sim: &SimMedia, volume: &Volume, closed: bool) -> SimMedia {
+pub fn finish(sim: &SimMedia, volume: &Volume, closed: bool) -> SimMedia {
     if closed {
         volume.store().close().unwrap();
     } else {
@@ -181,6 +181,262 @@ pub fn lived_in(closed: bool) -> SimMedia {
     finish(&sim, &volume, closed)
 }
 
+/// A store with a golden image, snapshots of it and clones, some of which went on by themselves:
+/// most pages are part of several trees. The newest of it is in the log unless it is `closed`.
+pub fn copied(closed: bool) -> SimMedia {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let store = Arc::clone(main.store());
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    grow(&main, &mut rng, 0, 200);
+    store.snapshot("main@one").unwrap();
+    for clone in ["same", "less", "more"] {
+        store.clone_dataset("main@one", clone).unwrap();
+    }
+    store.checkpoint().unwrap();
+    grow(&main, &mut rng, 1000, 60);
+    // Pages that are next to each other are given back.
+    let less = store.volume("less").unwrap();
+    (20..150).for_each(|index| remove(&less, index));
+    store.snapshot("main@two").unwrap();
+    store.checkpoint().unwrap();
+    let more = store.volume("more").unwrap();
+    grow(&more, &mut rng, 2000, 80);
+    remove(&more, 3);
+    remove(&main, 4);
+    store.snapshot("more@one").unwrap();
+    store.clone_dataset("more@one", "grown").unwrap();
+    grow(&store.volume("grown").unwrap(), &mut rng, 3000, 5);
+    drop((less, more));
+    finish(&sim, &main, closed)
+}
+
+/// Makes files with content and an attribute, `from` the first number on.
+pub fn grow(volume: &Volume, rng: &mut ChaCha8Rng, from: u32, count: u32) {
+    let cred = Cred::default();
+    for index in from..from + count {
+        let name = format!("image-{index}");
+        let made = volume.create(cred, Ino::ROOT, name.as_bytes(), &new(0o100_644));
+        let file = made.unwrap().ino;
+        write(volume, file, 0, &content(rng, 3000));
+        let value = vec![6; rng.random_range(0..400)];
+        volume
+            .setxattr(file, b"user.x", &value, SetXattr::Any, false)
+            .unwrap();
+    }
+}
+
+pub fn remove(volume: &Volume, index: u32) {
+    let name = format!("image-{index}");
+    let removed = volume.unlink(Ino::ROOT, name.as_bytes()).unwrap();
+    volume.reclaim(removed.ino).unwrap();
+}
+
+/// Takes a snapshot of the main dataset, and changes that.
+pub fn go_on(main: &Volume) {
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    main.store().snapshot("main@later").unwrap();
+    main.store().checkpoint().unwrap();
+    grow(main, &mut rng, 7000, 30);
+    main.store().close().unwrap();
+}
+
+/// A dataset that went on from a snapshot by changing what is in it: files are cut, punched,
+/// overwritten, moved and linked, attributes changed and removed.
+pub fn changed() -> SimMedia {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(13);
+    grow(&main, &mut rng, 0, 150);
+    let file = |index: u32| {
+        let name = format!("image-{index}").into_bytes();
+        let ino = main.lookup(Ino::ROOT, &name).unwrap().ino;
+        (name, ino)
+    };
+    for index in 0..150 {
+        let ino = file(index).1;
+        for piece in 1..6 {
+            let mut whole = content(&mut rng, 2500);
+            whole.resize(2500, 1);
+            whole.iter_mut().for_each(|byte| *byte |= 1);
+            write(&main, ino, piece * 9000, &whole);
+        }
+        let long = vec![9; rng.random_range(500..3000)];
+        main.setxattr(ino, b"user.long", &long, SetXattr::Any, false)
+            .unwrap();
+    }
+    main.store().checkpoint().unwrap();
+    main.store().snapshot("main@one").unwrap();
+    main.store().checkpoint().unwrap();
+    for index in 0..150 {
+        let ((name, ino), new_name) = (file(index), format!("changed-{index}"));
+        match rng.random_range(0..12) {
+            0 => {
+                let size = Some(rng.random_range(0..40_000));
+                let set = SetAttr {
+                    size,
+                    ..SetAttr::default()
+                };
+                main.setattr(ino, &set).unwrap();
+            }
+            1 => {
+                let at = rng.random_range(0..5) * 9000;
+                main.fallocate(ino, at, 9000, Fallocate::PunchHole).unwrap();
+            }
+            2 => {
+                let at = rng.random_range(0..40_000);
+                write(&main, ino, at, &content(&mut rng, 6000));
+            }
+            3 => main.removexattr(ino, b"user.x").unwrap(),
+            4 => main
+                .setxattr(ino, b"user.x", &[7; 30], SetXattr::Any, false)
+                .unwrap(),
+            5 => {
+                let (from, to) = (&name, new_name.as_bytes());
+                main.rename(Ino::ROOT, from, Ino::ROOT, to, RenameMode::Replace)
+                    .map(drop)
+                    .unwrap();
+            }
+            6 => drop(main.link(ino, Ino::ROOT, new_name.as_bytes()).unwrap()),
+            7 => {
+                let removed = main.unlink(Ino::ROOT, &name).unwrap();
+                main.reclaim(removed.ino).unwrap();
+            }
+            8 | 9 => {
+                // As long as what was there.
+                let first = Found::file(&main, ino).unwrap().bytes;
+                for piece in 1..6_u32 {
+                    let at = piece as usize * 9000;
+                    let len = first[at..].iter().position(|byte| *byte == 0).unwrap_or(0);
+                    write(&main, ino, u64::from(piece) * 9000, &vec![3; len.max(1)]);
+                }
+            }
+            10 => main
+                .setxattr(ino, b"user.long", &[8; 30], SetXattr::Any, false)
+                .unwrap(),
+            _ => {}
+        }
+    }
+    finish(&sim, &main, true)
+}
+
+/// Two snapshots with the same pages, and a dataset that went on: what leads to the pages that all
+/// three have is the snapshots' and another the dataset's.
+pub fn in_line() -> SimMedia {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(10);
+    grow(&main, &mut rng, 0, 150);
+    main.store().checkpoint().unwrap();
+    main.store().snapshot("main@one").unwrap();
+    main.store().snapshot("main@two").unwrap();
+    main.store().checkpoint().unwrap();
+    grow(&main, &mut rng, 1000, 20);
+    finish(&sim, &main, true)
+}
+
+/// An image made from another, of which it has half, and many clones of it that differ in a file:
+/// the table of datasets has several pages.
+pub fn cloned() -> SimMedia {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let store = Arc::clone(main.store());
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    grow(&main, &mut rng, 0, 180);
+    store.checkpoint().unwrap();
+    (0..180).step_by(6).for_each(|index| remove(&main, index));
+    store.snapshot("main@one").unwrap();
+    store.clone_dataset("main@one", "derived").unwrap();
+    store.checkpoint().unwrap();
+    grow(&store.volume("derived").unwrap(), &mut rng, 1000, 150);
+    store.checkpoint().unwrap();
+    store.snapshot("derived@one").unwrap();
+    for index in 0..12 {
+        let name = format!("clone-{index}-{}", "x".repeat(100));
+        store.clone_dataset("derived@one", &name).unwrap();
+        if index % 2 == 0 {
+            grow(&store.volume(&name).unwrap(), &mut rng, 2000, 1);
+        }
+    }
+    finish(&sim, &main, true)
+}
+
+/// A store with a past, of which files were moved, linked, removed, cut and overwritten since the
+/// newest checkpoint, and of which a clone was made in the midst of that.
+pub fn went_on() -> SimMedia {
+    let sim = lived_in(true);
+    let main = open(&sim, false).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    let mut clone = None;
+    for step in 0..120u32 {
+        if step == 60 {
+            main.store().clone_dataset("main", "clone").unwrap();
+            clone = Some(main.store().volume("clone").unwrap());
+        }
+        let volume = match &clone {
+            Some(clone) if rng.random() => clone,
+            _ => &*main,
+        };
+        let mut entries: Vec<DirEntry> = Vec::new();
+        volume
+            .readdir(Ino::ROOT, 2, &mut |entry| {
+                entries.push(entry);
+                true
+            })
+            .unwrap();
+        entries.retain(|entry| entry.file_type != DIRECTORY && entry.file_type != SYMLINK);
+        let entry = &entries[rng.random_range(0..entries.len())];
+        let new_name = format!("later-{step}").into_bytes();
+        match rng.random_range(0..4) {
+            0 => {
+                let removed = volume.unlink(Ino::ROOT, &entry.name).unwrap();
+                volume.reclaim(removed.ino).unwrap();
+            }
+            1 => volume
+                .rename(
+                    Ino::ROOT,
+                    &entry.name,
+                    Ino::ROOT,
+                    &new_name,
+                    RenameMode::Replace,
+                )
+                .map(drop)
+                .unwrap(),
+            2 => drop(volume.link(entry.ino, Ino::ROOT, &new_name).unwrap()),
+            _ => {
+                let offset = rng.random_range(0..9000);
+                write(volume, entry.ino, offset, &content(&mut rng, 9000));
+                // More than fits the log goes to chunks.
+                volume.fsync(entry.ino, false).unwrap();
+            }
+        }
+    }
+    drop(clone);
+    finish(&sim, &main, false)
+}
+
+/// A store whose files are moved between two checkpoints, and again behind the newer one.
+pub fn moved() -> SimMedia {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let file = new(0o100_644);
+    for index in 0..320 {
+        let name = format!("first-{index}");
+        let made = main.create(Cred::default(), Ino::ROOT, name.as_bytes(), &file);
+        write(&main, made.unwrap().ino, 0, name.as_bytes());
+    }
+    for (from, to) in [("first", "second"), ("second", "third")] {
+        main.store().checkpoint().unwrap();
+        for index in 0..320 {
+            let (from, to) = (format!("{from}-{index}"), format!("{to}-{index}"));
+            let (from, to) = (from.as_bytes(), to.as_bytes());
+            main.rename(Ino::ROOT, from, Ino::ROOT, to, RenameMode::Replace)
+                .unwrap();
+        }
+    }
+    finish(&sim, &main, false)
+}
+
 /// What can be read of an inode: its content, or its attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -259,11 +515,29 @@ fn fragment(volume: &Volume, rng: &mut ChaCha8Rng) {
     }
 }
 
-/// Everything that can be read, by path, and whether that is all.
-pub fn contents(volume: &Volume) -> (BTreeMap<Vec<u8>, Found>, bool) {
+/// Everything that can be read of all datasets, by their names and paths, and whether that is all.
+pub fn contents(main: &Volume) -> (BTreeMap<Vec<u8>, Found>, bool) {
+    let (mut found, mut whole) = contents_of(main, b"");
+    let Ok(datasets) = main.store().list() else {
+        return (found, false);
+    };
+    for dataset in datasets.iter().filter(|dataset| dataset.name != "main") {
+        match main.store().volume(&dataset.name) {
+            Ok(volume) => {
+                let (of, is_whole) = contents_of(&volume, dataset.name.as_bytes());
+                found.extend(of);
+                whole &= is_whole;
+            }
+            Err(_) => whole = false,
+        }
+    }
+    (found, whole)
+}
+
+fn contents_of(volume: &Volume, name: &[u8]) -> (BTreeMap<Vec<u8>, Found>, bool) {
     let mut found = BTreeMap::new();
     let mut whole = true;
-    let mut dirs = vec![(Ino::ROOT, Vec::new())];
+    let mut dirs = vec![(Ino::ROOT, name.to_vec())];
     let mut steps = 0;
     while let Some((dir, path)) = dirs.pop() {
         steps += 1;
@@ -291,10 +565,13 @@ pub fn contents(volume: &Volume) -> (BTreeMap<Vec<u8>, Found>, bool) {
             if let Some(content) = content {
                 found.insert([&at[..], b" content"].concat(), content);
             }
-            match volume.getxattr(entry.ino, b"user.x") {
-                Ok(bytes) => drop(found.insert(at, Found::whole(ino, bytes))),
-                Err(EngineError::NoAttribute) => {}
-                Err(_) => whole = false,
+            for name in ["user.x", "user.long"] {
+                let at = [&at[..], b" ", name.as_bytes()].concat();
+                match volume.getxattr(entry.ino, name.as_bytes()) {
+                    Ok(bytes) => drop(found.insert(at, Found::whole(ino, bytes))),
+                    Err(EngineError::NoAttribute) => {}
+                    Err(_) => whole = false,
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::format::record::{
     DATASET_DOOMED, DATASET_HELD, DATASET_READ_ONLY, DatasetRecord, LineageRecord, UNREACHED_KEY,
     counters_key,
 };
-use crate::log::Tx;
+use crate::log::{CopyAs, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
@@ -97,15 +97,18 @@ impl Store {
         let counters = counters_of(&tx, from)?;
         tx.put(TreeId::Datasets, counters_key(to), counters.encode())?;
         let new = self.new_record(&tx, to, name);
-        let copied = match how {
+        let (copied, as_what) = match how {
             Copy::Snapshot => {
                 put_snapshot(&mut tx, from, to, new)?;
-                from
+                (from, CopyAs::Same)
             }
-            Copy::Clone => self.put_clone(&mut tx, (from, &record), to, new)?,
+            Copy::Clone => {
+                let copied = self.put_clone(&mut tx, (from, &record), to, new)?;
+                (copied, CopyAs::Branch(to.0))
+            }
         };
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        tx.copy_tree(copied, to)?;
+        tx.copy_tree(copied, to, as_what)?;
         self.end(tx)?;
         if how == Copy::Clone {
             let reserved = &self.data.reserved_bytes;
@@ -156,7 +159,7 @@ impl Store {
         nameless.flags = DATASET_DOOMED;
         put_snapshot(tx, from, to, nameless)?;
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        tx.copy_tree(from, to)?;
+        tx.copy_tree(from, to, CopyAs::Same)?;
         Ok(to)
     }
 }

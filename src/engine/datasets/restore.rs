@@ -16,7 +16,7 @@ use crate::format::record::{
     DATASET_DOOMED, DATASET_READ_ONLY, DatasetCounters, DatasetRecord, LineageRecord,
     UNREACHED_KEY, counters_key,
 };
-use crate::log::Tx;
+use crate::log::{CopyAs, Tx};
 use crate::store::pages::Need;
 use crate::store::{Read, StoreError};
 use crate::sync::atomic::Ordering;
@@ -78,7 +78,8 @@ impl Store {
         };
         tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
         put_lineage(tx, id, &LineageRecord::behind(from, record.birth))?;
-        Ok(tx.copy_tree(from, id)?)
+        let timeline = new_id(tx)?.0;
+        Ok(tx.copy_tree(from, id, CopyAs::Branch(timeline))?)
     }
 
     /// Gives a dataset's tree to a nameless one that is deleted. The dataset is to get another in
@@ -99,7 +100,7 @@ impl Store {
         let own = lineage(tx, id)?;
         put_lineage(tx, old, &own)?;
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        tx.copy_tree(id, old)
+        tx.copy_tree(id, old, CopyAs::Same)
     }
 
     /// Counts what a dataset has reserved and what is kept for it, now that it has another tree and

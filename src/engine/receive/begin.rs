@@ -18,7 +18,7 @@ use crate::format::record::{
     InodeRecord, LineageRecord, ReceiveRecord, StreamPosition, UNREACHED_KEY, counters_key,
     receive_key,
 };
-use crate::log::{Tx, recovery};
+use crate::log::{CopyAs, Tx, recovery};
 use crate::store::pages::Need;
 use crate::store::tree::Differs;
 use crate::store::{Read, StoreError};
@@ -314,5 +314,5 @@ fn put_clone(
     tx.put(TreeId::Datasets, counters_key(id), counters.encode())?;
     put_lineage(tx, id, &LineageRecord::behind(base, snapshot.birth))?;
     tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-    Ok(tx.copy_tree(base, id)?)
+    Ok(tx.copy_tree(base, id, CopyAs::Branch(id.0))?)
 }

@@ -15,9 +15,9 @@ use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
 use crate::format::record::{
     DATASET_READ_ONLY, DATASET_RECEIVING, DatasetCounters, DatasetRecord, LineageRecord,
-    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key, receive_key,
+    UNREACHED_KEY, counters_key, dataset_key, dataset_name_key, history_key, receive_key,
 };
-use crate::log::Tx;
+use crate::log::{CopyAs, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::Ordering;
@@ -135,7 +135,7 @@ impl Receiving {
         store.set_aside(tx, target)?;
         // What was received is the target's from here on.
         let received = lineage(tx, id)?;
-        tx.copy_tree(id, target)?;
+        tx.copy_tree(id, target, CopyAs::Same)?;
         put_lineage(tx, target, &pending(received))?;
         let counters = counters_of(tx, id)?;
         let counters = DatasetCounters {
@@ -146,6 +146,7 @@ impl Receiving {
         put_lineage(tx, id, &LineageRecord::default())?;
         for key in [
             counters_key(id),
+            history_key(id),
             receive_key(id),
             dataset_name_key(&hidden(&self.dataset)),
             dataset_key(id),
@@ -177,7 +178,7 @@ impl Receiving {
         };
         put_snapshot(tx, of, to, new)?;
         tx.put(TreeId::Datasets, UNREACHED_KEY, [])?;
-        Ok(tx.copy_tree(of, to)?)
+        Ok(tx.copy_tree(of, to, CopyAs::Same)?)
     }
 }
 

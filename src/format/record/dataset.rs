@@ -358,6 +358,19 @@ pub fn receive_key(id: DatasetId) -> Key {
     numbered(RECEIVE_KIND, id)
 }
 
+/// The first byte of what [`history_key`] makes.
+pub const HISTORY_KIND: u8 = 13;
+
+/// The key of a dataset's [`super::HistoryRecord`] in the dataset tree.
+#[must_use]
+pub fn history_key(id: DatasetId) -> Key {
+    numbered(HISTORY_KIND, id)
+}
+
+/// The key in the dataset tree of the generation of the last repair (u64 LE): no page that is older is
+/// part of any tree since. Without it there was none.
+pub const REPAIRED_KEY: &[u8] = &[14];
+
 /// The key in the dataset tree of the mark (no value) that pages may be in no tree any more and not
 /// be free yet: there are snapshots or clones, or were.
 pub const UNREACHED_KEY: &[u8] = &[7];

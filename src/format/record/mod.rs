@@ -4,6 +4,7 @@
 
 mod chunk;
 mod dataset;
+mod history;
 mod inode;
 mod lineage;
 mod names;
@@ -18,6 +19,7 @@ use super::id::{Generation, PageNo};
 
 pub use chunk::*;
 pub use dataset::*;
+pub use history::*;
 pub use inode::*;
 pub use lineage::*;
 pub use names::*;

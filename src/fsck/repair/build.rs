@@ -3,13 +3,16 @@
 //! Nothing refers to them before the superblock does: memory is bounded by writing them out now and
 //! then, and what a crash leaves of them is free space.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::disk::Media;
 use crate::format::id::{DatasetId, Generation, NameId};
 use crate::format::key::{Key, SYSTEM_TREES, TreeId};
-use crate::format::record::PagePtr;
+use crate::format::record::{
+    LineageRecord, PagePtr, UNREACHED_KEY, Until, history_key, lineage_key,
+};
 use crate::format::superblock::Superblock;
 use crate::log::Change;
 use crate::log::recovery::{self, Rebuilt};
@@ -33,11 +36,25 @@ pub(super) struct Builder {
     roots: Roots,
     effects: Effects,
     generation: Generation,
+    /// Datasets whose trees have pages in common with others.
+    sharing: BTreeSet<DatasetId>,
+}
+
+/// The number of a checkpoint behind `newest`, and behind those that a recovery had begun to write when
+/// the power went: their pages are part of no tree, nor of any from here on.
+fn after_all(newest: Generation) -> Generation {
+    let begun = newest.0.saturating_add(recovery::GENERATION_STEP_MAX);
+    recovery::next_generation(Generation(begun), false)
 }
 
 impl Builder {
-    /// Empty trees, for a checkpoint after `superblock`'s.
-    pub(super) fn new(media: &Media, superblock: &Superblock, cache_bytes: u64) -> Self {
+    /// Empty trees, for a checkpoint after `newest`, which `superblock`'s is not after.
+    pub(super) fn new(
+        media: &Media,
+        superblock: &Superblock,
+        newest: Generation,
+        cache_bytes: u64,
+    ) -> Self {
         let storage = Arc::new(Storage {
             pages: PageStore::new(
                 Arc::clone(&media.nodes),
@@ -54,7 +71,8 @@ impl Builder {
             storage,
             roots: Roots::on_disk(&[PagePtr::EMPTY; SYSTEM_TREES], superblock.strings_end),
             effects: Effects::default(),
-            generation: recovery::next_generation(superblock.generation, false),
+            generation: after_all(newest),
+            sharing: BTreeSet::new(),
         }
     }
 
@@ -68,7 +86,7 @@ impl Builder {
         &self.superblock
     }
 
-    /// The checkpoint that the trees will be of.
+    /// The checkpoint that what is changed now will be of.
     pub(super) fn generation(&self) -> Generation {
         self.generation
     }
@@ -81,25 +99,80 @@ impl Builder {
         }
     }
 
-    /// Inserts or replaces.
+    /// Inserts or replaces. What several trees have stays one while it is the same.
     pub(super) fn put(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if let TreeId::Fs(id) = tree
+            && self.sharing.contains(&id)
+            && self.has(tree, key, value)?
+        {
+            return Ok(());
+        }
         self.roots
             .put(&self.storage, tree, key, value, &mut self.effects)?;
-        if self.effects.dirtied > NODES_MAX {
-            self.write_out()?;
-        }
-        Ok(())
+        self.write_out_if_much()
     }
 
     /// Removes; whether it was there.
     pub(super) fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<bool, StoreError> {
-        self.roots
-            .delete(&self.storage, tree, key, &mut self.effects)
+        let there = self
+            .roots
+            .delete(&self.storage, tree, key, &mut self.effects)?;
+        self.write_out_if_much()?;
+        Ok(there)
     }
 
-    /// Makes the tree of a dataset that of another too.
-    pub(super) fn copy_tree(&mut self, from: DatasetId, to: DatasetId) -> Result<(), StoreError> {
-        self.roots.copy_tree(&self.storage, from, to)
+    /// Whether a key has a value.
+    pub(super) fn has(&self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+        let reading = Reading {
+            roots: &self.roots,
+            storage: &self.storage,
+        };
+        let found = reading.get_with(tree, key, |found| found == value)?;
+        Ok(found == Some(true))
+    }
+
+    fn write_out_if_much(&mut self) -> Result<(), StoreError> {
+        match self.effects.dirtied > NODES_MAX {
+            true => self.write_out(),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes the tree of a dataset that of another too, as it is now, in a timeline of this number: that
+    /// of `from` goes on in `to`, which takes its place. Each counts its references to chunks as if it
+    /// were alone.
+    pub(super) fn copy_tree(
+        &mut self,
+        from: DatasetId,
+        to: DatasetId,
+        timeline: u64,
+    ) -> Result<(), StoreError> {
+        // What both have is of the first one's timeline.
+        let link = self.roots.root(&self.storage, TreeId::Fs(from))?;
+        if link.place().is_none() {
+            self.write_out()?;
+        }
+        let link = self.roots.root(&self.storage, TreeId::Fs(from))?;
+        let newest = link
+            .place()
+            .map_or(self.generation, |place| place.generation);
+        let mut history = self.roots.history(&self.storage, from)?;
+        if history.timeline != timeline {
+            // What is changed from here on is written later.
+            let sure = newest;
+            history = history.branch(timeline, Until { newest, sure });
+        }
+        self.roots.copy_tree(&self.storage, from, to)?;
+        let lineage = LineageRecord {
+            shared: LineageRecord::PENDING,
+            ..LineageRecord::default()
+        };
+        for id in [from, to] {
+            self.sharing.insert(id);
+            self.put(TreeId::Datasets, &lineage_key(id), &lineage.encode())?;
+        }
+        self.put(TreeId::Datasets, &history_key(to), &history.encode())?;
+        self.put(TreeId::Datasets, UNREACHED_KEY, &[])
     }
 
     /// Makes strings.dat as long as it must be: what is missing reads as zeros, which are no names.
@@ -165,6 +238,8 @@ impl Builder {
         pages.retire(&self.effects.freed);
         self.effects = Effects::default();
         self.roots.settle();
+        // What takes the place of these pages is newer.
+        self.generation = Generation(self.generation.0.saturating_add(1));
         Ok(())
     }
 

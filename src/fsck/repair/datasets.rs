@@ -6,9 +6,9 @@ use super::inodes::Inodes;
 use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, LINEAGE_KIND, NEXT_DATASET_KEY, RECEIVE_KIND, SCRUB_KEY,
-    UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY, counters_key, dataset_key,
-    dataset_name_key,
+    DatasetCounters, DatasetRecord, HISTORY_KIND, HistoryRecord, LINEAGE_KIND, NEXT_DATASET_KEY,
+    RECEIVE_KIND, REPAIRED_KEY, SCRUB_KEY, UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY,
+    WEAR_KEY, counters_key, dataset_key, dataset_name_key, history_key, lineage_key,
 };
 use crate::store::StoreError;
 
@@ -23,7 +23,9 @@ pub(super) fn check(
     let mut found = Vec::new();
     let mut known = vec![Key::from_slice(UNITS_USED_KEY), Key::from_slice(WEAR_KEY)];
     let mut others = Vec::new();
-    let mut next = 0;
+    let (mut lineages, mut histories) = (Vec::new(), Vec::new());
+    // Numbers that were given away: those of datasets, and of timelines.
+    let (mut next, mut last) = (0, 0);
     view.scan_all(TREE, &mut |key, value| {
         let id = trailing_u64(key).map(DatasetId).ok();
         match (
@@ -38,16 +40,19 @@ pub(super) fn check(
                 ]);
                 found.push((id, dataset_name_key(&record.name)));
             }
-            // What is repaired is to be read again from the beginning. And each tree has pages and
-            // references of its own now. A receive cannot go on in a tree that may have changed. And
-            // what is punched is counted anew.
-            _ if key == SCRUB_KEY
-                || key == UNREACHED_KEY
-                || key == UNITS_PUNCHED_KEY
-                || is_of(LINEAGE_KIND, key)
-                || is_of(RECEIVE_KIND, key) =>
-            {
+            // What is repaired is to be read again from the beginning. A receive cannot go on in a tree
+            // that may have changed. And what is punched is counted anew.
+            _ if key == SCRUB_KEY || key == UNITS_PUNCHED_KEY || is_of(RECEIVE_KIND, key) => {
                 builder.delete(TREE, key)?;
+            }
+            // Of new trees that share pages.
+            _ if key == UNREACHED_KEY || key == REPAIRED_KEY => {}
+            _ if is_of(LINEAGE_KIND, key) => lineages.extend(id),
+            _ if is_of(HISTORY_KIND, key) => {
+                let history = HistoryRecord::decode(value).ok();
+                let numbers = history.iter().flat_map(HistoryRecord::numbers);
+                last = numbers.fold(last, u64::max);
+                histories.extend(id);
             }
             _ if key == NEXT_DATASET_KEY => {
                 next = <[u8; 8]>::try_from(value).map_or(0, u64::from_le_bytes);
@@ -61,10 +66,18 @@ pub(super) fn check(
         fixes.dropped(TREE, what, "it is no dataset's");
         builder.delete(TREE, &key)?;
     }
+    lineages.retain(|id| !found.iter().any(|(known, _)| known == id));
+    for gone in lineages {
+        builder.delete(TREE, &lineage_key(gone))?;
+    }
+    histories.retain(|id| !found.iter().any(|(known, _)| known == id));
+    for gone in histories {
+        builder.delete(TREE, &history_key(gone))?;
+    }
     for (id, name) in &found {
         builder.put(TREE, name, &id.0.to_le_bytes())?;
     }
-    let last = found.iter().map(|(id, _)| id.0).max().unwrap_or(0);
+    let last = found.iter().map(|(id, _)| id.0).fold(last, u64::max);
     if last >= next.max(DatasetId::MAIN.0 + 1) {
         let next = last.saturating_add(1);
         builder.put(TREE, NEXT_DATASET_KEY, &next.to_le_bytes())?;
@@ -72,7 +85,7 @@ pub(super) fn check(
     Ok(found.into_iter().map(|(id, _)| id).collect())
 }
 
-fn is_of(kind: u8, key: &[u8]) -> bool {
+pub(super) fn is_of(kind: u8, key: &[u8]) -> bool {
     key.first() == Some(&kind) && key.len() == 9
 }
 

@@ -352,7 +352,7 @@ impl Pass<'_> {
         };
         let ino = group.ino;
         // An old record may say too little.
-        let trusted = group.has_record && !fixes.old_inodes.contains(&ino);
+        let trusted = group.has_record && !fixes.old.has_own(ino);
         let recorded = trusted.then_some(group.record.allocated);
         if !group.has_record {
             group.record.size = group.extents.cut_at_end();

@@ -7,6 +7,7 @@ use super::content;
 use crate::format::id::{ChunkId, Ino};
 use crate::format::key::{self, Kind, TreeId};
 use crate::format::record::{ChunkRecord, DentryRecord, ExtentRecord, InodeRecord};
+use crate::format::xattr::{decode_head, more_count};
 use crate::fsck::inode::{DIRECTORY, file_type};
 use crate::fsck::split_u64;
 use crate::store::StoreError;
@@ -15,6 +16,7 @@ use crate::store::StoreError;
 #[derive(Default)]
 pub(super) struct Missed {
     names: HashMap<Ino, u64>,
+    xattrs: HashMap<Ino, u32>,
     extents: HashMap<ChunkId, u64>,
 }
 
@@ -26,8 +28,13 @@ impl Missed {
             return Ok(missed);
         }
         builder.view().scan_all(tree, &mut |key, value| {
-            let kind = split_u64(key).and_then(|(_, rest)| Kind::of_byte(*rest.first()?));
+            let of = split_u64(key);
+            let kind = of.and_then(|(_, rest)| Kind::of_byte(*rest.first()?));
             match kind {
+                Some(Kind::Xattr) => {
+                    let ino = Ino(of.map_or(0, |(ino, _)| ino));
+                    *missed.xattrs.entry(ino).or_default() += 1;
+                }
                 Some(Kind::Dentry) => {
                     if let Ok(entry) = DentryRecord::decode(value) {
                         *missed.names.entry(entry.ino).or_default() += 1;
@@ -43,6 +50,18 @@ impl Missed {
             Ok(())
         })?;
         Ok(missed)
+    }
+
+    /// A name of an inode is no more.
+    pub(super) fn forget_name(&mut self, ino: Ino) {
+        if let Some(names) = self.names.get_mut(&ino) {
+            *names = names.saturating_sub(1);
+        }
+    }
+
+    /// How many names an inode has.
+    pub(super) fn names(&self, ino: Ino) -> u64 {
+        self.names.get(&ino).copied().unwrap_or(0)
     }
 
     /// Whether a record that is not there should be; counts it then.
@@ -70,6 +89,10 @@ impl Missed {
             Some(Kind::Orphan) => {
                 let ino = split_u64(rest).map_or(Ino(0), |(ino, _)| Ino(ino));
                 Ok(inode(builder, tree, ino)?.is_some_and(|record| record.nlink == 0))
+            }
+            Some(Kind::Xattr) => {
+                *self.xattrs.entry(Ino(ino)).or_default() += 1;
+                Ok(true)
             }
             Some(_) => Ok(true),
             None => Ok(false),
@@ -99,6 +122,42 @@ impl Missed {
         Ok(missed)
     }
 
+    /// An extent that [`Missed::misses`] has counted is not taken.
+    pub(super) fn forget_extent(&mut self, value: &[u8]) {
+        let counted = chunk_of(value).and_then(|chunk| self.extents.get_mut(&chunk));
+        if let Some(extents) = counted {
+            *extents = extents.saturating_sub(1);
+        }
+    }
+
+    /// Whether a record that [`Missed::misses`] has counted, and that another tree has, is one that
+    /// this tree has removed, or may be if it `is_doubtful`: what it belongs to is not here, nothing
+    /// counts it, or more are here than are counted. It is not taken then.
+    pub(super) fn may_be_removed(
+        &mut self,
+        builder: &Builder,
+        tree: TreeId,
+        key: &[u8],
+        is_doubtful: bool,
+    ) -> Result<bool, StoreError> {
+        let Some((ino, [kind, rest @ ..])) = split_u64(key) else {
+            return Ok(false);
+        };
+        match Kind::of_byte(*kind) {
+            Some(Kind::Symlink) => Ok(inode(builder, tree, Ino(ino))?.is_none()),
+            Some(Kind::XattrMore) => Ok(!has_fragment(builder, tree, Ino(ino), rest)?),
+            Some(Kind::Xattr) if is_doubtful => {
+                let counted = inode(builder, tree, Ino(ino))?.map_or(0, |record| record.xattrs);
+                let here = self.xattrs.entry(Ino(ino)).or_default();
+                let may_be_removed = *here > counted;
+                *here -= u32::from(may_be_removed);
+                Ok(may_be_removed)
+            }
+            Some(Kind::ProjectLimit) => Ok(is_doubtful),
+            _ => Ok(false),
+        }
+    }
+
     fn misses_extent(&mut self, builder: &Builder, value: &[u8]) -> Result<bool, StoreError> {
         let Ok(extent) = ExtentRecord::decode(value) else {
             return Ok(false);
@@ -117,6 +176,28 @@ impl Missed {
         *extents += u64::from(missed);
         Ok(missed)
     }
+}
+
+/// Whether an attribute that is here has such a further fragment: by what its key says behind its
+/// kind.
+fn has_fragment(
+    builder: &Builder,
+    tree: TreeId,
+    ino: Ino,
+    rest: &[u8],
+) -> Result<bool, StoreError> {
+    let Some((name, index)) = rest.get(1..).and_then(|rest| rest.split_last_chunk()) else {
+        return Ok(false);
+    };
+    let head = builder.view().get(tree, &key::xattr(ino, name))?;
+    let len = head.and_then(|head| decode_head(&head).ok().map(|(len, _)| len));
+    Ok(len.is_some_and(|len| more_count(len) >= u16::from_be_bytes(*index)))
+}
+
+/// The chunk that an extent refers to.
+fn chunk_of(value: &[u8]) -> Option<ChunkId> {
+    let extent = ExtentRecord::decode(value).ok()?;
+    extent.has_chunk().then_some(extent.chunk)
 }
 
 fn inode(builder: &Builder, tree: TreeId, ino: Ino) -> Result<Option<InodeRecord>, StoreError> {

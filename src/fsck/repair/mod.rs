@@ -7,27 +7,32 @@
 //! Content that is gone is marked, so that reading it is an error and never zeros; and a number of
 //! an inode or a chunk is never given to another.
 //!
-//! In order: the log's headers; the leaves of the trees that can be reached (`load`); names; the
-//! log; pages that nothing points to any more, for what is missing (`stray`); chunks; inodes, each
-//! with its extents and attributes; directories; space. Memory: some hundred bytes for each inode
-//! and chunk; pages of new trees are written out on the way.
+//! In order: the log's headers; what the trees' leaves tell that can be reached (`load`, `trees`),
+//! with pages that nothing points to any more for what is missing (`stray`, `found`); the log;
+//! chunks; inodes, each with its extents and attributes; directories; names; space. Memory: some
+//! hundred bytes for each inode and chunk; pages of new trees are written out on the way.
 
 mod build;
 mod chunks;
 mod content;
 mod datasets;
 mod extents;
+mod family;
 mod fix;
+mod found;
 mod hashes;
 mod inodes;
+mod kin;
 mod lenient;
 mod load;
 mod missed;
 mod namespace;
+mod salvaged;
 mod space;
 mod stray;
 #[cfg(test)]
 mod tests;
+mod trees;
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -35,10 +40,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use fix::Fix;
 
 use super::pages::Range;
-use super::{Bytes, Options, is_unknown, split_u64};
+use super::{Bytes, Options, is_unknown};
 use crate::disk::Media;
 use crate::format::id::{DatasetId, Ino};
-use crate::format::key::{self, Kind, TreeId};
+use crate::format::key::{self, TreeId};
 use crate::format::record::{DentryRecord, Time};
 use crate::format::superblock::RO_COMPAT_KNOWN;
 use crate::log::Change;
@@ -46,6 +51,7 @@ use crate::store::{StoreError, superblock};
 use build::Builder;
 use inodes::Inodes;
 use load::Loaded;
+use salvaged::{Old, Salvaged};
 
 /// The largest file.
 const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
@@ -68,12 +74,10 @@ pub enum RepairError {
 struct Fixes<'a> {
     report: &'a mut dyn FnMut(&Fix),
     count: u64,
-    /// Inodes that lost something.
+    /// Inodes of a dataset that lost something.
     harmed: BTreeSet<Ino>,
     /// Those of which a record may be older than what was lost.
-    old: BTreeSet<Ino>,
-    /// Those whose own record may be.
-    old_inodes: BTreeSet<Ino>,
+    old: Old,
 }
 
 impl Fixes<'_> {
@@ -86,17 +90,6 @@ impl Fixes<'_> {
         }
         self.count += 1;
         (self.report)(&fix);
-    }
-
-    /// A record was found that may be older than what was lost.
-    fn note_old(&mut self, tree: TreeId, key: &[u8]) {
-        if let (TreeId::Fs(_), Some((ino, rest))) = (tree, split_u64(key)) {
-            self.harmed.insert(Ino(ino));
-            self.old.insert(Ino(ino));
-            if rest == [Kind::Inode as u8] {
-                self.old_inodes.insert(Ino(ino));
-            }
-        }
     }
 
     /// A record that could not be kept.
@@ -130,19 +123,17 @@ pub fn repair(
         report,
         count: 0,
         harmed: BTreeSet::new(),
-        old: BTreeSet::new(),
-        old_inodes: BTreeSet::new(),
+        old: Old::default(),
     };
     let fixes = &mut fixes;
     let progress = options.progress();
-    let mut loaded = load::load(media, &superblock, options.cache_bytes, &progress, fixes)?;
-    progress.begin("looking for lost pages", 0);
-    stray::salvage(&mut loaded, fixes)?;
+    let loaded = load::load(media, &superblock, options.cache_bytes, &progress, fixes)?;
     let Loaded {
         mut builder,
         walker,
         log,
         mut data,
+        salvaged,
         ..
     } = loaded;
     let datasets = datasets::check(&mut builder, fixes)?;
@@ -158,6 +149,8 @@ pub fn repair(
             .filter(|lost| lost.tree == tree)
             .map(|lost| lost.range.clone())
             .collect();
+        fixes.old = salvaged.get(&tree).map(Salvaged::old).unwrap_or_default();
+        fixes.harmed = fixes.old.all();
         let mut inodes = inodes::check(&mut builder, tree, &mut chunks, &lost, fixes)?;
         let next_ino = datasets::next_ino(&builder, id)?;
         let next_ino = namespace::check(&mut builder, tree, &mut inodes, next_ino, fixes)?;
@@ -206,7 +199,7 @@ fn tell_paths(
         }
         if !path.is_empty() {
             let path = Bytes(path);
-            let may_be_old = fixes.old.contains(&ino);
+            let may_be_old = fixes.old.has(ino);
             fixes.add(Fix::Path {
                 ino,
                 path,

@@ -6,37 +6,90 @@
 //! than were found. No number of an inode or a chunk is ever used twice, so a record that is too
 //! old leads to nothing rather than to something else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use super::Fixes;
-use super::build::Builder;
-use super::fix::Fix;
-use super::load::{Loaded, walk};
-use super::missed::Missed;
+use super::datasets::is_of;
+use super::found::Found;
+use super::kin;
+use super::load::Loaded;
+use super::salvaged::{Entered, Salvaged};
 use crate::disk::Disk;
-use crate::format::id::{Ino, PageNo};
-use crate::format::key::{self, Key, Kind, TreeId, trailing_u64};
-use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page};
+use crate::format::id::{DatasetId, Generation, PageNo};
+use crate::format::key::{Key, Kind, TreeId, trailing_u64};
+use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page, TreeTag};
 use crate::format::record::{
-    ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, InodeRecord, PagePtr,
+    ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, HISTORY_KIND, HistoryRecord,
+    InodeRecord, PagePtr, Until,
 };
-use crate::fsck::pages::{Lost, Walker};
+use crate::fsck::pages::{Lost, Part, Walker};
 use crate::fsck::projects::Projects;
 use crate::fsck::split_u64;
 use crate::store::StoreError;
 
-/// A page that nothing points to.
-struct Stray {
-    place: PagePtr,
+/// A page that nothing points to, or a leaf of a related tree.
+pub(super) struct Stray {
+    pub(super) place: PagePtr,
     level: u8,
-    class: Class,
+    pub(super) class: Class,
+    tag: TreeTag,
     /// Its smallest and its largest key; of an inner page, of those that bound its children.
-    keys: Option<(Key, Key)>,
+    pub(super) keys: Option<(Key, Key)>,
+    /// It is part of another tree.
+    pub(super) is_kin: bool,
+}
+
+impl Stray {
+    /// The newest first, of a checkpoint those of the nearest timeline, of these the highest, and what
+    /// no tree reaches before what another has.
+    fn order(&self, history: &History) -> impl Ord + use<> {
+        let newest = Reverse(self.place.generation);
+        (newest, history.rank(self), Reverse(self.level), self.is_kin)
+    }
+
+    fn of_kin(place: PagePtr, page: &Page, class: Class) -> Option<Stray> {
+        let mut keys = (0..page.len()).map(|index| Key::from_slice(page.key(index)));
+        let first = keys.next()?;
+        let last = keys.next_back().unwrap_or_else(|| first.clone());
+        Some(Stray {
+            place,
+            level: page.level(),
+            class,
+            tag: page.tag(),
+            keys: Some((first, last)),
+            is_kin: true,
+        })
+    }
+}
+
+/// Leaves of related trees.
+#[derive(Default)]
+pub(super) struct Kin {
+    leaves: Vec<Stray>,
+    /// One cannot be read: what is found elsewhere may be older.
+    pub(super) is_unreadable: bool,
+}
+
+impl Kin {
+    /// Adds a leaf, if it may hold what one of these parts of a tree held.
+    pub(super) fn add(&mut self, walker: &Walker, lost: &[Lost], leaf: &Part) {
+        let (place, range) = leaf;
+        let may_hold = |lost: &&Lost| place.generation <= lost.newest && lost.range.overlaps(range);
+        let tree = lost.iter().find(may_hold).map(|lost| lost.tree);
+        let Some(class) = tree.and_then(Class::of) else {
+            return;
+        };
+        match walker.read(*place) {
+            Ok(page) => self.leaves.extend(Stray::of_kin(*place, &page, class)),
+            Err(_) => self.is_unreadable = true,
+        }
+    }
 }
 
 /// Which trees a record can be of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     Datasets,
     Chunks,
     Fs,
@@ -45,7 +98,7 @@ enum Class {
 impl Class {
     const ALL: [Class; 3] = [Class::Datasets, Class::Chunks, Class::Fs];
 
-    fn of(tree: TreeId) -> Option<Class> {
+    pub(super) fn of(tree: TreeId) -> Option<Class> {
         match tree {
             TreeId::Datasets => Some(Class::Datasets),
             TreeId::Chunks => Some(Class::Chunks),
@@ -55,7 +108,7 @@ impl Class {
     }
 
     /// Whether a tree of this class can have the record.
-    fn has(self, key: &[u8], value: &[u8]) -> bool {
+    pub(super) fn has(self, key: &[u8], value: &[u8]) -> bool {
         match self {
             Class::Datasets => match key {
                 [2, id @ ..] => id.len() == 8 && DatasetCounters::decode(value).is_ok(),
@@ -93,29 +146,206 @@ fn is_of_kind(kind: Kind, rest: &[u8], value: &[u8]) -> bool {
     }
 }
 
-/// Searches for what was lost.
-pub(super) fn salvage(loaded: &mut Loaded, fixes: &mut Fixes<'_>) -> Result<(), StoreError> {
-    if loaded.walker.lost.is_empty() {
-        return Ok(());
-    }
-    let (strays, unreadable) = find(loaded);
-    let used = loaded.builder.superblock().nodes_used;
-    let rest = Rest {
-        missing: used.saturating_sub(loaded.walker.pages()),
-        unreadable,
-    };
-    loaded.walker.pass_by_known();
-    let mut next = 0;
-    // What hangs below a root that was found may have lost something itself.
-    while let Some(lost) = loaded.walker.lost.get(next).cloned() {
-        next += 1;
-        let mut found = Found::new(&lost);
-        for stray in &strays {
-            found.take(&mut loaded.walker, stray)?;
+/// What is searched, and for what.
+pub(super) struct Search {
+    /// The tree that has lost something,
+    pub(super) tree: TreeId,
+    /// and the parts of which nothing is searched for.
+    pub(super) but: HashSet<Part>,
+    pub(super) kin: Kin,
+    /// What says which pages are of which tree may be lost.
+    pub(super) is_ambiguous: bool,
+    /// Up to which generation the pages of other datasets are of this one's history.
+    pub(super) common: BTreeMap<DatasetId, Generation>,
+    /// The same of the pages of any tree.
+    pub(super) history: History,
+}
+
+/// Which pages that nothing points to may be of a tree's history.
+pub(super) struct History {
+    /// Those of its timelines, its own first.
+    pub(super) timelines: Vec<Pages>,
+    /// The newest generation of all others.
+    pub(super) others: Generation,
+    /// What is older is part of no tree.
+    pub(super) repaired: Generation,
+    /// No other tree had pages from before there were tags.
+    pub(super) has_untagged: bool,
+}
+
+/// Which pages with a tag a tree has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pages {
+    pub(super) tag: TreeTag,
+    /// Those of later checkpoints,
+    pub(super) after: Generation,
+    pub(super) until: Until,
+}
+
+impl History {
+    /// That of a system tree.
+    pub(super) fn of(tree: TreeId, repaired: Generation) -> Self {
+        History {
+            timelines: vec![Pages {
+                tag: TreeTag::of(tree),
+                after: Generation(0),
+                until: Until::ALL,
+            }],
+            others: Generation(0),
+            repaired,
+            has_untagged: true,
         }
-        found.enter(loaded, &rest, fixes)?;
     }
-    Ok(())
+
+    /// Whether a page may be of it. Of one without a tag that is not known.
+    pub(super) fn has(&self, stray: &Stray) -> bool {
+        let generation = stray.place.generation;
+        let known = self.timelines.get(self.rank(stray));
+        let is_known = match known {
+            Some(of) => generation > of.after && generation <= of.until.newest,
+            None => stray.tag == TreeTag::NONE || generation <= self.others,
+        };
+        generation >= self.repaired && is_known
+    }
+
+    /// How many timelines come before that of a page: the nearest goes first.
+    fn rank(&self, stray: &Stray) -> usize {
+        let mut timelines = self.timelines.iter();
+        let found = timelines.position(|of| of.tag == stray.tag);
+        found.unwrap_or(self.timelines.len())
+    }
+
+    /// Whether a page that may be of it may as well not be: it was written when the timeline may have
+    /// gone on without the tree, or for one that is not known.
+    pub(super) fn is_unsure(&self, stray: &Stray) -> bool {
+        let known = self.timelines.get(self.rank(stray));
+        match known {
+            Some(of) => stray.place.generation > of.until.sure,
+            None => stray.tag != TreeTag::NONE || !self.has_untagged,
+        }
+    }
+}
+
+/// All pages that no tree reaches, when any tree has lost something.
+pub(super) struct Strays {
+    pages: Vec<Stray>,
+    rest: Rest,
+}
+
+impl Strays {
+    /// Once all trees were walked.
+    pub(super) fn find(loaded: &mut Loaded) -> Strays {
+        let (pages, unreadable) = match loaded.walker.lost.is_empty() {
+            true => (Vec::new(), 0),
+            false => find(loaded),
+        };
+        let used = loaded.builder.superblock().nodes_used;
+        loaded.walker.pass_by_known();
+        let missing = used.saturating_sub(loaded.walker.pages());
+        let rest = Rest {
+            missing,
+            unreadable,
+        };
+        Strays { pages, rest }
+    }
+
+    /// Whether a page was written for a tree.
+    pub(super) fn has_any_of(&self, tag: TreeTag) -> bool {
+        self.pages.iter().any(|stray| stray.tag == tag)
+    }
+
+    /// Histories that old pages of the table of datasets tell, the newest first.
+    pub(super) fn histories(&self, walker: &Walker) -> Vec<(DatasetId, HistoryRecord)> {
+        let is_leaf = |stray: &&Stray| stray.class == Class::Datasets && stray.level == 0;
+        let mut leaves: Vec<&Stray> = self.pages.iter().filter(is_leaf).collect();
+        leaves.sort_by_key(|stray| Reverse(stray.place.generation));
+        let pages = leaves
+            .into_iter()
+            .filter_map(|leaf| walker.read(leaf.place).ok());
+        let of_page = |page: Page| -> Vec<(DatasetId, HistoryRecord)> {
+            let cells = (0..page.len()).filter(|index| is_of(HISTORY_KIND, page.key(*index)));
+            let history = |index| {
+                let id = trailing_u64(page.key(index)).ok()?;
+                Some((
+                    DatasetId(id),
+                    HistoryRecord::decode(page.value(index)).ok()?,
+                ))
+            };
+            cells.filter_map(history).collect()
+        };
+        pages.flat_map(of_page).collect()
+    }
+
+    /// Searches for what a tree has lost.
+    pub(super) fn search(&self, loaded: &mut Loaded, of: &Search) -> Result<Salvaged, StoreError> {
+        // What another tree found may be of both.
+        for stray in &self.pages {
+            loaded.walker.forget(stray.place.page);
+        }
+        let mut all: Vec<&Stray> = self.pages.iter().chain(&of.kin.leaves).collect();
+        all.sort_by_cached_key(|stray| stray.order(&of.history));
+        let mut salvaged = Salvaged::default();
+        let mut entered = Entered::default();
+        let mut of_kin = Vec::new();
+        // Numbers from there on are others' inodes.
+        let counters = kin::counters(&loaded.builder, of.tree)?;
+        let next_ino = counters.map(|counters| counters.next_ino);
+        let own = loaded.lost_by(of.tree).map(|lost| lost.place).collect();
+        let mut parts = Vec::new();
+        let mut next = 0;
+        // What hangs below a root that was found may have lost something itself.
+        while let Some(lost) = loaded.walker.lost.get(next) {
+            next += 1;
+            if lost.tree != of.tree || of.but.contains(&lost.part()) {
+                continue;
+            }
+            let lost = lost.clone();
+            let mut found = Found::new(&lost, &of.history, next_ino);
+            for stray in &all {
+                found.take(&mut loaded.walker, stray);
+            }
+            let may_be_old = self.rest.may_be_old(&lost)
+                || of.kin.is_unreadable
+                || found.is_unreadable
+                || may_hide(loaded, &lost, &own, &of.common);
+            let candidates = found.candidates(may_be_old, of.is_ambiguous);
+            let (builder, before) = (&mut loaded.builder, entered.keys.len());
+            of_kin.extend(candidates.enter(builder, of.tree, &|_| true, &mut entered)?);
+            parts.push(before..entered.keys.len());
+            entered.candidates.push(Arc::new(candidates));
+        }
+        kin::judge(&mut loaded.builder, of.tree, &of_kin, &mut entered)?;
+        for (candidates, keys) in entered.candidates.iter().zip(parts) {
+            let keys = entered.keys.get(keys).unwrap_or_default().iter();
+            let left = keys.filter(|key| !entered.removed.contains(*key)).count();
+            salvaged.fixes.extend(candidates.fix(of.tree, left));
+        }
+        entered.keys.retain(|key| !entered.removed.contains(key));
+        salvaged.found.push(Arc::new(entered));
+        Ok(salvaged)
+    }
+}
+
+/// Whether a page that another tree has lost may have hung below what this one has lost, as one of
+/// their common past: what no tree reaches was counted as unreadable.
+fn may_hide(
+    loaded: &Loaded,
+    lost: &Lost,
+    own: &HashSet<PagePtr>,
+    common: &BTreeMap<DatasetId, Generation>,
+) -> bool {
+    let is_common = |other: &Lost| match other.tree {
+        TreeId::Fs(id) => common
+            .get(&id)
+            .is_some_and(|until| other.place.generation <= *until),
+        _ => false,
+    };
+    loaded.walker.lost.iter().any(|other| {
+        is_common(other)
+            && other.place.generation <= lost.newest
+            && other.range.overlaps(&lost.range)
+            && !own.contains(&other.place)
+    })
 }
 
 /// What is known of the pages that could not be reached.
@@ -139,8 +369,7 @@ impl Rest {
     }
 }
 
-/// All pages that are whole and that no tree reaches, the newest and highest first; and how many
-/// are not whole.
+/// All pages that are whole and that no tree reaches; and how many are not whole.
 fn find(loaded: &Loaded) -> (Vec<Stray>, u64) {
     let disk = &*loaded.builder.media().nodes;
     let pages = disk.len_bytes() / PAGE_BYTES as u64;
@@ -161,7 +390,6 @@ fn find(loaded: &Loaded) -> (Vec<Stray>, u64) {
             None => unreadable += 1,
         }
     }
-    strays.sort_by_key(|stray| std::cmp::Reverse((stray.place.generation, stray.level)));
     (strays, unreadable)
 }
 
@@ -184,17 +412,26 @@ fn read_stray(disk: &dyn Disk, number: PageNo) -> Option<Option<Stray>> {
         page: number,
         generation,
     };
-    let (level, keys) = (page.level(), first.zip(last));
+    let (level, tag, keys) = (page.level(), page.tag(), first.zip(last));
     Some(class(disk, page).map(|class| Stray {
         place,
         level,
         class,
+        tag,
         keys,
+        is_kin: false,
     }))
 }
 
-/// The class of a page, by the records of the first leaf below it that can be read.
+/// The class of a page: by its tag, or by the records of the first leaf below it that can be read.
 fn class(disk: &dyn Disk, mut page: Page) -> Option<Class> {
+    let tag = page.tag();
+    if tag != TreeTag::NONE {
+        let system = [TreeId::Datasets, TreeId::Chunks].into_iter();
+        let tree = system.into_iter().find(|tree| tag == TreeTag::of(*tree));
+        let of_dataset = tag.is_of_dataset().then_some(Class::Fs);
+        return tree.and_then(Class::of).or(of_dataset);
+    }
     for _ in 0..=LEVEL_MAX {
         if page.level() == 0 {
             let has_all = |class: &Class| {
@@ -209,218 +446,4 @@ fn class(disk: &dyn Disk, mut page: Page) -> Option<Class> {
         })?;
     }
     None
-}
-
-/// A record of an old page.
-struct Record {
-    rank: usize,
-    key: Key,
-    value: Vec<u8>,
-}
-
-/// Records found for a lost part of a tree.
-struct Found<'a> {
-    lost: &'a Lost,
-    /// The records, and how many pages were newer than the one each was on.
-    records: HashMap<Key, (usize, Vec<u8>)>,
-    pages: usize,
-    /// Ranges of keys, first and last, that newer pages told all about.
-    told: Vec<(Key, Key)>,
-    /// The newest root there is was found: all below it belongs.
-    rooted: bool,
-}
-
-impl<'a> Found<'a> {
-    fn new(lost: &'a Lost) -> Self {
-        Found {
-            lost,
-            records: HashMap::new(),
-            pages: 0,
-            told: Vec::new(),
-            rooted: false,
-        }
-    }
-
-    fn may_hold(&self, walker: &Walker, stray: &Stray) -> bool {
-        let range = &self.lost.range;
-        let fits = stray
-            .keys
-            .as_ref()
-            .is_none_or(|(first, last)| range.contains(first) && range.contains(last));
-        fits && !self.rooted
-            && Class::of(self.lost.tree) == Some(stray.class)
-            && stray.place.generation <= self.lost.newest
-            && !walker.is_reached(stray.place.page)
-    }
-
-    /// Takes what a page and those below it hold, if it is of this part of the tree.
-    fn take(&mut self, walker: &mut Walker, stray: &Stray) -> Result<(), StoreError> {
-        if !self.may_hold(walker, stray) {
-            return Ok(());
-        }
-        let of = Lost {
-            newest: stray.place.generation,
-            ..self.lost.clone()
-        };
-        self.pages += 1;
-        let (told, records, rank) = (&self.told, &mut self.records, self.pages);
-        let mut span: Option<(Key, Key)> = None;
-        let lost_before = walker.lost.len();
-        walk(walker, &of, stray.place, &mut |key, value| {
-            let span = span.get_or_insert_with(|| (Key::from_slice(key), Key::new()));
-            span.1 = Key::from_slice(key);
-            let is_told = told
-                .iter()
-                .any(|(first, last)| first.as_slice() <= key && key <= last.as_slice());
-            if !is_told && stray.class.has(key, value) {
-                records
-                    .entry(Key::from_slice(key))
-                    .or_insert_with(|| (rank, value.to_vec()));
-            }
-            Ok(())
-        })?;
-        self.told.extend(span);
-        // A tree changes from its leaves to its root: the newest page there is is the root.
-        self.rooted = self.lost.unrooted && !self.told.is_empty();
-        if !self.rooted {
-            // Where an old page pointed to is of no interest.
-            walker.lost.truncate(lost_before);
-        }
-        Ok(())
-    }
-
-    /// Enters what was found, as far as it is missed.
-    fn enter(
-        self,
-        loaded: &mut Loaded,
-        rest: &Rest,
-        fixes: &mut Fixes<'_>,
-    ) -> Result<(), StoreError> {
-        let tree = self.lost.tree;
-        let mut records: Vec<Record> = self
-            .records
-            .into_iter()
-            .filter(|(key, _)| !loaded.removed.contains(&(tree, key.clone())))
-            .map(|(key, (rank, value))| Record { rank, key, value })
-            .collect();
-        if records.is_empty() {
-            return Ok(());
-        }
-        // What refers to something comes behind it, and is asked whether it is missed there. Of a
-        // file's extents those of newer pages come first.
-        records.sort_by_cached_key(|record| {
-            let file = file_of(tree, &record.key);
-            let rank = file.map_or(0, |_| record.rank);
-            (turn(tree, &record.key), file, rank, record.key.clone())
-        });
-        let may_be_old = rest.may_be_old(self.lost);
-        let mut missed = Missed::count(&loaded.builder, tree)?;
-        let mut entered = 0;
-        for of_one in records.chunk_by(|a, b| same_file(tree, &a.key, &b.key)) {
-            let file = of_one.first().and_then(|record| file_of(tree, &record.key));
-            let file = file.filter(|_| !self.rooted);
-            let mut taken = match file {
-                Some(ino) => Taken::of(&loaded.builder, tree, ino)?,
-                None => Taken::default(),
-            };
-            let mut wanted = Vec::new();
-            for record in of_one {
-                let Record { key, value, .. } = record;
-                let known = loaded.builder.view().get(tree, key)?.is_some();
-                let fits = !known && (file.is_none() || taken.is_free(key, value));
-                if fits && (self.rooted || missed.misses(&loaded.builder, tree, key, value)?) {
-                    taken.take(key, value);
-                    wanted.push(record);
-                }
-            }
-            // Some of an older version would fill the wrong places.
-            if let Some(ino) = file
-                && !taken.is_all_of(&loaded.builder, tree, ino)?
-            {
-                continue;
-            }
-            for Record { key, value, .. } in wanted {
-                loaded.builder.put(tree, key, value)?;
-                entered += 1;
-                // Extents were counted: they are all of the file's, or none of them is here.
-                if may_be_old && file.is_none() {
-                    fixes.note_old(tree, key);
-                }
-            }
-        }
-        if entered > 0 {
-            let records = entered;
-            fixes.add(Fix::StrayRecords {
-                tree,
-                records,
-                may_be_old,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// Inodes come before what belongs to them and names them.
-fn turn(tree: TreeId, key: &[u8]) -> u8 {
-    let is_inode = || matches!(split_u64(key), Some((_, [kind])) if *kind == Kind::Inode as u8);
-    u8::from(matches!(tree, TreeId::Fs(_)) && !is_inode())
-}
-
-/// Whether both are extents of one file.
-fn same_file(tree: TreeId, a: &[u8], b: &[u8]) -> bool {
-    file_of(tree, a).is_some_and(|file| file_of(tree, b) == Some(file))
-}
-
-/// The file that a record is an extent of.
-fn file_of(tree: TreeId, key: &[u8]) -> Option<Ino> {
-    match (tree, split_u64(key)) {
-        (TreeId::Fs(_), Some((ino, [kind, ..]))) if *kind == Kind::Extent as u8 => Some(Ino(ino)),
-        _ => None,
-    }
-}
-
-/// A file's extents: those that are there, and those that are taken from old pages.
-#[derive(Default)]
-struct Taken {
-    /// Ends by starts.
-    extents: BTreeMap<u64, u64>,
-    bytes: u64,
-}
-
-impl Taken {
-    fn of(builder: &Builder, tree: TreeId, ino: Ino) -> Result<Self, StoreError> {
-        let mut taken = Taken::default();
-        let (start, end) = key::kind_range(ino, Kind::Extent);
-        builder.view().scan(tree, &start, &end, &mut |key, value| {
-            taken.take(key, value);
-            Ok(())
-        })?;
-        Ok(taken)
-    }
-
-    fn range(key: &[u8], value: &[u8]) -> (u64, u64) {
-        let start = trailing_u64(key).unwrap_or(0);
-        let len = ExtentRecord::decode(value).map_or(0, |extent| extent.len);
-        (start, start.saturating_add(len))
-    }
-
-    fn take(&mut self, key: &[u8], value: &[u8]) {
-        let (start, end) = Self::range(key, value);
-        self.extents.insert(start, end);
-        self.bytes = self.bytes.saturating_add(end - start);
-    }
-
-    /// Whether nothing is where an extent would be.
-    fn is_free(&self, key: &[u8], value: &[u8]) -> bool {
-        let (start, end) = Self::range(key, value);
-        let before = self.extents.range(..end).next_back();
-        before.is_none_or(|(_, until)| *until <= start)
-    }
-
-    /// Whether the file has as many bytes in extents as it says.
-    fn is_all_of(&self, builder: &Builder, tree: TreeId, ino: Ino) -> Result<bool, StoreError> {
-        let value = builder.view().get(tree, &key::inode(ino))?;
-        let record = value.and_then(|value| InodeRecord::decode(&value).ok());
-        Ok(record.is_some_and(|record| record.allocated == self.bytes))
-    }
 }

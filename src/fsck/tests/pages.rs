@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::id::PageNo;
-use crate::format::page::{PAGE_BYTES, Page};
+use crate::format::page::{PAGE_BYTES, Page, TreeTag};
 use crate::format::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::fsck::{FsckError, Severity};
 
@@ -19,7 +19,7 @@ fn write_superblock(sim: &SimMedia, block: &Superblock) {
 
 fn write_page(sim: &SimMedia, page: &Page, place: PagePtr) {
     let at = place.page.0 * PAGE_BYTES as u64;
-    sim.corrupt(NODES, at, page.encode(place).as_slice());
+    sim.corrupt(NODES, at, page.encode(place, TreeTag::NONE).as_slice());
 }
 
 /// The sound store with the dead-lists tree, which is empty in it, given these pages: leaves with

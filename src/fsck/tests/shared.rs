@@ -2,8 +2,11 @@
 //! wrong with either is found as if both were read wholly.
 
 use super::*;
+use crate::format::id::PageNo;
+use crate::format::page::{PAGE_BYTES, Page};
 use crate::format::record::{
-    DATASET_READ_ONLY, LineageRecord, NEXT_DATASET_KEY, ProjectUse, UNREACHED_KEY, lineage_key,
+    DATASET_READ_ONLY, HistoryRecord, LineageRecord, NEXT_DATASET_KEY, Past, ProjectUse,
+    UNREACHED_KEY, Until, history_key, lineage_key,
 };
 use crate::fsck::{Summary, Trees, check_how};
 use crate::progress::Progress;
@@ -60,7 +63,8 @@ fn with_snapshot(more: u64) -> SimMedia {
     let behind = LineageRecord::behind(SNAPSHOT, birth);
     put(&mut tx, &lineage_key(main), &behind.encode());
     put(&mut tx, UNREACHED_KEY, &[]);
-    tx.copy_tree(main, SNAPSHOT).unwrap();
+    tx.copy_tree(main, SNAPSHOT, crate::log::CopyAs::Same)
+        .unwrap();
     tx.commit().unwrap();
     journal.checkpoint(true, &|_| Ok(())).unwrap();
     sim
@@ -225,4 +229,74 @@ fn projects_are_counted_over_both() {
         put(tx, 8, 1);
     });
     assert_eq!(found, []);
+}
+
+/// The store with a snapshot that goes on from a timeline as this says.
+fn with_history(timeline: u64, newest: u64, earlier: u64) -> SimMedia {
+    let past = Past {
+        timeline,
+        until: Until {
+            newest: Generation(newest),
+            sure: Generation(0),
+        },
+    };
+    let history = HistoryRecord {
+        timeline: 2,
+        earlier: Generation(earlier),
+        past: vec![past],
+    };
+    let sim = with_snapshot(0);
+    let journal = open(&sim);
+    let mut tx = journal.begin().unwrap();
+    tx.put(TreeId::Datasets, history_key(SNAPSHOT), history.encode())
+        .unwrap();
+    tx.commit().unwrap();
+    journal.checkpoint(true, &|_| Ok(())).unwrap();
+    sim
+}
+
+/// Makes the history in the pages of a store one that waits for a checkpoint.
+fn make_pending(sim: &SimMedia) {
+    let pages = sim.disk_len(NODES) / PAGE_BYTES as u64;
+    for number in 1..pages {
+        let mut bytes = Box::new([0; PAGE_BYTES]);
+        let at = number * PAGE_BYTES as u64;
+        sim.peek(NODES, at, bytes.as_mut_slice());
+        let Ok((mut page, generation)) = Page::decode_stray(bytes, PageNo(number)) else {
+            continue;
+        };
+        let Ok(index) = page.search(&history_key(SNAPSHOT)) else {
+            continue;
+        };
+        let mut history = HistoryRecord::decode(page.value(index)).unwrap();
+        let past = history.past.iter_mut();
+        past.for_each(|past| past.until.newest = Until::PENDING);
+        page.overwrite(index, &history.encode());
+        let place = PagePtr {
+            page: PageNo(number),
+            generation,
+        };
+        let tag = page.tag();
+        sim.corrupt(NODES, at, page.encode(place, tag).as_slice());
+    }
+}
+
+#[test]
+fn a_history_that_cannot_be_is_found() {
+    let is_mended = |sim: &SimMedia| {
+        let found = issues_of(sim);
+        repair(&sim.media(), Options::default(), &mut |_| {}).unwrap();
+        assert_eq!(issues_of(sim), []);
+        let dataset = SNAPSHOT;
+        matches!(found[..], [Issue::History { dataset: of, .. }] if of == dataset)
+    };
+    assert_eq!(issues_of(&with_history(1, 1, 1)), []);
+    let far = u64::MAX >> 2;
+    for (timeline, newest, earlier) in [(3, 1, 0), (1, far, 0), (1, 1, far)] {
+        let sim = with_history(timeline, newest, earlier);
+        assert!(is_mended(&sim), "{timeline} {newest} {earlier}");
+    }
+    let sim = with_history(1, 1, 1);
+    make_pending(&sim);
+    assert!(is_mended(&sim));
 }

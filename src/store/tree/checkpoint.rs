@@ -4,26 +4,29 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::node::{Link, Node};
+use crate::format::page::TreeTag;
 use crate::format::record::PagePtr;
 
 /// Gives every node of the tree that has no place one from `place`, children before parents, and
-/// adds what is to be written there to `out`. Returns the root's place.
+/// adds what is to be written there for the tree of `tag` to `out`. Returns the root's place.
 ///
 /// # Errors
 /// What `place` fails with; some nodes then have places and the tree must be dropped.
 pub fn freeze<E>(
     root: &Link,
+    tag: TreeTag,
     place: &mut impl FnMut() -> Result<PagePtr, E>,
     out: &mut Vec<Arc<Node>>,
 ) -> Result<PagePtr, E> {
     match root {
         Link::Disk(ptr) => Ok(*ptr),
-        Link::Memory(node) => freeze_node(node, place, out),
+        Link::Memory(node) => freeze_node(node, tag, place, out),
     }
 }
 
 fn freeze_node<E>(
     node: &Arc<Node>,
+    tag: TreeTag,
     place: &mut impl FnMut() -> Result<PagePtr, E>,
     out: &mut Vec<Arc<Node>>,
 ) -> Result<PagePtr, E> {
@@ -31,10 +34,10 @@ fn freeze_node<E>(
         return Ok(ptr);
     }
     for child in node.children.iter().flatten() {
-        freeze_node(child, place, out)?;
+        freeze_node(child, tag, place, out)?;
     }
     let ptr = place()?;
-    node.set_place(ptr);
+    node.set_place(ptr, tag);
     out.push(node.finished());
     Ok(ptr)
 }

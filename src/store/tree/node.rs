@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use smallvec::SmallVec;
 
-use crate::format::page::Page;
+use crate::format::page::{PAGE_BYTES, Page, TreeTag};
 use crate::format::record::PagePtr;
 use crate::store::StoreError;
 use crate::store::pages::PageStore;
@@ -16,8 +16,9 @@ pub struct Node {
     /// For an internal node one entry a cell, `None` where the cell's pointer counts; or none at all
     /// where all pointers count, as in a leaf.
     pub(super) children: Vec<Option<Arc<Node>>>,
-    /// Where it lies, once a checkpoint has given it a place. Who changes it takes that away.
-    place: OnceLock<PagePtr>,
+    /// Where it lies, once a checkpoint has given it a place, and the tree for which it was written
+    /// there. Who changes it takes that away.
+    place: OnceLock<(PagePtr, TreeTag)>,
 }
 
 impl Clone for Node {
@@ -45,10 +46,11 @@ impl Node {
     /// A node as read from `place`.
     #[must_use]
     pub fn from_disk(page: Page, place: PagePtr) -> Self {
+        let tag = page.tag();
         Node {
             page,
             children: Vec::new(),
-            place: OnceLock::from(place),
+            place: OnceLock::from((place, tag)),
         }
     }
 
@@ -60,12 +62,19 @@ impl Node {
 
     /// Where it lies on disk or will.
     pub fn place(&self) -> Option<PagePtr> {
-        self.place.get().copied()
+        self.place.get().map(|(place, _)| *place)
     }
 
-    /// Gives it its place, once.
-    pub(super) fn set_place(&self, place: PagePtr) {
-        let first = self.place.set(place).is_ok();
+    /// The bytes to write at its place, if it has one.
+    #[must_use]
+    pub fn encode(&self) -> Option<Box<[u8; PAGE_BYTES]>> {
+        let (place, tag) = *self.place.get()?;
+        Some(self.page.encode(place, tag))
+    }
+
+    /// Gives it its place, once, in the tree of `tag`.
+    pub(super) fn set_place(&self, place: PagePtr, tag: TreeTag) {
+        let first = self.place.set((place, tag)).is_ok();
         assert!(first, "a node got a second place, {place:?}");
     }
 
@@ -141,7 +150,7 @@ impl Node {
     /// The node with the places of all children filled in, as it is written. It and all children
     /// have places then.
     pub fn finished(self: &Arc<Node>) -> Arc<Node> {
-        let Some(place) = self.place().filter(|_| !self.children.is_empty()) else {
+        let Some(place) = self.place.get().filter(|_| !self.children.is_empty()) else {
             return Arc::clone(self);
         };
         let mut page = self.page.clone();
@@ -150,7 +159,11 @@ impl Node {
                 page.overwrite(index, &place.encode());
             }
         }
-        Arc::new(Node::from_disk(page, place))
+        Arc::new(Node {
+            page,
+            children: Vec::new(),
+            place: OnceLock::from(*place),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use super::*;
 use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
 use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
+use crate::format::page::TreeTag;
 use crate::format::record::PagePtr;
 use crate::store::pages::PageStore;
 
@@ -144,7 +145,7 @@ impl Bench {
             .reserve(10_000, crate::store::pages::Need::Space)
             .unwrap();
         let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
-        let root = freeze(&self.root, &mut place, &mut written).unwrap();
+        let root = freeze(&self.root, TreeTag::NONE, &mut place, &mut written).unwrap();
         let freed = std::mem::take(&mut self.effects.freed);
         self.generation += 1;
         (0..changes).for_each(|_| self.change());
@@ -272,7 +273,7 @@ fn an_internal_node_that_a_checkpoint_writes_is_changed_in_place() {
     let mut written = Vec::new();
     let (pages, generation) = (&bench.pages, Generation(bench.generation));
     let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
-    let root = freeze(&bench.root, &mut place, &mut written).unwrap();
+    let root = freeze(&bench.root, TreeTag::NONE, &mut place, &mut written).unwrap();
     let at = |link: &Link| match link {
         Link::Memory(node) => Arc::as_ptr(node),
         Link::Disk(_) => panic!("the root is not in memory"),
