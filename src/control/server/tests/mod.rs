@@ -2,6 +2,7 @@
 
 mod calls;
 mod connections;
+mod datasets;
 mod events;
 mod exports;
 mod faults;
@@ -34,6 +35,10 @@ use crate::format::id::Ino;
 use crate::fs::Options;
 use crate::fsck;
 use crate::transport::vhost_user::DeviceOptions;
+
+const DATASETS: &str = "/api/v1/datasets";
+const SNAPSHOTS: &str = "/api/v1/snapshots";
+const CLONES: &str = "/api/v1/clones";
 
 /// A store, and what answers requests about it.
 struct World {
@@ -308,4 +313,24 @@ fn kind((_, body): &Answer) -> &str {
 
 fn name(name: &str) -> Value {
     json!({ "name": name })
+}
+
+/// `web` with a directory, of which there is a snapshot.
+fn with_a_directory() -> World {
+    let world = World::new();
+    world.post(DATASETS, &name("web"));
+    let web = world.store.volume("web").unwrap();
+    let dir = crate::engine::NewInode {
+        mode: libc::S_IFDIR | 0o755,
+        umask: 0,
+        rdev: 0,
+        xattrs: &[],
+        supplementary_gid: None,
+    };
+    web.create(Cred::default(), Ino::ROOT, b"d\n\xff", &dir)
+        .unwrap();
+    write(&web, "file", b"content");
+    drop(web);
+    assert_eq!(world.post(SNAPSHOTS, &name("web@s")).0, 201);
+    world
 }
