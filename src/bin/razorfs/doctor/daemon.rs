@@ -70,12 +70,14 @@ fn answers(stats: &Stats, activity: &Activity, found: &mut Findings) {
         found.doubtful(
             about,
             what,
-            "restart it when its guests can do without it for a moment",
+            "have a new one take over, which guests do not notice: systemctl reload, or razorfsd \
+             --reload PID (docs/MIGRATION.md)",
         );
     }
     if !stats.is_writable {
         let advice = "unless it was started so: its log says which write failed; mend the disk, then \
-                      restart the daemon";
+                      restart the daemon and its guests, which do without it until then \
+                      (docs/RECOVERY.md)";
         found.wrong(
             "changes",
             "they are refused: the store is read-only",
@@ -137,6 +139,11 @@ fn answers(stats: &Stats, activity: &Activity, found: &mut Findings) {
     }
 }
 
+/// Guests do not get over a daemon that is restarted.
+const LOST_SOCKET: &str = "a guest that is connected goes on; for another, export the dataset on a new \
+                           socket (razorfs export), and end this one (razorfs unexport) when its guest is done; do \
+                           not restart the daemon under guests";
+
 /// Whether a front-end finds the socket.
 fn socket(export: &Export, found: &mut Findings) {
     let about = format!("{} on {}", export.dataset, export.socket);
@@ -152,14 +159,10 @@ fn socket(export: &Export, found: &mut Findings) {
             };
             found.good(about, who);
         }
-        Ok(_) => found.wrong(
-            about,
-            "there is something else in its place",
-            "restart the daemon",
-        ),
+        Ok(_) => found.wrong(about, "there is something else in its place", LOST_SOCKET),
         Err(error) => {
             let what = format!("a front-end cannot find it: {error}");
-            found.wrong(about, what, "somebody removed it: restart the daemon");
+            found.wrong(about, what, LOST_SOCKET);
         }
     }
 }
@@ -223,6 +226,16 @@ mod tests {
             ..stats()
         };
         assert!(found(&latched, &activity()).as_text().contains("read-only"));
+        // Of what is advised nothing may cost guests more than the trouble does.
+        let other = Activity {
+            version: "0.0.1".into(),
+            ..activity()
+        };
+        let text = found(&stats(), &other).as_text();
+        assert!(
+            text.contains("systemctl reload") && !text.contains("restart"),
+            "{text}"
+        );
         let file = FileActivity {
             errors: 3,
             ..FileActivity::default()
