@@ -1,7 +1,8 @@
 //! SIGKILL of the daemon in the middle of each call that changes something: behind the next opening
 //! it was carried out or was not, whoever asks again gets there, and the store is sound.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,18 +23,36 @@ struct Call {
     method: &'static str,
     path: &'static str,
     body: Value,
+    /// What is uploaded instead of a body in JSON.
+    upload: Option<PathBuf>,
     again: &'static [u16],
+}
+
+impl Call {
+    /// Whose content it changes, if anybody's.
+    fn dataset(&self) -> &'static str {
+        match self.what {
+            "receive" => "new",
+            _ => "web",
+        }
+    }
 }
 
 const DONE: &[u16] = &[200, 201, 202];
 
-fn calls() -> Vec<Call> {
+/// Each that changes something; what is uploaded lies in `dir`.
+fn calls(dir: &Path) -> Vec<Call> {
     let new = |what, method, path, body, again| Call {
         what,
         method,
         path,
         body,
+        upload: None,
         again,
+    };
+    let upload = |what, path, file: &str, again| Call {
+        upload: Some(dir.join(file)),
+        ..new(what, "POST", path, Value::Null, again)
     };
     let settings =
         json!({"quota_bytes": 1 << 30, "compression": "lz4", "reservation_bytes": 1 << 20});
@@ -142,7 +161,18 @@ fn calls() -> Vec<Call> {
             json!({"path": "srv/0"}),
             DONE,
         ),
+        new("compact", "POST", "compact", json!({}), DONE),
         new("scrub", "POST", "scrub", json!({"restart": true}), DONE),
+        new("stop the scrub", "DELETE", "scrub", Value::Null, &[204]),
+        upload("import", "datasets/web/import?to=/in&merge=true", TAR, DONE),
+        upload("receive", "datasets/new/receive", STREAM, &[409, 422]),
+        new(
+            "abort a receive",
+            "DELETE",
+            "datasets/part/receive",
+            Value::Null,
+            &[404],
+        ),
         new(
             "send",
             "GET",
@@ -153,7 +183,11 @@ fn calls() -> Vec<Call> {
     ]
 }
 
-/// A store with one of everything, not in use.
+/// What is uploaded.
+const TAR: &str = "import.tar";
+const STREAM: &str = "stream";
+
+/// A store with one of everything, not in use, and beside it what can be uploaded.
 fn template() -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..40u32 {
@@ -181,7 +215,56 @@ fn template() -> Daemon {
     daemon.stop();
     let merged = daemon.command("import", &[tree, "--dataset", "web", "--merge"]);
     assert!(merged.status.success(), "{merged:?}");
+    let output = |verb: &str, rest: &[&str], file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_razorfs"));
+        let store = daemon.dir().join("store");
+        let made = command.arg(verb).arg(store).args(rest).output().unwrap();
+        assert!(made.status.success(), "{verb}: {:?}", made.status);
+        std::fs::write(daemon.dir().join(file), &made.stdout).unwrap();
+        made.stdout
+    };
+    output("extract", &["web", "-"], TAR);
+    let stream = output("send", &["web@base"], STREAM);
+    // And a dataset into which some of a stream came.
+    let cut = daemon.dir().join("cut");
+    std::fs::write(&cut, &stream[..stream.len() / 2]).unwrap();
+    let cut = Command::new(env!("CARGO_BIN_EXE_razorfs"))
+        .args(["receive", "--allow-volatile"])
+        .arg(daemon.dir().join("store"))
+        .arg("part")
+        .stdin(File::open(cut).unwrap())
+        .output()
+        .unwrap();
+    assert!(!cut.status.success(), "{cut:?}");
     daemon
+}
+
+/// Whether some call is what the document describes.
+fn is_covered(calls: &[Call], method: &str, path: &str) -> bool {
+    let described: Vec<&str> = path.split('/').skip(3).collect();
+    calls.iter().any(|call| {
+        let path = call.path.split('?').next().unwrap_or_default();
+        let path: Vec<&str> = path.split('/').collect();
+        let same = |(one, other): (&&str, &&str)| one.starts_with('{') || one == other;
+        call.method.eq_ignore_ascii_case(method)
+            && path.len() == described.len()
+            && described.iter().zip(&path).all(same)
+    })
+}
+
+/// A call that is new has to be here too.
+fn check_all_are_there(template: &Daemon, calls: &[Call]) {
+    let mut daemon = template.copy();
+    look(&daemon);
+    let (_, document) = call(&daemon.control(), "GET", "/api/v1/openapi.json", "").unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let methods = methods.as_object().unwrap().keys();
+        for method in methods.filter(|method| *method != "get") {
+            let is_there = is_covered(calls, method, path);
+            assert!(is_there, "{method} {path} is not killed in its middle");
+        }
+    }
+    daemon.stop();
 }
 
 /// Asks, and says how it was answered. The body of a stream is not JSON: it counts as answered when it
@@ -202,21 +285,25 @@ fn ask(daemon: &Daemon, call: &Call) -> Option<u16> {
     } else {
         body.to_string()
     };
-    if call.what == "send" {
+    if call.what == "send" || call.upload.is_some() {
         let url = format!("http://razorfs{path}");
-        let out = Command::new("curl")
-            .args([
-                "-sS",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code}",
-                "--unix-socket",
-            ])
-            .arg(daemon.control())
-            .arg(url)
-            .output()
-            .unwrap();
+        let mut curl = Command::new("curl");
+        curl.args([
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--unix-socket",
+        ])
+        .arg(daemon.control())
+        .arg(url);
+        if let Some(file) = &call.upload {
+            let kind = "Content-Type: application/octet-stream";
+            curl.args(["-H", kind, "--data-binary"])
+                .arg(format!("@{}", file.display()));
+        }
+        let out = curl.output().unwrap();
         let status = String::from_utf8(out.stdout).unwrap();
         return out.status.success().then(|| status.parse().unwrap());
     }
@@ -245,8 +332,13 @@ fn look(daemon: &Daemon) -> Value {
             each.as_object_mut().unwrap().remove(field);
         }
     }
+    let unfinished = |dataset: &str| {
+        let path = format!("/api/v1/datasets/{dataset}/receive");
+        call(&daemon.control(), "GET", &path, "").unwrap().0
+    };
     json!({
         "datasets": datasets,
+        "unfinished": unfinished("part"),
         "projects": get("/api/v1/projects?dataset=web"),
         "capacity_bytes": get("/api/v1/stats")["capacity_bytes"],
         "differences": get("/api/v1/differences?old=web@held&new=web"),
@@ -329,7 +421,7 @@ fn carry_out(template: &Daemon, call: &Call) -> Whole {
     daemon.reopen();
     let after = look(&daemon);
     daemon.stop();
-    let content = content(&daemon, "web");
+    let content = content(&daemon, call.dataset());
     Whole {
         before,
         after,
@@ -375,9 +467,10 @@ fn kill(
     daemon.restart();
     let found = settled(&daemon, &[&whole.before, &whole.after]);
     let is_done = found == whole.after;
-    // A tree is given to a project inode by inode.
+    // A tree is given to a project inode by inode, and imported file by file.
+    let is_step_by_step = ["project", "import"].contains(&call.what);
     assert!(
-        is_done || found == whole.before || call.what == "project",
+        is_done || found == whole.before || is_step_by_step,
         "{place}: half done, where it differs from before: {:#?}, from after: {:#?}",
         differences(&whole.before, &found),
         differences(&whole.after, &found)
@@ -387,6 +480,11 @@ fn kill(
             status < 300 && is_done,
             "{place}: answered with {status}, not done"
         );
+    }
+    if call.what == "receive" {
+        // What came of it stays for who goes on with it; a whole stream begins anew.
+        let path = "/api/v1/datasets/new/receive";
+        self::call(&daemon.control(), "DELETE", path, "").unwrap();
     }
     let again = ask(&daemon, call).unwrap();
     let changes = whole.before != whole.after;
@@ -402,7 +500,8 @@ fn kill(
     let found = settled(&daemon, &[&whole.after]);
     assert_eq!(found, whole.after, "{place}: asked again");
     daemon.stop();
-    assert!(content(&daemon, "web") == whole.content, "{place}: content");
+    let content = content(&daemon, call.dataset());
+    assert!(content == whole.content, "{place}: content");
     daemon.check();
     changes.then_some(is_done)
 }
@@ -415,7 +514,9 @@ fn each_call_was_carried_out_or_was_not_after_a_kill_in_its_middle() {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let template = template();
     let (mut done, mut not_done) = (0, 0);
-    for call in calls() {
+    let calls = calls(template.dir());
+    check_all_are_there(&template, &calls);
+    for call in calls {
         let whole = carry_out(&template, &call);
         let longest = (whole.took * 3 / 2).max(Duration::from_micros(500));
         let mut count = 0;
