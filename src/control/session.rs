@@ -14,8 +14,9 @@ use std::sync::Arc;
 use super::Client;
 use super::api::{
     ChangeDataset, ChangeProject, ChangeSnapshot, ChangeStore, Compact, Compacted, Compare,
-    Dataset, Difference, ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Restore,
-    Restored, Rewrite, Rewritten, Snapshot, StoreSettings, Trim, Trimmed, UnfinishedReceive,
+    Dataset, Difference, ErrorKind, Failure, NewClone, NewDataset, NewSnapshot, Project, Received,
+    Restore, Restored, Rewrite, Rewritten, Snapshot, StoreSettings, Trim, Trimmed,
+    UnfinishedReceive,
 };
 use super::operations::{self, Made, Stream};
 use crate::disk::dir::DiskError;
@@ -310,18 +311,19 @@ impl Session {
         snapshot: Option<&str>,
         input: impl Read + Send + 'static,
         watch: &mut Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<Received> {
         match self {
             Session::Served(client) => {
                 let query = snapshot.map(|snapshot| query(&[("snapshot", snapshot)]));
                 let query = query.map_or(String::new(), |query| format!("?{query}"));
                 let path = path("datasets", dataset) + "/receive" + &query;
-                client.upload(&path, input).map(drop)
+                client.upload(&path, input)
             }
             Session::Opened(store) => {
                 let input = BufReader::with_capacity(1 << 20, input);
                 let done = receive(store, (dataset, snapshot), input, watch);
-                done.map(drop).map_err(SessionError::Stream)
+                let done = done.map_err(SessionError::Stream)?;
+                Ok(operations::received(dataset, done))
             }
         }
     }

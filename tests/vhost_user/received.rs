@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use vm_tests::frontend::fuse::request;
 use vm_tests::frontend::fuse::wire::ROOT;
 use vm_tests::frontend::{Client, Options, WAIT};
@@ -122,10 +123,19 @@ fn a_snapshot_arrives_beside_guests() {
             let token = token(&target).unwrap();
             let rest = send(&source, &["--resume", &token]);
             let path = target.dir().join("rest");
-            std::fs::write(&path, rest).unwrap();
-            let done = receive(&target, &["web"], File::open(path).unwrap().into());
+            std::fs::write(&path, &rest).unwrap();
+            let done = receive(
+                &target,
+                &["web", "--json"],
+                File::open(path).unwrap().into(),
+            );
             let done = done.wait_with_output().unwrap();
             if done.status.success() {
+                let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+                assert_eq!(
+                    (&told["dataset"], &told["bytes"]),
+                    (&json!("web"), &json!(rest.len()))
+                );
                 break;
             }
             let said = String::from_utf8(done.stderr).unwrap();

@@ -129,7 +129,7 @@ pub fn tell_outcome(outcome: &Outcome<'_>) -> Result<(), Error> {
             fields.insert("store".into(), json!(store.to_string()));
             fields.insert("complete".into(), json!(outcome.done.is_ok()));
         }
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        crate::tell_json(&value)?;
     } else {
         crate::tell(&format!("{store}: {} {}\n", outcome.verb, as_text(summary)));
     }

@@ -219,7 +219,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
                 fields.insert("chunks".into(), chunks.as_json(allocated));
             }
         }
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        crate::tell_json(&value)?;
     } else {
         let chunks = chunks.map(|chunks| chunks.as_text(allocated));
         let text = as_text(&opened.report, &datasets, files);

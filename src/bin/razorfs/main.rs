@@ -99,6 +99,12 @@ fn tell(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
+/// Prints a result as JSON.
+fn tell_json(value: &impl serde::Serialize) -> Result<(), Box<dyn std::error::Error>> {
+    tell(&format!("{}\n", serde_json::to_string_pretty(value)?));
+    Ok(())
+}
+
 fn main() -> ExitCode {
     if let Some(done) = manual::generate(Cli::command, "1") {
         return done;

@@ -10,6 +10,7 @@ use razorfs::engine::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs, system_clock};
 use razorfs::format::codec::Compression;
 use razorfs::format::record::Dedup;
 use razorfs::progress::{Progress, Terminal};
+use serde::Serialize;
 use uuid::Uuid;
 
 type Error = Box<dyn std::error::Error>;
@@ -52,6 +53,20 @@ pub struct MkfsArgs {
     /// Accept a file system that does not survive a power cut.
     #[arg(long)]
     allow_volatile: bool,
+    /// Print what was made as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was made.
+#[derive(Debug, Serialize)]
+struct Made {
+    /// The store's directory.
+    store: PathBuf,
+    uuid: String,
+    /// Bytes that it may hold; 0 for as much as the disk below gives.
+    capacity_bytes: u64,
+    log_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +137,14 @@ pub fn run(args: &MkfsArgs) -> Result<(), Error> {
     if let Some(reason) = failure {
         clean_up(&args.store, existed);
         return Err(format!("{}: no store was made: {reason}", args.store.display()).into());
+    }
+    if args.json {
+        return crate::tell_json(&Made {
+            store: args.store.clone(),
+            uuid: uuid.to_string(),
+            capacity_bytes: options.capacity_bytes,
+            log_bytes: options.log_bytes,
+        });
     }
     crate::tell(&format!("{}: made store {uuid}\n", args.store.display()));
     Ok(())

@@ -37,6 +37,9 @@ pub struct ReceiveArgs {
     /// Drop what was received before a receive was cut off.
     #[arg(long)]
     abort: bool,
+    /// Print what was received, or what could be gone on with, as JSON.
+    #[arg(long, conflicts_with = "abort")]
+    json: bool,
     /// Accept a store on a file system that does not survive a power cut.
     #[arg(long)]
     allow_volatile: bool,
@@ -83,7 +86,10 @@ fn act(session: &Session, args: &ReceiveArgs, stop: Arc<AtomicBool>) -> Result<(
     }
     if args.resume_token {
         let unfinished = session.unfinished(dataset).map_err(of_store)?;
-        crate::tell(&format!("{}\n", unfinished.token));
+        match args.json {
+            true => crate::tell_json(&unfinished)?,
+            false => crate::tell(&format!("{}\n", unfinished.token)),
+        }
         return Ok(());
     }
     let bar = Bar::new(0);
@@ -106,7 +112,11 @@ fn act(session: &Session, args: &ReceiveArgs, stop: Arc<AtomicBool>) -> Result<(
         }
     });
     bar.end();
-    Ok(done.map_err(of_store)?)
+    let received = done.map_err(of_store)?;
+    match args.json {
+        true => crate::tell_json(&received),
+        false => Ok(()),
+    }
 }
 
 /// The standard input, and how much of it was read.

@@ -45,11 +45,7 @@ pub fn run(args: &RecoverArgs) -> Result<(), Error> {
     let report = volume.store().recovery_report().clone();
     let orphans = volume.store().orphans_freed();
     if args.json {
-        crate::tell(&format!(
-            "{}
-",
-            serde_json::to_string_pretty(&as_json(&report, orphans))?
-        ));
+        crate::tell_json(&as_json(&report, orphans))?;
     } else {
         crate::tell(&as_text(&report, orphans));
     }

@@ -167,7 +167,7 @@ fn tell(args: &ScrubArgs, result: &ScrubProgress, damaged: &[String]) -> Result<
             "errors": result.errors,
             "damaged": damaged,
         });
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        crate::tell_json(&value)?;
         return Ok(());
     }
     for what in damaged {

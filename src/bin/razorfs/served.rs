@@ -25,7 +25,7 @@ pub fn run(args: &InfoArgs, daemon: &Client) -> Result<(), Error> {
             fields.insert("datasets".into(), json!(datasets));
             fields.insert("exports".into(), json!(exports));
         }
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&value)?));
+        crate::tell_json(&value)?;
         return Ok(());
     }
     crate::tell(&as_text(&stats, &datasets, &exports));

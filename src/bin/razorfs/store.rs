@@ -135,7 +135,7 @@ impl StoreArgs {
     /// When it cannot be written.
     pub fn tell(&self, value: &impl Serialize) -> Result<(), Error> {
         if self.json {
-            crate::tell(&format!("{}\n", serde_json::to_string_pretty(value)?));
+            crate::tell_json(value)?;
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ pub use datasets::{
 };
 pub use exports::{add_export, exports, remove_export};
 pub use projects::{change_project, projects};
+pub(in crate::control) use receive::received;
 pub use receive::{abort_receive, receive, unfinished};
 pub use snapshots::{
     Stream, change_snapshot, delete_snapshot, differences, restore, restore_path, send, send_rest,

@@ -7,7 +7,7 @@ use super::{Result, dataset_name};
 use crate::control::api::{ErrorKind, Failure, Received, UnfinishedReceive};
 use crate::engine::Store;
 use crate::stream::send::Watch;
-use crate::stream::{self, StreamError, token};
+use crate::stream::{self, Progress, StreamError, token};
 
 impl From<StreamError> for Failure {
     fn from(error: StreamError) -> Self {
@@ -40,11 +40,16 @@ pub fn receive(
 ) -> Result<Received> {
     dataset_name(dataset)?;
     let done = stream::receive(store, (dataset, snapshot), input, watch)?;
-    Ok(Received {
+    Ok(received(dataset, done))
+}
+
+/// What has come into a dataset when its stream is at its end.
+pub(in crate::control) fn received(dataset: &str, done: Progress) -> Received {
+    Received {
         dataset: dataset.to_owned(),
         bytes: done.bytes,
         inodes: done.inodes,
-    })
+    }
 }
 
 /// What was received for a dataset before it was cut off.

@@ -152,7 +152,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Error> {
         (None, None) => {}
     }
     if args.json {
-        crate::tell(&format!("{}\n", serde_json::to_string_pretty(&found.0)?));
+        crate::tell_json(&found.0)?;
     } else {
         crate::tell(&found.as_text());
     }

@@ -44,7 +44,7 @@ fn receive(
 ) -> Result<(), String> {
     let watch = &mut |_| std::ops::ControlFlow::Continue(());
     let done = session(server).receive(dataset, snapshot, input, watch);
-    done.map_err(|error| error.to_string())
+    done.map(drop).map_err(|error| error.to_string())
 }
 
 /// A request whose body goes on: only this much of it has come.
