@@ -13,6 +13,7 @@ command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 
 CARGO_DEB=3.8.0
 CARGO_CYCLONEDX=0.5.9
+CARGO_DENY=0.20.2
 
 # tool of cargo: its version
 need() {
@@ -21,6 +22,15 @@ need() {
 }
 need deb "$CARGO_DEB"
 need cyclonedx "$CARGO_CYCLONEDX"
+need deny "$CARGO_DENY"
+
+# What is packaged has licences that allow it, comes from where it should, and no fault is known of it.
+cargo deny check bans licenses sources
+if cargo deny fetch db; then
+    cargo deny check advisories
+else
+    echo "package.sh: known faults of dependencies were not looked up: their list cannot be fetched" >&2
+fi
 
 cargo build --release --bins --package razorfs
 rm -rf target/assets
