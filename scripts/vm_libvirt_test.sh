@@ -1,7 +1,8 @@
 #!/bin/bash
-# Has libvirt run a guest with razorfs in both ways of docs/OPERATING.md: a daemon that libvirt starts
-# (<binary path=...>), and one that runs by itself (<source socket=...>). The guest writes, syncs and
-# goes on writing while it is reset and destroyed; after each, what was synced has to be there.
+# Has libvirt run a guest with razorfs in both ways of configs/libvirt-domain.xml, whose elements it
+# takes: a daemon that libvirt starts (<binary path=...>), and one that runs by itself
+# (<source socket=...>). The guest writes, syncs and goes on writing while it is reset and destroyed, and
+# once it reboots by itself; after each, what was synced has to be there.
 #
 #   scripts/vm_libvirt_test.sh
 #
@@ -24,6 +25,7 @@ started=() # what this script started, to be ended in the end
 
 clean_up() {
     virsh -q destroy "$name" > /dev/null 2>&1 || true
+    virsh -q undefine "$name" > /dev/null 2>&1 || true
     for pid in "${started[@]}"; do
         kill "$pid" 2> /dev/null || true
         wait "$pid" 2> /dev/null || true
@@ -91,6 +93,7 @@ for tag in started socket; do
 done
 sync
 echo "GUEST: synced, boot $boots"
+[ "$boots" != 2 ] || reboot -f
 # The power goes while something is written.
 while :; do
     for tag in started socket; do dd if=/dev/zero of="/$tag/scratch" bs=64k count=16 2> /dev/null; done
@@ -109,6 +112,13 @@ await 10 "razorfsd listens" test -S "$dir/razorfs.sock"
 # QEMU may be another user, who has to get at the socket and the kernel.
 chmod a+rx "$dir"
 chmod a+rw "$dir/razorfs.sock"
+# element: all of them that the example has, for these stores
+example() {
+    sed -n "/^ *<$1\\b/,/<\\/$1>/p" configs/libvirt-domain.xml |
+        sed -e "s|/run/razorfs/home.sock|$dir/razorfs.sock|; s|dir='home'|dir='socket'|" \
+            -e "s|/usr/local/bin/razorfsd|$bin/razorfsd|" \
+            -e "s|/var/lib/razorfs/data|$dir/started|; s|dir='data'|dir='started'|"
+}
 cat > "$dir/domain.xml" << XML
 <domain type='qemu'>
   <name>$name</name>
@@ -121,20 +131,10 @@ cat > "$dir/domain.xml" << XML
     <cmdline>console=ttyS0 panic=-1 quiet</cmdline>
   </os>
   <features><acpi/></features>
-  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+$(example memoryBacking)
   <devices>
     <serial type='file'><source path='$dir/console.log' append='on'/></serial>
-    <filesystem type='mount'>
-      <driver type='virtiofs' queue='1024'/>
-      <binary path='$bin/razorfsd'/>
-      <source dir='$dir/started'/>
-      <target dir='started'/>
-    </filesystem>
-    <filesystem type='mount'>
-      <driver type='virtiofs' queue='1024'/>
-      <source socket='$dir/razorfs.sock'/>
-      <target dir='socket'/>
-    </filesystem>
+$(example filesystem)
   </devices>
 </domain>
 XML
@@ -149,22 +149,26 @@ boot() {
     sleep 0.5
 }
 
-echo "== virsh create"
-virsh create "$dir/domain.xml"
+echo "== virsh define, virsh start"
+virsh define "$dir/domain.xml"
+virsh start "$name"
 boot 1
 echo "== virsh reset"
 virsh reset "$name"
 boot 2
-echo "== virsh destroy, virsh create"
+echo "== the guest reboots"
+boot 3
+echo "== virsh destroy, virsh start"
 virsh destroy "$name"
 await 30 "the daemon that libvirt started is gone" "$bin/razorfs" recover "$dir/started"
-virsh create "$dir/domain.xml"
-boot 3
+virsh start "$name"
+boot 4
 echo "== virsh destroy"
 virsh destroy "$name"
+virsh undefine "$name"
 kill "$daemon"
 wait "$daemon" || fail "razorfsd ended with $?"
 await 30 "the daemon that libvirt started is gone" "$bin/razorfs" recover "$dir/started"
 for store in started socket; do "$bin/razorfsck" --data "$dir/$store"; done
 grep GUEST: "$dir/console.log"
-echo "libvirt: a reset and two ends of the guest, all that was synced is there"
+echo "libvirt: a reset, a reboot and two ends of the guest, all that was synced is there"
