@@ -20,9 +20,9 @@ pub struct CompactArgs {
 /// # Errors
 /// When the store cannot be reached, opened, compacted or closed.
 pub fn run(args: &CompactArgs) -> Result<(), Error> {
-    let done = args
-        .store
-        .with(false, |session| session.compact(&mut goes_on(session)))?;
+    let done = args.store.with_shown("moving content", false, |session| {
+        session.compact(&mut goes_on(session))
+    })?;
     if args.store.is_json() {
         return args.store.tell(&done);
     }

@@ -230,10 +230,12 @@ pub fn rename(args: &RenameArgs) -> Result<(), Error> {
 /// When it cannot be deleted.
 pub fn delete(args: &DeleteArgs) -> Result<(), Error> {
     let name = &args.name;
-    args.store.with(false, |session| match is_snapshot(name) {
-        true => session.delete_snapshot(name),
-        false => session.delete_dataset(name, args.recursive),
-    })?;
+    let step = "deleting, and freeing what was deleted";
+    args.store
+        .with_shown(step, false, |session| match is_snapshot(name) {
+            true => session.delete_snapshot(name),
+            false => session.delete_dataset(name, args.recursive),
+        })?;
     args.store.tell(&json!({ "deleted": name }))
 }
 

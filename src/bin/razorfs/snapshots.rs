@@ -96,12 +96,12 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Error> {
         };
         let restored = args
             .store
-            .with(false, |session| session.restore_path(&what))?;
+            .with_shown("restoring", false, |session| session.restore_path(&what))?;
         return args.store.tell(&restored);
     }
-    let restored = args
-        .store
-        .with(false, |session| session.restore(&args.snapshot, args.force))?;
+    let restored = args.store.with_shown("restoring", false, |session| {
+        session.restore(&args.snapshot, args.force)
+    })?;
     args.store.tell(&restored)
 }
 
@@ -156,7 +156,9 @@ pub fn diff(args: &DiffArgs) -> Result<(), Error> {
         old: args.old.clone(),
         new: args.new.clone().unwrap_or_else(dataset),
     };
-    let all = args.store.with(true, |session| session.differences(&of))?;
+    let all = args
+        .store
+        .with_shown("comparing", true, |session| session.differences(&of))?;
     if args.store.is_json() {
         return args.store.tell(&all);
     }

@@ -7,6 +7,7 @@ use clap::Args;
 use razorfs::control::{
     Client, ControlPlace, Remote, Session, SessionError, StorePlace, daemon, named, served,
 };
+use razorfs::progress::{Progress, Terminal};
 use serde::Serialize;
 
 type Error = Box<dyn std::error::Error>;
@@ -72,6 +73,14 @@ impl ControlArgs {
     }
 }
 
+/// Does something that a terminal is to show while it goes on.
+fn shown<T>(step: &'static str, act: impl FnOnce() -> T) -> T {
+    let progress = Progress::default();
+    progress.begin(step, 0);
+    let _shown = Terminal::show(&progress);
+    act()
+}
+
 impl StoreArgs {
     /// Does something with the store: `read_only` when nothing is to be changed.
     ///
@@ -85,10 +94,23 @@ impl StoreArgs {
         let named = |error: SessionError| named(&self.store, &error);
         let session = Session::begin(&self.place(), read_only).map_err(named)?;
         let done = act(&session).map_err(named);
-        let ended = session.end().map_err(named);
+        let ended = shown("closing the store", || session.end()).map_err(named);
         let done = done?;
         ended?;
         Ok(done)
+    }
+
+    /// The same for what may take long and prints nothing: a terminal shows that it is done.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_shown<T>(
+        &self,
+        step: &'static str,
+        read_only: bool,
+        act: impl FnOnce(&Session) -> Result<T, SessionError>,
+    ) -> Result<T, Error> {
+        self.with(read_only, |session| shown(step, || act(session)))
     }
 
     /// Does something that takes a daemon that serves the store.

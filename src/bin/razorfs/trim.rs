@@ -32,7 +32,9 @@ pub fn run(args: &TrimArgs) -> Result<(), Error> {
     let how = Trim {
         min_bytes: Some(args.min),
     };
-    let done = args.store.with(false, |session| session.trim(&how))?;
+    let done = args
+        .store
+        .with_shown("giving space back", false, |session| session.trim(&how))?;
     if args.store.is_json() {
         return args.store.tell(&done);
     }
