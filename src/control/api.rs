@@ -28,6 +28,6 @@ pub use snapshots::{
 };
 pub use streams::{ReceiveSnapshot, Received, SendSnapshot, UnfinishedReceive};
 pub use whole::{
-    ChangeStore, Compact, Compacted, Health, NewScrub, Opening, Scrub, Stats, StoreSettings, Trim,
-    Trimmed,
+    ChangeStore, Compact, Compacted, Health, HostFileSystem, NewScrub, Opening, Scrub, Stats,
+    StoreSettings, Trim, Trimmed,
 };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::IFlags;
 
 use super::file::{Access, FileDisk, is_btrfs};
+use super::host::FileSystem;
 use super::{Disk, Media};
 
 /// The file whose presence makes a directory a store.
@@ -71,7 +72,7 @@ pub enum DiskError {
         /// The store.
         path: PathBuf,
         /// The kind of file system.
-        kind: &'static str,
+        kind: String,
     },
 }
 
@@ -94,7 +95,17 @@ pub struct StoreDir {
 
 /// The lock on a store: it ends when this is dropped, or with the process.
 pub struct StoreLock {
-    _file: File,
+    file: File,
+}
+
+impl StoreLock {
+    /// The file system that the store lies on.
+    ///
+    /// # Errors
+    /// When it does not say what it is.
+    pub fn file_system(&self) -> io::Result<FileSystem> {
+        FileSystem::of(&self.file)
+    }
 }
 
 /// How to open a store's files.
@@ -250,7 +261,7 @@ fn sync_directory(dir: &Path) -> Result<(), DiskError> {
 /// Takes the store's lock.
 fn take_lock(dir: &Path, file: File) -> Result<StoreLock, DiskError> {
     match file.try_lock() {
-        Ok(()) => Ok(StoreLock { _file: file }),
+        Ok(()) => Ok(StoreLock { file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(DiskError::Locked {
             path: dir.to_owned(),
             holder: lock_holder(&file),
@@ -282,14 +293,11 @@ fn lock_holder(file: &File) -> String {
 /// Refuses a file system that lives in memory.
 fn check_volatile(dir: &Path, allow: bool) -> Result<(), DiskError> {
     let file = File::open(dir).map_err(failed(dir, "opening"))?;
-    let stat = rustix::fs::fstatfs(&file)
-        .map_err(io::Error::from)
-        .map_err(failed(dir, "asking its kind"))?;
-    let kind = match stat.f_type {
-        0x0102_1994 => "tmpfs",
-        0x8584_58f6 => "ramfs",
-        _ => return Ok(()),
-    };
+    let found = FileSystem::of(&file).map_err(failed(dir, "asking its kind"))?;
+    if !found.is_volatile() {
+        return Ok(());
+    }
+    let kind = found.kind;
     if allow {
         ::log::warn!(
             "{} is on {kind}: nothing in it survives this machine",
@@ -344,7 +352,7 @@ mod tests {
             return;
         };
         let error = create_store(dir.path(), false, false).err().unwrap();
-        assert!(matches!(error, DiskError::Volatile { kind: "tmpfs", .. }));
+        assert!(matches!(error, DiskError::Volatile { kind, .. } if kind == "tmpfs"));
         assert!(create_store(dir.path(), true, false).is_ok());
     }
 }

@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod counted;
 pub mod dir;
 pub mod file;
+pub mod host;
 mod mapped;
 pub mod sim;
 

@@ -13,6 +13,7 @@ use super::{Clock, EngineError, OpenOptions, Time, Volume};
 use crate::disk::Media;
 use crate::disk::counted::{Counted, counted};
 use crate::disk::dir::{DiskError, OpenDir, StoreDir, StoreLock, open_store};
+use crate::disk::host::FileSystem;
 use crate::format::id::{DatasetId, Ino};
 use crate::format::page::PAGE_BYTES;
 use crate::log::journal::Pressure;
@@ -52,7 +53,7 @@ pub struct Store {
     /// What happened lately.
     pub(super) events: super::events::Journal,
     /// The store's lock, when it is a directory: held as long as the store is open.
-    _lock: Option<StoreLock>,
+    lock: Option<StoreLock>,
 }
 
 /// Datasets in use.
@@ -186,7 +187,7 @@ impl Store {
             checkpointing: Mutex::new(()),
             reaping: Mutex::new(()),
             background: Background::default(),
-            _lock: lock,
+            lock,
         });
         store.recover(opened.data)?;
         if store.options.background && store.is_writable() {
@@ -355,6 +356,12 @@ impl Store {
         let disks = self.disks.named();
         let disks = disks.map(|(_, disk)| disk.read_bytes.get() + disk.written_bytes.get());
         disks.iter().sum::<u64>() + self.guest_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The file system of the host that it lies on; `None` where that does not say.
+    #[must_use]
+    pub fn file_system(&self) -> Option<FileSystem> {
+        self.lock.as_ref()?.file_system().ok()
     }
 
     /// What opening found and did.

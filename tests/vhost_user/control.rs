@@ -249,6 +249,19 @@ fn one_of_many_commands_makes_what_all_ask_for() {
     daemon.terminate();
 }
 
+#[test]
+fn a_confined_daemon_tells_what_the_store_lies_on() {
+    let daemon = Daemon::start(&[]);
+    let (_, stats) = call(&daemon.control(), "GET", "/api/v1/stats", "").unwrap();
+    let below = &stats["file_system"];
+    let (free, size) = (below["free_bytes"].as_u64(), below["size_bytes"].as_u64());
+    assert!(free.is_some() && free <= size, "{stats}");
+    let kind = below["kind"].as_str();
+    assert!(kind.is_some_and(|kind| !kind.is_empty()), "{stats}");
+    assert_eq!(stats["opening"]["was_closed"], true);
+    daemon.terminate();
+}
+
 /// What is exported is in use, whatever its name is; what is not can go while guests are served.
 #[test]
 fn what_is_exported_is_not_deleted() {

@@ -403,6 +403,14 @@ fn tell_progress(store: &Path, progress: &Progress) -> Watch {
 fn report_recovery(config: &Config, opened: &Store) {
     let store = config.store.display();
     let report = opened.recovery_report();
+    if let Some(below) = opened.file_system() {
+        log::info!(
+            "{store} lies on {}, {} MiB of {} MiB are free",
+            below.kind,
+            below.free_bytes >> 20,
+            below.size_bytes >> 20
+        );
+    }
     for (copy, reason) in &report.superblock_damage {
         log::warn!("{store}: copy {copy} of the superblock is damaged: {reason}");
     }
@@ -412,7 +420,9 @@ fn report_recovery(config: &Config, opened: &Store) {
              --discard-damaged-log' goes on from it"
         );
     }
-    if !report.was_clean() {
+    if report.was_clean() {
+        log::info!("{store} had been closed: there was nothing to recover");
+    } else {
         log::info!(
             "{store} had not been closed: {} transactions applied, {} dropped, {} bytes of torn \
              log, {} orphans freed, in {:?}",

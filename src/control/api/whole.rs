@@ -50,8 +50,24 @@ pub struct Stats {
     pub names_punched_bytes: u64,
     /// Bytes of the log.
     pub log_bytes: u64,
+    /// The file system of the host that the store lies on; `null` where that does not say.
+    #[serde(default)]
+    pub file_system: Option<HostFileSystem>,
     /// What opening the store found.
     pub opening: Opening,
+}
+
+/// What a store lies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostFileSystem {
+    /// Its kind, as `ext4`, or the magic number of statfs(2) in hexadecimal digits.
+    pub kind: String,
+    /// It lies in memory: nothing on it survives this machine.
+    pub is_volatile: bool,
+    /// Bytes that are free on it.
+    pub free_bytes: u64,
+    /// Bytes that it has.
+    pub size_bytes: u64,
 }
 
 /// What opening a store found.
@@ -61,8 +77,20 @@ pub struct Opening {
     pub was_closed: bool,
     /// Transactions of the log that were applied.
     pub transactions: u64,
+    /// Transactions that were dropped: the power went before they were durable.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Bytes of the batch at the log's end that was not written whole.
+    #[serde(default)]
+    pub torn_bytes: u64,
     /// Files without a name that were freed.
     pub orphans_freed: u64,
+    /// Milliseconds that recovery took.
+    #[serde(default)]
+    pub took_ms: u64,
+    /// What is wrong with a copy of the superblock, of which there are two.
+    #[serde(default)]
+    pub superblock_damage: Vec<String>,
     /// Damage in the acknowledged part of the log.
     pub damage: Option<String>,
 }

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::snapshots::unescaped;
 use super::{Result, dataset_name, rfc3339, timestamp};
 use crate::control::api::{
-    ChangeStore, Compact, Compacted, ErrorKind, Event, EventKind, Failure, Opening, Rewrite,
-    Rewritten, Scrub, Stats, StoreSettings, Trim, Trimmed,
+    ChangeStore, Compact, Compacted, ErrorKind, Event, EventKind, Failure, HostFileSystem, Opening,
+    Rewrite, Rewritten, Scrub, Stats, StoreSettings, Trim, Trimmed,
 };
 use crate::engine::{self, EngineError, Store};
 use crate::format::page::PAGE_BYTES;
@@ -120,6 +120,8 @@ pub fn stats(store: &Arc<Store>) -> Result<Stats> {
     let snapshots = snapshots.count();
     let block = &status.superblock;
     let report = store.recovery_report();
+    let damage = report.superblock_damage.iter();
+    let damage = damage.map(|(copy, reason)| format!("copy {copy}: {reason}"));
     Ok(Stats {
         uuid: Uuid::from_bytes(block.uuid).to_string(),
         format_version: VERSION,
@@ -136,10 +138,20 @@ pub fn stats(store: &Arc<Store>) -> Result<Stats> {
         names_bytes: block.strings_end,
         names_punched_bytes: status.names_punched_bytes,
         log_bytes: block.log_bytes,
+        file_system: store.file_system().map(|found| HostFileSystem {
+            is_volatile: found.is_volatile(),
+            kind: found.kind,
+            free_bytes: found.free_bytes,
+            size_bytes: found.size_bytes,
+        }),
         opening: Opening {
             was_closed: report.was_clean(),
             transactions: report.applied,
+            dropped: report.dropped,
+            torn_bytes: report.torn_bytes,
             orphans_freed: store.orphans_freed(),
+            took_ms: u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+            superblock_damage: damage.collect(),
             damage: report.damage.as_ref().map(ToString::to_string),
         },
     })

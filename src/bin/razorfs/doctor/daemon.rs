@@ -192,10 +192,15 @@ mod tests {
             names_bytes: 0,
             names_punched_bytes: 0,
             log_bytes: 0,
+            file_system: None,
             opening: Opening {
                 was_closed: true,
                 transactions: 0,
+                dropped: 0,
+                torn_bytes: 0,
                 orphans_freed: 0,
+                took_ms: 0,
+                superblock_damage: Vec::new(),
                 damage: None,
             },
         }

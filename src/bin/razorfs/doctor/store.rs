@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use razorfs::disk::dir::STORE_FILES;
+use razorfs::disk::host::FileSystem;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::Findings;
@@ -14,13 +15,6 @@ use crate::info::human;
 /// Free space of the disk below from which on one should think of more: bytes, and a share.
 const FREE_MIN_BYTES: u64 = 1 << 30;
 const FREE_MIN_SHARE: u64 = 20;
-
-/// Kinds of file systems, by the magic number of statfs(2).
-const TMPFS: u64 = 0x0102_1994;
-const RAMFS: u64 = 0x8584_58f6;
-const NFS: u64 = 0x6969;
-const FUSE: u64 = 0x6573_5546;
-const OVERLAYFS: u64 = 0x794c_7630;
 
 /// Looks at them.
 pub(super) fn look(store: &Path, found: &mut Findings) {
@@ -129,34 +123,28 @@ fn owners(store: &Path, uid: u32, found: &mut Findings) {
 
 fn disk(store: &Path, found: &mut Findings) {
     let about = "the disk below";
-    let stat = File::open(store).map(|dir| rustix::fs::fstatfs(&dir));
-    let Ok(Ok(stat)) = stat else {
+    let Ok(below) = File::open(store).and_then(|dir| FileSystem::of(&dir)) else {
         return found.doubtful(about, "it does not say what it is", "look at it with df");
     };
-    // Its width differs between machines.
-    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
-    let kind = stat.f_type as u64 & 0xffff_ffff;
-    match kind {
-        TMPFS | RAMFS => found.wrong(
+    match below.kind.as_str() {
+        _ if below.is_volatile() => found.wrong(
             about,
             "the store lies in memory: nothing in it survives this machine",
             "move it to a disk",
         ),
-        NFS | FUSE => found.doubtful(
+        "nfs" | "fuse" | "cifs" | "smb2" => found.doubtful(
             about,
             "it is a network file system or one in user space: what it calls durable may not be",
             "prefer a local disk, or make sure that fsync means what it says there",
         ),
-        OVERLAYFS => found.doubtful(
+        "overlay" => found.doubtful(
             about,
             "it is an overlay, as in a container: it goes with the container",
             "mount a volume for the store",
         ),
         _ => {}
     }
-    let block = u64::try_from(stat.f_frsize).unwrap_or(4096);
-    let free = stat.f_bavail.saturating_mul(block);
-    let all = stat.f_blocks.saturating_mul(block);
+    let (free, all) = (below.free_bytes, below.size_bytes);
     let what = format!("{} of {} are free", human(free), human(all));
     if free < FREE_MIN_BYTES || free < all / FREE_MIN_SHARE {
         let advice =

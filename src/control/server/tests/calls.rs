@@ -335,6 +335,9 @@ fn numbers_are_told() {
     );
     assert_eq!(stats["unwritten_bytes"], 9);
     assert_eq!(stats["is_writable"], true);
+    // A simulated disk lies nowhere.
+    assert_eq!(stats["file_system"], Value::Null);
+    assert_eq!(stats["opening"]["superblock_damage"], json!([]));
     let (_, health) = world.get("/health");
     assert_eq!(
         (&health["status"], &health["pid"]),
