@@ -143,7 +143,7 @@ fn a_page_is_whole_before_anything_happened() {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_that_are_there() {
+fn the_dashboard_asks_for_all_metrics_that_are_there_and_no_others() {
     let world = busy();
     let page = page(&world);
     let dashboard = include_str!("../../../../configs/grafana-dashboard.json");
@@ -160,8 +160,12 @@ fn the_dashboard_asks_for_metrics_that_are_there() {
         }
     }
     assert!(asked.len() > 20, "{asked:?}");
-    for name in asked {
-        assert!(page.has(&name), "{name} is no metric");
+    for name in &asked {
+        assert!(page.has(name), "{name} is no metric");
+    }
+    for name in page.types.keys() {
+        let is_asked = asked.iter().any(|of| of.starts_with(name.as_str()));
+        assert!(is_asked, "{name} is on no panel");
     }
     world.finish();
 }
