@@ -19,6 +19,7 @@ use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use super::Disk;
 use super::buffer::{BLOCK_BYTES, Buffer};
 use super::dir::{DiskError, failed};
+use super::host::FileSystem;
 use super::mapped::Mapping;
 
 /// Slices that one call takes (include/uapi/linux/uio.h, UIO_MAXIOV).
@@ -183,7 +184,7 @@ impl Rest<'_, '_> {
 
 /// Whether a file lies on Btrfs.
 pub(super) fn is_btrfs(file: &File) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type == 0x9123_683e)
+    FileSystem::of(file).is_ok_and(|found| found.kind == "btrfs")
 }
 
 /// Opens a file for writing past the page cache; `None` where that is not possible.

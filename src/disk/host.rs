@@ -45,7 +45,7 @@ impl FileSystem {
         let stat = rustix::fs::fstatfs(file)?;
         // Their width and sign differ between machines.
         #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
-        let (magic, block) = (stat.f_type as u64 & 0xffff_ffff, stat.f_bsize as u64);
+        let (magic, block) = (stat.f_type as u64 & 0xffff_ffff, stat.f_frsize as u64);
         let known = KINDS.iter().find(|(of, _)| *of == magic);
         Ok(FileSystem {
             kind: known.map_or_else(|| format!("{magic:#x}"), |(_, kind)| (*kind).to_owned()),

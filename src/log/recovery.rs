@@ -135,11 +135,7 @@ pub fn open_watched(
     progress.begin("reading the log", superblock.log_bytes);
     let mut apply = |_tx: TxId, lsn: Lsn, changes: Vec<Change>| {
         progress.reach(lsn.0.saturating_sub(head.0));
-        for change in &changes {
-            if let Change::CopyTree { birth, .. } = change {
-                youngest = youngest.max(Generation(birth.0.saturating_add(1)));
-            }
-        }
+        youngest = youngest.max(self::youngest(&changes));
         redo(&storage, &mut roots, lsn, changes, &mut effects, &mut data)?;
         applied += 1;
         Ok::<(), StoreError>(())
@@ -201,6 +197,15 @@ pub fn next_generation(newest: Generation, closed: bool) -> Generation {
         1 + u64::from(rand::random::<u16>())
     };
     Generation(newest.0.saturating_add(1 + skipped))
+}
+
+/// Behind the births of all trees that a transaction copied: what it changed is of no later checkpoint.
+pub fn youngest(changes: &[Change]) -> Generation {
+    let births = changes.iter().filter_map(|change| match change {
+        Change::CopyTree { birth, .. } => Some(birth.0.saturating_add(1)),
+        _ => None,
+    });
+    Generation(births.max().unwrap_or(0))
 }
 
 /// Applies one transaction of the log.

@@ -491,20 +491,18 @@ impl Roots {
         effects: &mut Effects,
     ) -> Result<[PagePtr; SYSTEM_TREES], StoreError> {
         // What several have is of the oldest timeline: the others go on from that.
-        let mut order: Vec<(u64, DatasetId)> = Vec::new();
-        order.extend(self.datasets.iter().map(|held| (held.timeline, held.id)));
-        order.sort_unstable();
-        for (timeline, id) in order {
-            let held = self
-                .find(id)
-                .ok()
-                .and_then(|index| self.datasets.get(index));
+        let timeline = |index: &usize| self.datasets.get(*index).map(|held| held.timeline);
+        let mut order: Vec<usize> = (0..self.datasets.len()).collect();
+        // Of one they stay in the order of their numbers.
+        order.sort_by_key(timeline);
+        for index in order {
             let Some(Held {
+                id,
                 link,
                 shared,
+                timeline,
                 is_pending,
-                ..
-            }) = held.cloned()
+            }) = self.datasets.get(index).cloned()
             else {
                 continue;
             };

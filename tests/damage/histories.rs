@@ -14,6 +14,14 @@ use razorfs::stream;
 
 use crate::store::{finish, fresh, grow, open, remove};
 
+/// A new store, opened, and random numbers for it.
+fn begin(seed: u64) -> (SimMedia, Arc<Volume>, Arc<Store>, ChaCha8Rng) {
+    let sim = fresh();
+    let main = open(&sim, false).unwrap();
+    let store = Arc::clone(main.store());
+    (sim, main, store, ChaCha8Rng::seed_from_u64(seed))
+}
+
 /// Gives some files another attribute, which changes the pages that they are on.
 fn mark(volume: &Volume, files: impl Iterator<Item = u32>, value: &[u8]) {
     for index in files {
@@ -27,10 +35,7 @@ fn mark(volume: &Volume, files: impl Iterator<Item = u32>, value: &[u8]) {
 
 /// A dataset that went back to a snapshot before either was ever written, and the snapshot.
 pub fn undone() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(19);
+    let (sim, main, store, mut rng) = begin(19);
     grow(&main, &mut rng, 0, 180);
     store.snapshot("main@one").unwrap();
     drop(main);
@@ -44,10 +49,7 @@ pub fn undone() -> SimMedia {
 
 /// A dataset that went back to a snapshot, and what it had since is in no tree any more.
 pub fn abandoned() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(20);
+    let (sim, main, store, mut rng) = begin(20);
     grow(&main, &mut rng, 0, 180);
     // Which writes all out, so that what the next one is of is all on disk.
     store.snapshot("main@zero").unwrap();
@@ -68,10 +70,7 @@ pub fn abandoned() -> SimMedia {
 /// A dataset that was changed between its snapshot and the checkpoint that wrote both, and again
 /// since: of the same checkpoint there are pages of both. `deleted`, the snapshot is gone.
 pub fn parted(deleted: bool) -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(21);
+    let (sim, main, store, mut rng) = begin(21);
     grow(&main, &mut rng, 0, 180);
     store.snapshot("main@one").unwrap();
     store.clone_dataset("main@one", "clone").unwrap();
@@ -90,10 +89,7 @@ pub fn parted(deleted: bool) -> SimMedia {
 /// Snapshots of which the first has pages that its dataset had replaced when both were written, and
 /// the second those that took their place. `deleted`, the first is gone.
 pub fn kept(deleted: bool) -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(24);
+    let (sim, main, store, mut rng) = begin(24);
     grow(&main, &mut rng, 0, 180);
     store.snapshot("main@one").unwrap();
     mark(&main, (0..180).step_by(2), b"first");
@@ -113,10 +109,7 @@ pub fn kept(deleted: bool) -> SimMedia {
 /// A dataset that was repaired when its log told of a snapshot, and of what was changed since. The
 /// snapshot is deleted.
 pub fn repaired() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(25);
+    let (sim, main, store, mut rng) = begin(25);
     grow(&main, &mut rng, 0, 180);
     store.checkpoint().unwrap();
     store.snapshot("main@one").unwrap();
@@ -131,10 +124,7 @@ pub fn repaired() -> SimMedia {
 
 /// A dataset that went back to snapshots again and again, so that it does not know all that it was.
 pub fn often_restored() -> SimMedia {
-    let sim = fresh();
-    let mut main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(22);
+    let (sim, mut main, store, mut rng) = begin(22);
     grow(&main, &mut rng, 0, 160);
     for round in 0..50 {
         store.snapshot("main@one").unwrap();
@@ -188,10 +178,7 @@ fn transfer(from: &Arc<Store>, snapshot: &str, base: Option<&str>, to: &Arc<Stor
 /// A dataset that went back to a snapshot which was deleted then: the snapshot kept what was changed
 /// before it was ever written.
 pub fn restored() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(18);
+    let (sim, main, store, mut rng) = begin(18);
     grow(&main, &mut rng, 0, 180);
     store.snapshot("main@one").unwrap();
     (0..180).step_by(3).for_each(|index| remove(&main, index));
@@ -211,10 +198,7 @@ pub fn restored() -> SimMedia {
 /// Copies of a snapshot that was deleted and stays for them: what they share is written when they
 /// are there.
 pub fn cousins() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(16);
+    let (sim, main, store, mut rng) = begin(16);
     grow(&main, &mut rng, 0, 150);
     store.snapshot("main@one").unwrap();
     for name in ["one", "two"] {
@@ -248,10 +232,7 @@ pub fn is_strange(path: &[u8]) -> bool {
 /// Two datasets that were never one, with the same numbers of inodes, of which the second was
 /// changed again and again since the first was.
 pub fn strangers() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(14);
+    let (sim, main, store, mut rng) = begin(14);
     grow(&main, &mut rng, 0, 150);
     store.checkpoint().unwrap();
     store.create_dataset("stranger", (0, 0)).unwrap();
@@ -271,10 +252,7 @@ pub fn strangers() -> SimMedia {
 /// A dataset that has most of its pages from one that was deleted, and one whose inodes have the
 /// numbers that those of another had which was deleted before it was made.
 pub fn heirs() -> SimMedia {
-    let sim = fresh();
-    let main = open(&sim, false).unwrap();
-    let store = Arc::clone(main.store());
-    let mut rng = ChaCha8Rng::seed_from_u64(15);
+    let (sim, main, store, mut rng) = begin(15);
     let made = |name: &str| {
         store.create_dataset(name, (0, 0)).unwrap();
         store.volume(name).unwrap()

@@ -3,12 +3,13 @@
 use super::Fixes;
 use super::build::Builder;
 use super::inodes::Inodes;
+use super::load::history_of;
 use crate::format::id::DatasetId;
 use crate::format::key::{Key, TreeId, trailing_u64};
 use crate::format::record::{
-    DatasetCounters, DatasetRecord, HISTORY_KIND, HistoryRecord, LINEAGE_KIND, NEXT_DATASET_KEY,
-    RECEIVE_KIND, REPAIRED_KEY, SCRUB_KEY, UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY,
-    WEAR_KEY, counters_key, dataset_key, dataset_name_key, history_key, lineage_key,
+    DatasetCounters, DatasetRecord, HISTORY_KIND, LINEAGE_KIND, NEXT_DATASET_KEY, RECEIVE_KIND,
+    REPAIRED_KEY, SCRUB_KEY, UNITS_PUNCHED_KEY, UNITS_USED_KEY, UNREACHED_KEY, WEAR_KEY,
+    counters_key, dataset_key, dataset_name_key,
 };
 use crate::store::StoreError;
 
@@ -23,7 +24,7 @@ pub(super) fn check(
     let mut found = Vec::new();
     let mut known = vec![Key::from_slice(UNITS_USED_KEY), Key::from_slice(WEAR_KEY)];
     let mut others = Vec::new();
-    let (mut lineages, mut histories) = (Vec::new(), Vec::new());
+    let mut shared = Vec::new();
     // Numbers that were given away: those of datasets, and of timelines.
     let (mut next, mut last) = (0, 0);
     view.scan_all(TREE, &mut |key, value| {
@@ -47,12 +48,11 @@ pub(super) fn check(
             }
             // Of new trees that share pages.
             _ if key == UNREACHED_KEY || key == REPAIRED_KEY => {}
-            _ if is_of(LINEAGE_KIND, key) => lineages.extend(id),
-            _ if is_of(HISTORY_KIND, key) => {
-                let history = HistoryRecord::decode(value).ok();
-                let numbers = history.iter().flat_map(HistoryRecord::numbers);
+            _ if is_of(LINEAGE_KIND, key) || is_of(HISTORY_KIND, key) => {
+                let history = history_of(key, value);
+                let numbers = history.iter().flat_map(|(_, history)| history.numbers());
                 last = numbers.fold(last, u64::max);
-                histories.extend(id);
+                shared.extend(id.map(|id| (id, Key::from_slice(key))));
             }
             _ if key == NEXT_DATASET_KEY => {
                 next = <[u8; 8]>::try_from(value).map_or(0, u64::from_le_bytes);
@@ -66,13 +66,9 @@ pub(super) fn check(
         fixes.dropped(TREE, what, "it is no dataset's");
         builder.delete(TREE, &key)?;
     }
-    lineages.retain(|id| !found.iter().any(|(known, _)| known == id));
-    for gone in lineages {
-        builder.delete(TREE, &lineage_key(gone))?;
-    }
-    histories.retain(|id| !found.iter().any(|(known, _)| known == id));
-    for gone in histories {
-        builder.delete(TREE, &history_key(gone))?;
+    shared.retain(|(id, _)| !found.iter().any(|(known, _)| known == id));
+    for (_, of_none) in shared {
+        builder.delete(TREE, &of_none)?;
     }
     for (id, name) in &found {
         builder.put(TREE, name, &id.0.to_le_bytes())?;

@@ -7,13 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::datasets::is_of;
-use super::load::dataset_of;
+use super::load::{dataset_of, history_of};
 use crate::format::id::{DatasetId, Generation};
-use crate::format::key::trailing_u64;
 use crate::format::page::TreeTag;
 use crate::format::record::{
-    DatasetRecord, HISTORY_KIND, HistoryRecord, NEXT_DATASET_KEY, Past, REPAIRED_KEY, Until,
+    DatasetRecord, HistoryRecord, NEXT_DATASET_KEY, Past, REPAIRED_KEY, Until,
 };
 
 /// The histories of all trees.
@@ -43,12 +41,9 @@ pub(super) struct Line {
 impl Family {
     /// From the records of the dataset tree.
     pub(super) fn of(records: &[(Vec<u8>, Vec<u8>)]) -> Self {
-        let histories = records.iter().filter_map(|(key, value)| {
-            let id = trailing_u64(key)
-                .ok()
-                .filter(|_| is_of(HISTORY_KIND, key))?;
-            Some((DatasetId(id), HistoryRecord::decode(value).ok()?))
-        });
+        let histories = records
+            .iter()
+            .filter_map(|(key, value)| history_of(key, value));
         let snapshots = records.iter().filter_map(|(key, value)| {
             let (id, record) = (dataset_of(key)?, DatasetRecord::decode(value).ok()?);
             (record.snapshot_of.0 != 0).then_some((id, record))

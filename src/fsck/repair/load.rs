@@ -23,6 +23,7 @@ use crate::format::superblock::Superblock;
 use crate::fsck::pages::{Lost, Outline, Part, Range, Walker};
 use crate::fsck::{Issues, Summary};
 use crate::log::Change;
+use crate::log::recovery;
 use crate::log::wal::{self, ScanReport};
 use crate::progress::Progress;
 use crate::store::StoreError;
@@ -53,11 +54,7 @@ pub(super) fn load(
     let scan = |sink: &mut Sink<'_>| wal::scan(&disk, superblock.log_key(), from.0, from.1, sink);
     let mut newest = superblock.generation;
     let log = scan(&mut |_, _, changes| {
-        let births = changes.iter().filter_map(|change| match change {
-            Change::CopyTree { birth, .. } => Some(Generation(birth.0.saturating_add(1))),
-            _ => None,
-        });
-        newest = births.fold(newest, Generation::max);
+        newest = newest.max(recovery::youngest(&changes));
         Ok(())
     })?;
     if let Some(damage) = &log.damage {
@@ -145,6 +142,14 @@ fn is_doomed(value: &[u8]) -> bool {
 pub(super) fn dataset_of(key: &[u8]) -> Option<DatasetId> {
     let id = DatasetId(trailing_u64(key).ok()?);
     (*key == *dataset_key(id)).then_some(id)
+}
+
+/// The dataset that a record is the history of, and that history.
+pub(super) fn history_of(key: &[u8], value: &[u8]) -> Option<(DatasetId, HistoryRecord)> {
+    let id = trailing_u64(key)
+        .ok()
+        .filter(|_| is_of(HISTORY_KIND, key))?;
+    Some((DatasetId(id), HistoryRecord::decode(value).ok()?))
 }
 
 /// Whether a key says what trees share.
@@ -272,14 +277,11 @@ impl Loaded {
         let mut timelines = BTreeMap::new();
         for change in changes {
             match change {
-                Change::Put { tree, key, value }
-                    if tree == TreeId::Datasets && is_of(HISTORY_KIND, &key) =>
-                {
-                    let history = HistoryRecord::decode(&value).ok();
-                    let id = trailing_u64(&key).ok();
-                    timelines.extend(id.zip(history.map(|history| history.timeline)));
+                Change::Put { tree, key, value } => {
+                    let history = history_of(&key, &value).filter(|_| tree == TreeId::Datasets);
+                    timelines.extend(history.map(|(id, history)| (id, history.timeline)));
+                    self.redo_put(tree, &key, &value, fixes)?;
                 }
-                Change::Put { tree, key, value } => self.redo_put(tree, &key, &value, fixes)?,
                 Change::Delete { tree, key } => {
                     if self.is_kept(tree)? && !is_sharing(tree, &key) {
                         self.builder.delete(tree, &key)?;
@@ -303,8 +305,9 @@ impl Loaded {
                         // The number that was given away for it, or for the one that got the tree it
                         // had. Snapshots get their own here.
                         let aside = || copy_of.iter().find(|(_, of)| **of == to);
-                        let given = timelines.get(&to.0).copied();
-                        let given = given.filter(|_| !self.is_snapshot(to));
+                        let is_snapshot = self.is_snapshot(to)?;
+                        let given = timelines.get(&to).copied();
+                        let given = given.filter(|_| !is_snapshot);
                         let given = given.or_else(|| Some(aside()?.0.0));
                         let timeline = given.unwrap_or(to.0);
                         self.builder.copy_tree(from, to, timeline)?;
@@ -317,11 +320,11 @@ impl Loaded {
         Ok(())
     }
 
-    fn is_snapshot(&self, id: DatasetId) -> bool {
-        let found = self.builder.view().get(TreeId::Datasets, &dataset_key(id));
-        let record = found.ok().flatten();
-        let record = record.and_then(|value| DatasetRecord::decode(&value).ok());
-        record.is_some_and(|record| record.snapshot_of.0 != 0)
+    fn is_snapshot(&self, id: DatasetId) -> Result<bool, StoreError> {
+        let view = self.builder.view();
+        let found = view.get(TreeId::Datasets, &dataset_key(id))?;
+        let record = found.and_then(|value| DatasetRecord::decode(&value).ok());
+        Ok(record.is_some_and(|record| record.snapshot_of.0 != 0))
     }
 
     fn redo_put(
@@ -389,6 +392,11 @@ impl Loaded {
     pub(super) fn lost_by(&self, tree: TreeId) -> impl Iterator<Item = &Lost> {
         let lost = self.walker.lost.iter();
         lost.filter(move |lost| lost.tree == tree)
+    }
+
+    /// Whether a tree has lost anything.
+    pub(super) fn has_lost(&self, tree: TreeId) -> bool {
+        self.lost_by(tree).next().is_some()
     }
 
     /// What could be read when a tree was walked, and now cannot.

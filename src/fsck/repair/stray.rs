@@ -10,18 +10,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::datasets::is_of;
 use super::found::Found;
 use super::kin;
-use super::load::Loaded;
+use super::load::{Loaded, history_of};
 use super::salvaged::{Entered, Salvaged};
 use crate::disk::Disk;
 use crate::format::id::{DatasetId, Generation, PageNo};
-use crate::format::key::{Key, Kind, TreeId, trailing_u64};
+use crate::format::key::{Key, Kind, TreeId};
 use crate::format::page::{LEVEL_MAX, PAGE_BYTES, Page, TreeTag};
 use crate::format::record::{
-    ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, HISTORY_KIND, HistoryRecord,
-    InodeRecord, PagePtr, Until,
+    ChunkRecord, DatasetCounters, DentryRecord, ExtentRecord, HistoryRecord, InodeRecord, PagePtr,
+    Until,
 };
 use crate::fsck::pages::{Lost, Part, Walker};
 use crate::fsck::projects::Projects;
@@ -263,15 +262,10 @@ impl Strays {
             .into_iter()
             .filter_map(|leaf| walker.read(leaf.place).ok());
         let of_page = |page: Page| -> Vec<(DatasetId, HistoryRecord)> {
-            let cells = (0..page.len()).filter(|index| is_of(HISTORY_KIND, page.key(*index)));
-            let history = |index| {
-                let id = trailing_u64(page.key(index)).ok()?;
-                Some((
-                    DatasetId(id),
-                    HistoryRecord::decode(page.value(index)).ok()?,
-                ))
-            };
-            cells.filter_map(history).collect()
+            let cells = 0..page.len();
+            cells
+                .filter_map(|index| history_of(page.key(index), page.value(index)))
+                .collect()
         };
         pages.flat_map(of_page).collect()
     }

@@ -55,7 +55,7 @@ pub(super) fn load(
     let strays = Strays::find(loaded);
     // What a snapshot lost all that go on from it have, so it comes first.
     family.sort(&mut found, |tree| tree.id);
-    if loaded.lost_by(TreeId::Datasets).next().is_some() {
+    if loaded.has_lost(TreeId::Datasets) {
         for (id, history) in strays.histories(&loaded.walker) {
             family.learn(id, history);
         }
@@ -155,7 +155,7 @@ impl Trees {
             TreeId::Fs(id) => self.history(loaded, id),
             _ => History::of(tree, self.family.repaired),
         };
-        let is_table_whole = loaded.lost_by(TreeId::Datasets).next().is_none();
+        let is_table_whole = !loaded.has_lost(TreeId::Datasets);
         let of = Search {
             tree,
             but,
@@ -205,7 +205,7 @@ impl Trees {
             let both: HashSet<&Part> = both.collect();
             // Of little in common, more would have to be removed than is saved.
             let is_much = both.len() * 4 >= outline.leaves.len();
-            if is_much || loaded.lost_by(tree.id()).next().is_some() {
+            if is_much || loaded.has_lost(tree.id()) {
                 shared = both;
                 copied = begin_with(loaded, tree, &base, &of_base, &mut shared)?;
             }
@@ -275,7 +275,7 @@ impl Trees {
             of_kept(index).then_some(kept).into_iter().chain([plain])
         });
         let timelines: Vec<Pages> = timelines.collect();
-        let is_table_whole = loaded.lost_by(TreeId::Datasets).next().is_none();
+        let is_table_whole = !loaded.has_lost(TreeId::Datasets);
         let is_found = self.found.iter().any(|tree| tree.id == of);
         // What says more of it may be lost; but what was written for it is rather its own.
         let own = line.timelines.first().map(|own| tag_of(own.timeline));
