@@ -11,7 +11,7 @@ mod meter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use meter::{Carried, Meter, Metered, QueueMeter, Refused};
+pub use meter::{Batch, Carried, Meter, Metered, QueueMeter, Refused};
 
 /// How often something happened, or how much of it there was.
 #[derive(Debug, Default)]

@@ -45,6 +45,9 @@ pub struct ExportActivity {
     pub requests: Vec<Requests>,
     /// Replies that were errors.
     pub refused: Vec<RefusedRequests>,
+    /// How many requests there were at once: taken off a queue until it was empty.
+    #[serde(default)]
+    pub depths: Spread,
     /// Bytes of content that were read.
     pub read_bytes: u64,
     /// Bytes of content that were written.
@@ -153,6 +156,15 @@ pub struct Activity {
     pub unwritten_bytes_max: u64,
     /// Bytes of content that guests wrote.
     pub guest_written_bytes: u64,
+    /// Bytes of content that became chunks of their own.
+    #[serde(default)]
+    pub stored_content_bytes: u64,
+    /// Bytes of chunks.dat that these took, compressed as they are.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Bytes of content that were stored already, and were not stored again.
+    #[serde(default)]
+    pub deduplicated_bytes: u64,
     /// The store's files.
     pub files: Vec<FileActivity>,
     /// What memory keeps.
@@ -252,6 +264,9 @@ pub fn gather(
         unwritten_bytes: now.unwritten_bytes,
         unwritten_bytes_max: now.unwritten_bytes_max,
         guest_written_bytes: now.guest_written_bytes,
+        stored_content_bytes: now.stored_content_bytes,
+        stored_bytes: now.stored_bytes,
+        deduplicated_bytes: now.deduplicated_bytes,
         files: files.into(),
         caches: vec![
             of_cache("pages", now.pages),
@@ -301,6 +316,7 @@ fn of_export(dataset: String, watched: Watched) -> ExportActivity {
         is_stale: watched.is_stale,
         requests: requests.collect(),
         refused: refused.collect(),
+        depths: (&metered.depths).into(),
         read_bytes: metered.read_bytes,
         written_bytes: metered.written_bytes,
         kicks: metered.kicks,

@@ -95,6 +95,21 @@ impl Page {
             "Content that guests wrote.",
             now.guest_written_bytes,
         );
+        self.counter(
+            "razorfs_stored_content_bytes_total",
+            "Content that became chunks of its own.",
+            now.stored_content_bytes,
+        );
+        self.counter(
+            "razorfs_stored_bytes_total",
+            "Space that these chunks took, compressed as they are.",
+            now.stored_bytes,
+        );
+        self.counter(
+            "razorfs_deduplicated_bytes_total",
+            "Content that was stored already, and was not stored again.",
+            now.deduplicated_bytes,
+        );
     }
 
     fn log(&mut self, now: &Activity) {
@@ -260,6 +275,12 @@ impl Page {
                 let [dataset, socket] = of_export(each);
                 ([dataset, socket, ("errno", errno.as_str())], *count)
             }),
+        );
+        self.histograms(
+            "razorfs_queue_depth",
+            "Requests that there were at once: taken off a queue until it was empty.",
+            Unit::Things,
+            exports.iter().map(|each| (of_export(each), &each.depths)),
         );
         type Of = fn(&ExportActivity) -> u64;
         let counters: [(&str, &str, Of); 6] = [

@@ -49,6 +49,12 @@ pub struct Activity<'s> {
     pub unwritten_bytes_max: u64,
     /// Bytes that guests wrote.
     pub guest_written_bytes: u64,
+    /// Bytes of content that became chunks of their own.
+    pub stored_content_bytes: u64,
+    /// Bytes of chunks.dat that these took.
+    pub stored_bytes: u64,
+    /// Bytes of content that refer to chunks which were there.
+    pub deduplicated_bytes: u64,
     /// What came of looking for tree pages in memory.
     pub pages: Looks,
     /// What came of looking for content in memory.
@@ -88,6 +94,9 @@ impl Store {
             unwritten_bytes: self.data.dirty_bytes.load(Ordering::Relaxed),
             unwritten_bytes_max: self.options.dirty_limit_bytes,
             guest_written_bytes: self.guest_bytes.load(Ordering::Relaxed),
+            stored_content_bytes: self.data.stored_content_bytes.get(),
+            stored_bytes: self.data.stored_bytes.get(),
+            deduplicated_bytes: self.data.deduplicated_bytes.get(),
             pages,
             content: self.data.looks(),
             damaged_pages,

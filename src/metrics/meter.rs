@@ -42,6 +42,8 @@ pub struct QueueMeter {
     times: Box<[Histogram]>,
     read_bytes: Counter,
     written_bytes: Counter,
+    /// How many requests were taken off the queue until it was empty.
+    depths: Histogram,
     /// Kicks that were heard.
     pub kicks: Counter,
     /// Looks for more requests before sleeping that found some.
@@ -60,6 +62,8 @@ pub struct Metered {
     /// By FUSE opcode, how long requests took from when they were taken off the ring. 0 for those that
     /// are not carried out.
     pub times: Vec<(u32, Distribution)>,
+    /// How many requests were taken off a queue until it was empty.
+    pub depths: Distribution,
     /// Bytes that READ gave.
     pub read_bytes: u64,
     /// Bytes that came with WRITE.
@@ -97,6 +101,7 @@ impl Meter {
             for (all, of_queue) in times.iter_mut().zip(&queue.times) {
                 *all = all.and(&of_queue.read());
             }
+            sum.depths = sum.depths.and(&queue.depths.read());
             // Before what was handed over: it is never more.
             let handed_back = queue.handed_back.get();
             let handed_over = queue.handed_over.get();
@@ -125,6 +130,7 @@ impl Default for QueueMeter {
                 .collect(),
             read_bytes: Counter::default(),
             written_bytes: Counter::default(),
+            depths: Histogram::default(),
             kicks: Counter::default(),
             looks_paid: Counter::default(),
             looks_unpaid: Counter::default(),
@@ -145,6 +151,40 @@ impl QueueMeter {
             Carried::Nothing => {}
             Carried::Read(bytes) => self.read_bytes.add(bytes),
             Carried::Written(bytes) => self.written_bytes.add(bytes),
+        }
+    }
+}
+
+/// Requests that are taken off a queue one after another; dropped when there are no more, or another
+/// thread goes on.
+#[derive(Debug)]
+pub struct Batch<'m> {
+    meter: &'m QueueMeter,
+    requests: u64,
+}
+
+impl QueueMeter {
+    /// The next requests.
+    #[must_use]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            meter: self,
+            requests: 0,
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// One more was taken.
+    pub fn took(&mut self) {
+        self.requests = self.requests.wrapping_add(1);
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if self.requests > 0 {
+            self.meter.depths.note(self.requests);
         }
     }
 }
@@ -194,6 +234,9 @@ mod tests {
             queue.answered(15, time, Carried::Read(4096));
             queue.answered(16, time, Carried::Written(512));
             queue.kicks.note();
+            let mut batch = queue.batch();
+            (0..index).for_each(|_| batch.took());
+            drop(batch);
             queue.handed_over.add(2);
             queue.handed_back.note();
         }
@@ -204,6 +247,11 @@ mod tests {
         assert_eq!(counts, [(GETATTR, 4), (15, 3), (16, 3)]);
         assert_eq!(read.times[0].1.sum, 12_000);
         assert_eq!((read.read_bytes, read.written_bytes), (3 * 4096, 3 * 512));
+        assert_eq!(
+            (read.depths.count(), read.depths.sum),
+            (2, 6),
+            "none is no depth"
+        );
         assert_eq!((read.kicks, read.handed_over, read.waiting), (3, 6, 3));
     }
 

@@ -102,6 +102,12 @@ pub(super) struct DataState {
     pub(super) moved_chunks: Counter,
     /// Bytes that they take.
     pub(super) moved_bytes: Counter,
+    /// Bytes of content that became chunks of their own.
+    pub(super) stored_content_bytes: Counter,
+    /// Bytes of chunks.dat that were claimed for these.
+    pub(super) stored_bytes: Counter,
+    /// Bytes of content that refer to chunks which were there.
+    pub(super) deduplicated_bytes: Counter,
 }
 
 impl DataState {
@@ -125,6 +131,9 @@ impl DataState {
             damaged: Counter::default(),
             moved_chunks: Counter::default(),
             moved_bytes: Counter::default(),
+            stored_content_bytes: Counter::default(),
+            stored_bytes: Counter::default(),
+            deduplicated_bytes: Counter::default(),
         }
     }
 

@@ -277,6 +277,9 @@ impl Volume {
                     if let Some(part) = piece.parts.get_mut(step.place.1) {
                         match step.until {
                             Some(until) => {
+                                if part.entered == part.start {
+                                    part.count(&self.store.data);
+                                }
                                 map.log_cleared(part.entered, until);
                                 map.allocated(part.entered, until);
                                 part.entered = until;

@@ -238,12 +238,14 @@ impl Worker {
             let mut untold = 0u32;
             let mut untold_bytes = 0u64;
             let mut since = Instant::now();
+            let mut batch = self.meter.batch();
             let stopped = loop {
                 let chain = match ring.next() {
                     Next::Chain(chain) => chain,
                     Next::Empty => break false,
                     Next::Stopped => break true,
                 };
+                batch.took();
                 let parts = match chain.parts() {
                     Ok(parts) => parts,
                     Err(error) => {
@@ -285,6 +287,7 @@ impl Worker {
             if untold > 0 {
                 ring.notify();
             }
+            drop(batch);
             if stopped {
                 return None;
             }

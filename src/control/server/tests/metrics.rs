@@ -68,10 +68,17 @@ fn metered(world: &World) -> Arc<Meter> {
     Arc::clone(&world.exports.0.list()[0].meter)
 }
 
+const LARGE_BYTES: usize = 1 << 20;
+
 /// A store in which all happened that is counted.
 fn busy() -> World {
     let world = World::new();
-    write(&world.store.main().unwrap(), "file", &[7; 5000]);
+    let main = world.store.main().unwrap();
+    write(&main, "file", &[7; 5000]);
+    // More than an fsync leaves in the log.
+    let large = write(&main, "large", &[8; LARGE_BYTES]);
+    main.fsync(large, false).unwrap();
+    drop(main);
     world.store.commit_tick().unwrap();
     world.store.checkpoint().unwrap();
     let meter = metered(&world);
@@ -84,6 +91,9 @@ fn busy() -> World {
     ] {
         queue.answered(opcode, Duration::from_micros(micros), carried);
     }
+    let mut batch = queue.batch();
+    (0..3).for_each(|_| batch.took());
+    drop(batch);
     meter.refused.note(libc::ENOENT);
     world
 }
@@ -128,8 +138,16 @@ fn what_happened_is_told() {
     assert_eq!(page.value("razorfs_checkpoint_duration_seconds_count"), 1.0);
     assert!(page.value("razorfs_group_commit_duration_seconds_count") >= 1.0);
     assert!(page.value(r#"razorfs_disk_written_bytes_total{file="wal"}"#) >= 4096.0);
-    assert_eq!(page.value(r#"razorfs_dataset_inodes{dataset="main"}"#), 2.0);
-    assert_eq!(page.value("razorfs_guest_written_bytes_total"), 5000.0);
+    assert_eq!(page.value(r#"razorfs_dataset_inodes{dataset="main"}"#), 3.0);
+    let large = LARGE_BYTES as f64;
+    assert_eq!(
+        page.value("razorfs_guest_written_bytes_total"),
+        5000.0 + large
+    );
+    assert_eq!(page.value("razorfs_stored_content_bytes_total"), large);
+    assert_eq!(page.value("razorfs_stored_bytes_total"), large);
+    assert_eq!(of("razorfs_queue_depth_sum"), 3.0);
+    assert_eq!(of("razorfs_queue_depth_count"), 1.0);
     world.finish();
 }
 

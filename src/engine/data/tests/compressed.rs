@@ -58,6 +58,9 @@ fn text_takes_less_space_and_comes_back() {
         volume.fsync(FILE, false).unwrap();
         let units = units_used(&volume.store.journal.view()).unwrap();
         assert!(units < at(model.len() / 4096 / 2), "{units} units");
+        let counted = volume.store().activity();
+        assert_eq!(counted.stored_content_bytes, model.len() as u64);
+        assert_eq!(counted.stored_bytes, units * 4096);
         let allocated = volume.getattr(FILE).unwrap().blocks * 512;
         assert!(
             allocated >= at(model.len()),

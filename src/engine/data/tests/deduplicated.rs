@@ -66,6 +66,11 @@ fn equal_content_is_stored_once() {
         write(&volume, OTHER, 0, &content_of_both);
         volume.write_out(OTHER).unwrap();
         assert_eq!(units(&volume), once, "{how}");
+        let counted = volume.store().activity();
+        let bytes = content_of_both.len() as u64;
+        assert_eq!(counted.stored_content_bytes, bytes, "each once");
+        assert_eq!(counted.stored_bytes, bytes.next_multiple_of(4096));
+        assert_eq!(counted.deduplicated_bytes, bytes);
         assert!(chunks(&volume).iter().all(|(_, chunk)| chunk.refcount == 2));
         assert_eq!(entries(&volume), 4);
         volume.store().close().unwrap();

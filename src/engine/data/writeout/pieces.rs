@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::disk::Disk;
 use crate::disk::buffer::{BLOCK_BYTES, Buffer};
 use crate::engine::data::chunks::{self, Packed};
-use crate::engine::data::space;
+use crate::engine::data::{DataState, space};
 use crate::engine::{EngineError, Volume};
 use crate::format::id::ChunkId;
 use crate::format::record::{ChunkRecord, Dedup, Storing};
@@ -223,6 +223,18 @@ impl Part {
     /// Where it ends in the file.
     pub(super) fn end(&self) -> u64 {
         self.start.saturating_add(self.len as u64)
+    }
+
+    /// Counts what became of it, once, when the trees have some of it.
+    pub(super) fn count(&self, data: &DataState) {
+        match self.chunk {
+            Chunk::Equal(_) => data.deduplicated_bytes.add(self.len as u64),
+            _ => {
+                data.stored_content_bytes.add(self.len as u64);
+                let bytes = self.units.saturating_mul(u64::from(UNIT_BYTES));
+                data.stored_bytes.add(bytes);
+            }
+        }
     }
 }
 

@@ -108,6 +108,8 @@ fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
     work.pool.close();
     let used: u16 = memory.read_obj(GuestAddress(USED + 2)).unwrap();
     assert_eq!(usize::from(used), requests.len());
+    let depths = work.meter.read().depths;
+    assert_eq!((depths.count(), depths.sum), (1, requests.len() as u64));
     std::mem::take(&mut *answer.stuck.lock())
 }
 
