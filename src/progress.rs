@@ -8,9 +8,9 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
 use crate::ticker::Ticker;
@@ -26,9 +26,18 @@ pub struct Progress(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    step: Mutex<&'static str>,
+    step: Mutex<Step>,
     done: AtomicU64,
     total: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Step {
+    name: &'static str,
+    /// When it began; `None` before any did.
+    at: Option<Instant>,
+    /// How much was done then.
+    from: u64,
 }
 
 /// How far it is now.
@@ -40,14 +49,25 @@ pub struct Look {
     pub done: u64,
     /// How much there is to do, at most; 0 when that is not known.
     pub total: u64,
+    /// How long it will take at most, if it goes on as it did; `None` when that is not known.
+    pub left: Option<Duration>,
 }
 
 impl Progress {
     /// A step begins, of `total` at most; 0 when that is not known.
     pub fn begin(&self, step: &'static str, total: u64) {
+        self.go_on(step, 0, total);
+    }
+
+    /// The same of a step of which so much was `done` another time.
+    pub fn go_on(&self, step: &'static str, done: u64, total: u64) {
         let mut now = self.0.step.lock();
-        *now = step;
-        self.0.done.store(0, Ordering::Relaxed);
+        *now = Step {
+            name: step,
+            at: Some(Instant::now()),
+            from: done,
+        };
+        self.0.done.store(done, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
     }
 
@@ -65,18 +85,34 @@ impl Progress {
     #[must_use]
     pub fn look(&self) -> Look {
         let step = self.0.step.lock();
+        let done = self.0.done.load(Ordering::Relaxed);
+        let total = self.0.total.load(Ordering::Relaxed);
+        let took = step.at.map(|at| at.elapsed());
         Look {
-            step: *step,
-            done: self.0.done.load(Ordering::Relaxed),
-            total: self.0.total.load(Ordering::Relaxed),
+            step: step.name,
+            done,
+            total,
+            left: took.and_then(|took| left(took, done.saturating_sub(step.from), total, done)),
         }
     }
 }
 
+/// How long the rest takes when `since` took so long.
+fn left(took: Duration, since: u64, total: u64, done: u64) -> Option<Duration> {
+    let rest = total.saturating_sub(done);
+    if since == 0 || rest == 0 {
+        return None;
+    }
+    let nanos = took.as_nanos().saturating_mul(rest.into()) / u128::from(since);
+    Some(Duration::from_nanos(
+        u64::try_from(nanos).unwrap_or(u64::MAX),
+    ))
+}
+
 impl std::fmt::Display for Look {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Look { step, done, total } = self;
-        match total {
+        let Look { step, done, .. } = self;
+        match self.total {
             0 if *done == 0 => write!(f, "{step}"),
             0 => write!(f, "{step}: {done}"),
             total => write!(f, "{step}: {done} of {total}"),
@@ -143,7 +179,9 @@ struct Bar {
 
 impl Bar {
     fn show(&mut self, look: Look) {
-        let is_same = |(step, _): &&(&str, ProgressBar)| *step == look.step;
+        let is_same = |(step, bar): &&(&str, ProgressBar)| {
+            *step == look.step && bar.length().is_some() == (look.total > 0)
+        };
         let bar = match self.shown.as_ref().filter(is_same) {
             Some((_, bar)) => bar.clone(),
             None => {
@@ -153,7 +191,13 @@ impl Bar {
                 bar
             }
         };
+        if look.total > 0 {
+            bar.set_length(look.total);
+        }
         bar.set_position(look.done);
+        bar.set_prefix(look.left.map_or_else(String::new, |left| {
+            format!(", {:#} left", HumanDuration(left))
+        }));
         bar.tick();
     }
 
@@ -178,7 +222,7 @@ fn bar_of(look: Look) -> ProgressBar {
         ),
         total => (
             ProgressBar::new(total),
-            "{msg} {wide_bar} {percent} % of at most {human_len} ({eta})",
+            "{msg} {wide_bar} {percent} % of at most {human_len}{prefix}",
         ),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -207,6 +251,25 @@ mod tests {
         assert_eq!(progress.look().to_string(), "writing");
         other.reach(5);
         assert_eq!(progress.look().to_string(), "writing: 5");
+    }
+
+    #[test]
+    fn the_rest_takes_as_long_as_what_was_done() {
+        let second = Duration::from_secs(1);
+        assert_eq!(left(second, 10, 40, 10), Some(3 * second));
+        // What another time did took none of it.
+        assert_eq!(left(second, 10, 40, 30), Some(second));
+        assert_eq!(left(second, 0, 40, 30), None);
+        assert_eq!(left(second, 10, 40, 40), None, "nothing is left");
+        assert_eq!(left(second, 10, 0, 10), None, "nobody knows");
+        let longest = Some(Duration::from_nanos(u64::MAX));
+        assert_eq!(left(Duration::MAX, 1, u64::MAX, 1), longest);
+        let progress = Progress::default();
+        assert_eq!(progress.look().left, None);
+        progress.go_on("reading", 30, 40);
+        assert_eq!(progress.look().left, None);
+        progress.reach(35);
+        assert!(progress.look().left.is_some());
     }
 
     #[test]

@@ -544,4 +544,43 @@ fn moving_and_writing_anew_lose_nothing() {
     world.interrupt("gaps", compact, |world, store, this| {
         world.is_whole(store, "main", &this.place);
     });
+    let trim = |_: &World, store: &Path| {
+        let mut command = razorfs("trim", store);
+        command.args(["--min", "4K"]);
+        command
+    };
+    world.interrupt("gaps", trim, |world, store, this| {
+        world.is_whole(store, "main", &this.place);
+    });
+}
+
+#[test]
+fn what_is_deleted_is_there_or_gone() {
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    succeed(razorfs("clone", &world.path("full")).args(["main@one", "other"]));
+    let more = world.path("tree");
+    let mut import = razorfs("import", &world.path("full"));
+    succeed(
+        import
+            .arg(&more)
+            .args(["--dataset", "other", "--to", "more"]),
+    );
+    let delete = |_: &World, store: &Path| {
+        let mut command = razorfs("delete", store);
+        command.arg("other");
+        command
+    };
+    world.interrupt("full", delete, |world, store, this| {
+        world.is_whole(store, "main", &this.place);
+        let list = succeed(&mut razorfs("list", store));
+        if this.out.status.success() {
+            assert!(!list.contains("other"), "{}: {list}", this.place);
+        }
+        if list.contains("other") {
+            succeed(razorfs("delete", store).arg("other"));
+        }
+        world.is_whole(store, "main", &this.place);
+    });
 }

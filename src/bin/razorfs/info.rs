@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::health::{Health, Walk, hundredths};
+use crate::store::shown;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -196,7 +197,8 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
     }
     let chunks = match args.chunks {
         true => Some(
-            Chunks::read(&view).map_err(|error| format!("{}: {error}", args.store.display()))?,
+            shown("reading the records of chunks", || Chunks::read(&view))
+                .map_err(|error| format!("{}: {error}", args.store.display()))?,
         ),
         false => None,
     };
@@ -207,7 +209,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Error> {
             .files
             .then(|| (ids, view.strings_end().saturating_sub(punched_names))),
     };
-    let health = Health::read(&view, walk).map_err(at_store)?;
+    let health = shown("reading trees", || Health::read(&view, walk)).map_err(at_store)?;
     let allocated = datasets.iter().fold(0u64, |sum, dataset| {
         sum.saturating_add(dataset.counters.allocated_bytes)
     });

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::store::{StoreArgs, goes_on};
+use crate::store::{StoreArgs, goes_on, shown};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -39,7 +39,9 @@ pub fn run(args: &RewriteArgs) -> Result<(), Error> {
             let what = Rewrite {
                 path: path.as_os_str().as_bytes().escape_ascii().to_string(),
             };
-            let done = session.rewrite(&args.dataset, &what, &mut go_on);
+            let done = shown("writing a file anew", || {
+                session.rewrite(&args.dataset, &what, &mut go_on)
+            });
             let Rewritten { bytes } = done.map_err(|error| named(path, error))?;
             if !args.store.is_json() {
                 crate::tell(&format!("{}: {bytes} bytes written anew\n", path.display()));

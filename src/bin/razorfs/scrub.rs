@@ -1,24 +1,25 @@
 //! `razorfs scrub STORE`: reads everything that is stored and says what is damaged.
 
-use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use razorfs::control::api::{NewScrub, Scrub};
 use razorfs::control::{self, Client, StorePlace};
 use razorfs::engine::{OpenOptions, ScrubEvent, ScrubOptions, ScrubProgress, Volume};
-use razorfs::progress::Terminal;
+use razorfs::progress::{Progress, Terminal};
 use serde_json::json;
 
 use crate::store::ControlArgs;
 
 type Error = Box<dyn std::error::Error>;
 
-/// How often a terminal is told how far it is.
-const TELL_INTERVAL: Duration = Duration::from_millis(500);
+/// What a terminal shows of it, in bytes.
+const STEP: &str = "reading bytes";
+/// How often a daemon is asked how far it is.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reads all pages, names and content of a store and checks them against their checksums. An
 /// interrupted scrub (Ctrl-C, SIGTERM) goes on where it stopped. Where a daemon serves the store, it
@@ -71,18 +72,12 @@ pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
         bytes_per_sec: args.rate.unwrap_or(0),
         restart: args.restart,
     };
-    let mut told = Instant::now();
-    let show = std::io::stderr().is_terminal() && !args.json;
+    let bar = Bar::new();
     let mut damaged = Vec::new();
     let result = volume.store().scrub(options, &mut |event| {
         match event {
             ScrubEvent::Damaged(what) => damaged.push(what.clone()),
-            ScrubEvent::Progress(progress) if show && told.elapsed() > TELL_INTERVAL => {
-                told = Instant::now();
-                // A terminal that is gone wants no more of it.
-                let _ = write!(std::io::stderr(), "\r{}", line(progress));
-            }
-            ScrubEvent::Progress(_) => {}
+            ScrubEvent::Progress(progress) => bar.tell(progress),
         }
         match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
@@ -90,9 +85,7 @@ pub fn run(args: &ScrubArgs) -> Result<u8, Error> {
         }
     })?;
     volume.store().close()?;
-    if show {
-        let _ = writeln!(std::io::stderr(), "\r{}", line(&result));
-    }
+    drop(bar);
     tell(args, &result, &damaged)?;
     Ok(code(&result))
 }
@@ -103,24 +96,20 @@ fn run_served(args: &ScrubArgs, daemon: &Client, stop: &AtomicBool) -> Result<u8
         bytes_per_second: args.rate,
         restart: args.restart,
     };
-    let show = std::io::stderr().is_terminal() && !args.json;
+    let bar = Bar::new();
     let mut status = daemon.begin_scrub(&how)?.it;
     let mut is_stopping = false;
     while status.is_running {
-        std::thread::sleep(TELL_INTERVAL / 5);
+        std::thread::sleep(ASK_INTERVAL);
         if stop.load(Ordering::Relaxed) && !is_stopping {
             daemon.stop_scrub()?;
             is_stopping = true;
         }
         status = daemon.scrub()?;
-        if show {
-            let _ = write!(std::io::stderr(), "\r{}", line(&progress_of(&status)));
-        }
+        bar.tell(&progress_of(&status));
     }
+    drop(bar);
     let result = progress_of(&status);
-    if show {
-        let _ = writeln!(std::io::stderr(), "\r{}", line(&result));
-    }
     tell(args, &result, &status.damaged)?;
     Ok(code(&result))
 }
@@ -143,17 +132,29 @@ fn code(result: &ScrubProgress) -> u8 {
     }
 }
 
-fn line(progress: &ScrubProgress) -> String {
-    let total = progress.bytes_total.max(progress.bytes).max(1);
-    let percent = match progress.done {
-        true => 100,
-        false => progress.bytes.saturating_mul(100) / total,
-    };
-    format!(
-        "{percent:>3} %, {} MiB read, {} damaged",
-        progress.bytes >> 20,
-        progress.errors
-    )
+/// How far it is, on a terminal.
+struct Bar {
+    progress: Progress,
+    _shown: Option<Terminal>,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let progress = Progress::default();
+        progress.begin(STEP, 0);
+        Bar {
+            _shown: Terminal::show(&progress),
+            progress,
+        }
+    }
+
+    fn tell(&self, how_far: &ScrubProgress) {
+        if self.progress.look().total != how_far.bytes_total {
+            self.progress
+                .go_on(STEP, how_far.bytes, how_far.bytes_total);
+        }
+        self.progress.reach(how_far.bytes);
+    }
 }
 
 fn tell(args: &ScrubArgs, result: &ScrubProgress, damaged: &[String]) -> Result<(), Error> {

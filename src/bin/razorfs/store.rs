@@ -74,7 +74,7 @@ impl ControlArgs {
 }
 
 /// Does something that a terminal is to show while it goes on.
-fn shown<T>(step: &'static str, act: impl FnOnce() -> T) -> T {
+pub fn shown<T>(step: &'static str, act: impl FnOnce() -> T) -> T {
     let progress = Progress::default();
     progress.begin(step, 0);
     let _shown = Terminal::show(&progress);
