@@ -1,8 +1,11 @@
 # Sourced by the scripts that boot guests: installs and builds what they need.
 #
-# Sets AGENT to the guest's static init program, and VM_TESTS to what runs guests. Programs under test
-# are those of this checkout, built for release, unless RAZORFS_BIN names a directory; VM_TESTS is from
-# there too when it has one.
+# Sets AGENT to the guest's static init program, VM_TESTS to what runs guests, and VM_FLAGS to flags of
+# that. Programs under test are those of this checkout, built for release, unless RAZORFS_BIN names a
+# directory; VM_TESTS is from there too when it has one.
+#
+# Guests have Debian 12's kernel and QEMU; with KERNEL=backports or QEMU=backports that of its backports,
+# which are unpacked below vm-tests/cache and not installed.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT"
@@ -19,3 +22,12 @@ fi
 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --quiet -p vm-tests \
     --no-default-features --bin guest_agent --target x86_64-unknown-linux-gnu --target-dir target/guest
 AGENT=$ROOT/target/guest/x86_64-unknown-linux-gnu/release/guest_agent
+VM_FLAGS=()
+if [ "${KERNEL:-}" = backports ]; then
+    scripts/backports.sh vm-tests/cache/backports/kernel linux-image-cloud-amd64 > /dev/null
+    VM_FLAGS+=(--cache "$ROOT/vm-tests/cache/backports")
+fi
+if [ "${QEMU:-}" = backports ]; then
+    VM_FLAGS+=(--qemu "$(scripts/backports.sh vm-tests/cache/backports/qemu \
+        qemu-system-x86 qemu-system-common qemu-system-data seabios)")
+fi

@@ -9,7 +9,7 @@ set -euo pipefail
 PACKAGES=(
     build-essential pkg-config curl ca-certificates git   # to build
     qemu-system-x86 qemu-utils busybox-static cpio sqlite3 # guests and what they run
-    e2fsprogs xfsprogs btrfs-progs fuse3 acl attr rsync tar util-linux kmod # file systems and their tests
+    e2fsprogs xfsprogs btrfs-progs fuse3 acl attr rsync tar util-linux kmod xz-utils # file systems and their tests
     valgrind                                               # counts of instructions
     prometheus                                             # promtool, which reads /metrics
     debootstrap                                            # a clean Debian for the package

@@ -4,14 +4,10 @@
 #
 #   scripts/vm_migration_test.sh
 #
-# QEMU moves guests with virtiofs from 8.2 on, and Debian 12 has 7.2: a newer one comes from backports,
-# unpacked below vm-tests/cache and not installed. Where that cannot be had, nothing moves
-# (MIGRATION=no says so beforehand). DIR (/var/tmp/razorfs-vm by default) names the place for stores
-# and logs.
+# QEMU moves guests with virtiofs from 8.2 on, and Debian 12 has 7.2: it is that of backports here, as
+# QEMU=backports has it elsewhere. With QEMU=system nothing moves. KERNEL: see guest_tools.sh. DIR
+# (/var/tmp/razorfs-vm by default) names the place for stores and logs.
 set -euo pipefail
+QEMU=${QEMU:-backports}
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
-flags=()
-if [ "${MIGRATION:-yes}" != no ]; then
-    flags=(--qemu "$(scripts/newer_qemu.sh vm-tests/cache/qemu)")
-fi
-exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" migration "${flags[@]}"
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" "${VM_FLAGS[@]}" migration

@@ -9,8 +9,8 @@
 #                                                                  in the last round the client is a
 #                                                                  guest within the outer guest
 #
-# DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs. --host needs root, for
-# loop mounts. Exit code 0 when nothing was lost and nothing else is wrong.
+# DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs; KERNEL and QEMU: see
+# guest_tools.sh. --host needs root, for loop mounts. Exit code 0 when nothing was lost and nothing else is wrong.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
 rounds=()
@@ -18,5 +18,5 @@ case " $* " in
     *' --rounds '*) ;;
     *' --host '*) rounds=(--rounds 5 --nested) ;;
 esac
-exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" \
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" "${VM_FLAGS[@]}" \
     poweroff "$@" "${rounds[@]}"

@@ -5,7 +5,8 @@
 #
 #   scripts/vm_services_test.sh
 #
-# DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs.
+# DIR (/var/tmp/razorfs-vm by default) names the place for stores and logs. KERNEL and QEMU: see
+# guest_tools.sh.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/guest_tools.sh"
-exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" services
+exec "$VM_TESTS" --agent "$AGENT" --dir "${DIR:-/var/tmp/razorfs-vm}" "${VM_FLAGS[@]}" services

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::guest::{Error, Guest, GuestOptions, Image, Result};
+use crate::guest::{Emulator, Error, Guest, GuestOptions, Image, Result};
 use crate::store::{Daemon, check, mkfs};
 
 /// How to run.
@@ -15,10 +15,9 @@ pub struct Plan {
     pub dir: PathBuf,
     /// What guests boot.
     pub image: Image,
-    /// `tcg` or `kvm`.
-    pub accelerator: String,
-    /// The root of the packages of a QEMU that can move guests with virtiofs (8.2 or newer).
-    pub qemu: Option<PathBuf>,
+    /// What carries them out. Guests move when that is another QEMU than the system's: one that can
+    /// move guests with virtiofs (8.2 or newer).
+    pub emulator: Emulator,
 }
 
 const TAG: &str = "razorfs";
@@ -118,8 +117,8 @@ impl Plan {
     fn options(&self, socket: &Path) -> GuestOptions {
         GuestOptions {
             virtiofs: Some((socket.to_owned(), TAG.into())),
-            accelerator: self.accelerator.clone(),
-            qemu: self.qemu.clone(),
+            emulator: self.emulator.clone(),
+            cpus: 2,
             memory_mib: 256,
             ..GuestOptions::default()
         }
@@ -176,7 +175,7 @@ pub fn go(plan: &Plan) -> Result<()> {
     let mut guest = plan.boot(&plan.path("one"), &socket)?;
     Work::start(&mut guest)?;
     let daemon = update(plan, &store, &mut guest, daemon)?;
-    let (guest, daemon) = match plan.qemu {
+    let (guest, daemon) = match plan.emulator.qemu {
         Some(_) => migrate(plan, &store, guest, daemon)?,
         None => (guest, daemon),
     };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::guest::{Error, Guest, GuestOptions, Image, Result};
+use crate::guest::{Emulator, Error, Guest, GuestOptions, Image, Result};
 use crate::store::{Daemon, mkfs};
 
 const TAG: &str = "razorfs";
@@ -99,7 +99,7 @@ fn counted(log: &Path, from: usize) -> Result<(Counts, usize)> {
 ///
 /// # Errors
 /// When the guest or the daemon does not come up, or a command fails.
-pub fn count(dir: &Path, image: &Image, accelerator: &str, flags: &[&str]) -> Result<Vec<Row>> {
+pub fn count(dir: &Path, image: &Image, emulator: &Emulator, flags: &[&str]) -> Result<Vec<Row>> {
     let [store, log, socket] = ["store", "requests.log", "fs"].map(|name| dir.join(name));
     for old in [&store, &log] {
         let _ = std::fs::remove_dir_all(old).or_else(|_| std::fs::remove_file(old));
@@ -110,7 +110,7 @@ pub fn count(dir: &Path, image: &Image, accelerator: &str, flags: &[&str]) -> Re
     let daemon = Daemon::start_with(&store, &sockets, TAG, &log, &flags)?;
     let options = GuestOptions {
         virtiofs: Some((socket, TAG.into())),
-        accelerator: accelerator.into(),
+        emulator: emulator.clone(),
         ..GuestOptions::default()
     };
     let mut guest = Guest::start(dir, image, &options)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::guest::image::run;
-use crate::guest::{Error, Guest, GuestOptions, Image, Result};
+use crate::guest::{Emulator, Error, Guest, GuestOptions, Image, Result};
 use crate::store::{Daemon, check, mkfs, program, programs};
 
 /// How to run.
@@ -14,8 +14,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// What guests boot.
     pub image: Image,
-    /// `tcg` or `kvm`.
-    pub accelerator: String,
+    /// What carries them out.
+    pub emulator: Emulator,
 }
 
 /// Where a dataset is exported, and its mount tag.
@@ -45,7 +45,8 @@ impl Plan {
     fn boot(&self) -> Result<Guest> {
         let options = GuestOptions {
             virtiofs: Some((self.path("guest.sock"), DATASET.into())),
-            accelerator: self.accelerator.clone(),
+            cpus: 2,
+            emulator: self.emulator.clone(),
             ..GuestOptions::default()
         };
         let mut guest = Guest::start(&self.dir, &self.image, &options)?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use vm_tests::campaign::{self, PROGRAMS, Plan};
 use vm_tests::guest::image::run;
-use vm_tests::guest::{Error, Guest, GuestOptions, Image, Result};
+use vm_tests::guest::{Emulator, Error, Guest, GuestOptions, Image, Result};
 use vm_tests::migration;
 use vm_tests::requests;
 use vm_tests::services;
@@ -29,6 +29,10 @@ struct Args {
         "/../target/guest/x86_64-unknown-linux-gnu/release/guest_agent"
     ))]
     agent: PathBuf,
+    /// The root of the unpacked packages of another QEMU than the system's. Guests move between hosts with
+    /// one only, of at least 8.2.
+    #[arg(long, global = true)]
+    qemu: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -38,11 +42,7 @@ enum Command {
     /// Guests see quotas, snapshots, clones, restored datasets, and what was sent to another store.
     Services,
     /// Guests go on while their daemon is updated, on another host, and after it was killed.
-    Migration {
-        /// The root of the unpacked packages of a QEMU of at least 8.2; without, no guest moves.
-        #[arg(long)]
-        qemu: Option<PathBuf>,
-    },
+    Migration,
     /// A guest carries out everyday commands; how many requests each takes, by flags of razorfsd.
     Requests {
         /// Flags, as one word; once for each that are to be compared.
@@ -69,21 +69,32 @@ enum Command {
     },
 }
 
-fn accelerator(dir: &Path, image: &Image) -> String {
+/// What carries guests out; says which QEMU and kernel that is.
+fn emulator(args: &Args, image: &Image) -> Result<Emulator> {
+    let emulator = |accelerator: &str| Emulator {
+        accelerator: accelerator.into(),
+        qemu: args.qemu.clone(),
+    };
+    let version = run(emulator("tcg").command().arg("--version"))?;
+    let kernel = image.kernel.file_name().unwrap_or_default();
+    println!(
+        "{}, {}",
+        version.lines().next().unwrap_or_default(),
+        kernel.display()
+    );
     // /dev/kvm alone does not tell: only a guest that comes up does.
     if Path::new("/dev/kvm").exists() {
         let options = GuestOptions {
-            accelerator: "kvm".into(),
+            emulator: emulator("kvm"),
             ..GuestOptions::default()
         };
-        if let Ok(guest) =
-            Guest::start_within(dir, image, &options, std::time::Duration::from_secs(8))
-        {
+        let limit = std::time::Duration::from_secs(8);
+        if let Ok(guest) = Guest::start_within(&args.dir, image, &options, limit) {
             drop(guest);
-            return "kvm".into();
+            return Ok(emulator("kvm"));
         }
     }
-    "tcg".into()
+    Ok(emulator("tcg"))
 }
 
 fn prepare(args: &Args, inner: &[PathBuf]) -> Result<Image> {
@@ -102,14 +113,14 @@ fn nested_image(args: &Args, programs: &[PathBuf]) -> Result<Image> {
 fn quickstart(args: &Args) -> Result<bool> {
     println!("== a store, a daemon, a guest");
     let image = prepare(args, &[])?;
-    let accelerator = accelerator(&args.dir, &image);
+    let emulator = emulator(args, &image)?;
     let store = args.dir.join("store");
     mkfs(&store)?;
     let socket = args.dir.join("fs");
     let log = args.dir.join("razorfsd.log");
     let options = GuestOptions {
         virtiofs: Some((socket.clone(), "razorfs".into())),
-        accelerator,
+        emulator,
         ..GuestOptions::default()
     };
     let mut daemon = Daemon::start(&store, std::slice::from_ref(&socket), "razorfs", &log)?;
@@ -162,40 +173,38 @@ fn quickstart(args: &Args) -> Result<bool> {
 }
 
 fn real_main(args: &Args) -> Result<bool> {
-    run(std::process::Command::new("qemu-system-x86_64").arg("--version"))?;
     match &args.command {
         Command::Quickstart => quickstart(args),
         Command::Services => {
             let image = prepare(args, &[])?;
-            let accelerator = accelerator(&args.dir, &image);
+            let emulator = emulator(args, &image)?;
             let dir = args.dir.clone();
             services::go(&services::Plan {
                 dir,
                 image,
-                accelerator,
+                emulator,
             })?;
             println!("PASS");
             Ok(true)
         }
-        Command::Migration { qemu } => {
+        Command::Migration => {
             let image = prepare(args, &[])?;
-            let accelerator = accelerator(&args.dir, &image);
+            let emulator = emulator(args, &image)?;
             migration::go(&migration::Plan {
                 dir: args.dir.clone(),
                 image,
-                accelerator,
-                qemu: qemu.clone(),
+                emulator,
             })?;
             println!("PASS");
             Ok(true)
         }
         Command::Requests { flags } => {
             let image = prepare(args, &[])?;
-            let accelerator = accelerator(&args.dir, &image);
+            let emulator = emulator(args, &image)?;
             for flags in flags {
                 println!("razorfsd {flags}");
                 let flags: Vec<_> = flags.split_whitespace().collect();
-                for row in requests::count(&args.dir, &image, &accelerator, &flags)? {
+                for row in requests::count(&args.dir, &image, &emulator, &flags)? {
                     println!("{row}");
                 }
             }
@@ -224,14 +233,14 @@ fn real_main(args: &Args) -> Result<bool> {
                 })?
             } else {
                 let image = prepare(args, &PROGRAMS.map(PathBuf::from))?;
-                let accelerator = accelerator(&args.dir, &image);
+                let emulator = emulator(args, &image)?;
                 let dir = args.dir.clone();
                 campaign::run(&Plan {
                     rounds: *rounds,
                     seed,
                     dir,
                     image,
-                    accelerator,
+                    emulator,
                 })?
             };
             println!("{summary}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::guest::{Error, Guest, GuestOptions, Image, Result};
+use crate::guest::{Emulator, Error, Guest, GuestOptions, Image, Result};
 use crate::poweroff::Summary;
 use crate::store::{Daemon, check, mkfs};
 use crate::workload::Kind;
@@ -42,8 +42,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// What guests boot, with [`PROGRAMS`].
     pub image: Image,
-    /// `tcg` or `kvm`.
-    pub accelerator: String,
+    /// What carries them out.
+    pub emulator: Emulator,
 }
 
 /// How a round ends.
@@ -113,7 +113,7 @@ impl Seat {
         if !matches!(cut, Cut::Reset(_)) {
             let options = GuestOptions {
                 virtiofs: Some((self.socket(), TAG.into())),
-                accelerator: plan.accelerator.clone(),
+                emulator: plan.emulator.clone(),
                 ..GuestOptions::default()
             };
             self.guest = Some(Guest::start(&self.dir, &plan.image, &options)?);

@@ -176,8 +176,7 @@ impl Image {
             let Some(name) = path.file_name() else {
                 continue;
             };
-            if path.exists() {
-                copy(&path, &root.join("modules").join(name))?;
+            if unpack_module(&path, &root.join("modules").join(name))? {
                 order.push_str(&format!("{}\n", name.to_string_lossy()));
             }
         }
@@ -209,6 +208,22 @@ impl Image {
             initrd,
         })
     }
+}
+
+/// A module that is there, as it is or compressed as newer kernels have it; otherwise false.
+fn unpack_module(from: &Path, to: &Path) -> Result<bool> {
+    let packed = from.with_extension("ko.xz");
+    if from.exists() {
+        copy(from, to)?;
+    } else if packed.exists() {
+        let file = fs::File::create(to).map_err(io(to.display()))?;
+        let mut unpack = Command::new("xz");
+        let unpack = unpack.args(["--decompress", "--stdout"]).arg(packed);
+        run(unpack.stdout(file))?;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

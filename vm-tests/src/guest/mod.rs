@@ -5,7 +5,7 @@ pub mod image;
 pub mod vm;
 
 pub use image::Image;
-pub use vm::{Agent, Disk, Guest, GuestOptions};
+pub use vm::{Agent, Disk, Emulator, Guest, GuestOptions};
 
 /// What goes wrong around a guest.
 #[derive(Debug, thiserror::Error)]

@@ -25,6 +25,30 @@ pub struct Disk {
     pub log: PathBuf,
 }
 
+/// What carries guests out.
+#[derive(Debug, Clone, Default)]
+pub struct Emulator {
+    /// `kvm` or `tcg`; TCG when empty.
+    pub accelerator: String,
+    /// Another QEMU than the system's: the root of its unpacked packages.
+    pub qemu: Option<PathBuf>,
+}
+
+impl Emulator {
+    /// The program, and where its firmware is.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let Some(root) = &self.qemu else {
+            return Command::new("qemu-system-x86_64");
+        };
+        let mut command = Command::new(root.join("usr/bin/qemu-system-x86_64"));
+        for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+            command.arg("-L").arg(root.join(firmware));
+        }
+        command
+    }
+}
+
 /// What a guest is to have.
 #[derive(Debug, Clone, Default)]
 pub struct GuestOptions {
@@ -32,14 +56,15 @@ pub struct GuestOptions {
     pub virtiofs: Option<(PathBuf, String)>,
     /// A disk.
     pub disk: Option<Disk>,
+    /// Processors, and as many request queues of the vhost-user-fs device; 1 when 0. The guest uses
+    /// more than one queue from Linux 6.11 on.
+    pub cpus: u32,
     /// Memory in MiB; 512 when 0.
     pub memory_mib: u32,
-    /// `kvm` or `tcg`; TCG when empty.
-    pub accelerator: String,
+    /// What carries it out.
+    pub emulator: Emulator,
     /// A third serial port, for the agent of a guest within the guest: see [`Guest::inner`].
     pub inner: bool,
-    /// Another QEMU than the system's: the root of its unpacked packages.
-    pub qemu: Option<PathBuf>,
     /// Wait at this UNIX socket for a guest that moves here, instead of starting one.
     pub incoming: Option<PathBuf>,
     /// Further arguments of QEMU.
@@ -227,20 +252,12 @@ impl Guest {
         } else {
             options.memory_mib
         };
-        let accelerator = match options.accelerator.as_str() {
+        let cpus = options.cpus.max(1);
+        let accelerator = match options.emulator.accelerator.as_str() {
             "" | "tcg" => "tcg,thread=multi",
             other => other,
         };
-        let mut command = match &options.qemu {
-            None => Command::new("qemu-system-x86_64"),
-            Some(root) => {
-                let mut command = Command::new(root.join("usr/bin/qemu-system-x86_64"));
-                for firmware in ["usr/share/qemu", "usr/share/seabios"] {
-                    command.arg("-L").arg(root.join(firmware));
-                }
-                command
-            }
-        };
+        let mut command = options.emulator.command();
         if let Some(socket) = &options.incoming {
             command.args(["-incoming", &format!("unix:{}", socket.display())]);
         }
@@ -253,7 +270,7 @@ impl Guest {
                 "-cpu",
                 "max",
             ])
-            .args(["-smp", "1", "-m", &memory.to_string()])
+            .args(["-smp", &cpus.to_string(), "-m", &memory.to_string()])
             .args([
                 "-object",
                 &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
@@ -295,7 +312,10 @@ impl Guest {
                 ])
                 .args([
                     "-device",
-                    &format!("vhost-user-fs-pci,chardev=fs,tag={tag},queue-size=1024"),
+                    &format!(
+                        "vhost-user-fs-pci,chardev=fs,tag={tag},queue-size=1024,\
+                         num-request-queues={cpus}"
+                    ),
                 ]);
         }
         if let Some(disk) = &options.disk {
