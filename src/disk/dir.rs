@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::IFlags;
 
@@ -95,7 +96,9 @@ pub struct StoreDir {
 
 /// The lock on a store: it ends when this is dropped, or with the process.
 pub struct StoreLock {
+    /// The superblock's.
     file: File,
+    last_written: Option<SystemTime>,
 }
 
 impl StoreLock {
@@ -105,6 +108,13 @@ impl StoreLock {
     /// When it does not say what it is.
     pub fn file_system(&self) -> io::Result<FileSystem> {
         FileSystem::of(&self.file)
+    }
+
+    /// When the superblock had been written last before the store was locked: by closing it, or by the
+    /// newest checkpoint of one that was not closed. `None` where the file system does not tell.
+    #[must_use]
+    pub fn last_written(&self) -> Option<SystemTime> {
+        self.last_written
     }
 }
 
@@ -261,7 +271,13 @@ fn sync_directory(dir: &Path) -> Result<(), DiskError> {
 /// Takes the store's lock.
 fn take_lock(dir: &Path, file: File) -> Result<StoreLock, DiskError> {
     match file.try_lock() {
-        Ok(()) => Ok(StoreLock { file }),
+        Ok(()) => {
+            let written = file.metadata().and_then(|metadata| metadata.modified());
+            Ok(StoreLock {
+                last_written: written.ok(),
+                file,
+            })
+        }
         Err(std::fs::TryLockError::WouldBlock) => Err(DiskError::Locked {
             path: dir.to_owned(),
             holder: lock_holder(&file),

@@ -88,16 +88,15 @@ pub enum OpenError {
 /// The system's clock.
 #[must_use]
 pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let sec = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-        Time {
-            sec,
-            nsec: since.subsec_nanos(),
-        }
-    })
+    Arc::new(|| time_of(SystemTime::now()))
+}
+
+fn time_of(at: SystemTime) -> Time {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time {
+        sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nsec: since.subsec_nanos(),
+    }
 }
 
 impl Store {
@@ -362,6 +361,13 @@ impl Store {
     #[must_use]
     pub fn file_system(&self) -> Option<FileSystem> {
         self.lock.as_ref()?.file_system().ok()
+    }
+
+    /// When its superblock had been written last before it was opened: by closing it, or by the newest
+    /// checkpoint. `None` where the host's file system does not tell.
+    #[must_use]
+    pub fn last_written(&self) -> Option<Time> {
+        self.lock.as_ref()?.last_written().map(time_of)
     }
 
     /// What opening found and did.

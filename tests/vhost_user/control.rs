@@ -259,6 +259,13 @@ fn a_confined_daemon_tells_what_the_store_lies_on() {
     let kind = below["kind"].as_str();
     assert!(kind.is_some_and(|kind| !kind.is_empty()), "{stats}");
     assert_eq!(stats["opening"]["was_closed"], true);
+    let made = stats["created_at"].as_str().unwrap();
+    let closed = stats["opening"]["last_written_at"].as_str().unwrap();
+    let now = jiff::Timestamp::now().to_string();
+    assert!(
+        made[..19] <= closed[..19] && closed <= now.as_str(),
+        "{stats}"
+    );
     daemon.terminate();
 }
 

@@ -420,12 +420,15 @@ fn report_recovery(config: &Config, opened: &Store) {
              --discard-damaged-log' goes on from it"
         );
     }
+    let at = opened.last_written();
+    let at = at.and_then(|at| jiff::Timestamp::new(at.sec, 0).ok());
+    let at = at.map_or_else(|| "nobody knows when".to_owned(), |at| at.to_string());
     if report.was_clean() {
-        log::info!("{store} had been closed: there was nothing to recover");
+        log::info!("{store} had been closed, {at}: there was nothing to recover");
     } else {
         log::info!(
-            "{store} had not been closed: {} transactions applied, {} dropped, {} bytes of torn \
-             log, {} orphans freed, in {:?}",
+            "{store} had not been closed, its last checkpoint {at}: {} transactions applied, {} \
+             dropped, {} bytes of torn log, {} orphans freed, in {:?}",
             report.applied,
             report.dropped,
             report.torn_bytes,

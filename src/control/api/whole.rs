@@ -75,6 +75,11 @@ pub struct HostFileSystem {
 pub struct Opening {
     /// Whether it had been closed.
     pub was_closed: bool,
+    /// When its superblock had been written last before that (RFC 3339): by closing it, or else by the
+    /// newest checkpoint; `null` where the host's file system does not tell.
+    #[serde(default)]
+    #[schema(format = DateTime)]
+    pub last_written_at: Option<String>,
     /// Transactions of the log that were applied.
     pub transactions: u64,
     /// Transactions that were dropped: the power went before they were durable.

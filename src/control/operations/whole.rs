@@ -146,6 +146,7 @@ pub fn stats(store: &Arc<Store>) -> Result<Stats> {
         }),
         opening: Opening {
             was_closed: report.was_clean(),
+            last_written_at: store.last_written().map(rfc3339),
             transactions: report.applied,
             dropped: report.dropped,
             torn_bytes: report.torn_bytes,

@@ -195,6 +195,7 @@ mod tests {
             file_system: None,
             opening: Opening {
                 was_closed: true,
+                last_written_at: None,
                 transactions: 0,
                 dropped: 0,
                 torn_bytes: 0,

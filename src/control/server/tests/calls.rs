@@ -337,6 +337,7 @@ fn numbers_are_told() {
     assert_eq!(stats["is_writable"], true);
     // A simulated disk lies nowhere.
     assert_eq!(stats["file_system"], Value::Null);
+    assert_eq!(stats["opening"]["last_written_at"], Value::Null);
     assert_eq!(stats["opening"]["superblock_damage"], json!([]));
     let (_, health) = world.get("/health");
     assert_eq!(
