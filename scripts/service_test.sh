@@ -1,7 +1,8 @@
 #!/bin/bash
 # Boots a Debian 12 with systemd in a container, and tries the service there, as the package brings it
-# and as docs/OPERATING.md and docs/MIGRATION.md have it begun and reloaded: an update of the package under a connected front-end, reloads, the watchdog, a kill, the end; and a
-# daemon that its first guest starts.
+# and as docs/OPERATING.md and docs/MIGRATION.md have it begun and reloaded: an update of the package
+# under a connected front-end, reloads, the watchdog, a kill, the end; and a daemon that its first guest
+# starts.
 #
 #   scripts/service_test.sh        needs root, for debootstrap and systemd-nspawn
 #

@@ -150,7 +150,8 @@ NEWER_QEMU='' on first "$(scripts/block.sh README.md 'razorfs mkfs')
     $(scripts/block.sh README.md 'qemu-system-x86_64')"
 ended
 said first synced || fail "the guest did not sync"
-said first "looked at" && grep -q "data: it is mounted on /mnt" "$dir/first/console" || fail "the doctor is not content"
+said first "looked at" && grep -q "data: it is mounted on /mnt" "$dir/first/console" ||
+    fail "the doctor is not content"
 razorfsck --data /var/lib/razorfs/vm1
 razorfs extract /var/lib/razorfs/vm1 main "$dir/out"
 (cd "$dir/out" && sha256sum -c sums)
