@@ -1,14 +1,19 @@
 #!/bin/bash
-# Unpacks packages of Debian's backports into a directory, and prints its path. What is installed is left
-# alone, and so are the system's lists of packages. Of a package that only names the newest kernel, it is
-# that kernel.
+# Unpacks the kernel or the QEMU of Debian's backports below vm-tests/cache, once, and prints where. What
+# is installed is left alone, and so are the system's lists of packages.
 #
-#   scripts/backports.sh DIR PACKAGE...
-#
-# Does nothing when DIR is there.
+#   scripts/backports.sh kernel|qemu
 set -euo pipefail
-dir=$1
-shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case "${1:-}" in
+    kernel) packages=(linux-image-cloud-amd64) ;;
+    qemu) packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios) ;;
+    *)
+        echo "usage: scripts/backports.sh kernel|qemu" >&2
+        exit 2
+        ;;
+esac
+dir=$PWD/vm-tests/cache/backports/$1
 if [ ! -d "$dir" ]; then
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
@@ -20,12 +25,11 @@ if [ ! -d "$dir" ]; then
         -o "Dir::State::Lists=$work/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
         -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o APT::Default-Release=bookworm-backports)
     apt-get "${options[@]}" update >&2
-    packages=()
-    for package; do
-        kernel=$(apt-cache "${options[@]}" show --no-all-versions "$package" |
-            sed -n 's/^Depends: .*\(linux-image-[^ ,]*\).*/\1/p')
-        packages+=("${kernel:-$package}")
-    done
+    if [ "$1" = kernel ]; then
+        # That package only names the newest.
+        packages=($(apt-cache "${options[@]}" show --no-all-versions "${packages[@]}" |
+            sed -n 's/^Depends: .*\(linux-image-[^ ,]*\).*/\1/p'))
+    fi
     (cd "$work/debs" && apt-get "${options[@]}" download "${packages[@]}" >&2)
     for deb in "$work"/debs/*.deb; do
         dpkg-deb -x "$deb" "$work/root"
@@ -33,4 +37,4 @@ if [ ! -d "$dir" ]; then
     mkdir -p "$(dirname "$dir")"
     mv "$work/root" "$dir"
 fi
-(cd "$dir" && pwd)
+echo "$dir"

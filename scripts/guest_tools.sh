@@ -24,10 +24,8 @@ RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --quiet -p vm-te
 AGENT=$ROOT/target/guest/x86_64-unknown-linux-gnu/release/guest_agent
 VM_FLAGS=()
 if [ "${KERNEL:-}" = backports ]; then
-    scripts/backports.sh vm-tests/cache/backports/kernel linux-image-cloud-amd64 > /dev/null
-    VM_FLAGS+=(--cache "$ROOT/vm-tests/cache/backports")
+    VM_FLAGS+=(--cache "$(dirname "$(scripts/backports.sh kernel)")")
 fi
 if [ "${QEMU:-}" = backports ]; then
-    VM_FLAGS+=(--qemu "$(scripts/backports.sh vm-tests/cache/backports/qemu \
-        qemu-system-x86 qemu-system-common qemu-system-data seabios)")
+    VM_FLAGS+=(--qemu "$(scripts/backports.sh qemu)")
 fi

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Installs the Debian package on a clean Debian 12, and tries it there: the service runs as its own
-# user and serves a front-end, manual pages and completions are there, and purging it leaves stores.
+# Makes and installs the Debian package as docs/OPERATING.md says, on a clean Debian 12, and tries it
+# there: the service runs as its own user and serves a front-end, manual pages and completions are there,
+# which their shells can read, and purging it leaves stores. So are the programs installed alone.
 #
 #   scripts/package_test.sh        needs root, for debootstrap and chroot
 set -euo pipefail
@@ -9,7 +10,8 @@ if [ "$(id -u)" != 0 ]; then
     echo "package_test.sh: needs root, for debootstrap and chroot" >&2
     exit 2
 fi
-scripts/package.sh
+scripts/install_deps.sh
+command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 DIR=${DIR:-/var/tmp/razorfs-package}
 rm -rf "$DIR"
 mkdir -p "$DIR"
@@ -22,10 +24,11 @@ end() {
 trap end EXIT
 
 # Kept from run to run: what Debian is does not change with razorfs.
-base=target/debian12.tar
+base=target/debian12-shells.tar
 if [ ! -s "$base" ]; then
-    debootstrap --variant=minbase --include=man-db,bash-completion bookworm "$DIR/base" \
+    debootstrap --variant=minbase --include=man-db,bash-completion,zsh,fish bookworm "$DIR/base" \
         "${MIRROR:-http://deb.debian.org/debian}" > "$DIR/debootstrap.log"
+    mkdir -p target
     tar -C "$DIR/base" -cf "$base" .
 fi
 mkdir "$DIR/root"
@@ -34,8 +37,14 @@ in_root() { chroot "$DIR/root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin "
 mount -t proc proc "$DIR/root/proc"
 
 say() { echo "package: $*"; }
-cp target/debian/razorfs_*.deb "$DIR/root/tmp/razorfs.deb"
-in_root apt-get install -y -qq /tmp/razorfs.deb > "$DIR/install.log" 2>&1
+# On the clean Debian: its packages are where the command line says, and nobody is asked.
+echo 'APT::Get::Assume-Yes "true";' > "$DIR/root/etc/apt/apt.conf.d/90nobody-is-asked"
+apt() {
+    local file
+    for file in "${@:2}"; do install -D -m 644 "$file" "$DIR/root/tmp/checkout/$file"; done
+    in_root sh -c 'cd /tmp/checkout; exec apt "$@"' - "$@" > "$DIR/install.log" 2>&1
+}
+eval "$(scripts/block.sh docs/OPERATING.md 'scripts/package.sh')"
 in_root dpkg -V razorfs
 say "installed $(in_root dpkg-query -W razorfs)"
 
@@ -43,7 +52,11 @@ for page in razorfs.1 razorfsd.8 razorfsck.8 razorfs-snapshot.1; do
     in_root man --where "${page%.*}" > /dev/null || { say "no manual page $page"; exit 1; }
 done
 in_root bash -c '. /usr/share/bash-completion/completions/razorfs && complete -p razorfs' > /dev/null
-say "manual pages and completions are there"
+for program in razorfs razorfsd razorfsck; do
+    in_root zsh -n "/usr/share/zsh/vendor-completions/_$program"
+    in_root fish --no-execute "/usr/share/fish/vendor_completions.d/$program.fish"
+done
+say "manual pages are there, and completions for bash, zsh and fish"
 
 # As the unit has it: its user, its command line.
 unit=/usr/lib/systemd/system/razorfsd@.service
@@ -82,4 +95,11 @@ in_root apt-get purge -y -qq razorfs > "$DIR/purge.log" 2>&1
 [ ! -e "$DIR/root/usr/bin/razorfsd" ]
 [ -s "$DIR/root/var/lib/razorfs/home/superblock" ]
 say "purged; the store is still there"
+
+export CARGO_TARGET_DIR=target CARGO_INSTALL_ROOT=$DIR/programs
+eval "$(scripts/block.sh docs/OPERATING.md 'cargo install')"
+for program in razorfs razorfsd razorfsck; do
+    "$DIR/programs/bin/$program" --version
+done
+say "the programs alone are installed too"
 echo PASS

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Boots a Debian 12 with systemd in a container, and tries the service there, as the package brings it:
-# an update of the package under a connected front-end, reloads, the watchdog, a kill, the end; and a
-# daemon that its first guest starts.
+# Boots a Debian 12 with systemd in a container, and tries the service there, as the package brings it
+# and as docs/OPERATING.md and docs/MIGRATION.md have it begun and reloaded: an update of the package
+# under a connected front-end, reloads, the watchdog, a kill, the end; and a daemon that its first guest
+# starts.
 #
 #   scripts/service_test.sh        needs root, for debootstrap and systemd-nspawn
 #
@@ -42,6 +43,9 @@ open(my $there, ">", "/connected");
 sysread($socket, my $byte, 1);
 PERL
 
+scripts/block.sh docs/OPERATING.md 'systemctl enable' > "$DIR/root/begin.sh"
+scripts/block.sh docs/MIGRATION.md 'systemctl reload' > "$DIR/root/reload.sh"
+
 cat > "$DIR/root/test.sh" << 'SH'
 #!/bin/bash
 set -euo pipefail
@@ -71,18 +75,14 @@ until_is() {
 says() { journalctl -q -u $unit | grep -qF -- "$1"; }
 
 dpkg -i /old.deb > /install.log 2>&1 || fail "$(cat /install.log)"
-runuser -u razorfs -- razorfs mkfs /var/lib/razorfs/home > /dev/null
-cat > /etc/razorfs/home.toml << 'TOML'
-store = "/var/lib/razorfs/home"
-socket-dir = "/run/razorfs"
-
-[[export]]
-socket = "/run/razorfs/home.sock"
-TOML
+# What is tried below and the example does not have: a watchdog, and exports that are made meanwhile.
 mkdir -p /etc/systemd/system/$unit.service.d
 printf '[Service]\nWatchdogSec=6\n' > /etc/systemd/system/$unit.service.d/watchdog.conf
 systemctl daemon-reload
-systemctl start $unit
+echo 'RAZORFSD_FLAGS="--socket-dir /run/razorfs"' > /etc/razorfs/home.conf
+bash -e /begin.sh || fail "it does not begin as it is documented"
+[ "$(stat -c '%G %a' /run/razorfs/home.sock)" = "kvm 660" ] || fail "others may connect, or kvm may not"
+systemctl is-enabled -q $unit || fail "it is not enabled"
 first=$(is MainPID)
 perl /front-end.pl /run/razorfs/home.sock &
 front_end=$!
@@ -93,7 +93,7 @@ kept() {
     [ "$(is NRestarts)" = 0 ] || fail "restarted: $1"
 }
 
-systemctl reload $unit
+bash -e /reload.sh
 until_is "the file is not in force" says "home.toml is in force"
 kept "by a reload"
 [ "$(is MainPID)" = "$first" ] || fail "another process without another program"
@@ -121,14 +121,14 @@ runuser -u razorfs -- razorfs export /var/lib/razorfs/home web:/run/razorfs/web.
 
 # What it is to be like cannot be.
 cp /etc/razorfs/home.toml /home.toml
-sed -i '1i socket-group = "none-such"' /etc/razorfs/home.toml
+sed -i 's/"kvm"/"none-such"/' /etc/razorfs/home.toml
 cp /usr/bin/razorfsd /usr/bin/razorfsd.new
 mv /usr/bin/razorfsd.new /usr/bin/razorfsd
 ! systemctl reload $unit || fail "it took over what it could not"
 kept "by an update that failed"
 [ "$(is MainPID)" = "$second" ] || fail "another process, though it could not take over"
 cp /home.toml /etc/razorfs/home.toml
-systemctl reload $unit
+bash -e /reload.sh
 third=$(is MainPID)
 [ "$third" != "$second" ] || fail "it did not take over when it could"
 kept "by the second update"
@@ -165,7 +165,7 @@ for guest in first second; do
     first=$(is MainPID)
     cp /usr/bin/razorfsd /usr/bin/razorfsd.new
     mv /usr/bin/razorfsd.new /usr/bin/razorfsd
-    systemctl reload $unit
+    bash -e /reload.sh || fail "sockets are not passed by"
     kept "by an update of what its guest has started"
     [ "$(is MainPID)" != "$first" ] || fail "another program did not take over a socket of systemd's"
     kill $front_end

@@ -13,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ "$(id -u)" = 0 ] || { echo "vm_libvirt_test.sh: needs root" >&2; exit 2; }
 scripts/install_deps.sh --libvirt
+. scripts/plain_guest.sh
 command -v cargo > /dev/null || PATH=$HOME/.cargo/bin:$PATH
 [ -n "${RAZORFS_BIN:-}" ] || cargo build --release --quiet --package razorfs --bins
 bin=$(realpath "${RAZORFS_BIN:-target/release}")
@@ -20,7 +21,7 @@ dir=${DIR:-/var/tmp/razorfs-libvirt}
 name=razorfs-test-$$
 mkdir -p "$dir"
 dir=$(realpath "$dir")
-rm -rf "$dir"/{root,kernel,initrd.cpio,started,socket,console.log,razorfs.sock,domain.xml}
+rm -rf "$dir"/{started,socket,console.log,razorfs.sock,domain.xml}
 started=() # what this script started, to be ended in the end
 
 clean_up() {
@@ -61,25 +62,11 @@ if ! virsh -q version > /dev/null 2>&1; then
 fi
 virsh version
 
-# The guest: a kernel of Debian's, and an init that does what is to be looked at.
-package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -n 1)
-[ -e "$dir/$package.deb" ] || (cd "$dir" && apt-get download -qq "$package" 2> /dev/null && mv "$package"_*.deb "$package.deb")
-dpkg -x "$dir/$package.deb" "$dir/kernel"
-modules=$(echo "$dir"/kernel/lib/modules/*/kernel)
-mkdir -p "$dir"/root/{bin,modules,proc,sys,dev}
-cp /bin/busybox "$dir/root/bin/"
-for module in virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev \
-    virtio/virtio_pci ../fs/fuse/fuse ../fs/fuse/virtiofs; do
-    [ ! -e "$modules/drivers/$module.ko" ] || {
-        cp "$modules/drivers/$module.ko" "$dir/root/modules/"
-        echo "${module##*/}.ko" >> "$dir/root/modules/order"
-    }
-done
+# The guest: an init that does what is to be looked at.
+plain_guest "$dir"
 cat > "$dir/root/init" << 'INIT'
 #!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
-while read -r module; do insmod "/modules/$module"; done < /modules/order
+. /begin
 for tag in started socket; do
     mkdir -p "/$tag"
     mount -t virtiofs "$tag" "/$tag" || echo "GUEST: $tag cannot be mounted"
@@ -99,8 +86,7 @@ while :; do
     for tag in started socket; do dd if=/dev/zero of="/$tag/scratch" bs=64k count=16 2> /dev/null; done
 done
 INIT
-chmod +x "$dir/root/init"
-(cd "$dir/root" && find . | cpio --quiet -o -H newc -R 0:0) > "$dir/initrd.cpio"
+pack_guest "$dir"
 
 # The stores, and the daemon that runs by itself.
 for store in started socket; do "$bin/razorfs" mkfs "$dir/$store"; done
@@ -126,7 +112,7 @@ cat > "$dir/domain.xml" << XML
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>$(echo "$dir"/kernel/boot/vmlinuz-*)</kernel>
+    <kernel>$KERNEL</kernel>
     <initrd>$dir/initrd.cpio</initrd>
     <cmdline>console=ttyS0 panic=-1 quiet</cmdline>
   </os>
