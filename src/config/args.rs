@@ -105,7 +105,8 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     trim_interval: String,
     /// Percent of chunks.dat, and 1G at least, that must be free in pieces too short to go back for
-    /// razorfsd to move content together while guests are quiet; 0 for never. See `razorfs compact`.
+    /// razorfsd to move content together while guests are quiet, and of files that they must have been
+    /// written over for it to write parts of them anew; 0 for never. See `razorfs compact`.
     #[arg(long, value_name = "PERCENT", default_value_t = 25)]
     compact: usize,
     /// Wait for a virtual machine that moves here from another host, and open the store only when

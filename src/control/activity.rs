@@ -179,6 +179,9 @@ pub struct Activity {
     /// Bytes that they take.
     #[serde(default)]
     pub moved_bytes: u64,
+    /// Bytes of files that were written anew in the background.
+    #[serde(default)]
+    pub defragmented_bytes: u64,
     /// Names that nobody used any more, and that were forgotten.
     #[serde(default)]
     pub forgotten_names: u64,
@@ -276,6 +279,7 @@ pub fn gather(
         damaged_content: now.damaged_content,
         moved_chunks: now.moved_chunks,
         moved_bytes: now.moved_bytes,
+        defragmented_bytes: now.defragmented_bytes,
         forgotten_names: now.forgotten_names,
         names_punched_bytes: now.names_punched_bytes,
         punched_bytes: space.punched_bytes,

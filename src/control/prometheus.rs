@@ -181,6 +181,11 @@ impl Page {
             now.moved_bytes,
         );
         self.counter(
+            "razorfs_defragmented_bytes_total",
+            "Bytes of files that were written anew in the background.",
+            now.defragmented_bytes,
+        );
+        self.counter(
             "razorfs_forgotten_names_total",
             "Names that nobody used any more, and that were forgotten.",
             now.forgotten_names,

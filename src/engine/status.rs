@@ -67,6 +67,8 @@ pub struct Activity<'s> {
     pub moved_chunks: u64,
     /// Bytes that they take.
     pub moved_bytes: u64,
+    /// Bytes of files that were written anew in the background.
+    pub defragmented_bytes: u64,
     /// Names that nobody used any more, and that were forgotten.
     pub forgotten_names: u64,
     /// Bytes of strings.dat that take no space.
@@ -103,6 +105,7 @@ impl Store {
             damaged_content: self.data.damaged.get(),
             moved_chunks: self.data.moved_chunks.get(),
             moved_bytes: self.data.moved_bytes.get(),
+            defragmented_bytes: self.data.defragmented_bytes.get(),
             forgotten_names: self.names.forgotten.get(),
             names_punched_bytes: self.journal.names_unbacked_bytes(),
             capacity_bytes: self.journal.capacity_bytes(),

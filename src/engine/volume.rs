@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::data::{InodeTable, Usage};
+use super::data::{InodeTable, Replaced, Usage};
 use super::kernels::Kernels;
 use super::projects::{Counted, limits_of, use_of};
 use super::store::{OpenError, Room, Store};
@@ -54,6 +54,8 @@ pub(super) struct Dataset {
     pub(super) quota_noted: AtomicI64,
     /// Which of its inodes are counted in their projects.
     pub(super) counted: Counted,
+    /// What was written over in its files.
+    pub(super) replaced: Replaced,
     /// The dataset that what is received into it is for: it may take what is kept for that.
     pub(super) received_for: Option<DatasetId>,
 }
@@ -124,6 +126,7 @@ impl Dataset {
             importing: Mutex::new(None),
             kernels: Kernels::default(),
             quota_noted: super::events::never_noted(),
+            replaced: Replaced::default(),
         }
     }
 }

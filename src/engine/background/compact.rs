@@ -33,7 +33,14 @@ pub(super) fn run(shared: &Shared, store: &Weak<Store>) {
             return;
         }
         let mut go_on = || rest(shared, &store, options.pause, || store.moved_by_all());
-        match store.compact_idle(options, &mut go_on) {
+        let done = store.defragment_idle(options, &mut go_on);
+        let done = done.and_then(|bytes| {
+            if bytes > 0 {
+                ::log::info!("compaction: {bytes} bytes of files written anew");
+            }
+            store.compact_idle(options, &mut go_on)
+        });
+        match done {
             Ok(done) if done.moved_chunks > 0 => {
                 let (chunks, bytes) = (done.moved_chunks, done.moved_bytes);
                 ::log::info!("compaction: {bytes} bytes moved in {chunks} chunks");

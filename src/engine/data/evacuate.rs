@@ -34,13 +34,13 @@ const RECORDS_MAX: usize = 16 << 10;
 /// Free ranges that are read at a time.
 const RANGES_MAX: usize = 16 << 10;
 
-/// When chunks are moved in the background, and how fast.
+/// When chunks are moved and files defragmented in the background, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactOptions {
     /// Percent of chunks.dat, without its holes, that must be free and not go back by itself, 1 to 99;
-    /// and of what a region holds.
+    /// and of what a region holds; and of what a part of a file takes.
     pub percent: u8,
-    /// Bytes that must be free so, at least.
+    /// Bytes that must be free so, at least; and of files that must have been written over.
     pub min_bytes: u64,
     /// How often that is looked at.
     pub interval: Duration,

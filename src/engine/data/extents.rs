@@ -208,6 +208,14 @@ impl Editor<'_, '_> {
         }
     }
 
+    /// Bytes of all files that stand in extents with content.
+    pub(super) fn content_bytes(&self) -> u64 {
+        let counters = &self.counters;
+        counters
+            .allocated_bytes
+            .saturating_sub(counters.reserved_bytes)
+    }
+
     /// Enters an extent where there is none. The chunk's reference is the caller's to count.
     pub(super) fn insert(&mut self, start: u64, record: ExtentRecord) -> Result<(), StoreError> {
         self.add_sums(&record);

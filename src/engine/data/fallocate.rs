@@ -97,6 +97,7 @@ impl Volume {
             counters: &mut counters,
             tx: &mut tx,
         };
+        let before = editor.content_bytes();
         let until = if how.replaces() {
             let (until, _) = editor.punch_some(from, end, EXTENTS_MAX)?;
             if how.reserves() {
@@ -106,6 +107,7 @@ impl Volume {
         } else {
             editor.reserve_holes(from, end, EXTENTS_MAX)?
         };
+        let replaced = before.saturating_sub(editor.content_bytes());
         let now = self.now();
         record.ctime = now;
         record.mtime = now;
@@ -118,6 +120,7 @@ impl Volume {
         self.store_inode(&mut tx, ino, &record)?;
         let released = data.unallocated_in(from, until);
         let lsn = self.commit_counted(tx, (&counters, record.projid), released, charge)?;
+        self.dataset.replaced.note(ino, replaced);
         state.touch(lsn);
         self.change_dirty(&mut data, |map| match how.replaces() {
             true => map.remove(from, until),

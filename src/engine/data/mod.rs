@@ -8,6 +8,7 @@
 mod chunks;
 mod compact;
 mod copy;
+mod defragment;
 mod dirty;
 mod evacuate;
 mod extents;
@@ -17,6 +18,7 @@ mod kept;
 mod quota;
 mod read;
 mod received;
+mod replaced;
 mod resize;
 mod rewrite;
 mod space;
@@ -31,6 +33,7 @@ mod writeout;
 pub use compact::Compacted;
 pub use evacuate::CompactOptions;
 pub(super) use quota::{Usage, kept_bytes};
+pub(super) use replaced::Replaced;
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 pub use trim::{TrimOptions, Trimmed};
@@ -102,6 +105,8 @@ pub(super) struct DataState {
     pub(super) moved_chunks: Counter,
     /// Bytes that they take.
     pub(super) moved_bytes: Counter,
+    /// Bytes of files that were written anew in the background.
+    pub(super) defragmented_bytes: Counter,
     /// Bytes of content that became chunks of their own.
     pub(super) stored_content_bytes: Counter,
     /// Bytes of chunks.dat that were claimed for these.
@@ -131,6 +136,7 @@ impl DataState {
             damaged: Counter::default(),
             moved_chunks: Counter::default(),
             moved_bytes: Counter::default(),
+            defragmented_bytes: Counter::default(),
             stored_content_bytes: Counter::default(),
             stored_bytes: Counter::default(),
             deduplicated_bytes: Counter::default(),

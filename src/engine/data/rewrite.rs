@@ -10,6 +10,7 @@ use crate::disk::buffer::Buffer;
 use crate::engine::error::check_goes_on;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::Ino;
+use crate::sync::{RwLock, RwLockReadGuard};
 
 /// Bytes of a file that are written anew at a time: others wait for them.
 const STEP_BYTES: u64 = 1 << 20;
@@ -36,11 +37,13 @@ impl Volume {
         let mut sum = 0u64;
         while let Some(start) = self.next_stored(ino, at, size)? {
             check_goes_on(go_on)?;
-            let (end, bytes) = self.rewrite_some(ino, start, size)?;
+            let part = self.rewrite_some(ino, start, size, |gate| Some(gate.read()))?;
+            let (end, bytes) = part.unwrap_or((size, 0));
             sum = sum.saturating_add(bytes);
             at = end;
         }
         self.fsync(ino, false)?;
+        self.dataset.replaced.forget(ino);
         Ok(sum)
     }
 
@@ -62,15 +65,24 @@ impl Volume {
         Ok(None)
     }
 
-    /// Writes a part of a file anew that begins at `start`; where it ends, and how many bytes it had.
-    fn rewrite_some(&self, ino: Ino, start: u64, size: u64) -> Result<(u64, u64), EngineError> {
+    /// Writes a part of a file anew that begins at `start` and ends at `size` at the latest; where it
+    /// ends, and how many bytes it had. `None` when `enter` does not come through the dataset's gate.
+    pub(super) fn rewrite_some<'g>(
+        &'g self,
+        ino: Ino,
+        start: u64,
+        size: u64,
+        enter: impl FnOnce(&'g RwLock<()>) -> Option<RwLockReadGuard<'g, ()>>,
+    ) -> Result<Option<(u64, u64)>, EngineError> {
         self.relieve(ino)?;
         // Each extent may share its first and its last unit with what lies beside it.
         let units = STEP_BYTES / UNIT + 2 * EXTENTS_MAX as u64;
         let promise = self.reserve_units(units)?;
         let state = self.live_state(ino)?;
         // Before `io`, which a snapshot wants when it has closed the gate.
-        let gate = self.dataset.gate.read();
+        let Some(gate) = enter(&self.dataset.gate) else {
+            return Ok(None);
+        };
         let io = state.io.lock();
         let (end, bytes) = loop {
             self.write_out_locked(ino, &state)?;
@@ -117,6 +129,6 @@ impl Volume {
         drop((gate, promise));
         self.write_out_locked(ino, &state)?;
         drop(io);
-        Ok((end, bytes))
+        Ok(Some((end, bytes)))
     }
 }

@@ -266,9 +266,11 @@ impl Volume {
         while !pieces.iter().all(is_done) {
             let (mut data, mut tx) = self.begin_with(state, Need::Reclaim)?;
             let (steps, counters, project) = self.enter_some(&mut tx, ino, pieces, &data)?;
+            let replaced = steps.iter().map(|step| step.replaced).sum();
             let released = steps.iter().map(|step| step.released).sum();
             let lsn = self.commit_counted(tx, (&counters, project), released, None)?;
             state.touch(lsn);
+            self.dataset.replaced.note(ino, replaced);
             self.change_dirty(&mut data, |map| {
                 for step in steps {
                     let Some(piece) = pieces.get_mut(step.place.0) else {
@@ -327,6 +329,7 @@ impl Volume {
                     place,
                     until: None,
                     released: 0,
+                    replaced: 0,
                 });
                 continue;
             }
@@ -337,7 +340,12 @@ impl Volume {
                 record: &mut record,
                 counters: &mut counters,
             };
+            let before = editor.content_bytes();
             let (until, cut) = editor.punch_some(content.entered, content.end(), budget)?;
+            let mut replaced = before.saturating_sub(editor.content_bytes());
+            if content.is_small_for(editor.record.size) {
+                replaced = replaced.saturating_add(until - content.entered);
+            }
             budget = budget.saturating_sub(cut + 1);
             enter_part(&mut editor, content, until, dedup)?;
             if data.is_logged(content.entered, until) {
@@ -348,6 +356,7 @@ impl Volume {
                 place,
                 until: Some(until),
                 released: data.unallocated_in(content.entered, until),
+                replaced,
             });
         }
         self.store_inode(tx, ino, &record)?;
@@ -381,6 +390,8 @@ struct Step {
     until: Option<u64>,
     /// Bytes that were counted as unwritten ones without an extent, and have one now.
     released: u64,
+    /// Bytes that were written over, or in a piece that is small for the file.
+    replaced: u64,
 }
 
 /// Makes the extent of a part reach to `until`, below which nothing else is any more.

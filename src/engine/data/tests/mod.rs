@@ -5,6 +5,7 @@ mod compact;
 mod compressed;
 mod crash;
 mod deduplicated;
+mod defragment;
 mod evacuate;
 mod full;
 mod limits;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::disk::Disk;
 use crate::disk::buffer::{BLOCK_BYTES, Buffer};
 use crate::engine::data::chunks::{self, Packed};
+use crate::engine::data::dirty::WINDOW;
 use crate::engine::data::{DataState, space};
 use crate::engine::{EngineError, Volume};
 use crate::format::id::ChunkId;
@@ -21,6 +22,8 @@ use crate::store::pages::Need;
 const UNIT_SIZE: usize = UNIT_BYTES as usize;
 const _: () = assert!(UNIT_SIZE == BLOCK_BYTES);
 
+/// A piece of less than this share of a window leaves its file in small pieces.
+const SMALL_SHARE: u64 = 4;
 /// Ranges of chunks.dat claimed in one transaction.
 const CLAIMS_MAX: usize = 64;
 
@@ -223,6 +226,11 @@ impl Part {
     /// Where it ends in the file.
     pub(super) fn end(&self) -> u64 {
         self.start.saturating_add(self.len as u64)
+    }
+
+    /// Whether it is a small part of its window, in a file of several.
+    pub(super) fn is_small_for(&self, file_size: u64) -> bool {
+        file_size > WINDOW && (self.len as u64) < WINDOW / SMALL_SHARE
     }
 
     /// Counts what became of it, once, when the trees have some of it.

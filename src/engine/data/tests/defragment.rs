@@ -1,0 +1,372 @@
+//! Files that were written over here and there: what nobody can read any more comes back, what others
+//! have stays where it is, and content stays what it is.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::trim::{check, make, open_hooked, outlives, random};
+use super::*;
+use crate::disk::sim::{Call, Fault};
+use crate::engine::data::space::units_used;
+use crate::engine::{CompactOptions, health};
+
+const BLOCK: usize = 4096;
+/// Of a file: 32 windows.
+const FILE_BYTES: usize = 4 << 20;
+
+fn options() -> CompactOptions {
+    CompactOptions {
+        min_bytes: 1 << 20,
+        ..CompactOptions::default()
+    }
+}
+
+fn try_defragment(volume: &Volume) -> Result<u64, EngineError> {
+    volume.store().defragment_idle(options(), &mut || true)
+}
+
+fn defragment(volume: &Volume) -> u64 {
+    try_defragment(volume).unwrap()
+}
+
+/// Bytes that content takes, once what was freed is.
+fn used(volume: &Volume) -> u64 {
+    volume.store().checkpoint().unwrap();
+    volume.store().checkpoint().unwrap();
+    units_used(&volume.store.journal.view()).unwrap() * BLOCK as u64
+}
+
+fn extents(volume: &Volume) -> u64 {
+    let view = volume.store.journal.view();
+    health::files(&view, [volume.dataset.id]).unwrap().extents
+}
+
+/// A file that was written in order.
+fn in_order(volume: &Volume) -> Vec<u8> {
+    let model = random(1, FILE_BYTES);
+    write(volume, FILE, 0, &model);
+    volume.fsync(FILE, false).unwrap();
+    model
+}
+
+/// Writes over each block of a file whose number `is_one` says, out of order.
+fn overwrite(volume: &Volume, model: &mut Vec<u8>, is_one: impl Fn(usize) -> bool) {
+    let mut blocks: Vec<_> = (0..FILE_BYTES / BLOCK).filter(|n| is_one(*n)).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for last in (1..blocks.len()).rev() {
+        blocks.swap(last, rng.random_range(0..=last));
+    }
+    for (n, block) in blocks.into_iter().enumerate() {
+        let bytes = random(rng.random(), BLOCK);
+        write(volume, FILE, at(block * BLOCK), &bytes);
+        put(model, block * BLOCK, &bytes);
+        if n % 16 == 15 {
+            volume.write_out(FILE).unwrap();
+        }
+    }
+    volume.fsync(FILE, false).unwrap();
+}
+
+const HALF: fn(usize) -> bool = |block| block % 2 == 0;
+
+#[test]
+fn what_was_written_over_comes_back() {
+    for compression in ["off", "lz4"] {
+        let sim = make_as(&MkfsOptions {
+            compression: compression.parse().unwrap(),
+            ..MkfsOptions::reproducible()
+        });
+        let volume = open(&sim);
+        assert_eq!(
+            ["file", "other"].map(|name| create(&volume, name)),
+            [FILE, OTHER]
+        );
+        let mut model = in_order(&volume);
+        let content_bytes = used(&volume);
+        overwrite(&volume, &mut model, HALF);
+        let before = (used(&volume), volume.getattr(FILE).unwrap());
+        assert!(
+            before.0 > content_bytes * 4 / 3,
+            "{} of {content_bytes}",
+            before.0
+        );
+        let written = defragment(&volume);
+        assert_eq!(written, at(FILE_BYTES));
+        assert_eq!(volume.store().activity().defragmented_bytes, written);
+        assert!(
+            used(&volume) <= content_bytes + (64 << 10),
+            "{}",
+            used(&volume)
+        );
+        assert_eq!(extents(&volume), 32, "one for each 128 KiB");
+        assert!(content(&volume, FILE) == model);
+        let after = volume.getattr(FILE).unwrap();
+        assert_eq!((after.mtime, after.ctime), (before.1.mtime, before.1.ctime));
+        assert_eq!((after.size, after.blocks), (before.1.size, before.1.blocks));
+        assert_eq!(defragment(&volume), 0, "it was done");
+        check_space(&volume, compression);
+        volume.store().close().unwrap();
+        check(&sim, compression);
+        assert!(content(&open(&sim), FILE) == model);
+    }
+}
+
+#[test]
+fn what_was_written_in_small_pieces_is_joined() {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = vec![0; FILE_BYTES];
+    volume
+        .resize(FILE, at(FILE_BYTES), &mut |_, _| Ok(()))
+        .unwrap();
+    let mut blocks: Vec<_> = (0..FILE_BYTES / BLOCK).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for last in (1..blocks.len()).rev() {
+        blocks.swap(last, rng.random_range(0..=last));
+    }
+    for block in blocks {
+        let bytes = random(rng.random(), BLOCK);
+        write(&volume, FILE, at(block * BLOCK), &bytes);
+        put(&mut model, block * BLOCK, &bytes);
+        volume.write_out(FILE).unwrap();
+    }
+    assert!(extents(&volume) > 900, "{}", extents(&volume));
+    assert_eq!(defragment(&volume), at(FILE_BYTES));
+    assert_eq!(extents(&volume), 32);
+    assert!(content(&volume, FILE) == model);
+    check_space(&volume, "joined");
+}
+
+/// What it takes would be more.
+#[test]
+fn what_others_have_stays_where_it_is() {
+    let sim = make();
+    let volume = open(&sim);
+    let store = volume.store();
+    let mut model = in_order(&volume);
+    store.snapshot("main@then").unwrap();
+    let then = model.clone();
+    // Of half the windows the file has parts of its own, too.
+    overwrite(&volume, &mut model, |block| {
+        HALF(block) && block < FILE_BYTES / BLOCK / 2
+    });
+    let before = used(&volume);
+    assert_eq!(defragment(&volume), 0, "a snapshot has it");
+    assert_eq!(used(&volume), before);
+    assert!(content(&store.volume("main@then").unwrap(), FILE) == then);
+    store.delete("main@then", false).unwrap();
+    store.reap(&|| false).unwrap();
+    overwrite(&volume, &mut model, HALF);
+    assert_eq!(defragment(&volume), at(FILE_BYTES), "nobody else has it");
+    assert!(content(&volume, FILE) == model);
+
+    let copied = volume
+        .copy_range(FILE, 0, OTHER, 0, at(FILE_BYTES))
+        .unwrap();
+    assert_eq!(copied, at(FILE_BYTES));
+    let other = model.clone();
+    overwrite(&volume, &mut model, HALF);
+    assert_eq!(defragment(&volume), 0, "another file has it");
+    assert!(content(&volume, FILE) == model && content(&volume, OTHER) == other);
+    check_space(&volume, "shared");
+}
+
+#[test]
+fn nothing_is_written_for_little() {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = in_order(&volume);
+    let is_eighth = |block: usize| block.is_multiple_of(8);
+    overwrite(&volume, &mut model, is_eighth);
+    assert_eq!(defragment(&volume), 0, "half a MiB");
+    for _ in 0..4 {
+        overwrite(&volume, &mut model, is_eighth);
+    }
+    assert_eq!(defragment(&volume), 0, "an eighth of each window");
+    let times: Vec<_> = volume.dataset.replaced.most();
+    assert_eq!(times, [], "it was looked at");
+    for _ in 0..4 {
+        overwrite(&volume, &mut model, is_eighth);
+    }
+    let [(_, _, times)] = volume.dataset.replaced.most()[..] else {
+        panic!("it is forgotten");
+    };
+    assert_eq!(times, 4, "nothing was found, two times");
+    let large = CompactOptions {
+        min_bytes: 1 << 30,
+        ..options()
+    };
+    overwrite(&volume, &mut model, HALF);
+    let done = volume.store().defragment_idle(large, &mut || true);
+    assert_eq!(done.unwrap(), 0, "less than 16 MiB");
+    assert!(content(&volume, FILE) == model);
+}
+
+#[test]
+fn it_stops_when_it_is_to_and_goes_on_later() {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
+    let mut asked = 0;
+    let mut never = || {
+        asked += 1;
+        false
+    };
+    let done = volume.store().defragment_idle(options(), &mut never);
+    assert_eq!((done.unwrap(), asked), (0, 1));
+    assert_eq!(defragment(&volume), at(FILE_BYTES));
+    overwrite(&volume, &mut model, HALF);
+    delete(&volume, FILE);
+    assert_eq!(defragment(&volume), 0, "the file is gone");
+}
+
+/// Each call fails in turn: an error at worst, and content is there after reopening.
+#[test]
+fn a_disk_that_fails_takes_nothing() {
+    let calls = [Call::Read, Call::Write, Call::Flush, Call::Allocate];
+    for (call, after) in calls
+        .iter()
+        .flat_map(|call| (0..8).map(move |n| (*call, n * 3)))
+    {
+        let context = format!("{call:?} {after}");
+        let sim = make();
+        let volume = open(&sim);
+        let mut model = in_order(&volume);
+        overwrite(&volume, &mut model, HALF);
+        sim.set_fault(Some(Fault {
+            call,
+            after,
+            sticky: after % 2 == 0,
+            kind: io::ErrorKind::Other,
+        }));
+        let result = try_defragment(&volume);
+        sim.set_fault(None);
+        outlives(sim, &volume, &result, &model, &context);
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_its_promises() {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
+    volume.store().checkpoint().unwrap();
+    sim.set_capacity(Some(sim.allocated()));
+    let mut written = 0;
+    while try_write(&volume, OTHER, written, &[7; BLOCK]).is_ok() {
+        written += at(BLOCK);
+    }
+    match try_defragment(&volume) {
+        Ok(_) | Err(EngineError::Store(crate::store::StoreError::NoSpace(_))) => {}
+        Err(error) => panic!("{error}"),
+    }
+    volume.fsync(OTHER, false).unwrap();
+    assert!(content(&volume, OTHER) == vec![7; usize::try_from(written).unwrap()]);
+    assert!(content(&volume, FILE) == model);
+    check_space(&volume, "on a full disk");
+}
+
+#[test]
+fn a_power_cut_leaves_the_same_bytes() {
+    for seed in 0..4 {
+        let sim = make();
+        let volume = open(&sim);
+        let mut model = in_order(&volume);
+        overwrite(&volume, &mut model, HALF);
+        let start = sim.events();
+        assert!(defragment(&volume) > 0);
+        write(&volume, OTHER, 0, &random(seed, 2 << 20));
+        volume.store().commit_tick().unwrap();
+        let mut recording = sim.recording();
+        for point in (start..=recording.len()).step_by(3) {
+            let crashed = recording.crash_at(point, Survival::Random(seed * 1000 + point as u64));
+            let context = format!("seed {seed}, point {point}");
+            check(&crashed, &context);
+            assert!(content(&open(&crashed), FILE) == model, "{context}");
+        }
+    }
+}
+
+/// In a thread of its own, beside somebody who writes to the same file, and takes snapshots.
+#[test]
+fn a_store_defragments_by_itself() {
+    let sim = make();
+    let ms = Duration::from_millis;
+    let options = OpenOptions {
+        trim_interval: Some(ms(20)),
+        compact: Some(CompactOptions {
+            interval: ms(20),
+            pause: ms(2),
+            ..options()
+        }),
+        commit_interval: ms(20),
+        ..OpenOptions::default()
+    };
+    let volume = Volume::open_media(sim.media(), options, clock()).unwrap();
+    let mut model = in_order(&volume);
+    let mut round = 0;
+    while volume.store().activity().defragmented_bytes < at(FILE_BYTES) {
+        round += 1;
+        assert!(round < 500, "it never comes to it");
+        overwrite(&volume, &mut model, |block| HALF(block + round));
+        if round % 8 == 1 {
+            volume.store().snapshot("main@now").unwrap();
+            volume.store().delete("main@now", false).unwrap();
+        }
+        std::thread::sleep(ms(40));
+        assert!(content(&volume, FILE) == model);
+    }
+    volume.store().close().unwrap();
+    check(&sim, "closed");
+    assert!(content(&open(&sim), FILE) == model);
+}
+
+/// Each of them waits until nobody is at work on the dataset, which is in no use but this.
+#[test]
+fn who_restores_or_deletes_a_dataset_does_not_wait_for_all_of_it() {
+    for deletes in [false, true] {
+        let sim = make();
+        let (volume, before) = open_hooked(&sim);
+        let store = Arc::clone(volume.store());
+        store.snapshot("main@then").unwrap();
+        let id = store.clone_dataset("main@then", "web").unwrap();
+        let web = Arc::new(store.volume("web").unwrap());
+        store.snapshot("web@empty").unwrap();
+        let mut model = in_order(&web);
+        overwrite(&web, &mut model, HALF);
+        drop(web);
+        assert!(store.volume_of(id).is_some(), "its files are known");
+        let (done, is_done) = mpsc::channel();
+        let other = Arc::clone(&store);
+        *before.write.lock() = Some(Box::new(move || {
+            std::thread::spawn(move || {
+                let ended = match deletes {
+                    true => other.delete("web", true),
+                    false => other.restore("web@empty"),
+                };
+                done.send(ended.is_ok()).unwrap();
+            });
+            // It is waiting by then, with the gate closed.
+            std::thread::sleep(Duration::from_millis(100));
+        }));
+        let mut pauses = 0;
+        let other = Arc::clone(&store);
+        let written = std::thread::spawn(move || {
+            other.defragment_idle(options(), &mut || {
+                std::thread::sleep(Duration::from_millis(100));
+                pauses += 1;
+                pauses < 100
+            })
+        });
+        let ended = is_done.recv_timeout(Duration::from_secs(10));
+        assert_eq!(ended, Ok(true), "deletes: {deletes}");
+        let written = written.join().unwrap().unwrap();
+        assert!(written < at(FILE_BYTES), "it went on to the end");
+        drop(volume);
+        store.close().unwrap();
+        check(&sim, "closed");
+    }
+}
