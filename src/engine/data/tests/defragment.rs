@@ -145,9 +145,11 @@ fn what_others_have_stays_where_it_is() {
     let volume = open(&sim);
     let store = volume.store();
     let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
     store.snapshot("main@then").unwrap();
     let then = model.clone();
-    // Of half the windows the file has parts of its own, too.
+    assert_eq!(defragment(&volume), 0, "all of it is the snapshot's, too");
+    // It has the same extents, and then, in half the windows, parts of their chunks.
     overwrite(&volume, &mut model, |block| {
         HALF(block) && block < FILE_BYTES / BLOCK / 2
     });
