@@ -57,6 +57,8 @@ for program in razorfs razorfsd razorfsck; do
     in_root fish --no-execute "/usr/share/fish/vendor_completions.d/$program.fish"
 done
 say "manual pages are there, and completions for bash, zsh and fish"
+in_root grep -q 'clap 4' /usr/share/doc/razorfs/licenses.txt
+say "so are the licences of what is built in"
 
 # As the unit has it: its user, its command line.
 unit=/usr/lib/systemd/system/razorfsd@.service
