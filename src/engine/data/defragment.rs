@@ -14,17 +14,20 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::chunks::units;
 use super::dirty::WINDOW;
 use super::extents::{Extent, chunk, overlapping, reach};
 use super::replaced::FILE_MIN_BYTES;
-use super::{UNIT, check_file, chunks, space};
+use super::rewrite::For;
+use super::{UNIT, check_file, space};
 use crate::engine::datasets::lineage;
 use crate::engine::{CompactOptions, EngineError, Store, Volume};
+use crate::format::codec::Compression;
 use crate::format::id::{ChunkId, DatasetId, Ino};
 use crate::format::key;
+use crate::format::record::{ChunkRecord, LineageRecord};
 use crate::log::View;
 use crate::store::StoreError;
-use crate::sync::RwLock;
 use crate::sync::atomic::Ordering;
 
 /// Extents that are read at a time.
@@ -33,80 +36,90 @@ const LOOK_EXTENTS: usize = 512;
 const STEP_BYTES: u64 = 4 << 20;
 /// What reading an extent and its chunk counts as, in bytes.
 const EXTENT_BYTES: u64 = 256;
+/// What writing a window anew counts as at least, however little it holds.
+const WINDOW_WORK: u64 = WINDOW / 2;
 /// A window in so many pieces is written anew, whatever space that saves.
 const PIECES_MAX: usize = 24;
+/// After so many bytes a checkpoint frees what they replaced.
+const FREED_BYTES: u64 = 256 << 20;
 /// Less is never worth the trouble.
 const WORTH_BYTES: u64 = 16 << 20;
-
-/// How far a file was gone through.
-#[derive(Default)]
-struct Pass {
-    at: u64,
-    /// Bytes that were written anew.
-    written: u64,
-}
 
 /// What was found among some extents of a file.
 struct Look {
     extents: u64,
-    /// Windows that are to be written anew.
-    windows: Vec<Range<u64>>,
+    /// Windows that are to be written anew, and the bytes that each saves.
+    windows: Vec<(Range<u64>, u64)>,
     /// Where to go on.
     next: Option<u64>,
 }
 
-/// What a window of a file is stored in.
-#[derive(Default)]
-struct Stored {
-    pieces: usize,
-    /// Bytes of the window.
-    live_bytes: u64,
-    /// Runs without a hole between them, by length.
-    runs: SmallVec<[u64; 4]>,
-    end: u64,
-    /// Its chunks, and how often it refers to each.
-    chunks: SmallVec<[(ChunkId, u64); 32]>,
+/// Who says whether a window of a file is to be written anew.
+struct Judge<'v> {
+    view: &'v View,
+    ino: Ino,
+    lineage: LineageRecord,
+    /// Whether the dataset compresses what is written now.
+    compresses: bool,
+    percent: u64,
 }
 
-impl Stored {
-    fn add(&mut self, extent: &Extent) {
-        self.pieces += 1;
-        let len = extent.record.len;
-        self.live_bytes = self.live_bytes.saturating_add(len);
-        match self.runs.last_mut() {
-            Some(run) if extent.start == self.end => *run = run.saturating_add(len),
-            _ => self.runs.push(len),
+impl Judge<'_> {
+    /// Bytes that are saved by writing a window anew that stands in these extents; `None` when it is not
+    /// to be: when it does not pay, and when anybody else has any of it.
+    fn saved(&self, window: &Range<u64>, extents: &[Extent]) -> Result<Option<u64>, StoreError> {
+        let with_chunk = || extents.iter().filter(|extent| extent.record.has_chunk());
+        let is_own = |extent: &Extent| {
+            let key = key::extent(self.ino, extent.start);
+            let is_within = extent.start >= window.start && extent.end() <= window.end;
+            is_within && extent.record.birth > self.lineage.boundary(&key)
+        };
+        if !with_chunk().all(is_own) {
+            return Ok(None);
         }
-        self.end = extent.end();
-        let id = extent.record.chunk;
-        match self.chunks.iter_mut().find(|(other, _)| *other == id) {
-            Some((_, references)) => *references += 1,
-            None => self.chunks.push((id, 1)),
-        }
-    }
-
-    /// Whether writing the window anew frees enough of what it takes, or joins enough pieces; never
-    /// while anybody else refers to one of its chunks.
-    fn pays(&self, view: &View, percent: u64) -> Result<bool, StoreError> {
-        let (mut held, mut stored, mut content) = (0u64, 0u64, 0u64);
-        for (id, references) in &self.chunks {
-            let record = chunk(view, *id)?;
-            if record.refcount != *references {
-                return Ok(false);
+        // Its chunks, how often it refers to each, and what it needs of them, stored as they are.
+        let mut chunks: SmallVec<[(ChunkId, ChunkRecord, u64); 8]> = SmallVec::new();
+        let (mut held, mut dead, mut needed) = (0u64, 0u64, 0u64);
+        let (mut pieces, mut runs, mut run, mut end) = (0usize, 0usize, 0u64, 0u64);
+        for extent in with_chunk() {
+            let (id, len) = (extent.record.chunk, extent.record.len);
+            let known = chunks.iter().position(|(other, ..)| *other == id);
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    let record = chunk(self.view, id)?;
+                    held = held.saturating_add(units(record.stored_len as usize) * UNIT);
+                    dead = dead.saturating_add(record.raw_len.into());
+                    chunks.push((id, record, 0));
+                    chunks.len() - 1
+                }
+            };
+            let Some((_, record, references)) = chunks.get_mut(index) else {
+                return Ok(None);
+            };
+            *references += 1;
+            dead = dead.saturating_sub(len);
+            if extent.start != end || pieces == 0 {
+                needed = needed.saturating_add(run.next_multiple_of(UNIT));
+                (run, runs) = (0, runs + 1);
             }
-            let stored_len = record.stored_len as usize;
-            held = held.saturating_add(chunks::units(stored_len) * UNIT);
-            stored = stored.saturating_add(u64::from(record.stored_len));
-            content = content.saturating_add(u64::from(record.raw_len));
+            let stored = len.saturating_mul(record.stored_len.into());
+            run = run.saturating_add(match self.compresses {
+                true => stored.div_ceil(u64::from(record.raw_len).max(1)),
+                false => len,
+            });
+            (pieces, end) = (pieces + 1, extent.end());
         }
-        // As well compressed as it is.
-        let needed = self.runs.iter().map(|run| {
-            let bytes = run.saturating_mul(stored).checked_div(content);
-            bytes.unwrap_or(*run).next_multiple_of(UNIT)
-        });
-        let saved = held.saturating_sub(needed.sum());
-        let joined = self.pieces >= PIECES_MAX && self.runs.len() * 2 <= self.pieces;
-        Ok(saved.saturating_mul(100) >= held.saturating_mul(percent).max(1) || joined)
+        needed = needed.saturating_add(run.next_multiple_of(UNIT));
+        let is_shared =
+            |(_, record, references): &(_, ChunkRecord, u64)| record.refcount != *references;
+        if chunks.iter().any(is_shared) || (dead == 0 && pieces == runs) {
+            return Ok(None);
+        }
+        let saved = held.saturating_sub(needed);
+        let pays = saved > 0 && saved.saturating_mul(100) >= held.saturating_mul(self.percent);
+        let joins = pieces >= PIECES_MAX && runs * 2 <= pieces;
+        Ok((pays || joins).then_some(saved))
     }
 }
 
@@ -115,132 +128,167 @@ impl Store {
     /// opened. `go_on` is asked before each step of some MiB. How many bytes were written.
     ///
     /// # Errors
-    /// `NoSpace`: old and new content need room at the same time, a window at a time; a store error.
-    /// What was written by then stays.
+    /// When the store takes no writes any more, or its space cannot be read. A full disk ends it. What
+    /// was written by then stays.
     pub fn defragment_idle(
         self: &Arc<Self>,
         options: CompactOptions,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<u64, EngineError> {
         let mut found = Vec::new();
-        let mut sum = 0u64;
-        for volume in self.volumes() {
-            sum = sum.saturating_add(volume.worth_a_look(options.percent, &mut found)?);
+        let ids: Vec<_> = self.datasets().iter().map(|each| each.id).collect();
+        for volume in ids.into_iter().filter_map(|id| self.volume_of(id)) {
+            volume.worth_a_look(options.percent, &mut found)?;
         }
+        let sum = found
+            .iter()
+            .map(|(.., bytes)| *bytes)
+            .fold(0, u64::saturating_add);
         let used = space::units_used(&self.journal.view())?.saturating_mul(UNIT);
         if sum < options.min_bytes.min((used / 16).max(WORTH_BYTES)) {
             return Ok(0);
         }
-        let mut written = 0u64;
-        for (dataset, ino) in found {
-            let mut pass = Pass::default();
-            let stopped = self.defragment(dataset, ino, options.percent, &mut pass, go_on)?;
-            written = written.saturating_add(pass.written);
-            if stopped {
+        let (mut written, mut freed_at) = (0u64, 0u64);
+        for (dataset, ino, _) in found {
+            let mut is_through = false;
+            while !is_through && go_on() {
+                let done = self.defragment_some(dataset, ino, options.percent, &mut written);
+                is_through = match done {
+                    // Others would find no room either.
+                    Err(EngineError::Store(StoreError::NoSpace(reason))) => {
+                        ::log::debug!("defragmentation: {reason}");
+                        break;
+                    }
+                    other => other?,
+                };
+                if written - freed_at >= FREED_BYTES {
+                    freed_at = written;
+                    self.checkpoint()?;
+                }
+            }
+            if !is_through {
                 break;
             }
         }
-        if written > 0 {
+        if written > freed_at {
             // What was replaced becomes free, for the next trim.
             self.checkpoint()?;
         }
         Ok(written)
     }
 
-    /// Goes through a file; true when it is not to go on. Between two steps nothing keeps the dataset
-    /// from being deleted.
-    fn defragment(
+    /// A step through a file; whether nothing is left to do there. Between two steps nothing keeps the
+    /// dataset from being deleted.
+    fn defragment_some(
         self: &Arc<Self>,
         dataset: DatasetId,
         ino: Ino,
         percent: u8,
-        pass: &mut Pass,
-        go_on: &mut dyn FnMut() -> bool,
+        written: &mut u64,
     ) -> Result<bool, EngineError> {
-        loop {
-            if !go_on() {
-                return Ok(true);
+        let Some(volume) = self.volume_of(dataset) else {
+            return Ok(true);
+        };
+        match volume.defragment_step(ino, percent, written) {
+            Ok(is_through) => return Ok(is_through),
+            Err(EngineError::Stale) => {}
+            Err(error @ EngineError::Store(StoreError::NoSpace(_))) => return Err(error),
+            Err(error) => {
+                // It is another file's turn, unless there is none for the whole store. What cannot be
+                // read is told to who reads it, and by a scrub.
+                self.journal.writable()?;
+                ::log::warn!("inode {ino} of dataset {dataset} is not defragmented: {error}");
             }
-            let volume = self.volume_of(dataset);
-            let stays = |volume: &Volume| !volume.dataset.leaving.load(Ordering::Acquire);
-            let Some(volume) = volume.filter(stays) else {
-                return Ok(false);
-            };
-            match volume.defragment_some(ino, percent, pass) {
-                Ok(false) => continue,
-                Ok(true) => volume.dataset.replaced.looked_at(ino, pass.written),
-                Err(EngineError::Stale) => volume.dataset.replaced.forget(ino),
-                // Who reads it is told, and so is a scrub.
-                Err(EngineError::Store(error @ StoreError::Corrupt(_))) => {
-                    ::log::warn!("inode {ino} is not defragmented: {error}");
-                    volume.dataset.replaced.forget(ino);
-                }
-                Err(error) => return Err(error),
-            }
-            return Ok(false);
         }
+        volume.dataset.replaced.forget(ino);
+        Ok(true)
     }
 }
 
 impl Volume {
-    /// Adds the files of which enough was written over; the bytes of that.
+    /// Adds the files of which enough was written over, and the bytes of that.
     fn worth_a_look(
         &self,
         percent: u8,
-        found: &mut Vec<(DatasetId, Ino)>,
-    ) -> Result<u64, EngineError> {
+        found: &mut Vec<(DatasetId, Ino, u64)>,
+    ) -> Result<(), EngineError> {
         let view = self.store.journal.view();
-        let mut sum = 0u64;
         for (ino, bytes, times) in self.dataset.replaced.most() {
-            let allocated = match self.load_inode(&view, ino) {
-                Ok(record) => record.allocated,
-                Err(EngineError::Stale) => {
-                    self.dataset.replaced.forget(ino);
-                    continue;
-                }
-                Err(error) => return Err(error),
+            if self.is_leaving() {
+                break;
+            }
+            let Ok(record) = self.load_inode(&view, ino) else {
+                self.dataset.replaced.forget(ino);
+                continue;
             };
-            let share = allocated / 100 * u64::from(percent);
+            let share = record.allocated / 100 * u64::from(percent);
             if bytes >= share.max(FILE_MIN_BYTES).saturating_mul(times) {
-                sum = sum.saturating_add(bytes);
-                found.push((self.dataset.id, ino));
+                found.push((self.dataset.id, ino, bytes));
             }
         }
-        Ok(sum)
+        Ok(())
     }
 
-    /// A step through a file, of [`STEP_BYTES`]; whether it is through.
-    fn defragment_some(&self, ino: Ino, percent: u8, pass: &mut Pass) -> Result<bool, EngineError> {
+    /// Whether somebody waits until nobody is at work on the dataset.
+    fn is_leaving(&self) -> bool {
+        self.dataset.leaving.load(Ordering::Acquire)
+    }
+
+    /// A step through a file, of work like that of writing [`STEP_BYTES`]; whether that was the last.
+    fn defragment_step(
+        &self,
+        ino: Ino,
+        percent: u8,
+        written: &mut u64,
+    ) -> Result<bool, EngineError> {
+        let replaced = &self.dataset.replaced;
+        let mut pass = replaced.pass(ino);
         let mut work = 0u64;
-        while work < STEP_BYTES {
+        while work < STEP_BYTES && !self.is_leaving() {
             let look = self.look(ino, percent, pass.at)?;
             work = work.saturating_add(look.extents.saturating_mul(EXTENT_BYTES));
-            for window in look.windows {
-                if work >= STEP_BYTES {
-                    pass.at = window.start;
+            for (window, saved) in look.windows {
+                pass.at = window.start;
+                replaced.reached(ino, pass);
+                if work >= STEP_BYTES || self.is_leaving() {
                     return Ok(false);
                 }
-                let mut at = window.start;
-                while at < window.end {
-                    // Who has closed it may wait until nobody has the dataset.
-                    let enter = |gate| RwLock::try_read(gate);
-                    let Some((reached, bytes)) = self.rewrite_some(ino, at, window.end, enter)?
-                    else {
-                        pass.at = window.start;
-                        return Ok(false);
-                    };
-                    work = work.saturating_add(bytes);
-                    pass.written = pass.written.saturating_add(bytes);
-                    self.store.data.defragmented_bytes.add(bytes);
-                    at = reached.max(at.saturating_add(1));
+                let pays = |view: &View, extents: &[Extent]| {
+                    let judge = self.judge(view, ino, percent)?;
+                    Ok(judge.saved(&window, extents)?.is_some())
+                };
+                // Who has closed the gate may wait until nobody has the dataset.
+                let done = replaced.unnoted(ino, || {
+                    self.rewrite_some(ino, window.start, window.end, &For::Idle(&pays))
+                });
+                let Some((_, bytes)) = done? else {
+                    return Ok(false);
+                };
+                work = work.saturating_add(bytes.max(WINDOW_WORK));
+                *written = written.saturating_add(bytes);
+                self.store.data.defragmented_bytes.add(bytes);
+                if bytes > 0 {
+                    pass.saved = pass.saved.saturating_add(saved);
                 }
             }
-            match look.next {
-                Some(next) => pass.at = next,
-                None => return Ok(true),
-            }
+            let Some(next) = look.next else {
+                replaced.looked_at(ino, pass.saved);
+                return Ok(true);
+            };
+            pass.at = next;
+            replaced.reached(ino, pass);
         }
         Ok(false)
+    }
+
+    fn judge<'v>(&self, view: &'v View, ino: Ino, percent: u8) -> Result<Judge<'v>, EngineError> {
+        Ok(Judge {
+            view,
+            ino,
+            lineage: lineage(view, self.dataset.id)?,
+            compresses: self.storing(view)?.compression != Compression::OFF,
+            percent: percent.into(),
+        })
     }
 
     /// Looks at the next extents of a file.
@@ -250,39 +298,33 @@ impl Volume {
         check_file(&record)?;
         let size = record.size;
         let found = overlapping(&view, self.tree(), ino, at, size, LOOK_EXTENTS)?;
-        // A window that was not read wholly is looked at again, if there is one before it.
+        // A window that was not read wholly is looked at again, if there is one before it; one of so
+        // many extents is left alone.
         let mut until = reach(&found, size, LOOK_EXTENTS);
         if until < size {
             let whole = until / WINDOW * WINDOW;
-            until = if whole > at { whole } else { until };
+            until = if whole > at {
+                whole
+            } else {
+                whole.saturating_add(WINDOW)
+            };
         }
-        let lineage = lineage(&view, self.dataset.id)?;
-        let is_own = |extent: &Extent| {
-            let key = key::extent(ino, extent.start);
-            extent.record.birth > lineage.boundary(&key)
-        };
+        let judge = self.judge(&view, ino, percent)?;
         let mut windows = Vec::new();
-        let with_chunk: Vec<_> = found
-            .iter()
-            .filter(|extent| extent.record.has_chunk() && extent.start < until)
-            .collect();
-        let same = |one: &&Extent, next: &&Extent| one.start / WINDOW == next.start / WINDOW;
-        for some in with_chunk.chunk_by(same) {
+        let mut behind = 0;
+        let same = |one: &Extent, next: &Extent| one.start / WINDOW == next.start / WINDOW;
+        for some in found.chunk_by(same) {
             let start = some
                 .first()
                 .map_or(0, |first| first.start / WINDOW * WINDOW);
             let end = start.saturating_add(WINDOW).min(size);
-            let is_within = |extent: &Extent| extent.start >= at && extent.end() <= end;
-            if !some
-                .iter()
-                .all(|extent| is_within(extent) && is_own(extent))
-            {
-                continue;
-            }
-            let mut stored = Stored::default();
-            some.iter().for_each(|extent| stored.add(extent));
-            if stored.pays(&view, percent.into())? {
-                windows.push(start..end);
+            // One that begins before the window, or of which a part was passed by, has others in it.
+            let is_whole = behind <= start && start >= at && end <= until;
+            let with_chunk = some.iter().rfind(|extent| extent.record.has_chunk());
+            let behind_this = with_chunk.map_or(behind, Extent::end);
+            behind = behind_this;
+            if is_whole && let Some(saved) = judge.saved(&(start..end), some)? {
+                windows.push((start..end, saved));
             }
         }
         Ok(Look {

@@ -5,17 +5,29 @@
 //! change, and a crash leaves old extents or new ones of the same bytes.
 
 use super::dirty::{WINDOW, windows};
+use super::extents::Extent;
 use super::{UNIT, check_file, extents};
 use crate::disk::buffer::Buffer;
 use crate::engine::error::check_goes_on;
 use crate::engine::{EngineError, Volume};
 use crate::format::id::Ino;
-use crate::sync::{RwLock, RwLockReadGuard};
+use crate::log::View;
 
 /// Bytes of a file that are written anew at a time: others wait for them.
 const STEP_BYTES: u64 = 1 << 20;
 /// Extents that are looked at in one step.
 const EXTENTS_MAX: usize = 256;
+
+/// For whom content is written anew.
+pub(super) enum For<'a> {
+    /// Somebody who asked for it, and waits.
+    Caller,
+    /// Nobody: what these extents of a part hold, if that pays, and not while the gate is closed.
+    Idle(&'a Pays<'a>),
+}
+
+/// Whether it pays to write anew what stands in these extents.
+pub(super) type Pays<'a> = dyn Fn(&View, &[Extent]) -> Result<bool, EngineError> + 'a;
 
 impl Volume {
     /// Writes all content of a file anew, durable on return. Holes and reserved space stay what they
@@ -37,7 +49,7 @@ impl Volume {
         let mut sum = 0u64;
         while let Some(start) = self.next_stored(ino, at, size)? {
             check_goes_on(go_on)?;
-            let part = self.rewrite_some(ino, start, size, |gate| Some(gate.read()))?;
+            let part = self.rewrite_some(ino, start, size, &For::Caller)?;
             let (end, bytes) = part.unwrap_or((size, 0));
             sum = sum.saturating_add(bytes);
             at = end;
@@ -66,21 +78,29 @@ impl Volume {
     }
 
     /// Writes a part of a file anew that begins at `start` and ends at `size` at the latest; where it
-    /// ends, and how many bytes it had. `None` when `enter` does not come through the dataset's gate.
-    pub(super) fn rewrite_some<'g>(
-        &'g self,
+    /// ends, and how many bytes were written. `None` when the dataset's gate is closed and nobody
+    /// waits for it.
+    pub(super) fn rewrite_some(
+        &self,
         ino: Ino,
         start: u64,
         size: u64,
-        enter: impl FnOnce(&'g RwLock<()>) -> Option<RwLockReadGuard<'g, ()>>,
+        whom: &For<'_>,
     ) -> Result<Option<(u64, u64)>, EngineError> {
         self.relieve(ino)?;
+        // Most of it before the gate: who closes it has everybody wait.
+        self.write_out(ino)?;
         // Each extent may share its first and its last unit with what lies beside it.
-        let units = STEP_BYTES / UNIT + 2 * EXTENTS_MAX as u64;
-        let promise = self.reserve_units(units)?;
+        let len = size.saturating_sub(start).min(STEP_BYTES);
+        let promise = self.reserve_units(len.div_ceil(UNIT) + 2 * EXTENTS_MAX as u64)?;
         let state = self.live_state(ino)?;
         // Before `io`, which a snapshot wants when it has closed the gate.
-        let Some(gate) = enter(&self.dataset.gate) else {
+        let gate = &self.dataset.gate;
+        let gate = match whom {
+            For::Caller => Some(gate.read()),
+            For::Idle(_) => gate.try_read(),
+        };
+        let Some(gate) = gate else {
             return Ok(None);
         };
         let io = state.io.lock();
@@ -104,6 +124,11 @@ impl Volume {
                 }
                 _ => end,
             };
+            if let For::Idle(pays) = whom
+                && (reached < end || !pays(&view, &found)?)
+            {
+                break (end, 0);
+            }
             let mut pieces = Vec::new();
             let stored = found.iter().filter(|extent| !extent.record.is_reserved());
             for extent in stored.filter(|extent| extent.start < reached) {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::trim::{check, make, open_hooked, outlives, random};
+use super::trim::{CHUNKS, check, make, open_hooked, outlives, random};
 use super::*;
 use crate::disk::sim::{Call, Fault};
 use crate::engine::data::space::units_used;
@@ -218,7 +218,18 @@ fn it_stops_when_it_is_to_and_goes_on_later() {
     };
     let done = volume.store().defragment_idle(options(), &mut never);
     assert_eq!((done.unwrap(), asked), (0, 1));
-    assert_eq!(defragment(&volume), at(FILE_BYTES));
+    let mut steps = 0;
+    let mut once = || {
+        steps += 1;
+        steps == 1
+    };
+    let first = volume.store().defragment_idle(options(), &mut once);
+    let first = first.unwrap();
+    assert!((1 << 20..at(FILE_BYTES)).contains(&first), "{first}");
+    assert_eq!(volume.dataset.replaced.most().len(), 1, "it is not through");
+    assert_eq!(first + defragment(&volume), at(FILE_BYTES));
+    assert_eq!(extents(&volume), 32);
+    assert!(content(&volume, FILE) == model);
     overwrite(&volume, &mut model, HALF);
     delete(&volume, FILE);
     assert_eq!(defragment(&volume), 0, "the file is gone");
@@ -261,10 +272,8 @@ fn a_full_disk_keeps_its_promises() {
     while try_write(&volume, OTHER, written, &[7; BLOCK]).is_ok() {
         written += at(BLOCK);
     }
-    match try_defragment(&volume) {
-        Ok(_) | Err(EngineError::Store(crate::store::StoreError::NoSpace(_))) => {}
-        Err(error) => panic!("{error}"),
-    }
+    // There is no room, and that is nobody's trouble.
+    defragment(&volume);
     volume.fsync(OTHER, false).unwrap();
     assert!(content(&volume, OTHER) == vec![7; usize::try_from(written).unwrap()]);
     assert!(content(&volume, FILE) == model);
@@ -371,4 +380,91 @@ fn who_restores_or_deletes_a_dataset_does_not_wait_for_all_of_it() {
         store.close().unwrap();
         check(&sim, "closed");
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_by() {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
+    let third = create(&volume, "third");
+    let other = random(2, FILE_BYTES);
+    write(&volume, third, 0, &other);
+    volume.fsync(third, false).unwrap();
+    for block in (0..FILE_BYTES / BLOCK).filter(|block| HALF(*block)) {
+        let range = block * BLOCK..(block + 1) * BLOCK;
+        write(&volume, third, at(range.start), &other[range]);
+    }
+    volume.fsync(third, false).unwrap();
+    // In the middle of the first file.
+    let found = chunks(&volume);
+    let (_, record) = &found[10];
+    let place = record.start_unit * BLOCK as u64 + 100;
+    volume.store().close().unwrap();
+    drop(volume);
+    sim.corrupt(CHUNKS, place, b"rot");
+    let volume = open(&sim);
+    for ino in [FILE, third] {
+        volume.dataset.replaced.note(ino, at(FILE_BYTES));
+    }
+    let written = defragment(&volume);
+    assert!(
+        written >= at(FILE_BYTES),
+        "the other file is written anew: {written}"
+    );
+    assert!(content(&volume, third) == other);
+    assert_eq!(volume.dataset.replaced.most(), []);
+}
+
+/// What is stored well now would be stored badly.
+#[test]
+fn nothing_gets_larger_by_it() {
+    let sim = make_as(&MkfsOptions {
+        compression: "zstd".parse().unwrap(),
+        ..MkfsOptions::reproducible()
+    });
+    let volume = open(&sim);
+    assert_eq!(create(&volume, "file"), FILE);
+    let lines = (0u64..).flat_map(|n| format!("line {n} of many\n").into_bytes());
+    let mut model: Vec<u8> = lines.take(FILE_BYTES).collect();
+    write(&volume, FILE, 0, &model);
+    volume.fsync(FILE, false).unwrap();
+    let settings = crate::engine::Settings {
+        compression: Some(Compression::OFF),
+        ..crate::engine::Settings::default()
+    };
+    volume.store().change_settings("main", settings).unwrap();
+    overwrite(&volume, &mut model, |block| block % 32 < 12);
+    let before = used(&volume);
+    assert_eq!(defragment(&volume), 0);
+    assert_eq!(used(&volume), before);
+    assert!(content(&volume, FILE) == model);
+}
+
+#[test]
+fn a_snapshot_in_the_middle_of_it_keeps_what_it_has() {
+    let sim = make();
+    let (volume, before) = open_hooked(&sim);
+    let store = Arc::clone(volume.store());
+    let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
+    let other = Arc::clone(&store);
+    let (done, is_done) = mpsc::channel();
+    *before.write.lock() = Some(Box::new(move || {
+        std::thread::spawn(move || done.send(other.snapshot("main@then").is_ok()));
+        std::thread::sleep(Duration::from_millis(100));
+    }));
+    let written = store.defragment_idle(options(), &mut || {
+        std::thread::sleep(Duration::from_millis(50));
+        true
+    });
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(10)), Ok(true));
+    assert_eq!(written.unwrap(), 128 << 10, "a window was under way");
+    assert!(content(&volume, FILE) == model);
+    let snapshot = store.volume("main@then").unwrap();
+    assert!(content(&snapshot, FILE) == model);
+    drop(snapshot);
+    store.close().unwrap();
+    check(&sim, "closed");
 }
