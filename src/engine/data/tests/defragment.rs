@@ -227,8 +227,10 @@ fn it_stops_when_it_is_to_and_goes_on_later() {
     let first = first.unwrap();
     assert!((1 << 20..at(FILE_BYTES)).contains(&first), "{first}");
     assert_eq!(volume.dataset.replaced.most().len(), 1, "it is not through");
+    // What was gone through is so until the next pass.
+    overwrite(&volume, &mut model, |block| HALF(block) && block < 32);
     assert_eq!(first + defragment(&volume), at(FILE_BYTES));
-    assert_eq!(extents(&volume), 32);
+    assert_eq!(extents(&volume), 31 + 32);
     assert!(content(&volume, FILE) == model);
     overwrite(&volume, &mut model, HALF);
     delete(&volume, FILE);
@@ -426,8 +428,11 @@ fn nothing_gets_larger_by_it() {
     });
     let volume = open(&sim);
     assert_eq!(create(&volume, "file"), FILE);
-    let lines = (0u64..).flat_map(|n| format!("line {n} of many\n").into_bytes());
-    let mut model: Vec<u8> = lines.take(FILE_BYTES).collect();
+    // Of which half is saved.
+    let mut model = random(1, FILE_BYTES);
+    for block in model.chunks_mut(BLOCK) {
+        block[BLOCK / 2..].fill(0);
+    }
     write(&volume, FILE, 0, &model);
     volume.fsync(FILE, false).unwrap();
     let settings = crate::engine::Settings {
@@ -435,7 +440,7 @@ fn nothing_gets_larger_by_it() {
         ..crate::engine::Settings::default()
     };
     volume.store().change_settings("main", settings).unwrap();
-    overwrite(&volume, &mut model, |block| block % 32 < 12);
+    overwrite(&volume, &mut model, |block| block % 32 < 20);
     let before = used(&volume);
     assert_eq!(defragment(&volume), 0);
     assert_eq!(used(&volume), before);
