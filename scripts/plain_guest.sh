@@ -6,6 +6,8 @@
 #                     takes and /begin, which an init sources first; KERNEL is the kernel then, whose
 #                     package stays in DIR for the next time
 #   pack_guest DIR    packs DIR/root, with DIR/root/init, into DIR/initrd.cpio
+#   await SECONDS WHAT COMMAND...   waits until the command succeeds; calls fail, which the script has, when
+#                     it does not in time
 
 plain_guest() {
     local dir=$1 package modules module
@@ -35,4 +37,14 @@ BEGIN
 pack_guest() {
     chmod +x "$1/root/init"
     (cd "$1/root" && find . | cpio --quiet -o -H newc -R 0:0) > "$1/initrd.cpio"
+}
+
+await() {
+    local seconds=$1 what=$2
+    shift 2
+    for ((i = 0; i < seconds * 10; i++)); do
+        if "$@" > /dev/null 2>&1; then return; fi
+        sleep 0.1
+    done
+    fail "$what: not after $seconds s"
 }

@@ -38,16 +38,6 @@ fail() {
     tail -n 20 "$dir"/*/{console,qemu.log,monitor.log,log} >&2 || true
     exit 1
 }
-# seconds, what for, command...: waits until the command succeeds
-await() {
-    local seconds=$1 what=$2
-    shift 2
-    for ((i = 0; i < seconds * 10; i++)); do
-        if "$@" > /dev/null 2>&1; then return; fi
-        sleep 0.1
-    done
-    fail "$what: not after $seconds s"
-}
 
 # What a reader has in the place of `...`: GUEST, an argument a line, and where the guest comes from.
 # The documents' own are added to it in `machine`, for the host that the guest moves to.

@@ -39,16 +39,6 @@ fail() {
     tail -n 20 "/var/log/libvirt/qemu/$name.log" "/var/log/libvirt/qemu/$name-fs0-virtiofsd.log" >&2 || true
     exit 1
 }
-# seconds, what for, command...: waits until the command succeeds
-await() {
-    local seconds=$1 what=$2
-    shift 2
-    for ((i = 0; i < seconds * 10; i++)); do
-        if "$@" > /dev/null 2>&1; then return; fi
-        sleep 0.1
-    done
-    fail "$what: not after $seconds s"
-}
 
 # libvirt.
 export LIBVIRT_DEFAULT_URI=qemu:///system

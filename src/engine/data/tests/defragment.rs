@@ -1,13 +1,13 @@
 //! Files that were written over here and there: what nobody can read any more comes back, what others
 //! have stays where it is, and content stays what it is.
 
-use std::io;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::trim::{CHUNKS, check, make, open_hooked, outlives, random};
+use rand::seq::SliceRandom;
+
+use super::trim::{CHUNKS, check, each_call_fails, make, open_hooked, random};
 use super::*;
-use crate::disk::sim::{Call, Fault};
 use crate::engine::data::space::units_used;
 use crate::engine::{CompactOptions, health};
 
@@ -54,9 +54,7 @@ fn in_order(volume: &Volume) -> Vec<u8> {
 fn overwrite(volume: &Volume, model: &mut Vec<u8>, is_one: impl Fn(usize) -> bool) {
     let mut blocks: Vec<_> = (0..FILE_BYTES / BLOCK).filter(|n| is_one(*n)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    for last in (1..blocks.len()).rev() {
-        blocks.swap(last, rng.random_range(0..=last));
-    }
+    blocks.shuffle(&mut rng);
     for (n, block) in blocks.into_iter().enumerate() {
         let bytes = random(rng.random(), BLOCK);
         write(volume, FILE, at(block * BLOCK), &bytes);
@@ -69,6 +67,15 @@ fn overwrite(volume: &Volume, model: &mut Vec<u8>, is_one: impl Fn(usize) -> boo
 }
 
 const HALF: fn(usize) -> bool = |block| block % 2 == 0;
+
+/// A store with a file of which half was written over, and that content.
+fn half_overwritten() -> (SimMedia, Arc<Volume>, Vec<u8>) {
+    let sim = make();
+    let volume = open(&sim);
+    let mut model = in_order(&volume);
+    overwrite(&volume, &mut model, HALF);
+    (sim, volume, model)
+}
 
 #[test]
 fn what_was_written_over_comes_back() {
@@ -122,9 +129,7 @@ fn what_was_written_in_small_pieces_is_joined() {
         .unwrap();
     let mut blocks: Vec<_> = (0..FILE_BYTES / BLOCK).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    for last in (1..blocks.len()).rev() {
-        blocks.swap(last, rng.random_range(0..=last));
-    }
+    blocks.shuffle(&mut rng);
     for block in blocks {
         let bytes = random(rng.random(), BLOCK);
         write(&volume, FILE, at(block * BLOCK), &bytes);
@@ -207,10 +212,7 @@ fn nothing_is_written_for_little() {
 
 #[test]
 fn it_stops_when_it_is_to_and_goes_on_later() {
-    let sim = make();
-    let volume = open(&sim);
-    let mut model = in_order(&volume);
-    overwrite(&volume, &mut model, HALF);
+    let (_sim, volume, mut model) = half_overwritten();
     let mut asked = 0;
     let mut never = || {
         asked += 1;
@@ -237,37 +239,14 @@ fn it_stops_when_it_is_to_and_goes_on_later() {
     assert_eq!(defragment(&volume), 0, "the file is gone");
 }
 
-/// Each call fails in turn: an error at worst, and content is there after reopening.
 #[test]
 fn a_disk_that_fails_takes_nothing() {
-    let calls = [Call::Read, Call::Write, Call::Flush, Call::Allocate];
-    for (call, after) in calls
-        .iter()
-        .flat_map(|call| (0..8).map(move |n| (*call, n * 3)))
-    {
-        let context = format!("{call:?} {after}");
-        let sim = make();
-        let volume = open(&sim);
-        let mut model = in_order(&volume);
-        overwrite(&volume, &mut model, HALF);
-        sim.set_fault(Some(Fault {
-            call,
-            after,
-            sticky: after % 2 == 0,
-            kind: io::ErrorKind::Other,
-        }));
-        let result = try_defragment(&volume);
-        sim.set_fault(None);
-        outlives(sim, &volume, &result, &model, &context);
-    }
+    each_call_fails(3, half_overwritten, try_defragment);
 }
 
 #[test]
 fn a_full_disk_keeps_its_promises() {
-    let sim = make();
-    let volume = open(&sim);
-    let mut model = in_order(&volume);
-    overwrite(&volume, &mut model, HALF);
+    let (sim, volume, model) = half_overwritten();
     volume.store().checkpoint().unwrap();
     sim.set_capacity(Some(sim.allocated()));
     let mut written = 0;
@@ -285,10 +264,7 @@ fn a_full_disk_keeps_its_promises() {
 #[test]
 fn a_power_cut_leaves_the_same_bytes() {
     for seed in 0..4 {
-        let sim = make();
-        let volume = open(&sim);
-        let mut model = in_order(&volume);
-        overwrite(&volume, &mut model, HALF);
+        let (sim, volume, model) = half_overwritten();
         let start = sim.events();
         assert!(defragment(&volume) > 0);
         write(&volume, OTHER, 0, &random(seed, 2 << 20));
@@ -386,10 +362,7 @@ fn who_restores_or_deletes_a_dataset_does_not_wait_for_all_of_it() {
 
 #[test]
 fn what_cannot_be_read_is_passed_by() {
-    let sim = make();
-    let volume = open(&sim);
-    let mut model = in_order(&volume);
-    overwrite(&volume, &mut model, HALF);
+    let (sim, volume, _) = half_overwritten();
     let third = create(&volume, "third");
     let other = random(2, FILE_BYTES);
     write(&volume, third, 0, &other);

@@ -1,12 +1,12 @@
 //! Chunks that are moved in the background: what is free in pieces too short to go back to the disk
 //! comes together, and nothing is moved that would not pay.
 
-use std::io;
 use std::time::Duration;
 
-use super::trim::{CHUNKS, check, empty, interleaved, make, outlives, random, refuse_holes, trim};
+use super::trim::{
+    CHUNKS, check, each_call_fails, empty, interleaved, make, random, refuse_holes, trim,
+};
 use super::*;
-use crate::disk::sim::{Call, Fault};
 use crate::engine::{CompactOptions, Compacted};
 
 /// File offsets of two chunks of [`scattered`] are so far apart.
@@ -184,28 +184,17 @@ fn a_full_disk_keeps_its_promises() {
     check(&sim, "closed");
 }
 
-/// Each call fails in turn: an error at worst, and content is there after reopening.
 #[test]
 fn a_disk_that_fails_takes_nothing() {
-    let calls = [Call::Read, Call::Write, Call::Flush, Call::Allocate];
-    for (call, after) in calls
-        .iter()
-        .flat_map(|call| (0..8).map(move |n| (*call, n)))
-    {
-        let context = format!("{call:?} {after}");
+    let prepare = || {
         let sim = make();
         let volume = open(&sim);
         let model = scattered(&volume, 64, 24 << 10, 24 << 10);
-        sim.set_fault(Some(Fault {
-            call,
-            after,
-            sticky: after % 2 == 0,
-            kind: io::ErrorKind::Other,
-        }));
-        let result = volume.store().compact_idle(options(), &mut || true);
-        sim.set_fault(None);
-        outlives(sim, &volume, &result, &model, &context);
-    }
+        (sim, volume, model)
+    };
+    each_call_fails(1, prepare, |volume| {
+        volume.store().compact_idle(options(), &mut || true)
+    });
 }
 
 /// Power cut at any moment of moves, trims, and of what is written over the old places.

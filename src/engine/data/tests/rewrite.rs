@@ -3,6 +3,8 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rand::seq::SliceRandom;
+
 use super::trim::{check, open_hooked, random};
 use super::*;
 use crate::engine::health;
@@ -76,9 +78,7 @@ fn a_file_written_in_small_pieces_gets_as_few_extents_as_it_can_have() {
     let mut model = random(1, 8 << 20);
     let mut order: Vec<usize> = (0..model.len().div_ceil(PIECE)).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    for last in (1..order.len()).rev() {
-        order.swap(last, rng.random_range(0..=last));
-    }
+    order.shuffle(&mut rng);
     for index in order {
         let start = index * PIECE;
         let end = model.len().min(start + PIECE);

@@ -73,6 +73,30 @@ pub(super) fn outlives<T>(
     }
 }
 
+/// While something is done, calls of the disk fail, one in each of many tries: an error at worst, and
+/// the content of [`FILE`] is there, also after reopening.
+pub(super) fn each_call_fails<T>(
+    every: u64,
+    prepare: impl Fn() -> (SimMedia, Arc<Volume>, Vec<u8>),
+    act: impl Fn(&Volume) -> Result<T, EngineError>,
+) {
+    for call in [Call::Read, Call::Write, Call::Flush, Call::Allocate] {
+        for after in (0..8).map(|n| n * every) {
+            let context = format!("{call:?} {after}");
+            let (sim, volume, model) = prepare();
+            sim.set_fault(Some(Fault {
+                call,
+                after,
+                sticky: after % 2 == 0,
+                kind: io::ErrorKind::Other,
+            }));
+            let result = act(&volume);
+            sim.set_fault(None);
+            outlives(sim, &volume, &result, &model, &context);
+        }
+    }
+}
+
 pub(super) fn empty(volume: &Volume, ino: Ino) {
     volume.resize(ino, 0, &mut |_, _| Ok(())).unwrap();
 }
