@@ -77,49 +77,77 @@ impl Judge<'_> {
         if !with_chunk().all(is_own) {
             return Ok(None);
         }
-        // Its chunks, how often it refers to each, and what it needs of them, stored as they are.
-        let mut chunks: SmallVec<[(ChunkId, ChunkRecord, u64); 8]> = SmallVec::new();
-        let (mut held, mut dead, mut needed) = (0u64, 0u64, 0u64);
-        let (mut pieces, mut runs, mut run, mut end) = (0usize, 0usize, 0u64, 0u64);
+        let mut stored = Stored::default();
         for extent in with_chunk() {
-            let (id, len) = (extent.record.chunk, extent.record.len);
-            let known = chunks.iter().position(|(other, ..)| *other == id);
-            let index = match known {
-                Some(index) => index,
-                None => {
-                    let record = chunk(self.view, id)?;
-                    held = held.saturating_add(units(record.stored_len as usize) * UNIT);
-                    dead = dead.saturating_add(record.raw_len.into());
-                    chunks.push((id, record, 0));
-                    chunks.len() - 1
-                }
-            };
-            let Some((_, record, references)) = chunks.get_mut(index) else {
-                return Ok(None);
-            };
+            stored.add(self, extent)?;
+        }
+        Ok(stored.saved(self.percent))
+    }
+}
+
+/// What a window is stored in, and what it would take.
+#[derive(Default)]
+struct Stored {
+    /// Its chunks, and how often it refers to each.
+    chunks: SmallVec<[(ChunkId, ChunkRecord, u64); 8]>,
+    /// Bytes that the chunks take.
+    held: u64,
+    /// Bytes of their content that nothing refers to.
+    dead: u64,
+    pieces: usize,
+    /// Those between which there is a hole.
+    runs: usize,
+    end: u64,
+    /// Bytes that all runs but the last would take, and that one.
+    needed: u64,
+    run: u64,
+}
+
+impl Stored {
+    fn add(&mut self, judge: &Judge<'_>, extent: &Extent) -> Result<(), StoreError> {
+        let (id, len) = (extent.record.chunk, extent.record.len);
+        if extent.start != self.end || self.pieces == 0 {
+            self.needed = self.needed();
+            (self.run, self.runs) = (0, self.runs + 1);
+        }
+        if !self.chunks.iter().any(|(other, ..)| *other == id) {
+            let record = chunk(judge.view, id)?;
+            let units = units(record.stored_len as usize);
+            self.held = self.held.saturating_add(units.saturating_mul(UNIT));
+            self.dead = self.dead.saturating_add(record.raw_len.into());
+            self.chunks.push((id, record, 0));
+        }
+        let known = self.chunks.iter_mut().find(|(other, ..)| *other == id);
+        if let Some((_, record, references)) = known {
             *references += 1;
-            dead = dead.saturating_sub(len);
-            if extent.start != end || pieces == 0 {
-                needed = needed.saturating_add(run.next_multiple_of(UNIT));
-                (run, runs) = (0, runs + 1);
-            }
             let stored = len.saturating_mul(record.stored_len.into());
-            run = run.saturating_add(match self.compresses {
+            self.run = self.run.saturating_add(match judge.compresses {
                 true => stored.div_ceil(u64::from(record.raw_len).max(1)),
                 false => len,
             });
-            (pieces, end) = (pieces + 1, extent.end());
         }
-        needed = needed.saturating_add(run.next_multiple_of(UNIT));
+        self.dead = self.dead.saturating_sub(len);
+        (self.pieces, self.end) = (self.pieces + 1, extent.end());
+        Ok(())
+    }
+
+    /// Bytes that all of it would take, as compressed as each part is.
+    fn needed(&self) -> u64 {
+        self.needed
+            .saturating_add(self.run.div_ceil(UNIT).saturating_mul(UNIT))
+    }
+
+    fn saved(&self, percent: u64) -> Option<u64> {
         let is_shared =
             |(_, record, references): &(_, ChunkRecord, u64)| record.refcount != *references;
-        if chunks.iter().any(is_shared) || (dead == 0 && pieces == runs) {
-            return Ok(None);
+        let is_well = self.dead == 0 && self.pieces == self.runs;
+        if is_well || self.chunks.iter().any(is_shared) {
+            return None;
         }
-        let saved = held.saturating_sub(needed);
-        let pays = saved > 0 && saved.saturating_mul(100) >= held.saturating_mul(self.percent);
-        let joins = pieces >= PIECES_MAX && runs * 2 <= pieces;
-        Ok((pays || joins).then_some(saved))
+        let saved = self.held.saturating_sub(self.needed());
+        let pays = saved > 0 && saved.saturating_mul(100) >= self.held.saturating_mul(percent);
+        let joins = self.pieces >= PIECES_MAX && self.runs * 2 <= self.pieces;
+        (pays || joins).then_some(saved)
     }
 }
 
