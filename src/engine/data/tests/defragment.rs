@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 
+use super::evacuate::{open_busy, options};
 use super::trim::{CHUNKS, check, each_call_fails, make, open_hooked, random};
 use super::*;
 use crate::engine::data::space::units_used;
@@ -14,13 +15,6 @@ use crate::engine::{CompactOptions, health};
 const BLOCK: usize = 4096;
 /// Of a file: 32 windows.
 const FILE_BYTES: usize = 4 << 20;
-
-fn options() -> CompactOptions {
-    CompactOptions {
-        min_bytes: 1 << 20,
-        ..CompactOptions::default()
-    }
-}
 
 fn try_defragment(volume: &Volume) -> Result<u64, EngineError> {
     volume.store().defragment_idle(options(), &mut || true)
@@ -283,18 +277,7 @@ fn a_power_cut_leaves_the_same_bytes() {
 #[test]
 fn a_store_defragments_by_itself() {
     let sim = make();
-    let ms = Duration::from_millis;
-    let options = OpenOptions {
-        trim_interval: Some(ms(20)),
-        compact: Some(CompactOptions {
-            interval: ms(20),
-            pause: ms(2),
-            ..options()
-        }),
-        commit_interval: ms(20),
-        ..OpenOptions::default()
-    };
-    let volume = Volume::open_media(sim.media(), options, clock()).unwrap();
+    let volume = open_busy(&sim);
     let mut model = in_order(&volume);
     let mut round = 0;
     while volume.store().activity().defragmented_bytes < at(FILE_BYTES) {
@@ -305,7 +288,7 @@ fn a_store_defragments_by_itself() {
             volume.store().snapshot("main@now").unwrap();
             volume.store().delete("main@now", false).unwrap();
         }
-        std::thread::sleep(ms(40));
+        std::thread::sleep(Duration::from_millis(40));
         assert!(content(&volume, FILE) == model);
     }
     volume.store().close().unwrap();

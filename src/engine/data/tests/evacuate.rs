@@ -13,11 +13,27 @@ use crate::engine::{CompactOptions, Compacted};
 const STEP: usize = 64 << 10;
 
 /// Half a store's worth of a large one's settings.
-fn options() -> CompactOptions {
+pub(super) fn options() -> CompactOptions {
     CompactOptions {
         min_bytes: 1 << 20,
         ..CompactOptions::default()
     }
+}
+
+/// Opens a store whose threads have little patience.
+pub(super) fn open_busy(sim: &SimMedia) -> Arc<Volume> {
+    let ms = Duration::from_millis;
+    let options = OpenOptions {
+        trim_interval: Some(ms(20)),
+        compact: Some(CompactOptions {
+            interval: ms(20),
+            pause: ms(2),
+            ..options()
+        }),
+        commit_interval: ms(20),
+        ..OpenOptions::default()
+    };
+    Volume::open_media(sim.media(), options, clock()).unwrap()
 }
 
 fn compact(volume: &Volume) -> Compacted {
@@ -235,24 +251,13 @@ fn a_power_cut_takes_nothing_that_was_fsynced() {
 fn a_store_compacts_by_itself() {
     let sim = make();
     let model = scattered(&open(&sim), 256, 8 << 10, 24 << 10);
-    let ms = Duration::from_millis;
-    let options = OpenOptions {
-        trim_interval: Some(ms(20)),
-        compact: Some(CompactOptions {
-            interval: ms(20),
-            pause: ms(2),
-            ..options()
-        }),
-        commit_interval: ms(20),
-        ..OpenOptions::default()
-    };
-    let volume = Volume::open_media(sim.media(), options, clock()).unwrap();
+    let volume = open_busy(&sim);
     let mut round = 0u8;
     while volume.store().space().unwrap().punched_bytes < 3 << 20 {
         round += 1;
         assert!(round < 250, "it never comes back");
         write(&volume, OTHER, 0, &[round; 4096]);
-        std::thread::sleep(ms(40));
+        std::thread::sleep(Duration::from_millis(40));
         assert!(content(&volume, FILE) == model);
     }
     assert!(volume.store().activity().moved_bytes > 0);
