@@ -141,6 +141,15 @@ impl Default for QueueMeter {
 }
 
 impl QueueMeter {
+    /// The next requests.
+    #[must_use]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            meter: self,
+            requests: 0,
+        }
+    }
+
     /// A request with this opcode was answered.
     pub fn answered(&self, opcode: u32, took: Duration, carried: Carried) {
         let slot = usize::try_from(opcode).unwrap_or(OPCODES);
@@ -161,17 +170,6 @@ impl QueueMeter {
 pub struct Batch<'m> {
     meter: &'m QueueMeter,
     requests: u64,
-}
-
-impl QueueMeter {
-    /// The next requests.
-    #[must_use]
-    pub fn batch(&self) -> Batch<'_> {
-        Batch {
-            meter: self,
-            requests: 0,
-        }
-    }
 }
 
 impl Batch<'_> {

@@ -49,6 +49,7 @@ impl Volume {
         let mut sum = 0u64;
         while let Some(start) = self.next_stored(ino, at, size)? {
             check_goes_on(go_on)?;
+            // There always is a part for who waits.
             let part = self.rewrite_some(ino, start, size, &For::Caller)?;
             let (end, bytes) = part.unwrap_or((size, 0));
             sum = sum.saturating_add(bytes);
