@@ -1,5 +1,7 @@
 //! All trees of a store at one moment.
 
+mod checkpoint;
+
 use std::borrow::Cow;
 use std::hash::Hasher;
 use std::ops::ControlFlow;
@@ -15,7 +17,6 @@ use super::tree::{self, Differs, Effects, Link, Loaded, Source};
 use super::{Read, StoreError};
 use crate::format::id::{DatasetId, Generation, NameId};
 use crate::format::key::{self, Key, SYSTEM_TREES, TreeId};
-use crate::format::page::TreeTag;
 use crate::format::record::{
     DATASET_KIND, DatasetRecord, HISTORY_KIND, HistoryRecord, LINEAGE_KIND, LineageRecord, PagePtr,
     dataset_key, history_key, lineage_key,
@@ -465,104 +466,6 @@ impl Roots {
     ) -> Result<Option<Key>, StoreError> {
         let link = self.link(storage, tree)?;
         Ok(tree::verify(&link, &storage.pages, from, max, found))
-    }
-
-    /// Whether a tree was copied since the last checkpoint.
-    #[must_use]
-    pub fn has_copies(&self) -> bool {
-        let mut held = self.datasets.iter();
-        held.any(|held| held.shared == LineageRecord::PENDING)
-    }
-
-    /// Gives every changed node a place from `place`, and enters the datasets' new roots in their
-    /// records. Returns the system trees' places; the nodes to write are added to `out`. What was
-    /// copied since the last checkpoint shares the pages of this one, `generation`, too. A page that
-    /// several trees have is written for the oldest of their timelines, and for a dataset rather than for
-    /// its snapshots, which have larger numbers.
-    ///
-    /// # Errors
-    /// When a page of the dataset tree cannot be read.
-    pub fn freeze(
-        &mut self,
-        storage: &Storage,
-        generation: Generation,
-        place: &mut impl FnMut() -> Result<PagePtr, StoreError>,
-        out: &mut Vec<std::sync::Arc<tree::Node>>,
-        effects: &mut Effects,
-    ) -> Result<[PagePtr; SYSTEM_TREES], StoreError> {
-        // What several have is of the oldest timeline: the others go on from that.
-        let timeline = |index: &usize| self.datasets.get(*index).map(|held| held.timeline);
-        let mut order: Vec<usize> = (0..self.datasets.len()).collect();
-        // Of one they stay in the order of their numbers.
-        order.sort_by_key(timeline);
-        for index in order {
-            let Some(Held {
-                id,
-                link,
-                shared,
-                timeline,
-                is_pending,
-            }) = self.datasets.get(index).cloned()
-            else {
-                continue;
-            };
-            if is_pending {
-                let mut history = self.history(storage, id)?;
-                history.settle(generation);
-                let key = history_key(id);
-                self.put(storage, TreeId::Datasets, &key, &history.encode(), effects)?;
-            }
-            if shared == LineageRecord::PENDING {
-                let mut lineage = self.lineage(storage, id)?;
-                lineage.shared = generation;
-                let key = lineage_key(id);
-                self.put(storage, TreeId::Datasets, &key, &lineage.encode(), effects)?;
-            }
-            let key = dataset_key(id);
-            let mut record = self
-                .get_with(storage, TreeId::Datasets, &key, DatasetRecord::decode)?
-                .ok_or_else(|| {
-                    StoreError::Corrupt(format!("dataset {id} has a tree, but no record"))
-                })?
-                .map_err(|source| StoreError::format(format!("dataset {id}"), source))?;
-            let tag = TreeTag::of(TreeId::Fs(DatasetId(timeline)));
-            // After a repair snapshots have timelines of their own.
-            let tag = match record.snapshot_of.0 {
-                0 => tag,
-                _ if timeline == id.0 => tag,
-                _ => tag.kept(),
-            };
-            let root = tree::freeze(&link, tag, place, out)?;
-            if record.root != root {
-                record.root = root;
-                self.put(storage, TreeId::Datasets, &key, &record.encode(), effects)?;
-            }
-        }
-        let mut places = [PagePtr::EMPTY; SYSTEM_TREES];
-        let of_system = TreeId::SYSTEM.into_iter().zip(&self.system);
-        for ((tree, link), slot) in of_system.zip(&mut places) {
-            *slot = tree::freeze(link, TreeTag::of(tree), place, out)?;
-        }
-        Ok(places)
-    }
-
-    /// Lets go of nodes that are on disk now.
-    pub fn settle(&mut self) {
-        let mut child = 0;
-        while self.settle_below(child) {
-            child += 1;
-        }
-    }
-
-    /// The same below one child of each root; whether there are further children.
-    pub fn settle_below(&mut self, child: usize) -> bool {
-        let datasets = self.datasets.iter_mut().map(|held| &mut held.link);
-        let all = self.system.iter_mut().chain(datasets);
-        let mut more = false;
-        for link in all {
-            more |= tree::settle(link, child);
-        }
-        more
     }
 }
 
