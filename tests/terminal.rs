@@ -5,10 +5,9 @@
 mod host;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use host::scratch_dir;
 
@@ -16,6 +15,7 @@ const RAZORFS: &str = env!("CARGO_BIN_EXE_razorfs");
 /// Bytes of content: at this rate a scrub takes four seconds.
 const CONTENT_BYTES: usize = 8 << 20;
 const RATE: &str = "2M";
+const BAR: &[u8] = b"reading bytes";
 
 fn store(dir: &Path) {
     let made = Command::new(RAZORFS).arg("mkfs").arg(dir).output().unwrap();
@@ -31,24 +31,41 @@ fn store(dir: &Path) {
     assert!(imported.status.success(), "{imported:?}");
 }
 
-/// Runs `razorfs scrub` on a terminal, where somebody types these after a while.
-fn scrub(store: &Path, more: &str, keys: Option<(Duration, &[u8])>) -> Output {
-    let command = format!("stty cols 80; {RAZORFS} scrub {} {more}", store.display());
+/// Runs `razorfs scrub` on a terminal, where somebody types these once its bar is shown. Whatever shell
+/// the user has, the program takes its place: one that stayed would get a typed Ctrl-C as well.
+fn scrub(store: &Path, more: &str, keys: &[u8]) -> Output {
+    let command = format!(
+        "stty cols 80; exec {RAZORFS} scrub {} {more}",
+        store.display()
+    );
     let mut script = Command::new("script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        .env("TERM", "xterm")
+        .envs([("TERM", "xterm"), ("SHELL", "/bin/sh")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut typed = script.stdin.take().unwrap();
-    if let Some((after, keys)) = keys {
-        std::thread::sleep(after);
-        typed.write_all(keys).unwrap();
+    let mut terminal = script.stdout.take().unwrap();
+    let mut keys = Some(keys).filter(|keys| !keys.is_empty());
+    let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = terminal.read(&mut piece).unwrap();
+        if read == 0 {
+            break;
+        }
+        shown.extend_from_slice(&piece[..read]);
+        if shown.windows(BAR.len()).any(|part| part == BAR)
+            && let Some(keys) = keys.take()
+        {
+            typed.write_all(keys).unwrap();
+        }
     }
-    let done = script.wait_with_output().unwrap();
-    drop(typed);
-    done
+    Output {
+        status: script.wait().unwrap(),
+        stdout: shown,
+        stderr: Vec::new(),
+    }
 }
 
 fn text(output: &Output) -> String {
@@ -60,7 +77,7 @@ fn a_bar_is_shown_with_an_estimate_and_is_gone_in_the_end() {
     let dir = scratch_dir();
     let path = dir.path().join("store");
     store(&path);
-    let done = scrub(&path, &format!("--rate {RATE}"), None);
+    let done = scrub(&path, &format!("--rate {RATE}"), b"");
     let shown = text(&done);
     assert!(done.status.success(), "{shown}");
     assert!(shown.contains("reading bytes"), "{shown:?}");
@@ -80,7 +97,7 @@ fn what_is_quick_shows_nothing_but_its_result() {
     let dir = scratch_dir();
     let path = dir.path().join("store");
     store(&path);
-    let shown = text(&scrub(&path, "", None));
+    let shown = text(&scrub(&path, "", b""));
     assert_eq!(shown.lines().count(), 1, "{shown:?}");
 }
 
@@ -89,8 +106,7 @@ fn ctrl_c_ends_it() {
     let dir = scratch_dir();
     let path = dir.path().join("store");
     store(&path);
-    let keys = (Duration::from_millis(1500), &b"\x03"[..]);
-    let done = scrub(&path, "--rate 64K", Some(keys));
+    let done = scrub(&path, "--rate 64K", b"\x03");
     assert_eq!(done.status.code(), Some(3), "{}", text(&done));
     assert!(text(&done).contains("so far"), "{}", text(&done));
 }
