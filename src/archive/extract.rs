@@ -430,7 +430,7 @@ impl<W: Write> Target for TarStream<W> {
     }
 
     fn file(&mut self, path: &[u8], found: &Found, content: &mut dyn Content) -> Result<bool> {
-        let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
+        let mut ranges = Ranges::new(RANGES_WRITTEN_MAX, found.attr.size);
         let mut at = 0;
         while let Some((start, len)) = content.range_from(path, at)? {
             ranges.add(start, len);

@@ -107,7 +107,7 @@ impl Sink for Packing<'_> {
         attrs: &ImportedAttrs,
         file: &mut HostFile<'_>,
     ) -> Result<Option<Vec<u8>>> {
-        let mut ranges = Ranges::new(RANGES_WRITTEN_MAX);
+        let mut ranges = Ranges::new(RANGES_WRITTEN_MAX, file.size());
         let mut at = 0;
         while let Some((start, len)) = file.range_from(path, at)? {
             ranges.add(start, len);

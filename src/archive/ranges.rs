@@ -5,11 +5,17 @@ const GAP_BYTES: u64 = 4096;
 /// Bytes of gaps that are closed, at most, in a file with less data than that.
 const CLOSED_MAX: u64 = 1 << 30;
 
+/// All but the last of a file's ranges begin and end with blocks of this size: GNU tar reads each in
+/// whole blocks, others do not, and what is nothing but blocks they read alike.
+const BLOCK_BYTES: u64 = 512;
+
 /// Ranges in order. Where they would be more than there may be, the shortest gaps between them are
 /// closed, so that what was a hole is zeros: few bytes, beside those of the holes that stay.
 pub struct Ranges {
     all: Vec<(u64, u64)>,
     max: usize,
+    /// Bytes of the file.
+    size: u64,
     /// Gaps that are no longer are closed.
     gap: u64,
     /// Bytes of those that are.
@@ -18,11 +24,12 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// None yet, and at most `max` of them, but one.
-    pub fn new(max: usize) -> Self {
+    /// None yet, and at most `max` of them, but one, of a file of `size` bytes.
+    pub fn new(max: usize, size: u64) -> Self {
         Ranges {
             all: Vec::new(),
             max: max.max(1),
+            size,
             gap: 0,
             closed: 0,
             data: 0,
@@ -32,6 +39,10 @@ impl Ranges {
     /// Adds one behind the others.
     pub fn add(&mut self, start: u64, len: u64) {
         self.data = self.data.saturating_add(len);
+        let end = start.saturating_add(len);
+        let end = end.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(end);
+        let start = start - start % BLOCK_BYTES;
+        let len = end.min(self.size).saturating_sub(start);
         while !self.extends(start, len) {
             if self.all.len() < self.max {
                 self.all.push((start, len));
@@ -73,7 +84,8 @@ mod tests {
     use super::*;
 
     fn of(max: usize, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
-        let mut all = Ranges::new(max);
+        let size = ranges.last().map_or(0, |(start, len)| start + len);
+        let mut all = Ranges::new(max, size);
         ranges.iter().for_each(|(start, len)| all.add(*start, *len));
         all.all
     }
@@ -81,35 +93,45 @@ mod tests {
     #[test]
     fn as_few_gaps_are_closed_as_it_takes_and_the_shortest() {
         let far = 1 << 40;
-        let ranges = [(0, 10), (5000, 10), (9000, 10), (far, 1), (2 * far, 1)];
+        let near = [(0, 512), (5120, 512), (9216, 512)];
+        let ranges = [&near[..], &[(far, 512), (2 * far, 1)]].concat();
         assert_eq!(of(5, &ranges), ranges);
         assert_eq!(
             of(4, &ranges),
-            [(0, 10), (5000, 4010), (far, 1), (2 * far, 1)]
+            [(0, 512), (5120, 4608), (far, 512), (2 * far, 1)]
         );
-        assert_eq!(of(3, &ranges), [(0, 9010), (far, 1), (2 * far, 1)]);
+        assert_eq!(of(3, &ranges), [(0, 9728), (far, 512), (2 * far, 1)]);
         assert_eq!(of(1, &ranges), [(0, 2 * far + 1)]);
         assert_eq!(of(0, &ranges), [(0, 2 * far + 1)]);
+    }
+
+    #[test]
+    fn only_the_end_of_the_file_is_no_end_of_a_block() {
         assert_eq!(
-            of(2, &[(0, 4), (4, 4), (u64::MAX, 0)]),
-            [(0, 8), (u64::MAX, 0)]
+            of(9, &[(3, 4), (100, 4), (600, 4), (2000, 10)]),
+            [(0, 1024), (1536, 474)]
         );
+        assert_eq!(
+            of(9, &[(511, 2), (1 << 20, 512)]),
+            [(0, 1024), (1 << 20, 512)]
+        );
+        assert_eq!(of(9, &[(u64::MAX - 1, 1)]), [(u64::MAX - 511, 511)]);
     }
 
     #[test]
     fn no_more_is_closed_than_there_is_data_or_little() {
         let of = |len| {
-            let mut all = Ranges::new(2);
+            let mut all = Ranges::new(2, u64::MAX);
             (0..3).for_each(|index| all.add(index * (3 << 30), len));
             all.into_vec()
         };
         assert_eq!(of(1 << 30).map(|all| all.len()), None);
         assert_eq!(of(5 << 28), Some(vec![(0, (6 << 30) + (5 << 28))]));
-        let mut near = Ranges::new(1);
+        let mut near = Ranges::new(1, u64::MAX);
         for start in [0, 1 << 20, 1 << 30] {
             near.add(start, 1);
         }
-        assert_eq!(near.into_vec(), Some(vec![(0, (1 << 30) + 1)]));
+        assert_eq!(near.into_vec(), Some(vec![(0, (1 << 30) + 512)]));
     }
 
     #[test]

@@ -423,12 +423,21 @@ impl<'a> Reader<'a> {
         if size > SIZE_MAX {
             return Err(self.damaged("a size of 2^63 or more"));
         }
-        let (mut end, mut sum) = (0, 0_u64);
+        let (mut end, mut sum, mut ends_within) = (0, 0_u64, false);
         for (offset, len) in &ranges {
             let next = offset.checked_add(*len).filter(|next| *next <= size);
             let Some(next) = next.filter(|_| *offset >= end) else {
                 return Err(self.damaged("a map of holes with ranges out of order or of the file"));
             };
+            // GNU tar pads such a range, and others do not: nothing in the stream says which.
+            if ends_within && *len > 0 {
+                return Err(self.damaged(
+                    "a map of holes with data that is no whole blocks, and more behind it, which \
+                     programs read in different ways; unpack it with the one that wrote it, and import \
+                     the directory",
+                ));
+            }
+            ends_within |= !len.is_multiple_of(BLOCK_BYTES as u64);
             end = next;
             sum += len;
         }

@@ -11,6 +11,8 @@ use crate::log::View;
 
 /// Extents looked at in one step.
 const STEP: usize = 64;
+/// Blocks in which holes are told, in bytes.
+const SEEK_BLOCK: u64 = 4096;
 
 impl Volume {
     /// The state whose data lock a reader holds. Without one, a writer could come between the look
@@ -144,7 +146,9 @@ impl Volume {
         Ok(())
     }
 
-    /// The next data or hole at or behind `offset`.
+    /// The next data or hole at or behind `offset`. Data begins and ends with blocks of
+    /// [`SEEK_BLOCK`], or with the file, as it does on all file systems of disks: GNU tar, for one,
+    /// writes ranges that end elsewhere in a way that nobody reads.
     ///
     /// # Errors
     /// `NoSuchOffset` at or behind the end of the file, or when there is no data behind `offset`.
@@ -159,21 +163,28 @@ impl Volume {
         }
         let nothing = DirtyMap::default();
         let dirty = guard.as_deref().unwrap_or(&nothing);
-        let mut at = offset;
-        loop {
-            let (data_end, next_data) = self.data_around(&view, dirty, ino, at, record.size)?;
-            match seek {
-                Seek::Data => {
-                    let found = if data_end > at { at } else { next_data };
-                    let found = (found < record.size).then_some(found);
-                    return found.ok_or(EngineError::NoSuchOffset);
-                }
-                Seek::Hole if data_end == at || at >= record.size => {
-                    return Ok(at.min(record.size));
-                }
-                Seek::Hole => at = data_end,
-            }
+        let around = |at| self.data_around(&view, dirty, ino, at, record.size);
+        let from = offset - offset % SEEK_BLOCK;
+        let (end, next) = around(from)?;
+        let begin = if end > from { from } else { next };
+        let start = begin - begin % SEEK_BLOCK;
+        match seek {
+            Seek::Data if begin >= record.size => return Err(EngineError::NoSuchOffset),
+            Seek::Data => return Ok(start.max(offset)),
+            Seek::Hole if begin >= record.size || start > offset => return Ok(offset),
+            Seek::Hole => {}
         }
+        let mut end = begin;
+        while end < record.size {
+            let (more, next) = around(end)?;
+            end = match more > end {
+                true => more,
+                // In the same block, or at the beginning of the next one.
+                false if next <= end.next_multiple_of(SEEK_BLOCK) => next,
+                false => break,
+            };
+        }
+        Ok(end.next_multiple_of(SEEK_BLOCK).min(record.size))
     }
 
     /// If byte `at` is data, the end of a piece of that, behind which there may be more; else `at`,

@@ -336,7 +336,50 @@ fn check_seek(volume: &Volume, model: &[u8]) {
         }
         position = volume.seek(FILE, data, Seek::Hole).unwrap();
         assert!(position > data);
+        assert!(
+            position.is_multiple_of(4096) || position == at(model.len()),
+            "data that ends at {position}"
+        );
     }
+}
+
+#[test]
+fn holes_and_data_are_told_in_blocks() {
+    let sim = make();
+    let mut volume = open(&sim);
+    let block = 4096;
+    // Data within block 0, at the end of 2 and the beginning of 3, in all of 5, within 7 twice, and at
+    // the end, in 10.
+    let pieces = [
+        (100, 50),
+        (4 * block - 4097, 8),
+        (5 * block, 4096),
+        (7 * block + 1, 1),
+        (7 * block + 4000, 96),
+        (10 * block + 10, 20),
+    ];
+    for (offset, len) in pieces {
+        write(&volume, FILE, offset, &vec![b'x'; len]);
+    }
+    let size = 10 * block + 30;
+    let data = [(0, 1), (2, 4), (5, 6), (7, 8), (10, 11)];
+    for _ in 0..2 {
+        for offset in (0..size).step_by(113).chain([size - 1]) {
+            let seek = |seek| volume.seek(FILE, offset, seek).unwrap();
+            let (first, end) = data.iter().find(|(_, end)| offset < end * block).unwrap();
+            assert_eq!(seek(Seek::Data), offset.max(first * block), "at {offset}");
+            let hole = match offset < first * block {
+                true => offset,
+                false => (end * block).min(size),
+            };
+            assert_eq!(seek(Seek::Hole), hole, "at {offset}");
+        }
+        // From memory, then from the disk.
+        volume.store().close().unwrap();
+        volume = open(&sim);
+    }
+    let hole = volume.seek(FILE, 11 * block, Seek::Data);
+    assert!(matches!(hole, Err(EngineError::NoSuchOffset)));
 }
 
 /// Power lost at many moments: what was fsynced is there, and every byte is one that was written
