@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::receive::{hidden, received_for};
 use super::store::Room;
 use super::volume::Dataset;
 use super::{EngineError, EventKind, Settings, Store, Volume};
@@ -52,6 +53,9 @@ pub use still::Still;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
+
+/// Why a dataset cannot be renamed or deleted for a while.
+const RECEIVING: &str = "a snapshot is being received for it";
 
 /// Datasets that somebody waits to delete: those who read them all the time begin no more.
 #[derive(Default)]
@@ -311,10 +315,12 @@ impl Store {
         Ok(id)
     }
 
-    /// Gives a dataset or a snapshot another name; snapshots go with their dataset.
+    /// Gives a dataset or a snapshot another name; snapshots go with their dataset, and so does what was
+    /// received for it of a stream that was cut off.
     ///
     /// # Errors
-    /// When the name is taken or cannot be one; when the store refuses.
+    /// When the name is taken or cannot be one; while something is received for the dataset; when the
+    /// store refuses.
     pub fn rename(&self, name: &str, to: &str) -> Result<(), DatasetError> {
         let (dataset, snapshot) = split_name(name)?;
         let (to_dataset, to_snapshot) = split_name(to)?;
@@ -328,7 +334,15 @@ impl Store {
         if snapshot.is_none() && to_snapshot.is_some() {
             return refused("a dataset does not become a snapshot");
         }
-        let mut tx = self.begin_tx(Need::Space)?;
+        let mut room = Room::default();
+        let (mut tx, datasets) = loop {
+            self.make_room(&mut room)?;
+            // Nobody begins to receive meanwhile.
+            let datasets = self.datasets.write();
+            if let Some(tx) = self.try_begin(Need::Space, &mut room)? {
+                break (tx, datasets);
+            }
+        };
         let (id, _) = found(&tx, name)?;
         if id == DatasetId::MAIN {
             return refused("it keeps its name");
@@ -340,12 +354,27 @@ impl Store {
                 renamed.push((each, format!("{to}@{own}")));
             }
         }
+        if let (None, Some(part)) = (snapshot, find(&tx, &hidden(name))?) {
+            if datasets.contains_key(&part) {
+                return refused(RECEIVING);
+            }
+            if find(&tx, &hidden(to))?.is_some() {
+                let reason = "a receive was cut off for it and one for a dataset of the new name: \
+                              drop one with receive --abort";
+                return refused(reason);
+            }
+            if to.len() >= DATASET_NAME_MAX {
+                return refused("with what was received for it, the new name is too long");
+            }
+            renamed.push((part, hidden(to)));
+        }
         for (id, name) in renamed {
             let mut record = record_of(&tx, id)?;
             promote::rename(&mut tx, id, &mut record, name)?;
             put_record(&mut tx, id, &record)?;
         }
         self.end(tx)?;
+        drop(datasets);
         let kind = match snapshot {
             Some(_) => EventKind::SnapshotRenamed,
             None => EventKind::DatasetRenamed,
@@ -355,7 +384,7 @@ impl Store {
     }
 
     /// Deletes a dataset that nobody uses and that has no snapshots (or with them, if `recursive`),
-    /// or a snapshot. Its name is free on return, and the deletion durable; its space comes back
+    /// or a snapshot, and what was received and needs it. Its name is free on return, and the deletion durable; its space comes back
     /// bit by bit.
     ///
     /// # Errors
@@ -374,7 +403,14 @@ impl Store {
             let doomed = doomed(&tx, name, recursive)?;
             let in_use = || doomed.iter().filter_map(|id| datasets.get(id));
             if let Some(busy) = in_use().find(|dataset| dataset.users() > 0) {
-                return Err(DatasetError::Busy(record_of(&tx, busy.id)?.name));
+                let busy = record_of(&tx, busy.id)?;
+                return Err(match received_for(&busy.name) {
+                    Some(dataset) => DatasetError::Refused {
+                        name: dataset.to_owned(),
+                        reason: RECEIVING,
+                    },
+                    None => DatasetError::Busy(busy.name),
+                });
             }
             if in_use().any(|dataset| Arc::strong_count(dataset) > 1) {
                 // The store itself is about it: what it writes out must not come behind the end.
@@ -483,7 +519,8 @@ fn info_of(
     })
 }
 
-/// What goes with a dataset or snapshot when it is deleted: it, then its snapshots.
+/// What goes with a dataset or snapshot when it is deleted: it, then its snapshots, and what was
+/// received for it and could not be gone on with.
 fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, DatasetError> {
     // A receive that is dropped is found too.
     let id = find(tx, name)?.ok_or_else(|| DatasetError::NotFound(name.to_owned()))?;
@@ -512,6 +549,11 @@ fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, Da
             name: name.to_owned(),
             count: doomed.len() - 1,
         });
+    }
+    let (dataset, snapshot) = name.split_once('@').unzip();
+    if let Some(part) = find(tx, &hidden(dataset.unwrap_or(name)))? {
+        let is_of_no_use = snapshot.is_none() || record_of(tx, part)?.origin == id;
+        doomed.extend(is_of_no_use.then_some(part));
     }
     Ok(doomed)
 }

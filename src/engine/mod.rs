@@ -57,7 +57,7 @@ pub use kernels::{Believing, Release};
 pub use mkfs::{LOG_BYTES_DEFAULT, MkfsOptions, mkfs};
 pub use options::{Durability, OpenOptions};
 pub use projects::ProjectInfo;
-pub use receive::{ReceiveHow, ReceivedInode, Receiving};
+pub use receive::{ReceiveHow, ReceivedInode, Receiving, received_for};
 pub use restore_path::RestorePath;
 pub use scrub::{ScrubClaim, ScrubEvent, ScrubOptions, ScrubProgress, ScrubStatus};
 pub use send::{Sending, TreeCounts, TreeDifference};

@@ -83,8 +83,14 @@ pub struct Receiving {
 }
 
 /// The name of the dataset into which what is for `dataset` is received.
-fn hidden(dataset: &str) -> String {
+pub(super) fn hidden(dataset: &str) -> String {
     format!("%{dataset}")
+}
+
+/// The dataset for which the one of this name receives, if it is one that does.
+#[must_use]
+pub fn received_for(name: &str) -> Option<&str> {
+    name.strip_prefix('%')
 }
 
 impl Receiving {

@@ -1,17 +1,20 @@
 //! `razorfs info STORE`: what a store is and holds.
 
+use std::fmt::{self, Display, Formatter};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
 use razorfs::control::{self, StorePlace};
 use razorfs::disk::dir::{OpenDir, open_store};
+use razorfs::engine::received_for;
 use razorfs::format::codec::Compression;
 use razorfs::format::id::DatasetId;
 use razorfs::format::key::TreeId;
 use razorfs::format::page::PAGE_BYTES;
 use razorfs::format::record::{
-    ChunkRecord, Codec, DatasetCounters, DatasetRecord, Dedup, counters_key,
+    ChunkRecord, Codec, DATASET_DOOMED, DATASET_RECEIVING, DatasetCounters, DatasetRecord, Dedup,
+    counters_key,
 };
 use razorfs::format::superblock::UNIT_BYTES;
 use razorfs::log::recovery::{self, Report};
@@ -63,9 +66,51 @@ impl Dataset {
         )
     }
 
+    fn state(&self) -> State<'_> {
+        let flags = self.record.flags;
+        match received_for(&self.record.name) {
+            _ if flags & DATASET_DOOMED != 0 => State::Deleted,
+            Some(dataset) if flags & DATASET_RECEIVING != 0 => State::Received(dataset),
+            _ => State::There,
+        }
+    }
+
+    fn shown_name(&self) -> String {
+        match self.state() {
+            State::There => self.record.name.clone(),
+            State::Received(dataset) => {
+                format!("(what a receive for '{dataset}' that was cut off has so far)")
+            }
+            State::Deleted => format!(
+                "(number {}, deleted; others may share what it has)",
+                self.id
+            ),
+        }
+    }
+
     fn compression(&self) -> Compression {
         let record = &self.record;
         Compression::of_record(record.codec, record.codec_level).unwrap_or(Compression::OFF)
+    }
+}
+
+/// What a dataset's record is that of.
+enum State<'a> {
+    /// Of one that `razorfs list` shows.
+    There,
+    /// Of what was received so far for the dataset of this name.
+    Received(&'a str),
+    /// Of one without a name, as long as others share what it has, or until it is cleared away.
+    Deleted,
+}
+
+impl Display for State<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::There => "there",
+            State::Received(_) => "received",
+            State::Deleted => "deleted",
+        })
     }
 }
 
@@ -256,6 +301,7 @@ fn as_json(report: &Report, datasets: &[Dataset], files: FileBytes) -> Value {
             json!({
                 "id": dataset.id.0,
                 "name": dataset.record.name,
+                "state": dataset.state().to_string(),
                 "uuid": Uuid::from_bytes(dataset.record.uuid).to_string(),
                 "created_sec": dataset.record.created.sec,
                 "inodes": dataset.counters.inodes,
@@ -344,7 +390,7 @@ fn as_text(report: &Report, datasets: &[Dataset], files: FileBytes) -> String {
     for dataset in datasets {
         line!(
             "dataset         {}: {} inodes, {}, compression {}, dedup {}{}",
-            dataset.record.name,
+            dataset.shown_name(),
             dataset.counters.inodes,
             human(dataset.counters.allocated_bytes),
             dataset.compression(),

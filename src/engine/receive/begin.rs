@@ -212,6 +212,12 @@ impl Store {
         }
         let view = self.journal.view();
         let (record, counters) = (record_of(&view, id)?, counters_of(&view, id)?);
+        if record.flags & DATASET_DOOMED != 0 {
+            return Err(refused(
+                name,
+                "what was received of it was dropped meanwhile",
+            ));
+        }
         let counted = Counted::load(&view, TreeId::Fs(id))?;
         let dataset = Dataset::receiving(id, target, &record, &counters, counted);
         let dataset = Arc::new(dataset);

@@ -286,6 +286,54 @@ fn what_is_being_received_is_nobodys() {
     to.receive("other", &from.rest(&state)).unwrap();
 }
 
+/// Of what needs the dataset or the snapshot that it began with nothing is left when that goes.
+#[test]
+fn what_was_received_goes_with_its_dataset() {
+    let (from, mut to) = sent();
+    from.make(ROOT, "more", FILE);
+    from.snapshot("main@b");
+    let stream = from.stream("main@b", Some("main@a"));
+    let cut = stream.len() * 2 / 3;
+    to.receive("copy", &stream[..cut]).unwrap_err();
+    // One for a dataset that is not there, which would be in the way.
+    to.receive("other", &from.stream("main@a", None)[..cut])
+        .unwrap_err();
+    let taken = to.store.rename("copy", "other").unwrap_err();
+    assert!(taken.to_string().contains("drop one"), "{taken}");
+    to.store.rename("copy", "new").unwrap();
+    assert!(to.store.receive_record("copy").unwrap().is_none());
+    let state = to.store.receive_record("new").unwrap().unwrap();
+    to.receive("new", &from.rest(&state)).unwrap();
+    assert_eq!(to.tree("new"), from.tree("main"));
+
+    from.make(ROOT, "most", FILE);
+    from.snapshot("main@c");
+    let stream = from.stream("main@c", Some("main@b"));
+    to.receive("third", &from.stream("main@b", None)).unwrap();
+    to.receive("third", &stream[..cut]).unwrap_err();
+    to.store.delete("third", true).unwrap();
+    assert!(to.store.receive_record("third").unwrap().is_none());
+    // It goes on from b.
+    to.receive("new", &stream[..cut]).unwrap_err();
+    to.store.delete("new@a", false).unwrap();
+    let state = to.store.receive_record("new").unwrap().unwrap();
+    to.receive("new", &from.rest(&state)).unwrap();
+    to.store.delete("new@c", false).unwrap();
+    to.store.restore("new@b").unwrap();
+    to.receive("new", &stream[..cut]).unwrap_err();
+    to.store.delete("new@b", false).unwrap();
+    assert!(to.store.receive_record("new").unwrap().is_none());
+    let missing = to.receive("new", &stream).unwrap_err();
+    assert!(missing.to_string().contains("based on"), "{missing}");
+    to.store.delete("new", false).unwrap();
+    to.store.abort_receive("other").unwrap();
+    to.store.reap(&|| false).unwrap();
+    to.reopen();
+    assert_eq!(to.names(), ["main"]);
+    assert_eq!(to.store.sums_for_tests(), (0, 0));
+    assert_eq!(to.store.units_used_for_tests(), 0);
+}
+
 #[test]
 fn a_promoted_clone_takes_streams_and_gives_them() {
     let (from, mut to) = sent();
@@ -327,10 +375,10 @@ type Act = fn(&World) -> bool;
 
 /// What may be done to the target of a receive that is under way.
 const MEANWHILE: [(&str, Act); 12] = [
-    ("rename", |to| to.store.rename("copy", "moved").is_ok()),
-    ("delete", |to| to.store.delete("copy", true).is_ok()),
+    ("rename", |to| to.store.rename("copy", "moved").is_err()),
+    ("delete", |to| to.store.delete("copy", true).is_err()),
     ("delete the base", |to| {
-        to.store.delete("copy@a", false).is_ok()
+        to.store.delete("copy@a", false).is_err()
     }),
     ("restore", |to| to.store.restore("copy@a").is_ok()),
     ("snapshot", |to| to.store.snapshot("copy@x").is_ok()),
