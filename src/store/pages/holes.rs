@@ -239,10 +239,18 @@ impl PageStore {
         if space.cutting.is_some() || !(all || looked == end) {
             return Ok(0);
         }
-        let keep = space.kept(wanted, all).saturating_sub(space.free.pages());
+        let keep = space.kept(wanted, all);
+        if all {
+            // After opening what is behind the end is all that transactions count on, and what was
+            // found since has its space too.
+            let short = keep.saturating_sub(space.free.pages());
+            space.fill(&*self.disk, short)?;
+        }
+        let keep = keep.saturating_sub(space.free.pages());
         let new = end.saturating_add(keep).saturating_mul(PAGE);
         let spare = self.disk.len_bytes().saturating_sub(new);
-        if spare < CUT_MIN * PAGE {
+        let worth = if all { 1 } else { CUT_MIN };
+        if spare < worth * PAGE {
             return Ok(0);
         }
         match self.disk.cut(new) {
