@@ -34,6 +34,8 @@ pub use compact::Compacted;
 pub use evacuate::CompactOptions;
 pub(super) use quota::{Usage, kept_bytes};
 pub(super) use replaced::Replaced;
+#[cfg(test)]
+pub(super) use space::units_punched;
 pub(super) use space::units_used;
 pub(super) use table::InodeTable;
 pub use trim::{TrimOptions, Trimmed};

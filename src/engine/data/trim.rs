@@ -301,11 +301,14 @@ impl Store {
         let _taking = Taking::begin(&self.data.trim.taking);
         let length = chunks.len_bytes() / UNIT;
         let mut tail = space::tail(&tx)?;
-        let mut wanted = space::units_used(&tx)?.saturating_add(self.claimed_units());
-        let is_empty = wanted == 0 && self.data.kept_bytes.load(Ordering::SeqCst) == 0;
-        if !is_empty {
-            wanted = wanted.saturating_add(SPARE_UNITS);
-        }
+        let (used, claimed) = (space::units_used(&tx)?, self.claimed_units());
+        let nothing_kept = self.data.kept_bytes.load(Ordering::SeqCst) == 0;
+        let spare = match claimed == 0 && nothing_kept && used == space::units_punched(&tx)? {
+            // As in a new store.
+            true => 0,
+            false => SPARE_UNITS,
+        };
+        let mut wanted = used.saturating_add(claimed).saturating_add(spare);
         let hole = space::punched_before(&tx, tail)?
             .filter(|(start, len)| wanted.saturating_sub(*len) <= *start);
         if let Some((start, len)) = hole {
