@@ -44,7 +44,7 @@ pub use diff::{Difference, Path, PathChange};
 pub use records::split_name;
 pub(super) use records::{
     all_kept_bytes, all_reserved_bytes, counters_of, found, is_there, kept_of, lineage, lineages,
-    put_lineage, put_record, record_of, reserved_bytes,
+    put_lineage, put_record, record_of, reserved_bytes, undeleted,
 };
 pub(super) use records::{dataset_name, find, new_id};
 pub use restore::Restoration;
@@ -53,9 +53,6 @@ pub use still::Still;
 
 /// The longest name of a dataset in bytes, that of a snapshot with its dataset's and `@` included.
 pub const DATASET_NAME_MAX: usize = 255;
-
-/// Why a dataset cannot be renamed or deleted for a while.
-const RECEIVING: &str = "a snapshot is being received for it";
 
 /// Datasets that somebody waits to delete: those who read them all the time begin no more.
 #[derive(Default)]
@@ -133,6 +130,9 @@ pub enum DatasetError {
     /// Somebody uses it.
     #[error("'{0}' is in use: stop its exports first")]
     Busy(String),
+    /// A stream comes in for it, or is based on it.
+    #[error("'{0}' is in use: a snapshot is being received")]
+    Receiving(String),
     /// A dataset that has snapshots.
     #[error("'{name}' has {count} snapshots: delete them first, or all of it with --recursive")]
     HasSnapshots {
@@ -354,9 +354,13 @@ impl Store {
                 renamed.push((each, format!("{to}@{own}")));
             }
         }
-        if let (None, Some(part)) = (snapshot, find(&tx, &hidden(name))?) {
+        // What was received without a base is for whoever has that name in the end.
+        if let (None, Some(part)) = (snapshot, find(&tx, &hidden(name))?)
+            && record_of(&tx, part)?.origin.0 != 0
+            && find(&tx, to)?.is_none()
+        {
             if datasets.contains_key(&part) {
-                return refused(RECEIVING);
+                return Err(DatasetError::Receiving(name.to_owned()));
             }
             if find(&tx, &hidden(to))?.is_some() {
                 let reason = "a receive was cut off for it and one for a dataset of the new name: \
@@ -384,8 +388,8 @@ impl Store {
     }
 
     /// Deletes a dataset that nobody uses and that has no snapshots (or with them, if `recursive`),
-    /// or a snapshot, and what was received and needs it. Its name is free on return, and the deletion durable; its space comes back
-    /// bit by bit.
+    /// or a snapshot, and what was received so far on the base of it. Its name is free on return, and
+    /// the deletion durable; its space comes back bit by bit.
     ///
     /// # Errors
     /// When there is none of that name, or it is in use or has snapshots; when the store refuses.
@@ -405,10 +409,7 @@ impl Store {
             if let Some(busy) = in_use().find(|dataset| dataset.users() > 0) {
                 let busy = record_of(&tx, busy.id)?;
                 return Err(match received_for(&busy.name) {
-                    Some(dataset) => DatasetError::Refused {
-                        name: dataset.to_owned(),
-                        reason: RECEIVING,
-                    },
+                    Some(dataset) => DatasetError::Receiving(dataset.to_owned()),
                     None => DatasetError::Busy(busy.name),
                 });
             }
@@ -446,12 +447,13 @@ impl Store {
                 }
             }
             self.background.reap();
-            for name in names {
+            // What was received so far nobody has heard of.
+            for name in names.iter().filter(|name| received_for(name).is_none()) {
                 let kind = match name.contains('@') {
                     true => EventKind::SnapshotDeleted,
                     false => EventKind::DatasetDeleted,
                 };
-                self.note(kind, &name, None);
+                self.note(kind, name, None);
             }
             return Ok(());
         }
@@ -520,7 +522,7 @@ fn info_of(
 }
 
 /// What goes with a dataset or snapshot when it is deleted: it, then its snapshots, and what was
-/// received for it and could not be gone on with.
+/// received so far of streams that are based on them.
 fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, DatasetError> {
     // A receive that is dropped is found too.
     let id = find(tx, name)?.ok_or_else(|| DatasetError::NotFound(name.to_owned()))?;
@@ -535,14 +537,15 @@ fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, Da
     if record.flags & DATASET_HELD != 0 {
         return Err(DatasetError::Held(record.name));
     }
-    for (each, record) in recovery::datasets(tx)? {
+    let all = recovery::datasets(tx)?;
+    for (each, record) in &all {
         if record.snapshot_of != id || record.flags & DATASET_DOOMED != 0 {
             continue;
         }
         if record.flags & DATASET_HELD != 0 && recursive {
-            return Err(DatasetError::Held(record.name));
+            return Err(DatasetError::Held(record.name.clone()));
         }
-        doomed.push(each);
+        doomed.push(*each);
     }
     if doomed.len() > 1 && !recursive {
         return Err(DatasetError::HasSnapshots {
@@ -550,10 +553,11 @@ fn doomed(tx: &Tx<'_>, name: &str, recursive: bool) -> Result<Vec<DatasetId>, Da
             count: doomed.len() - 1,
         });
     }
-    let (dataset, snapshot) = name.split_once('@').unzip();
-    if let Some(part) = find(tx, &hidden(dataset.unwrap_or(name)))? {
-        let is_of_no_use = snapshot.is_none() || record_of(tx, part)?.origin == id;
-        doomed.extend(is_of_no_use.then_some(part));
+    for (each, record) in &all {
+        let is_received = record.flags & (DATASET_RECEIVING | DATASET_DOOMED) == DATASET_RECEIVING;
+        if is_received && doomed.contains(&record.origin) {
+            doomed.push(*each);
+        }
     }
     Ok(doomed)
 }

@@ -251,7 +251,12 @@ fn delete(store: &Arc<Store>, snapshot: &DatasetInfo) -> Result<(), DatasetError
             log::info!("deleted the snapshot {}", snapshot.name);
             Ok(())
         }
-        Err(DatasetError::Held(_) | DatasetError::Busy(_) | DatasetError::NotFound(_)) => Ok(()),
+        Err(
+            DatasetError::Held(_)
+            | DatasetError::Busy(_)
+            | DatasetError::Receiving(_)
+            | DatasetError::NotFound(_),
+        ) => Ok(()),
         Err(error) => Err(error),
     }
 }

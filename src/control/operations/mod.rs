@@ -63,9 +63,10 @@ impl From<DatasetError> for Failure {
             DatasetError::Exists(_) | DatasetError::PathExists(_) => ErrorKind::Exists,
             DatasetError::Name { .. } => ErrorKind::BadName,
             DatasetError::BadPath { .. } => ErrorKind::BadRequest,
-            DatasetError::Busy(_) | DatasetError::Believed(_) | DatasetError::Restoring => {
-                ErrorKind::Busy
-            }
+            DatasetError::Busy(_)
+            | DatasetError::Receiving(_)
+            | DatasetError::Believed(_)
+            | DatasetError::Restoring => ErrorKind::Busy,
             DatasetError::HasSnapshots { .. } => ErrorKind::HasSnapshots,
             DatasetError::Held(_) => ErrorKind::Held,
             DatasetError::Refused { .. } => ErrorKind::NotPossible,

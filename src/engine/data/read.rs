@@ -1,11 +1,16 @@
 //! Reading, and finding data and holes.
 
+use std::iter::Peekable;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::dirty::DirtyMap;
+use super::extents::{self, Extent, Extents};
 use super::table::InodeState;
-use super::{check_file, chunks, dirty::DirtyMap, extents};
+use super::{check_file, chunks};
 use crate::engine::{EngineError, Seek, Sink, Volume};
 use crate::format::id::Ino;
+use crate::format::key::TreeId;
 use crate::format::record::InodeRecord;
 use crate::log::View;
 
@@ -162,66 +167,95 @@ impl Volume {
             return Err(EngineError::NoSuchOffset);
         }
         let nothing = DirtyMap::default();
-        let dirty = guard.as_deref().unwrap_or(&nothing);
-        let around = |at| self.data_around(&view, dirty, ino, at, record.size);
-        let from = offset - offset % SEEK_BLOCK;
-        let (end, next) = around(from)?;
-        let begin = if end > from { from } else { next };
-        let start = begin - begin % SEEK_BLOCK;
-        match seek {
-            Seek::Data if begin >= record.size => return Err(EngineError::NoSuchOffset),
-            Seek::Data => return Ok(start.max(offset)),
-            Seek::Hole if begin >= record.size || start > offset => return Ok(offset),
-            Seek::Hole => {}
+        let mut pieces = Pieces {
+            view: &view,
+            tree: self.tree(),
+            ino,
+            dirty: guard.as_deref().unwrap_or(&nothing),
+            stored: Extents::new().into_iter().peekable(),
+            more_from: Some(offset - offset % SEEK_BLOCK),
+            at: offset - offset % SEEK_BLOCK,
+            size: record.size,
+        };
+        let start = |piece: &Range<u64>| piece.start - piece.start % SEEK_BLOCK;
+        let first = pieces.next()?;
+        let first = match (seek, first) {
+            (Seek::Data, Some(first)) => return Ok(start(&first).max(offset)),
+            (Seek::Data, None) => return Err(EngineError::NoSuchOffset),
+            (Seek::Hole, Some(first)) if start(&first) <= offset => first,
+            (Seek::Hole, _) => return Ok(offset),
+        };
+        let mut end = first.end.next_multiple_of(SEEK_BLOCK);
+        while end < record.size
+            && let Some(piece) = pieces.next()?.filter(|piece| start(piece) <= end)
+        {
+            end = end.max(piece.end.next_multiple_of(SEEK_BLOCK));
         }
-        let mut end = begin;
-        while end < record.size {
-            let (more, next) = around(end)?;
-            end = match more > end {
-                true => more,
-                // In the same block, or at the beginning of the next one.
-                false if next <= end.next_multiple_of(SEEK_BLOCK) => next,
-                false => break,
-            };
+        Ok(end.min(record.size))
+    }
+}
+
+/// Where a file has data, in order: bytes that are not written yet, and extents with content.
+struct Pieces<'a> {
+    view: &'a View,
+    tree: TreeId,
+    ino: Ino,
+    dirty: &'a DirtyMap,
+    /// Extents that were read.
+    stored: Peekable<smallvec::IntoIter<[Extent; 2]>>,
+    /// Where those behind them are to be read from.
+    more_from: Option<u64>,
+    /// The end of the piece before.
+    at: u64,
+    size: u64,
+}
+
+impl Pieces<'_> {
+    /// The next one, behind the end of the one before.
+    fn next(&mut self) -> Result<Option<Range<u64>>, EngineError> {
+        let at = self.at;
+        let unwritten = match self.dirty.at(at) {
+            Some((start, run)) => Some(at..start + run.data.len() as u64),
+            None => self.dirty.next_start(at).and_then(|start| {
+                let (_, run) = self.dirty.at(start)?;
+                Some(start..start + run.data.len() as u64)
+            }),
+        };
+        let stored = match &unwritten {
+            Some(piece) if piece.start == at => None,
+            _ => self.next_stored()?,
+        };
+        let piece = match (unwritten, stored) {
+            (Some(one), Some(other)) => Some(if one.start <= other.start { one } else { other }),
+            (one, other) => one.or(other),
+        };
+        let piece = piece.filter(|piece| piece.start < self.size);
+        if let Some(piece) = &piece {
+            self.at = piece.end;
         }
-        Ok(end.next_multiple_of(SEEK_BLOCK).min(record.size))
+        Ok(piece)
     }
 
-    /// If byte `at` is data, the end of a piece of that, behind which there may be more; else `at`,
-    /// and where the next data begins.
-    fn data_around(
-        &self,
-        view: &View,
-        dirty: &DirtyMap,
-        ino: Ino,
-        at: u64,
-        size: u64,
-    ) -> Result<(u64, u64), EngineError> {
-        let mut end = at;
-        if let Some((start, run)) = dirty.at(at) {
-            end = start + run.data.len() as u64;
-        }
-        let mut next = dirty.next_start(at).unwrap_or(size);
-        let mut from = at;
-        while from < size {
-            let found = extents::overlapping(view, self.tree(), ino, from, size, STEP)?;
-            let more = found.len() == STEP;
-            for extent in &found {
-                from = extent.end();
-                if extent.record.is_reserved() {
-                    continue;
+    /// What is stored of the file next, behind `at`.
+    fn next_stored(&mut self) -> Result<Option<Range<u64>>, EngineError> {
+        loop {
+            while let Some(extent) = self.stored.peek() {
+                if extent.end() > self.at && !extent.record.is_reserved() {
+                    return Ok(Some(extent.start.max(self.at)..extent.end()));
                 }
-                if extent.start > end {
-                    return Ok((end, next.min(extent.start)));
-                }
-                end = end.max(extent.end());
+                self.stored.next();
             }
-            if !more || end > at {
-                break;
-            }
+            let Some(from) = self.more_from.take() else {
+                return Ok(None);
+            };
+            let found =
+                extents::overlapping(self.view, self.tree, self.ino, from, self.size, STEP)?;
+            self.more_from = found
+                .last()
+                .filter(|_| found.len() == STEP)
+                .map(Extent::end);
+            self.stored = found.into_iter().peekable();
         }
-        next = next.min(size);
-        Ok((end, next))
     }
 }
 

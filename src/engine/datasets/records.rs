@@ -78,7 +78,7 @@ pub(in crate::engine) fn is_there(read: &impl Read, id: DatasetId) -> Result<boo
 }
 
 /// The dataset or snapshot of this number, unless it is deleted.
-pub(super) fn undeleted(
+pub(in crate::engine) fn undeleted(
     read: &impl Read,
     id: DatasetId,
 ) -> Result<Option<DatasetRecord>, StoreError> {

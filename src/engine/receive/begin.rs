@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ReceiveHow, Receiving, hidden};
 use crate::engine::datasets::{
     DatasetError, counters_of, dataset_name, find, found, is_changed, lineage, put_lineage,
-    put_record, record_of, split_name,
+    put_record, record_of, split_name, undeleted,
 };
 use crate::engine::projects::Counted;
 use crate::engine::send::orphans_in;
@@ -211,13 +211,11 @@ impl Store {
             return Err(refused(name, "it is being received already"));
         }
         let view = self.journal.view();
-        let (record, counters) = (record_of(&view, id)?, counters_of(&view, id)?);
-        if record.flags & DATASET_DOOMED != 0 {
-            return Err(refused(
-                name,
-                "what was received of it was dropped meanwhile",
-            ));
-        }
+        let record = undeleted(&view, id)?.filter(|record| record.name == hidden(name));
+        let Some(record) = record else {
+            return Err(refused(name, "it was renamed or deleted meanwhile"));
+        };
+        let counters = counters_of(&view, id)?;
         let counted = Counted::load(&view, TreeId::Fs(id))?;
         let dataset = Dataset::receiving(id, target, &record, &counters, counted);
         let dataset = Arc::new(dataset);

@@ -177,7 +177,10 @@ impl PageStore {
         if !space.known || space.searching || space.takes_no_holes {
             return Idle { runs: Vec::new() };
         }
-        let keep = space.kept(wanted, all);
+        // After opening, what is behind the end is all that transactions count on.
+        let behind = self.disk.len_bytes() / PAGE;
+        let behind = space.have(behind).saturating_sub(space.free.pages());
+        let keep = space.kept(wanted, all).saturating_sub(behind);
         let unneeded = match all {
             true => space.free.pages(),
             false => space.free.pages().min(space.least_free),
@@ -240,12 +243,6 @@ impl PageStore {
             return Ok(0);
         }
         let keep = space.kept(wanted, all);
-        if all {
-            // After opening what is behind the end is all that transactions count on, and what was
-            // found since has its space too.
-            let short = keep.saturating_sub(space.free.pages());
-            space.fill(&*self.disk, short)?;
-        }
         let keep = keep.saturating_sub(space.free.pages());
         let new = end.saturating_add(keep).saturating_mul(PAGE);
         let spare = self.disk.len_bytes().saturating_sub(new);

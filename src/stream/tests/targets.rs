@@ -295,7 +295,7 @@ fn what_was_received_goes_with_its_dataset() {
     let stream = from.stream("main@b", Some("main@a"));
     let cut = stream.len() * 2 / 3;
     to.receive("copy", &stream[..cut]).unwrap_err();
-    // One for a dataset that is not there, which would be in the way.
+    // One for a dataset that is not there, which would be in the way, and needs none.
     to.receive("other", &from.stream("main@a", None)[..cut])
         .unwrap_err();
     let taken = to.store.rename("copy", "other").unwrap_err();
@@ -326,6 +326,10 @@ fn what_was_received_goes_with_its_dataset() {
     let missing = to.receive("new", &stream).unwrap_err();
     assert!(missing.to_string().contains("based on"), "{missing}");
     to.store.delete("new", false).unwrap();
+    to.store.create_dataset("other", (0, 0)).unwrap();
+    to.store.rename("other", "else").unwrap();
+    to.store.rename("else", "other").unwrap();
+    to.store.delete("other", false).unwrap();
     to.store.abort_receive("other").unwrap();
     to.store.reap(&|| false).unwrap();
     to.reopen();

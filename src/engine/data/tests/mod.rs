@@ -348,21 +348,24 @@ fn holes_and_data_are_told_in_blocks() {
     let sim = make();
     let mut volume = open(&sim);
     let block = 4096;
-    // Data within block 0, at the end of 2 and the beginning of 3, in all of 5, within 7 twice, and at
-    // the end, in 10.
+    // Within block 0; at the end of 2 and the beginning of 3; all of 5; within 7 twice, and in 8; all of
+    // 10, and within 11; and at the end, in 13.
     let pieces = [
         (100, 50),
         (4 * block - 4097, 8),
         (5 * block, 4096),
         (7 * block + 1, 1),
-        (7 * block + 4000, 96),
-        (10 * block + 10, 20),
+        (7 * block + 3000, 96),
+        (8 * block + 1000, 1),
+        (10 * block, 4096),
+        (11 * block + 4, 1),
+        (13 * block + 10, 20),
     ];
     for (offset, len) in pieces {
         write(&volume, FILE, offset, &vec![b'x'; len]);
     }
-    let size = 10 * block + 30;
-    let data = [(0, 1), (2, 4), (5, 6), (7, 8), (10, 11)];
+    let size = 13 * block + 30;
+    let data = [(0, 1), (2, 4), (5, 6), (7, 9), (10, 12), (13, 14)];
     for _ in 0..2 {
         for offset in (0..size).step_by(113).chain([size - 1]) {
             let seek = |seek| volume.seek(FILE, offset, seek).unwrap();
@@ -378,7 +381,7 @@ fn holes_and_data_are_told_in_blocks() {
         volume.store().close().unwrap();
         volume = open(&sim);
     }
-    let hole = volume.seek(FILE, 11 * block, Seek::Data);
+    let hole = volume.seek(FILE, 14 * block, Seek::Data);
     assert!(matches!(hole, Err(EngineError::NoSuchOffset)));
 }
 
