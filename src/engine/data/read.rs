@@ -151,8 +151,8 @@ impl Volume {
         Ok(())
     }
 
-    /// The next data or hole at or behind `offset`. Data begins and ends with blocks of
-    /// [`SEEK_BLOCK`], or with the file, as it does on all file systems of disks: GNU tar, for one,
+    /// The next data or hole at or behind `offset`. Data begins and ends with blocks of 4 KiB, or with
+    /// the file, as it does on all file systems of disks: GNU tar, for one,
     /// writes ranges that end elsewhere in a way that nobody reads.
     ///
     /// # Errors

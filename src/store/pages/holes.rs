@@ -242,8 +242,7 @@ impl PageStore {
         if space.cutting.is_some() || !(all || looked == end) {
             return Ok(0);
         }
-        let keep = space.kept(wanted, all);
-        let keep = keep.saturating_sub(space.free.pages());
+        let keep = space.kept(wanted, all).saturating_sub(space.free.pages());
         let new = end.saturating_add(keep).saturating_mul(PAGE);
         let spare = self.disk.len_bytes().saturating_sub(new);
         let worth = if all { 1 } else { CUT_MIN };
