@@ -152,8 +152,8 @@ impl Volume {
     }
 
     /// The next data or hole at or behind `offset`. Data begins and ends with blocks of 4 KiB, or with
-    /// the file, as it does on all file systems of disks: GNU tar, for one,
-    /// writes ranges that end elsewhere in a way that nobody reads.
+    /// the file, as it does on all file systems of disks: GNU tar, for one, writes ranges that end
+    /// elsewhere in a way that nobody reads.
     ///
     /// # Errors
     /// `NoSuchOffset` at or behind the end of the file, or when there is no data behind `offset`.
