@@ -385,8 +385,6 @@ fn holes_and_data_are_told_in_blocks() {
     assert!(matches!(hole, Err(EngineError::NoSuchOffset)));
 }
 
-/// Power lost at many moments: what was fsynced is there, and every byte is one that was written
-/// there since (or before) the last fsync, or zero.
 /// Chunks and free ranges make up everything, with nothing pending but what a checkpoint holds.
 fn check_space(volume: &Volume, context: &str) {
     use std::ops::ControlFlow;
