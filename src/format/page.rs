@@ -11,8 +11,11 @@
 //! smallest key of the page it points to (the first key of a page may be smaller than any below
 //! it).
 
-use super::FormatError;
+mod search;
 
+use search::compare;
+
+use super::FormatError;
 use super::id::{Generation, PageNo};
 use super::key::{KEY_MAX, SYSTEM_TREES, TreeId};
 use super::record::PagePtr;
@@ -99,25 +102,6 @@ fn u16_of(value: usize) -> u16 {
     (value & 0xffff) as u16
 }
 
-/// Compares keys as slices compare, eight bytes at a time: most differ in the first sixteen.
-#[inline]
-fn compare(mut one: &[u8], mut other: &[u8]) -> std::cmp::Ordering {
-    while let (Some((a, one_rest)), Some((b, other_rest))) =
-        (one.split_first_chunk(), other.split_first_chunk())
-    {
-        let (a, b) = (u64::from_be_bytes(*a), u64::from_be_bytes(*b));
-        if a != b {
-            return a.cmp(&b);
-        }
-        (one, other) = (one_rest, other_rest);
-    }
-    match (one, other) {
-        ([], []) => std::cmp::Ordering::Equal,
-        ([a], [b]) => a.cmp(b),
-        _ => one.cmp(other),
-    }
-}
-
 #[allow(clippy::indexing_slicing)] // offsets are checked by `decode` and kept by every method
 impl Page {
     /// An empty page.
@@ -193,36 +177,6 @@ impl Page {
     pub fn child(&self, index: usize) -> PagePtr {
         // `decode` and `insert` let only whole pointers into an internal page.
         PagePtr::decode(self.value(index)).unwrap_or(PagePtr::EMPTY)
-    }
-
-    /// The cell with `key`, or where it would stand.
-    pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let bytes = &*self.bytes;
-        let slots = bytes[HEADER_BYTES..HEADER_BYTES + self.len() * SLOT]
-            .as_chunks::<SLOT>()
-            .0;
-        let (mut low, mut high) = (0, slots.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            let at = usize::from(u16::from_le_bytes(slots[middle]));
-            let (head, cell) = bytes[at..].split_at(CELL_HEAD);
-            let len = usize::from(u16::from_le_bytes([head[0], head[1]]));
-            match compare(&cell[..len], key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Ok(middle),
-            }
-        }
-        Err(low)
-    }
-
-    /// The cell of an internal page below which `key` lies.
-    #[must_use]
-    pub fn child_index(&self, key: &[u8]) -> usize {
-        match self.search(key) {
-            Ok(index) => index,
-            Err(index) => index.saturating_sub(1),
-        }
     }
 
     /// Bytes that living cells and their slots take.
@@ -492,22 +446,6 @@ mod tests {
         PagePtr {
             page: PageNo(7),
             generation: Generation(3),
-        }
-    }
-
-    #[test]
-    fn keys_compare_as_bytes_do() {
-        let keys: Vec<Vec<u8>> = [&b""[..], b"a", b"ab", b"abcdefg", b"abcdefgh", b"abcdefgi"]
-            .into_iter()
-            .flat_map(|start| {
-                [&b""[..], b"\0", b"\xff\0\0\0\0\0\0\0\0", b"abcdefgh\x7f"]
-                    .map(|end| [start, end].concat())
-            })
-            .collect();
-        for one in &keys {
-            for other in &keys {
-                assert_eq!(compare(one, other), one.cmp(other), "{one:?} {other:?}");
-            }
         }
     }
 
