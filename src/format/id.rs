@@ -65,8 +65,28 @@ impl DatasetId {
     pub const MAIN: DatasetId = DatasetId(1);
 }
 
-/// Hashes inode numbers. They are given out by the volume, not by the guest: one multiplication
-/// spreads them.
+/// Inodes whose numbers begin alike stand beside each other in a table by inode: made one after the
+/// other, they are used one after the other, and each but the first is in the processor's cache.
+const NEIGHBOURS: u64 = 16;
+
+/// Spreads what is above [`NEIGHBOURS`] in a number. Numbers are given out by the volume, not by the
+/// guest: one multiplication does.
+fn spread(neighbours: u64) -> u64 {
+    let mixed = neighbours.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ (mixed >> 32)
+}
+
+impl Ino {
+    /// Which of so many parts of a table has it.
+    #[must_use]
+    pub fn part(self, parts: usize) -> usize {
+        // Bits that choose no place within a part, unless that has 2^28.
+        let high = spread(self.0 / NEIGHBOURS) >> 24;
+        usize::try_from(high % (parts as u64).max(1)).unwrap_or(0)
+    }
+}
+
+/// Hashes inode numbers.
 #[derive(Default)]
 pub struct InoHasher(u64);
 
@@ -82,10 +102,57 @@ impl Hasher for InoHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
+        let value = self.0 ^ value;
+        let neighbour = value % NEIGHBOURS;
+        let place = spread(value / NEIGHBOURS).wrapping_mul(NEIGHBOURS) | neighbour;
+        // A table tells entries that are close by the uppermost bits.
+        self.0 = place ^ neighbour << 57;
     }
 }
 
 /// For tables by inode.
 pub type InoHashes = BuildHasherDefault<InoHasher>;
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn neighbours_have_places_beside_each_other_and_are_told_apart() {
+        let hash = |ino| InoHashes::default().hash_one(Ino(ino));
+        for first in [16, 1600, 1 << 40] {
+            let places = (first..first + NEIGHBOURS).map(|ino| hash(ino) % (1 << 20));
+            let start = hash(first) % (1 << 20);
+            assert!(places.eq(start..start + NEIGHBOURS));
+            let marks: HashSet<_> = (first..first + NEIGHBOURS)
+                .map(|ino| hash(ino) >> 57)
+                .collect();
+            assert_eq!(marks.len(), 16);
+        }
+    }
+
+    #[test]
+    fn numbers_spread_over_places_and_parts() {
+        // Whatever the distance between them.
+        for distance in [1, 16, 64, 1 << 10, 1 << 16, 1 << 32] {
+            let inos = || (1..=4096u64).map(|n| Ino(n * distance));
+            // A table looks at as many places at once as there are neighbours.
+            let groups: HashSet<_> = inos()
+                .map(|ino| InoHashes::default().hash_one(ino) % 4096 / NEIGHBOURS)
+                .collect();
+            assert!(groups.len() > 150, "{distance}: {} groups", groups.len());
+            let mut parts = [0; 64];
+            for ino in inos() {
+                parts[ino.part(64)] += 1;
+            }
+            assert!(
+                parts.iter().all(|part| *part < 256),
+                "{distance}: {parts:?}"
+            );
+        }
+    }
+}

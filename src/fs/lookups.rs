@@ -25,10 +25,9 @@ pub(super) struct Lookups {
 
 impl Lookups {
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
-        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or_default();
-        // The remainder is in range.
+        // One of so many parts is in range.
         #[allow(clippy::indexing_slicing)]
-        &self.shards[index]
+        &self.shards[ino.part(SHARDS)]
     }
 
     /// Counts one lookup.

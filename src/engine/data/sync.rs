@@ -35,15 +35,24 @@ impl Volume {
     /// When the disk refuses; the volume is read-only from then on. What of the file is durable is
     /// then known only after reopening.
     pub fn fsync(&self, ino: Ino, _datasync: bool) -> Result<(), EngineError> {
-        let Some(state) = self.dataset.inodes.find(ino) else {
-            return Ok(());
-        };
         if self.store.options.durability == Durability::Relaxed {
             return Ok(());
         }
-        self.store.throttle()?;
-        self.log_or_write_out(ino, &state)?;
-        Ok(self.store.journal.sync(state.last_lsn())?)
+        // Held until its changes are waited for: the table keeps what somebody uses.
+        let state = self.dataset.inodes.find(ino);
+        if let Some(state) = &state {
+            self.store.throttle()?;
+            self.log_or_write_out(ino, state)?;
+        }
+        self.sync_changes(ino)
+    }
+
+    /// Makes what transactions changed of an inode durable.
+    fn sync_changes(&self, ino: Ino) -> Result<(), EngineError> {
+        match self.dataset.inodes.last_lsn(ino) {
+            Some(lsn) => Ok(self.store.journal.sync(lsn)?),
+            None => Ok(()),
+        }
     }
 
     /// Makes all entries made, renamed or removed in a directory durable.
@@ -51,11 +60,9 @@ impl Volume {
     /// # Errors
     /// As [`Volume::fsync`].
     pub fn fsync_dir(&self, dir: Ino) -> Result<(), EngineError> {
-        match self.dataset.inodes.find(dir) {
-            Some(state) if self.store.options.durability != Durability::Relaxed => {
-                Ok(self.store.journal.sync(state.last_lsn())?)
-            }
-            _ => Ok(()),
+        match self.store.options.durability {
+            Durability::Relaxed => Ok(()),
+            _ => self.sync_changes(dir),
         }
     }
 

@@ -29,12 +29,12 @@ pub(super) struct InodeState {
     /// The unwritten bytes. Whoever changes what a byte of the file is holds it for writing until
     /// the transaction is committed.
     pub(super) data: RwLock<DirtyMap>,
-    /// The end of the last transaction that changed the inode or its entries.
+    /// The end of the last transaction that changed the inode and had its state at hand.
     last_lsn: AtomicU64,
 }
 
 impl InodeState {
-    pub(super) fn last_lsn(&self) -> Lsn {
+    fn last_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.load(Ordering::Acquire))
     }
 
@@ -50,7 +50,7 @@ impl Volume {
     /// # Errors
     /// `Stale` when there is no such inode.
     pub(super) fn live_state(&self, ino: Ino) -> Result<Arc<InodeState>, EngineError> {
-        match self.dataset.inodes.find(ino) {
+        match self.dataset.inodes.known_state(ino) {
             Some(state) => Ok(state),
             None => {
                 self.load_inode(&self.store.journal.view(), ino)?;
@@ -80,9 +80,31 @@ impl Volume {
     }
 }
 
-type Shard = HashMap<Ino, Arc<InodeState>, InoHashes>;
+/// What the table knows of an inode.
+#[derive(Default)]
+struct Entry {
+    /// The end of the last transaction that changed the inode, or the directory's entries, without
+    /// asking for its state.
+    last_lsn: Lsn,
+    /// What memory holds of it, once somebody asked.
+    state: Option<Arc<InodeState>>,
+}
 
-/// All inodes with state. One without has nothing unwritten, and all its changes are durable.
+impl Entry {
+    fn state(&mut self) -> Arc<InodeState> {
+        Arc::clone(self.state.get_or_insert_default())
+    }
+
+    fn last_lsn(&self) -> Lsn {
+        let of_state = self.state.as_ref().map(|state| state.last_lsn());
+        of_state.map_or(self.last_lsn, |lsn| lsn.max(self.last_lsn))
+    }
+}
+
+type Shard = HashMap<Ino, Entry, InoHashes>;
+
+/// All inodes with something in memory. One that is not here has nothing unwritten, and all its
+/// changes are durable.
 pub(crate) struct InodeTable {
     shards: Vec<Mutex<Shard>>,
 }
@@ -97,8 +119,7 @@ impl Default for InodeTable {
 
 impl InodeTable {
     fn with<T>(&self, ino: Ino, with: impl FnOnce(&mut Shard) -> T) -> T {
-        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
-        match self.shards.get(index) {
+        match self.shards.get(ino.part(SHARDS)) {
             Some(shard) => with(&mut shard.lock()),
             None => with(&mut Shard::default()),
         }
@@ -106,17 +127,31 @@ impl InodeTable {
 
     /// The state of an inode, made when there is none.
     pub(super) fn state(&self, ino: Ino) -> Arc<InodeState> {
-        self.with(ino, |shard| Arc::clone(shard.entry(ino).or_default()))
+        self.with(ino, |shard| shard.entry(ino).or_default().state())
+    }
+
+    /// The state of an inode that the table knows, made when it has none.
+    pub(super) fn known_state(&self, ino: Ino) -> Option<Arc<InodeState>> {
+        self.with(ino, |shard| shard.get_mut(&ino).map(Entry::state))
     }
 
     /// The state of an inode, if it has any.
     pub(super) fn find(&self, ino: Ino) -> Option<Arc<InodeState>> {
-        self.with(ino, |shard| shard.get(&ino).cloned())
+        self.with(ino, |shard| shard.get(&ino)?.state.clone())
+    }
+
+    /// The end of the last transaction that changed the inode, or the directory's entries; `None` when
+    /// that is durable.
+    pub(super) fn last_lsn(&self, ino: Ino) -> Option<Lsn> {
+        self.with(ino, |shard| shard.get(&ino).map(Entry::last_lsn))
     }
 
     /// Notes that a transaction which ends at `lsn` changed the inode, or the directory's entries.
     pub(crate) fn touch(&self, ino: Ino, lsn: Lsn) {
-        self.with(ino, |shard| shard.entry(ino).or_default().touch(lsn));
+        self.with(ino, |shard| {
+            let entry = shard.entry(ino).or_default();
+            entry.last_lsn = entry.last_lsn.max(lsn);
+        });
     }
 
     /// Forgets an inode that is gone.
@@ -131,7 +166,7 @@ impl InodeTable {
             let states: Vec<_> = shard
                 .lock()
                 .iter()
-                .map(|(ino, state)| (*ino, Arc::clone(state)))
+                .filter_map(|(ino, entry)| Some((*ino, entry.state.clone()?)))
                 .collect();
             found.extend(
                 states
@@ -147,15 +182,17 @@ impl InodeTable {
         !self.filter(|data| !data.is_empty()).is_empty()
     }
 
-    /// Forgets inodes of which everything is written and durable, so that memory follows what is in
-    /// use.
+    /// Forgets what is written and durable of inodes, so that memory follows what is in use.
     pub(crate) fn sweep(&self, durable: Lsn) {
         for shard in &self.shards {
-            shard.lock().retain(|_, state| {
+            shard.lock().retain(|_, entry| {
                 // Only the table's reference: nobody is about to change it.
-                Arc::strong_count(state) > 1
-                    || state.last_lsn() > durable
-                    || state.data.try_read().is_none_or(|data| !data.is_empty())
+                entry.state.take_if(|state| {
+                    Arc::strong_count(state) == 1
+                        && state.last_lsn() <= durable
+                        && state.data.try_read().is_some_and(|data| data.is_empty())
+                });
+                entry.state.is_some() || entry.last_lsn > durable
             });
         }
     }
