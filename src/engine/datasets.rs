@@ -22,7 +22,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::receive::{hidden, received_for};
-use super::store::Room;
 use super::volume::Dataset;
 use super::{EngineError, EventKind, Settings, Store, Volume};
 use crate::format::codec::Compression;
@@ -334,15 +333,8 @@ impl Store {
         if snapshot.is_none() && to_snapshot.is_some() {
             return refused("a dataset does not become a snapshot");
         }
-        let mut room = Room::default();
-        let (mut tx, datasets) = loop {
-            self.make_room(&mut room)?;
-            // Nobody begins to receive meanwhile.
-            let datasets = self.datasets.write();
-            if let Some(tx) = self.try_begin(Need::Space, &mut room)? {
-                break (tx, datasets);
-            }
-        };
+        // Nobody begins to receive meanwhile.
+        let (datasets, mut tx) = self.begin_with_datasets(Need::Space)?;
         let (id, _) = found(&tx, name)?;
         if id == DatasetId::MAIN {
             return refused("it keeps its name");
@@ -394,16 +386,10 @@ impl Store {
     /// # Errors
     /// When there is none of that name, or it is in use or has snapshots; when the store refuses.
     pub fn delete(&self, name: &str, recursive: bool) -> Result<(), DatasetError> {
-        let mut room = Room::default();
         let mut leaving = Leaving::default();
         loop {
-            // With no lock held: a checkpoint asks which datasets are in use.
-            self.make_room(&mut room)?;
             // Nobody begins to use it meanwhile.
-            let mut datasets = self.datasets.write();
-            let Some(mut tx) = self.try_begin(Need::Reclaim, &mut room)? else {
-                continue;
-            };
+            let (mut datasets, mut tx) = self.begin_with_datasets(Need::Reclaim)?;
             let doomed = doomed(&tx, name, recursive)?;
             let in_use = || doomed.iter().filter_map(|id| datasets.get(id));
             if let Some(busy) = in_use().find(|dataset| dataset.users() > 0) {

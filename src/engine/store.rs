@@ -22,7 +22,7 @@ use crate::log::{Change, Journal, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 
 /// An open store: what its datasets share.
 pub struct Store {
@@ -445,6 +445,25 @@ impl Store {
             // Others may have come first since.
             if let Some(tx) = self.try_begin(need, &mut room)? {
                 return Ok(tx);
+            }
+        }
+    }
+
+    /// Takes the datasets in use and starts a transaction that finds room in the log: nobody begins to
+    /// use one meanwhile, or ends. To be called with no lock held: a checkpoint asks which are in use.
+    ///
+    /// # Errors
+    /// As [`Store::begin_tx`].
+    pub(super) fn begin_with_datasets(
+        &self,
+        need: Need,
+    ) -> Result<(RwLockWriteGuard<'_, InUse>, Tx<'_>), EngineError> {
+        let mut room = Room::default();
+        loop {
+            self.make_room(&mut room)?;
+            let datasets = self.datasets.write();
+            if let Some(tx) = self.try_begin(need, &mut room)? {
+                return Ok((datasets, tx));
             }
         }
     }

@@ -7,7 +7,6 @@ use super::records::{
     reserved_bytes, split_name,
 };
 use super::{DatasetError, STORE_AT_WORK};
-use crate::engine::store::Room;
 use crate::engine::volume::Dataset;
 use crate::engine::{EventKind, Store, Volume};
 use crate::format::id::DatasetId;
@@ -161,14 +160,8 @@ impl Restoration {
         store.throttle()?;
         let _gate = volume.dataset.gate.write();
         volume.write_out_files()?;
-        let mut room = Room::default();
         loop {
-            // With no lock held that a checkpoint needs.
-            store.make_room(&mut room)?;
-            let mut datasets = store.datasets.write();
-            let Some(mut tx) = store.try_begin(Need::Space, &mut room)? else {
-                continue;
-            };
+            let (mut datasets, mut tx) = store.begin_with_datasets(Need::Space)?;
             let dataset = record_of(&tx, id)?.name;
             if volume.dataset.users() > 1 {
                 return Err(DatasetError::Busy(dataset));

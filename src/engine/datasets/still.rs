@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use super::DatasetError;
 use super::records::found;
-use crate::engine::store::Room;
 use crate::engine::{Store, Volume};
 use crate::format::id::DatasetId;
 use crate::store::pages::Need;
@@ -65,23 +64,15 @@ impl Store {
         from: DatasetId,
         name: &str,
     ) -> Result<Volume, DatasetError> {
-        let mut room = Room::default();
-        loop {
-            // With no lock held that a checkpoint needs.
-            self.make_room(&mut room)?;
-            // Nobody takes it away before it is in use.
-            let mut datasets = self.datasets.write();
-            let Some(mut tx) = self.try_begin(Need::Space, &mut room)? else {
-                continue;
-            };
-            if found(&tx, name)?.0 != from {
-                // It was renamed meanwhile, and the name given to another.
-                return Err(DatasetError::NotFound(name.to_owned()));
-            }
-            let id = self.put_nameless(&mut tx, from)?;
-            // That it is not durable loses nothing: nobody needs it after a crash.
-            tx.commit()?;
-            return Ok(self.attach_in(&mut datasets, id)?);
+        // Nobody takes it away before it is in use.
+        let (mut datasets, mut tx) = self.begin_with_datasets(Need::Space)?;
+        if found(&tx, name)?.0 != from {
+            // It was renamed meanwhile, and the name given to another.
+            return Err(DatasetError::NotFound(name.to_owned()));
         }
+        let id = self.put_nameless(&mut tx, from)?;
+        // That it is not durable loses nothing: nobody needs it after a crash.
+        tx.commit()?;
+        Ok(self.attach_in(&mut datasets, id)?)
     }
 }

@@ -9,7 +9,6 @@ use crate::engine::datasets::{
     put_snapshot, record_of,
 };
 use crate::engine::send::{counts_of, orphans_in};
-use crate::engine::store::Room;
 use crate::engine::{EngineError, EventKind, TreeCounts};
 use crate::format::id::DatasetId;
 use crate::format::key::TreeId;
@@ -88,15 +87,9 @@ impl Receiving {
     /// A dataset that nobody uses gets the tree, and its old one goes.
     fn replace(&self, counts: TreeCounts) -> Result<(), DatasetError> {
         let store = self.store();
-        let mut room = Room::default();
         loop {
             store.volume(&self.dataset)?.write_out_files()?;
-            // With no lock held: a checkpoint asks which datasets are in use.
-            store.make_room(&mut room)?;
-            let mut datasets = store.datasets.write();
-            let Some(mut tx) = store.try_begin(Need::Space, &mut room)? else {
-                continue;
-            };
+            let (mut datasets, mut tx) = store.begin_with_datasets(Need::Space)?;
             let (target, base) = base_in(&tx, &self.dataset, self.record.base)?;
             if self.base != Some((target, base)) {
                 let reason = "it is not the dataset any more that the receive began with";
