@@ -7,7 +7,7 @@ const CLOSED_MAX: u64 = 1 << 30;
 
 /// All but the last of a file's ranges begin and end with blocks of this size: GNU tar reads each in
 /// whole blocks, others do not, and what is nothing but blocks they read alike.
-const BLOCK_BYTES: u64 = 512;
+const BLOCK_BYTES: u64 = super::tar::BLOCK_BYTES as u64;
 
 /// Ranges in order. Where they would be more than there may be, the shortest gaps between them are
 /// closed, so that what was a hole is zeros: few bytes, beside those of the holes that stay.

@@ -15,7 +15,7 @@ pub use read::{Kind, Member, Reader};
 pub use write::Writer;
 
 /// Bytes of a block: all in a tar stream comes in these.
-const BLOCK_BYTES: usize = 512;
+pub const BLOCK_BYTES: usize = 512;
 
 /// Bytes of a header's extension, at most: a PAX header, a long name. Attributes of one file fit it.
 const EXTENSION_BYTES_MAX: u64 = 16 << 20;
