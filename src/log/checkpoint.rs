@@ -72,12 +72,16 @@ impl Journal {
 
     /// Lets go of nodes that are on disk now.
     fn settle(&self) {
-        // No transaction commits meanwhile.
-        let _writer = self.writer.lock();
-        // Bit by bit, since who wants a view waits. Little is freed here: the checkpoint itself holds
-        // the nodes that it has written.
+        // Bit by bit, since who wants a view waits, or to begin a transaction. Little is freed here: the
+        // checkpoint itself holds the nodes that it has written. What a transaction between two steps
+        // moves away from before the next one stays in memory until another checkpoint.
         let mut child = 0;
-        while Arc::make_mut(&mut self.published.write()).settle_below(child) {
+        loop {
+            // No transaction commits meanwhile.
+            let _writer = self.writer.lock();
+            if !Arc::make_mut(&mut self.published.write()).settle_below(child) {
+                return;
+            }
             child += 1;
         }
     }

@@ -389,6 +389,11 @@ impl Journal {
         &self.checkpoints
     }
 
+    /// Lets go of memory that is kept for log to come.
+    pub fn forget_spare(&self) {
+        self.wal.iter().for_each(Wal::forget_spare);
+    }
+
     /// The log's group commits, where there is a log.
     #[must_use]
     pub fn commits(&self) -> Option<&GroupCommits> {

@@ -140,6 +140,9 @@ struct State {
     writing: bool,
     failed: Option<String>,
     releases: u64,
+    /// Memory of a batch that was written, for one to come: fresh memory costs a page fault for each
+    /// page.
+    spare: Vec<u8>,
 }
 
 struct Batch {
@@ -176,6 +179,13 @@ impl State {
             self.closed
                 .push_back(std::mem::replace(&mut self.open, next));
         }
+    }
+
+    /// Memory for a batch that begins with an entry of so many bytes.
+    fn payload(&mut self, entry_bytes: usize) -> Vec<u8> {
+        let mut payload = std::mem::take(&mut self.spare);
+        payload.reserve(FIRST_BYTES.max(entry_bytes));
+        payload
     }
 
     /// Where what was appended ends.
@@ -260,6 +270,7 @@ impl Wal {
                 writing: false,
                 failed: None,
                 releases: 0,
+                spare: Vec::new(),
             }),
             done: Condvar::new(),
             commits: GroupCommits::default(),
@@ -297,7 +308,7 @@ impl Wal {
             changes: changes.count(),
         };
         if state.open.entries == 0 {
-            state.open.payload.reserve(FIRST_BYTES.max(entry_bytes));
+            state.open.payload = state.payload(entry_bytes);
         }
         encode_entry(&header, changes.bytes(), &mut state.open.payload);
         state.open.entries += 1;
@@ -353,12 +364,19 @@ impl Wal {
         let batches: Vec<Batch> = state.closed.drain(..).collect();
         let (end, durable) = (state.open.lsn, state.durable);
         let since = Instant::now();
-        let result = MutexGuard::unlocked(state, || self.write(&batches, durable));
-        if let (Some(first), true) = (batches.first(), result.is_ok()) {
-            self.commits.times.took(since.elapsed());
-            let transactions = batches.iter().map(|batch| u64::from(batch.entries)).sum();
-            self.commits.transactions.note(transactions);
-            self.commits.bytes.add(end.0.saturating_sub(first.lsn.0));
+        let (result, spare) = MutexGuard::unlocked(state, || {
+            let result = self.write(&batches, durable);
+            if let (Some(first), true) = (batches.first(), result.is_ok()) {
+                self.commits.times.took(since.elapsed());
+                let transactions = batches.iter().map(|batch| u64::from(batch.entries)).sum();
+                self.commits.transactions.note(transactions);
+                self.commits.bytes.add(end.0.saturating_sub(first.lsn.0));
+            }
+            // The rest is freed here, where nobody waits for that.
+            (result, largest(batches))
+        });
+        if spare.capacity() > state.spare.capacity() {
+            state.spare = spare;
         }
         state.writing = false;
         match result {
@@ -432,6 +450,8 @@ impl Wal {
     /// # Errors
     /// When the header cannot be written.
     pub fn release(&self, upto: Lsn) -> Result<(), WalError> {
+        // Freed behind the lock.
+        let held;
         let (header, copy) = {
             let mut state = self.state.lock();
             state.check()?;
@@ -441,7 +461,9 @@ impl Wal {
                 self.done.wait(&mut state);
             }
             state.check()?;
-            state.closed.retain(|batch| batch.lsn >= upto);
+            let needed = state.closed.iter().position(|batch| batch.lsn >= upto);
+            let needed = needed.unwrap_or(state.closed.len());
+            held = state.closed.drain(..needed).collect::<Vec<Batch>>();
             let next_tx = state
                 .closed
                 .front()
@@ -461,9 +483,16 @@ impl Wal {
             };
             (header, state.releases % 2)
         };
+        drop(held);
         self.disk
             .write_at(copy * BLOCK_BYTES as u64, &header.encode())
             .map_err(|source| WalError::io("writing its header", source))
+    }
+
+    /// Lets go of memory that is kept for batches to come.
+    pub fn forget_spare(&self) {
+        let spare = std::mem::take(&mut self.state.lock().spare);
+        drop(spare);
     }
 
     /// Its group commits.
@@ -490,6 +519,14 @@ impl Wal {
         let state = self.state.lock();
         state.open.end().0 - state.head.0
     }
+}
+
+/// The memory of the largest of these batches, for another.
+fn largest(batches: Vec<Batch>) -> Vec<u8> {
+    let payloads = batches.into_iter().map(|batch| batch.payload);
+    let mut largest = payloads.max_by_key(Vec::capacity).unwrap_or_default();
+    largest.clear();
+    largest
 }
 
 /// Makes each copy of the log's header that cannot be used a new one, for a ring that holds nothing

@@ -138,6 +138,9 @@ impl Strings {
     pub fn settle(&self, end: u64) {
         let mut waiting = self.waiting.write();
         let rest = waiting.split_off(&NameId(end));
-        *waiting = rest;
+        let written = std::mem::replace(&mut *waiting, rest);
+        // Nobody should wait for that.
+        drop(waiting);
+        drop(written);
     }
 }

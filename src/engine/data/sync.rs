@@ -255,6 +255,7 @@ impl Store {
             dataset.inodes.sweep(self.journal.durable_lsn());
         }
         forget_spare();
+        self.journal.forget_spare();
         moved.and(settled)
     }
 
