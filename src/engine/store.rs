@@ -450,7 +450,7 @@ impl Store {
     }
 
     /// Takes the datasets in use and starts a transaction that finds room in the log: nobody begins to
-    /// use one meanwhile, or ends. To be called with no lock held: a checkpoint asks which are in use.
+    /// use one meanwhile. To be called with no lock held that a checkpoint needs, which asks who is in use.
     ///
     /// # Errors
     /// As [`Store::begin_tx`].

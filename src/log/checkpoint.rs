@@ -1,6 +1,7 @@
 //! Checkpoints: what the log holds goes into the trees on disk, and the log's space is free again.
 //!
-//! The writer stops only while places are given to changed nodes, in memory. Pages, names and file
+//! The writer stops only while places are given to changed nodes, in memory, and while those that are on
+//! disk are let go of. Pages, names and file
 //! content are then written and flushed while transactions go on; the superblock follows, and makes
 //! the checkpoint count. Everything the previous checkpoint needs stays untouched until both
 //! copies of the superblock are durable.
@@ -72,14 +73,14 @@ impl Journal {
 
     /// Lets go of nodes that are on disk now.
     fn settle(&self) {
-        // Bit by bit, since who wants a view waits, or to begin a transaction. Little is freed here: the
-        // checkpoint itself holds the nodes that it has written. What a transaction between two steps
-        // moves away from before the next one stays in memory until another checkpoint.
+        // No transaction commits meanwhile.
+        let mut writer = self.writer.lock();
+        // Bit by bit, since who wants a view waits. Little is freed here: the checkpoint itself holds
+        // the nodes that it has written.
         let mut child = 0;
         loop {
-            // No transaction commits meanwhile.
-            let _writer = self.writer.lock();
-            if !Arc::make_mut(&mut self.published.write()).settle_below(child) {
+            let effects = &mut writer.effects;
+            if !Arc::make_mut(&mut self.published.write()).settle_below(child, effects) {
                 return;
             }
             child += 1;

@@ -182,7 +182,7 @@ impl State {
     }
 
     /// Memory for a batch that begins with an entry of so many bytes.
-    fn payload(&mut self, entry_bytes: usize) -> Vec<u8> {
+    fn memory_for(&mut self, entry_bytes: usize) -> Vec<u8> {
         let mut payload = std::mem::take(&mut self.spare);
         payload.reserve(FIRST_BYTES.max(entry_bytes));
         payload
@@ -308,7 +308,7 @@ impl Wal {
             changes: changes.count(),
         };
         if state.open.entries == 0 {
-            state.open.payload = state.payload(entry_bytes);
+            state.open.payload = state.memory_for(entry_bytes);
         }
         encode_entry(&header, changes.bytes(), &mut state.open.payload);
         state.open.entries += 1;
@@ -450,8 +450,8 @@ impl Wal {
     /// # Errors
     /// When the header cannot be written.
     pub fn release(&self, upto: Lsn) -> Result<(), WalError> {
-        // Freed behind the lock.
-        let held;
+        // Dropped once the lock is given back.
+        let not_needed;
         let (header, copy) = {
             let mut state = self.state.lock();
             state.check()?;
@@ -463,7 +463,7 @@ impl Wal {
             state.check()?;
             let needed = state.closed.iter().position(|batch| batch.lsn >= upto);
             let needed = needed.unwrap_or(state.closed.len());
-            held = state.closed.drain(..needed).collect::<Vec<Batch>>();
+            not_needed = state.closed.drain(..needed).collect::<Vec<Batch>>();
             let next_tx = state
                 .closed
                 .front()
@@ -483,7 +483,7 @@ impl Wal {
             };
             (header, state.releases % 2)
         };
-        drop(held);
+        drop(not_needed);
         self.disk
             .write_at(copy * BLOCK_BYTES as u64, &header.encode())
             .map_err(|source| WalError::io("writing its header", source))

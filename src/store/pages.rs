@@ -37,9 +37,6 @@ const GROWTH_MAX_PAGES: u64 = 16 * 1024;
 /// Pages kept for transactions that give space back, so that deletion works on a full disk.
 const RESERVE_PAGES: u64 = 512;
 
-/// Pages that are given to be written again in one step.
-const RELEASE_STEP: usize = 32;
-
 /// Whether a transaction may use the space kept for deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -284,15 +281,12 @@ impl PageStore {
     /// # Errors
     /// When one of them is free already: two trees shared it, and nothing may be written any more.
     pub fn release(&self, retired: &[PagePtr]) -> Result<(), StoreError> {
-        // Bit by bit, since each transaction looks whether there is space.
-        for some in retired.chunks(RELEASE_STEP) {
-            let mut space = self.space.lock();
-            for place in some {
-                if space.known && !space.searching {
-                    space.free.add(place.page.0, 1)?;
-                } else {
-                    space.held.push(place.page);
-                }
+        let mut space = self.space.lock();
+        for place in retired {
+            if space.known && !space.searching {
+                space.free.add(place.page.0, 1)?;
+            } else {
+                space.held.push(place.page);
             }
         }
         Ok(())

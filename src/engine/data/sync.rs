@@ -38,18 +38,19 @@ impl Volume {
         if self.store.options.durability == Durability::Relaxed {
             return Ok(());
         }
-        // Held until its changes are waited for: the table keeps what somebody uses.
         let state = self.dataset.inodes.find(ino);
         if let Some(state) = &state {
             self.store.throttle()?;
             self.log_or_write_out(ino, state)?;
         }
-        self.sync_changes(ino)
+        self.sync_changes(ino, state.as_deref())
     }
 
-    /// Makes what transactions changed of an inode durable.
-    fn sync_changes(&self, ino: Ino) -> Result<(), EngineError> {
-        match self.dataset.inodes.last_lsn(ino) {
+    /// Makes what transactions changed of an inode durable, with its state or without: of an inode that
+    /// went meanwhile only that knows.
+    fn sync_changes(&self, ino: Ino, state: Option<&InodeState>) -> Result<(), EngineError> {
+        let in_table = self.dataset.inodes.last_lsn(ino);
+        match in_table.max(state.map(InodeState::last_lsn)) {
             Some(lsn) => Ok(self.store.journal.sync(lsn)?),
             None => Ok(()),
         }
@@ -62,7 +63,7 @@ impl Volume {
     pub fn fsync_dir(&self, dir: Ino) -> Result<(), EngineError> {
         match self.store.options.durability {
             Durability::Relaxed => Ok(()),
-            _ => self.sync_changes(dir),
+            _ => self.sync_changes(dir, None),
         }
     }
 

@@ -18,6 +18,11 @@ use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 /// Few under a controlled scheduler: each is one more place to switch that tells nothing.
 const SHARDS: usize = if cfg!(shuttle) { 2 } else { 64 };
 
+/// A part of the table that has room for so many times what is in it gives memory back.
+const SPARSE: usize = 8;
+/// Inodes for which a part always has room.
+const SHARD_MIN: usize = 16;
+
 /// What memory holds of an inode.
 #[derive(Default)]
 pub(super) struct InodeState {
@@ -34,7 +39,7 @@ pub(super) struct InodeState {
 }
 
 impl InodeState {
-    fn last_lsn(&self) -> Lsn {
+    pub(super) fn last_lsn(&self) -> Lsn {
         Lsn(self.last_lsn.load(Ordering::Acquire))
     }
 
@@ -141,7 +146,7 @@ impl InodeTable {
     }
 
     /// The end of the last transaction that changed the inode, or the directory's entries; `None` when
-    /// that is durable.
+    /// that is durable, or the inode gone.
     pub(super) fn last_lsn(&self, ino: Ino) -> Option<Lsn> {
         self.with(ino, |shard| shard.get(&ino).map(Entry::last_lsn))
     }
@@ -185,15 +190,94 @@ impl InodeTable {
     /// Forgets what is written and durable of inodes, so that memory follows what is in use.
     pub(crate) fn sweep(&self, durable: Lsn) {
         for shard in &self.shards {
-            shard.lock().retain(|_, entry| {
-                // Only the table's reference: nobody is about to change it.
+            let mut shard = shard.lock();
+            shard.retain(|_, entry| {
+                // Only the table's reference: nobody is about to change it, and who did has been here.
                 entry.state.take_if(|state| {
-                    Arc::strong_count(state) == 1
-                        && state.last_lsn() <= durable
-                        && state.data.try_read().is_some_and(|data| data.is_empty())
+                    Arc::get_mut(state).is_some_and(|state| {
+                        let written = state.data.try_read().is_some_and(|data| data.is_empty());
+                        written && state.last_lsn() <= durable
+                    })
                 });
                 entry.state.is_some() || entry.last_lsn > durable
             });
+            let few = shard.len().max(SHARD_MIN);
+            if shard.capacity() > SPARSE * few {
+                shard.shrink_to(2 * few);
+            }
         }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::disk::buffer::Buffer;
+
+    fn known(table: &InodeTable) -> Vec<u64> {
+        (0..10_000)
+            .filter(|ino| table.last_lsn(Ino(*ino)).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_not_durable_is_known_with_a_state_and_without() {
+        let table = InodeTable::default();
+        table.touch(Ino(1), Lsn(10));
+        table.touch(Ino(2), Lsn(30));
+        table.state(Ino(3)).touch(Lsn(10));
+        table.state(Ino(4)).touch(Lsn(30));
+        // The later of the two counts.
+        for (ino, of_state, of_others) in [(5, 10, 30), (6, 30, 10)] {
+            table.state(Ino(ino)).touch(Lsn(of_state));
+            table.touch(Ino(ino), Lsn(of_others));
+            assert_eq!(table.last_lsn(Ino(ino)), Some(Lsn(30)));
+        }
+        table.sweep(Lsn(9));
+        assert_eq!(known(&table), [1, 2, 3, 4, 5, 6]);
+        table.sweep(Lsn(20));
+        assert_eq!(known(&table), [2, 4, 5, 6]);
+        // Its state went, what others changed did not.
+        assert!(table.find(Ino(5)).is_none() && table.find(Ino(6)).is_some());
+        assert_eq!(table.last_lsn(Ino(5)), Some(Lsn(30)));
+        table.sweep(Lsn(30));
+        assert_eq!(known(&table), [0; 0]);
+    }
+
+    #[test]
+    fn a_state_stays_while_it_is_used_or_holds_something() {
+        let table = InodeTable::default();
+        let used = table.state(Ino(1));
+        table
+            .state(Ino(2))
+            .data
+            .write()
+            .insert(0, Buffer::zeroed(1));
+        table.sweep(Lsn(u64::MAX));
+        assert_eq!(known(&table), [1, 2]);
+        drop(used);
+        table.sweep(Lsn(u64::MAX));
+        assert_eq!(known(&table), [2]);
+    }
+
+    #[test]
+    fn memory_follows_what_is_known() {
+        let table = InodeTable::default();
+        let room = || -> usize {
+            table
+                .shards
+                .iter()
+                .map(|shard| shard.lock().capacity())
+                .sum()
+        };
+        for ino in 0..100_000 {
+            table.touch(Ino(ino), Lsn(ino / 50_000));
+        }
+        assert!(room() >= 100_000);
+        table.sweep(Lsn(0));
+        assert!(room() >= 50_000, "half of them are still known");
+        table.sweep(Lsn(1));
+        assert!(room() < 10_000, "room for {}", room());
+        assert!(table.known_state(Ino(1)).is_none() && room() < 10_000);
     }
 }

@@ -237,7 +237,7 @@ impl Builder {
         // They are not written again: a page lost by the disk could not be told from its successor.
         pages.retire(&self.effects.freed);
         self.effects = Effects::default();
-        self.roots.settle();
+        self.roots.settle(&mut self.effects);
         // What takes the place of these pages is newer.
         self.generation = Generation(self.generation.0.saturating_add(1));
         Ok(())

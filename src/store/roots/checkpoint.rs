@@ -93,20 +93,22 @@ impl Roots {
     }
 
     /// Lets go of nodes that are on disk now.
-    pub fn settle(&mut self) {
+    pub fn settle(&mut self, effects: &mut Effects) {
         let mut child = 0;
-        while self.settle_below(child) {
+        while self.settle_below(child, effects) {
             child += 1;
         }
     }
 
     /// The same below one child of each root; whether there are further children.
-    pub fn settle_below(&mut self, child: usize) -> bool {
-        let datasets = self.datasets.iter_mut().map(|held| &mut held.link);
-        let all = self.system.iter_mut().chain(datasets);
+    pub fn settle_below(&mut self, child: usize, effects: &mut Effects) -> bool {
+        let system = self.system.iter_mut().map(|link| (link, Generation(0)));
+        let datasets = self.datasets.iter_mut();
+        let datasets = datasets.map(|held| (&mut held.link, held.shared));
         let mut more = false;
-        for link in all {
-            more |= tree::settle(link, child);
+        for (link, shared) in system.chain(datasets) {
+            effects.shared = shared;
+            more |= tree::settle(link, child, effects);
         }
         more
     }

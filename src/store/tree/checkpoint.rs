@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::change::Effects;
 use super::node::{Link, Node};
 use crate::format::page::TreeTag;
 use crate::format::record::PagePtr;
@@ -45,7 +46,7 @@ fn freeze_node<E>(
 /// Replaces written nodes by links to their pages, so that memory follows what is not yet written:
 /// the root, or what is below one of its children. Whether there are further children. To be called
 /// when every node with a place is on disk. Nodes that others refer to are copied where they change.
-pub fn settle(root: &mut Link, child: usize) -> bool {
+pub fn settle(root: &mut Link, child: usize, effects: &mut Effects) -> bool {
     let Link::Memory(node) = root else {
         return false;
     };
@@ -53,14 +54,15 @@ pub fn settle(root: &mut Link, child: usize) -> bool {
         *root = Link::Disk(place);
         return false;
     }
-    settle_node(node, child..child + 1);
+    settle_node(node, child..child + 1, effects);
     child + 1 < node.children.len()
 }
 
-fn settle_node(node: &mut Arc<Node>, children: Range<usize>) {
+fn settle_node(node: &mut Arc<Node>, children: Range<usize>, effects: &mut Effects) {
     if node.children.is_empty() {
         return;
     }
+    effects.note_copy(node);
     let node = Arc::make_mut(node);
     for index in children {
         let Some(slot) = node.children.get_mut(index) else {
@@ -71,7 +73,10 @@ fn settle_node(node: &mut Arc<Node>, children: Range<usize>) {
                 *slot = None;
                 node.page.overwrite(index, &place.encode());
             }
-            Some((None, child)) => settle_node(child, 0..child.children.len()),
+            Some((None, child)) => {
+                let all = 0..child.children.len();
+                settle_node(child, all, effects);
+            }
             None => {}
         }
     }

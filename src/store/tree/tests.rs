@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::format::id::{Generation, PageNo};
 use crate::format::key::{KEY_MAX, Key, VALUE_MAX};
 use crate::format::page::TreeTag;
-use crate::format::record::PagePtr;
+use crate::format::record::{LineageRecord, PagePtr};
 use crate::store::pages::PageStore;
 
 #[derive(Default)]
@@ -134,11 +134,11 @@ impl Bench {
     }
 
     pub(super) fn checkpoint(&mut self) -> PagePtr {
-        self.checkpoint_beside(0)
+        self.checkpoint_beside(|_| {})
     }
 
     /// A checkpoint, and changes between fixing what it holds and writing that.
-    fn checkpoint_beside(&mut self, changes: usize) -> PagePtr {
+    fn checkpoint_beside(&mut self, beside: impl FnOnce(&mut Self)) -> PagePtr {
         let mut written = Vec::new();
         let (pages, generation) = (&self.pages, Generation(self.generation));
         pages
@@ -148,11 +148,11 @@ impl Bench {
         let root = freeze(&self.root, TreeTag::NONE, &mut place, &mut written).unwrap();
         let freed = std::mem::take(&mut self.effects.freed);
         self.generation += 1;
-        (0..changes).for_each(|_| self.change());
+        beside(self);
         self.pages.write(&written).unwrap();
         drop(written);
         let mut child = 0;
-        while settle(&mut self.root, child) {
+        while settle(&mut self.root, child, &mut self.effects) {
             child += 1;
         }
         self.pages.retire(&freed);
@@ -252,7 +252,7 @@ fn what_changes_beside_a_checkpoint_is_not_in_it() {
     }
     for round in 0..30 {
         let model = bench.model.clone();
-        let root = bench.checkpoint_beside(round * 5);
+        let root = bench.checkpoint_beside(|bench| (0..round * 5).for_each(|_| bench.change()));
         let (end, used) = bench.pages.extent();
         let pages = PageStore::new(bench.disk.clone(), end, used, 1 << 18);
         assert_eq!(contents(&Link::Disk(root), &pages), model, "round {round}");
@@ -479,4 +479,30 @@ fn the_largest_cells_fit_wherever_a_page_is_split() {
             assert!(same, "round {round}, seed {seed}");
         }
     }
+}
+
+#[test]
+fn nodes_that_two_trees_had_in_common_are_counted_when_a_checkpoint_parts_them() {
+    let mut bench = Bench::new(1);
+    (0..20_000).for_each(|_| bench.change());
+    bench.checkpoint();
+    let mut copy = Link::EMPTY;
+    bench.checkpoint_beside(|bench| {
+        bench.effects.dirtied = 0;
+        for (key, value) in &bench.model {
+            let source = Source::Pages(&bench.pages);
+            put(&mut bench.root, source, key, value, &mut bench.effects).unwrap();
+        }
+        // A snapshot: none of these nodes has been written.
+        bench.effects.shared = LineageRecord::PENDING;
+        copy = bench.root.clone();
+    });
+    let mut written = Vec::new();
+    let (pages, generation) = (&bench.pages, Generation(bench.generation));
+    let mut place = || Ok::<_, Infallible>(pages.allocate(generation));
+    for root in [&bench.root, &copy] {
+        freeze(root, TreeTag::NONE, &mut place, &mut written).unwrap();
+    }
+    let (written, counted) = (written.len() as u64, bench.effects.dirtied);
+    assert!(written <= counted, "{written} to write, {counted} counted");
 }
