@@ -8,6 +8,9 @@ pub enum EngineError {
     /// It would have to wait for the disk, and may not: nobody outside sees it. EAGAIN
     #[error("it would have to wait")]
     WouldWait,
+    /// As [`EngineError::WouldWait`], when what it waits for was begun.
+    #[error("it waits for the disk")]
+    Begun,
     /// ENOENT
     #[error("no such file or directory")]
     NotFound,

@@ -99,17 +99,28 @@ impl FileSystem {
     /// Makes a file durable, with `data_only` its data and size.
     ///
     /// # Errors
-    /// What the engine says.
-    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
-        Ok(self.volume.fsync(ino, data_only)?)
+    /// What the engine says; as [`Volume::begin_fsync`] when it may not wait.
+    ///
+    /// [`Volume::begin_fsync`]: crate::engine::Volume::begin_fsync
+    pub fn fsync(&self, ino: Ino, data_only: bool, may_wait: bool) -> Result<(), FsError> {
+        match may_wait {
+            true => self.volume.fsync(ino, data_only)?,
+            false => self.volume.begin_fsync(ino)?,
+        }
+        Ok(())
     }
 
     /// Makes a directory's entries durable.
     ///
     /// # Errors
-    /// What the engine says.
-    pub fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
-        Ok(self.volume.fsync_dir(ino)?)
+    /// As [`FileSystem::fsync`].
+    pub fn fsyncdir(&self, ino: Ino, may_wait: bool) -> Result<(), FsError> {
+        match may_wait {
+            true => self.volume.fsync_dir(ino)?,
+            // A directory has no bytes: it is begun as a file is.
+            false => self.volume.begin_fsync(ino)?,
+        }
+        Ok(())
     }
 
     /// Makes everything durable.

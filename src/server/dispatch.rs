@@ -119,9 +119,10 @@ impl Server {
             opcode::RELEASE | opcode::RELEASEDIR => Ok(()),
             opcode::FSYNC => {
                 let how: FsyncIn = body.take()?;
-                self.fs.fsync(ino, how.fsync_flags & FSYNC_FDATASYNC != 0)
+                let data_only = how.fsync_flags & FSYNC_FDATASYNC != 0;
+                self.fs.fsync(ino, data_only, request.may_wait)
             }
-            opcode::FSYNCDIR => self.fs.fsyncdir(ino),
+            opcode::FSYNCDIR => self.fs.fsyncdir(ino, request.may_wait),
             opcode::SYNCFS => self.fs.syncfs(),
             opcode::STATFS => self.statfs(ino, out),
             opcode::FALLOCATE => {

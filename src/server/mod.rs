@@ -54,6 +54,9 @@ pub enum Error {
     /// It would have to wait for the disk, and was not to: nothing was done.
     #[error("it would have to wait")]
     WouldWait,
+    /// The same, but that what it has to wait for was begun.
+    #[error("it waits for the disk")]
+    Begun,
 }
 
 /// One export: a file system and the session with the kernel that has it mounted.
@@ -148,11 +151,12 @@ impl Server {
         self.handle_either_way(request, reply, true)
     }
 
-    /// As [`Server::handle`] for requests of which [`Server::may_have_to_wait`] is true: when one
-    /// would have to wait for something to be written, nothing is done.
+    /// As [`Server::handle`] for requests of which [`Server::may_have_to_wait`] or
+    /// [`Server::can_be_begun`] is true: when one would have to wait for something to be written,
+    /// nothing is done, or what it waits for is begun.
     ///
     /// # Errors
-    /// As [`Server::handle`]; [`Error::WouldWait`].
+    /// As [`Server::handle`]; [`Error::WouldWait`], [`Error::Begun`].
     pub fn handle_at_once(&self, request: impl Input, reply: impl Output) -> Result<usize, Error> {
         self.handle_either_way(request, reply, false)
     }
@@ -209,6 +213,13 @@ impl Server {
         matches!(opcode, opcode::RENAME | opcode::RENAME2)
     }
 
+    /// Whether requests of this kind wait for what one wait makes durable for many: a transport begins
+    /// all that there are by [`Server::handle_at_once`], and waits then.
+    #[must_use]
+    pub fn can_be_begun(opcode: u32) -> bool {
+        matches!(opcode, opcode::FSYNC | opcode::FSYNCDIR)
+    }
+
     /// Ends the session: the kernel on the other side is gone or starts again. What it had open
     /// and unlinked is freed.
     pub fn reset(&self) {
@@ -257,8 +268,10 @@ impl Server {
             opcode::WRITE => self.write(request, payload, out),
             _ => self.dispatch(request, session, room(writer), out),
         };
-        if matches!(result, Err(FsError::Engine(EngineError::WouldWait))) {
-            return Err(Error::WouldWait);
+        match result {
+            Err(FsError::Engine(EngineError::WouldWait)) => return Err(Error::WouldWait),
+            Err(FsError::Engine(EngineError::Begun)) => return Err(Error::Begun),
+            _ => {}
         }
         if matches!(result, Err(FsError::Engine(EngineError::Quota))) {
             self.fs.volume().note_quota();

@@ -20,6 +20,7 @@ use crate::log::journal::Pressure;
 use crate::log::{Change, Tx};
 use crate::store::StoreError;
 use crate::store::pages::Need;
+use crate::sync::RwLockReadGuard;
 
 /// Unwritten bytes of a file up to which an fsync puts them into the log.
 const LOGGED_MAX_BYTES: u64 = 64 << 10;
@@ -43,17 +44,48 @@ impl Volume {
             self.store.throttle()?;
             self.log_or_write_out(ino, state)?;
         }
-        self.sync_changes(ino, state.as_deref())
-    }
-
-    /// Makes what transactions changed of an inode durable, with its state or without: of an inode that
-    /// went meanwhile only that knows.
-    fn sync_changes(&self, ino: Ino, state: Option<&InodeState>) -> Result<(), EngineError> {
-        let in_table = self.dataset.inodes.last_lsn(ino);
-        match in_table.max(state.map(InodeState::last_lsn)) {
+        match self.last_change(ino, state.as_deref()) {
             Some(lsn) => Ok(self.store.journal.sync(lsn)?),
             None => Ok(()),
         }
+    }
+
+    /// As [`Volume::fsync`], as far as that goes without waiting for the disk: few unwritten bytes go to
+    /// the log, which then is durable for all that were begun before somebody waits.
+    ///
+    /// # Errors
+    /// [`EngineError::Begun`] when only the log must become durable; [`EngineError::WouldWait`] when
+    /// there is more to do, and nothing was done; as [`Volume::fsync`].
+    pub fn begin_fsync(&self, ino: Ino) -> Result<(), EngineError> {
+        if self.store.options.durability == Durability::Relaxed {
+            return Ok(());
+        }
+        let state = self.dataset.inodes.find(ino);
+        if let Some(state) = &state {
+            let nothing = |data: RwLockReadGuard<'_, DirtyMap>| !data.has_unlogged();
+            let written = state.data.try_read().is_some_and(nothing);
+            // Whoever writes out may hold it for long.
+            let io = state.io.try_lock();
+            let logged = match io {
+                _ if written => true,
+                Some(_io) => self.log_data(ino, state)?,
+                None => false,
+            };
+            if !logged {
+                return Err(EngineError::WouldWait);
+            }
+        }
+        match self.last_change(ino, state.as_deref()) {
+            Some(lsn) if lsn > self.store.journal.durable_lsn() => Err(EngineError::Begun),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of the last transaction that changed an inode, with its state or without: of an inode that
+    /// went meanwhile only that knows.
+    fn last_change(&self, ino: Ino, state: Option<&InodeState>) -> Option<Lsn> {
+        let in_table = self.dataset.inodes.last_lsn(ino);
+        in_table.max(state.map(InodeState::last_lsn))
     }
 
     /// Makes all entries made, renamed or removed in a directory durable.
@@ -61,9 +93,11 @@ impl Volume {
     /// # Errors
     /// As [`Volume::fsync`].
     pub fn fsync_dir(&self, dir: Ino) -> Result<(), EngineError> {
-        match self.store.options.durability {
-            Durability::Relaxed => Ok(()),
-            _ => self.sync_changes(dir, None),
+        match self.last_change(dir, None) {
+            Some(lsn) if self.store.options.durability != Durability::Relaxed => {
+                Ok(self.store.journal.sync(lsn)?)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -129,16 +163,17 @@ impl Volume {
         if !state.data.read().has_unlogged() {
             return Ok(());
         }
+        let io = state.io.lock();
         if self.log_data(ino, state)? {
             return Ok(());
         }
+        drop(io);
         self.write_out(ino)
     }
 
-    /// Puts a file's unwritten bytes into the log; false when they are too many.
+    /// Puts a file's unwritten bytes into the log; false when they are too many. To be called with its
+    /// `io`: a write-out under way would take newer bytes in the log for those that it writes.
     fn log_data(&self, ino: Ino, state: &InodeState) -> Result<bool, EngineError> {
-        // A write-out under way would take newer bytes in the log for those that it writes.
-        let _io = state.io.lock();
         let mut data = state.data.write();
         if data.unlogged_bytes() > LOGGED_MAX_BYTES {
             return Ok(false);

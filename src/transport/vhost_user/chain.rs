@@ -287,6 +287,11 @@ impl Shape {
     pub(super) fn may_have_to_wait(self) -> bool {
         Server::may_have_to_wait(self.opcode)
     }
+
+    /// Whether one wait does for many of them, once they are begun.
+    pub(super) fn can_be_begun(self) -> bool {
+        Server::can_be_begun(self.opcode)
+    }
 }
 
 fn changes(opcode: u32) -> bool {

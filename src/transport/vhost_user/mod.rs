@@ -107,6 +107,16 @@ pub trait Answer: Send + Sync {
         self.handle(request, reply)
     }
 
+    /// Begins a request of which [`Server::can_be_begun`] is true, and carries it out when there is
+    /// nothing to wait for.
+    ///
+    /// # Errors
+    /// As [`Answer::handle`]; [`Error::Begun`] when the rest is to wait, [`Error::WouldWait`] when nothing
+    /// could be begun.
+    fn begin(&self, _request: Readable<'_>, _reply: Writable<'_>) -> Result<usize, Error> {
+        Err(Error::WouldWait)
+    }
+
     /// Whether requests can be answered: not while another process has the store.
     fn is_there(&self) -> bool {
         true
@@ -143,6 +153,10 @@ impl Answer for Server {
     }
 
     fn handle_at_once(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
+        Server::handle_at_once(self, request, reply)
+    }
+
+    fn begin(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
         Server::handle_at_once(self, request, reply)
     }
 

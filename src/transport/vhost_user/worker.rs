@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 
+mod begun;
+
+use begun::Begun;
+
 use super::Answer;
 use super::affinity::{self, Cpus};
 use super::chain::{Chain, ChainError, Parts, Shape};
@@ -70,14 +74,39 @@ impl Work {
     }
 
     /// Has a request answered, unless it had to wait for the disk.
-    fn answer_now(&self, parts: Parts<'_>) -> Option<u32> {
+    fn answer_now(&self, parts: Parts<'_>) -> Now {
         let shape = parts.shape();
-        if self.may_block(shape) {
-            None
+        let by = &*self.answer;
+        if shape.can_be_begun() {
+            begin(by, parts)
+        } else if self.may_block(shape) {
+            Now::Waits
         } else if shape.may_have_to_wait() {
-            answer_at_once(&*self.answer, parts)
+            let (request, reply) = parts.split();
+            Now::of(by.handle_at_once(request, reply))
         } else {
-            Some(answer(&*self.answer, parts))
+            Now::Answered(answer(by, parts))
+        }
+    }
+}
+
+/// What came of a request that was not to wait for the disk.
+enum Now {
+    /// It was answered, with so many bytes of reply.
+    Answered(u32),
+    /// It waits for what others wait for, too.
+    Begun,
+    /// It would wait, and nothing was done.
+    Waits,
+}
+
+impl Now {
+    fn of(handled: Result<usize, Error>) -> Now {
+        match handled {
+            Ok(written) => Now::Answered(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(Error::Begun) => Now::Begun,
+            Err(Error::WouldWait) => Now::Waits,
+            Err(error) => Now::Answered(unanswered(&error)),
         }
     }
 }
@@ -239,6 +268,7 @@ impl Worker {
             let mut untold_bytes = 0u64;
             let mut since = Instant::now();
             let mut batch = self.meter.batch();
+            let mut begun = Begun::default();
             let stopped = loop {
                 let chain = match ring.next() {
                     Next::Chain(chain) => chain,
@@ -249,13 +279,15 @@ impl Worker {
                 let parts = match chain.parts() {
                     Ok(parts) => parts,
                     Err(error) => {
+                        self.hand_over_begun(&mut begun);
                         ring.notify();
                         ring.give_up(&error.to_string());
                         return None;
                     }
                 };
                 let shape = parts.shape();
-                let Some(written) = work.answer_now(parts) else {
+                let answered = work.answer_now(parts);
+                let Now::Answered(written) = answered else {
                     if self.may_step_aside() {
                         if untold > 0 {
                             ring.notify();
@@ -263,11 +295,17 @@ impl Worker {
                         return Some(chain);
                     }
                     *pooled = true;
-                    self.hand_over(chain);
+                    match answered {
+                        Now::Begun => begun.push(chain, since),
+                        _ => self.hand_over(chain),
+                    }
                     // Starting a thread may have taken long too.
                     since = Instant::now();
                     continue;
                 };
+                if begun.let_pass() {
+                    self.hand_over_begun(&mut begun);
+                }
                 let now = Instant::now();
                 let took = now.duration_since(since);
                 work.slow.took(shape.opcode, took);
@@ -284,6 +322,7 @@ impl Worker {
                     since = Instant::now();
                 }
             };
+            self.hand_over_begun(&mut begun);
             if untold > 0 {
                 ring.notify();
             }
@@ -356,6 +395,20 @@ impl Worker {
             meter.handed_back.note();
         });
     }
+
+    /// Has one thread of the pool wait for requests that are begun.
+    fn hand_over_begun(&self, begun: &mut Begun) {
+        let begun = begun.take();
+        if begun.is_empty() {
+            return;
+        }
+        let (ring, work) = (self.ring.clone(), self.work.clone());
+        let meter = self.meter.clone();
+        meter.handed_over.add(begun.len() as u64);
+        self.work
+            .pool
+            .run(move || begun::answer_all(&begun, &ring, &work, &meter));
+    }
 }
 
 /// Has a request answered that waits for the disk.
@@ -400,14 +453,10 @@ fn answer(by: &dyn Answer, parts: Parts<'_>) -> u32 {
     }
 }
 
-/// As [`answer`]; `None` when it would have to wait for the disk.
-fn answer_at_once(by: &dyn Answer, parts: Parts<'_>) -> Option<u32> {
+/// As [`answer`], as far as that goes without waiting.
+fn begin(by: &dyn Answer, parts: Parts<'_>) -> Now {
     let (request, reply) = parts.split();
-    match by.handle_at_once(request, reply) {
-        Ok(written) => Some(u32::try_from(written).unwrap_or(u32::MAX)),
-        Err(Error::WouldWait) => None,
-        Err(error) => Some(unanswered(&error)),
-    }
+    Now::of(by.begin(request, reply))
 }
 
 /// A request that nobody can answer: the guest gets it back without a reply.

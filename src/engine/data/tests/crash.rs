@@ -21,9 +21,15 @@ fn a_power_cut_keeps_what_was_fsynced() {
         for _ in 0..25 {
             step(&volume, &mut model, &mut rng);
             states.push((sim.events(), model.clone()));
-            if rng.random_bool(0.4) {
-                volume.fsync(FILE, false).unwrap();
-                synced.push((sim.events(), model.clone()));
+            let is_synced = match (rng.random_bool(0.4), rng.random_bool(0.2)) {
+                (true, _) => volume.fsync(FILE, false).map(|()| true),
+                (false, true) => volume.begin_fsync(FILE).map(|()| true),
+                (false, false) => Ok(false),
+            };
+            match is_synced {
+                Ok(true) => synced.push((sim.events(), model.clone())),
+                Ok(false) | Err(EngineError::Begun | EngineError::WouldWait) => {}
+                Err(error) => panic!("seed {seed}: {error}"),
             }
         }
         let mut recording = sim.recording();
@@ -148,6 +154,68 @@ fn a_power_cut_in_a_checkpoint_keeps_what_the_log_holds() {
             let again = open(&crashed.killed());
             assert!(content(&again, FILE)[..20_000] == whole, "point {point}");
         }
+    }
+}
+
+/// Several fsyncs that are begun need one wait between them.
+#[test]
+fn what_is_begun_is_durable_with_the_next_that_is_waited_for() {
+    let sim = make();
+    let volume = open(&sim);
+    let files: Vec<Ino> = (0..4)
+        .map(|number| create(&volume, &format!("begun{number}")))
+        .collect();
+    for file in &files {
+        write(&volume, *file, 0, b"begun");
+        assert!(matches!(volume.begin_fsync(*file), Err(EngineError::Begun)));
+    }
+    let before = sim.events();
+    // The directory's entries are in the same log.
+    assert!(matches!(
+        volume.begin_fsync(Ino::ROOT),
+        Err(EngineError::Begun)
+    ));
+    volume.fsync(files[3], false).unwrap();
+    let waited = sim.events();
+    for file in files.iter().chain([&Ino::ROOT]) {
+        assert_eq!(volume.begin_fsync(*file).ok(), Some(()));
+    }
+    assert_eq!(sim.events(), waited, "nothing is left to write");
+    let mut recording = sim.recording();
+    for (event, there) in [(before, false), (waited, true)] {
+        let volume = open(&recording.crash_at(event, Survival::None));
+        for number in 0..files.len() {
+            let found = volume.lookup(Ino::ROOT, format!("begun{number}").as_bytes());
+            let found = found.map(|attr| content(&volume, attr.ino));
+            assert_eq!(found.is_ok_and(|found| found == b"begun"), there);
+        }
+    }
+}
+
+#[test]
+fn what_takes_more_than_the_log_is_not_begun() {
+    let sim = make();
+    let volume = open(&sim);
+    write(&volume, FILE, 0, &vec![7; 1 << 20]);
+    let before = sim.events();
+    assert!(matches!(
+        volume.begin_fsync(FILE),
+        Err(EngineError::WouldWait)
+    ));
+    let small = create(&volume, "small");
+    write(&volume, small, 0, b"few");
+    let state = volume.live_state(small).unwrap();
+    let io = state.io.lock();
+    // Somebody is just writing it out.
+    assert!(matches!(
+        volume.begin_fsync(small),
+        Err(EngineError::WouldWait)
+    ));
+    drop(io);
+    assert_eq!(sim.events(), before, "nothing was written");
+    for file in [FILE, small] {
+        volume.fsync(file, false).unwrap();
+        assert_eq!(volume.begin_fsync(file).ok(), Some(()));
     }
 }
 

@@ -74,8 +74,8 @@ impl Answer for Disk {
     }
 }
 
-/// Which requests held up those behind them on their ring.
-fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
+/// Has requests served that a guest made available at once, by a worker and a pool.
+fn serve(requests: &[u32], answer: Arc<dyn Answer>) -> Arc<Work> {
     let memory = Memory::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
     let put = |bytes: &[u8], at: u64| memory.write_slice(bytes, GuestAddress(at)).unwrap();
     for (index, opcode) in (0u16..).zip(requests) {
@@ -86,12 +86,8 @@ fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
         put(&index.to_le_bytes(), AVAILABLE + 4 + 2 * u64::from(index));
         put(&(index + 1).to_le_bytes(), AVAILABLE + 2);
     }
-    let answer = Arc::new(Disk {
-        full,
-        ..Disk::default()
-    });
     let work = Arc::new(Work {
-        answer: answer.clone(),
+        answer,
         memory: GuestMemoryAtomic::new(memory.clone()),
         pool: Arc::new(Pool::new(4, || {})),
         strict: false,
@@ -101,15 +97,27 @@ fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
         meter: Arc::default(),
     });
     let ring = Arc::new(Ring::new(1, work.memory.clone()).unwrap());
-    assert!(ring.set_size(8) && ring.set_addresses(0, AVAILABLE, USED));
+    assert!(ring.set_size(64) && ring.set_addresses(0, AVAILABLE, USED));
     ring.start(std::fs::File::open("/dev/null").unwrap(), &memory);
     ring.set_enabled(true);
     Worker::new(ring, work.clone()).process();
     work.pool.close();
     let used: u16 = memory.read_obj(GuestAddress(USED + 2)).unwrap();
     assert_eq!(usize::from(used), requests.len());
-    let depths = work.meter.read().depths;
+    let read = work.meter.read();
+    let depths = &read.depths;
     assert_eq!((depths.count(), depths.sum), (1, requests.len() as u64));
+    assert_eq!(read.waiting, 0);
+    work
+}
+
+/// Which requests held up those behind them on their ring.
+fn stuck(requests: &[u32], full: bool) -> Vec<u32> {
+    let answer = Arc::new(Disk {
+        full,
+        ..Disk::default()
+    });
+    serve(requests, answer.clone());
     std::mem::take(&mut *answer.stuck.lock())
 }
 
@@ -123,4 +131,81 @@ fn a_queue_waits_for_one_slow_read_at_most() {
 fn a_write_that_has_to_wait_holds_nothing_up() {
     let requests = [opcode::WRITE, opcode::WRITE, opcode::GETATTR];
     assert_eq!(stuck(&requests, true), [0; 0]);
+}
+
+/// Makes all FSYNCs durable that were begun when one waits.
+#[derive(Default)]
+struct Log {
+    state: Mutex<Logged>,
+    waited: Condvar,
+    /// Requests of this kind wait until an FSYNC was waited for, once there were so many.
+    attributes_wait: usize,
+}
+
+#[derive(Default)]
+struct Logged {
+    begun: usize,
+    /// Of those begun, how many each wait made durable.
+    waits: Vec<usize>,
+    others: usize,
+    in_vain: bool,
+}
+
+impl Answer for Log {
+    fn handle(&self, request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        let mut state = self.state.lock();
+        if opcode_of(request)? == opcode::FSYNC {
+            let begun = state.begun;
+            state.waits.push(begun);
+            self.waited.notify_all();
+            return Ok(0);
+        }
+        state.others += 1;
+        if self.attributes_wait > 0 && state.others > self.attributes_wait {
+            let none = |state: &mut Logged| state.waits.is_empty();
+            let late = self.waited.wait_while_for(&mut state, none, NEVER);
+            state.in_vain |= late.timed_out();
+        }
+        Ok(0)
+    }
+
+    fn begin(&self, _: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        let mut state = self.state.lock();
+        if !state.waits.is_empty() {
+            return Ok(0);
+        }
+        state.begun += 1;
+        Err(Error::Begun)
+    }
+
+    fn reset(&self) {}
+}
+
+#[test]
+fn one_waits_for_all_that_are_begun() {
+    let log = Arc::new(Log::default());
+    let work = serve(&[opcode::FSYNC; 6], log.clone());
+    // The one that waits is begun once more.
+    assert_eq!(log.state.lock().waits, [7]);
+    let read = work.meter.read();
+    assert_eq!(read.handed_over, 6);
+    let times = read
+        .times
+        .iter()
+        .map(|(opcode, times)| (*opcode, times.count()));
+    assert!(times.eq([(opcode::FSYNC, 6)]));
+}
+
+#[test]
+fn what_is_begun_does_not_wait_for_many_others() {
+    let log = Arc::new(Log {
+        attributes_wait: 20,
+        ..Log::default()
+    });
+    let mut requests = vec![opcode::FSYNC];
+    requests.resize(30, opcode::GETATTR);
+    serve(&requests, log.clone());
+    let state = log.state.lock();
+    assert_eq!(state.waits.len(), 1);
+    assert!(!state.in_vain, "it was waited for at the end only");
 }
