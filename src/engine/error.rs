@@ -1,5 +1,6 @@
 //! What an operation on a volume can fail with. `fs::errno` maps each to its errno.
 
+use super::SyncPoint;
 use crate::store::StoreError;
 
 /// Why an operation failed. The volume is unchanged then.
@@ -8,9 +9,9 @@ pub enum EngineError {
     /// It would have to wait for the disk, and may not: nobody outside sees it. EAGAIN
     #[error("it would have to wait")]
     WouldWait,
-    /// As [`EngineError::WouldWait`], when what it waits for was begun.
+    /// As [`EngineError::WouldWait`], when all was done but to wait.
     #[error("it waits for the disk")]
-    Begun,
+    Begun(SyncPoint),
     /// ENOENT
     #[error("no such file or directory")]
     NotFound,

@@ -1,7 +1,7 @@
 //! What callers of a volume pass and get.
 
 use super::EngineError;
-use crate::format::id::Ino;
+use crate::format::id::{Ino, Lsn};
 pub use crate::format::record::Time;
 
 /// Who asks, as the guest's kernel says.
@@ -265,6 +265,19 @@ pub struct Removed {
     pub ino: Ino,
     /// It has no name left: it lives on the orphan list until [`super::Volume::reclaim`].
     pub orphan: bool,
+}
+
+/// What a begun fsync waits for: see [`super::Volume::begin_fsync`]. The largest of several is what all of
+/// them wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SyncPoint(pub(super) Lsn);
+
+#[cfg(test)]
+impl SyncPoint {
+    /// One among others, for who knows no logs.
+    pub(crate) fn of(number: u64) -> SyncPoint {
+        SyncPoint(Lsn(number))
+    }
 }
 
 /// Where the volume's times come from.

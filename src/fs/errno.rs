@@ -25,7 +25,7 @@ pub fn of(error: &FsError) -> i32 {
 
 fn of_engine(error: &EngineError) -> i32 {
     match error {
-        EngineError::WouldWait | EngineError::Begun => libc::EAGAIN,
+        EngineError::WouldWait | EngineError::Begun(_) => libc::EAGAIN,
         EngineError::NotFound => libc::ENOENT,
         EngineError::Exists => libc::EEXIST,
         EngineError::NotDirectory => libc::ENOTDIR,

@@ -355,7 +355,10 @@ impl Journal {
         if wal.durable_lsn() >= lsn {
             return Ok(());
         }
-        self.intact()?;
+        // Who waited for what is lost hears of the error itself, now and later: EIO, as all who waited.
+        if let Some(error) = &*self.latch.read() {
+            return Err(error.clone());
+        }
         self.latching(wal.sync(lsn).map_err(StoreError::from))
     }
 

@@ -26,7 +26,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::{EngineError, EventKind};
+use crate::engine::{EngineError, EventKind, SyncPoint};
 use crate::format::id::Ino;
 use crate::fs::{FileSystem, FsError, Node, errno};
 use crate::metrics::Refused;
@@ -54,9 +54,9 @@ pub enum Error {
     /// It would have to wait for the disk, and was not to: nothing was done.
     #[error("it would have to wait")]
     WouldWait,
-    /// The same, but that what it has to wait for was begun.
+    /// It waits for the disk, and was not to: all is done but that, for [`Server::finish`].
     #[error("it waits for the disk")]
-    Begun,
+    Begun(SyncPoint),
 }
 
 /// One export: a file system and the session with the kernel that has it mounted.
@@ -66,6 +66,17 @@ pub struct Server {
     /// [`STALE`].
     session: AtomicU64,
     refused: Arc<Refused>,
+}
+
+/// How a request is carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Wholly.
+    Wait,
+    /// As far as that goes without waiting.
+    AtOnce,
+    /// It was begun: what is left is to wait, and to answer.
+    Finish(SyncPoint),
 }
 
 /// The bit of [`Server::session`] that says INIT was done. No feature has it.
@@ -148,24 +159,37 @@ impl Server {
     /// # Errors
     /// When there was nobody to answer or no room for an answer.
     pub fn handle(&self, request: impl Input, reply: impl Output) -> Result<usize, Error> {
-        self.handle_either_way(request, reply, true)
+        self.handle_as(request, reply, How::Wait)
+    }
+
+    /// Waits for what requests were begun for that a transport has collected, and answers one of them.
+    ///
+    /// # Errors
+    /// As [`Server::handle`].
+    pub fn finish(
+        &self,
+        point: SyncPoint,
+        request: impl Input,
+        reply: impl Output,
+    ) -> Result<usize, Error> {
+        self.handle_as(request, reply, How::Finish(point))
     }
 
     /// As [`Server::handle`] for requests of which [`Server::may_have_to_wait`] or
     /// [`Server::can_be_begun`] is true: when one would have to wait for something to be written,
-    /// nothing is done, or what it waits for is begun.
+    /// nothing is done, or all but waiting.
     ///
     /// # Errors
     /// As [`Server::handle`]; [`Error::WouldWait`], [`Error::Begun`].
     pub fn handle_at_once(&self, request: impl Input, reply: impl Output) -> Result<usize, Error> {
-        self.handle_either_way(request, reply, false)
+        self.handle_as(request, reply, How::AtOnce)
     }
 
-    fn handle_either_way(
+    fn handle_as(
         &self,
         mut request: impl Input,
         mut reply: impl Output,
-        may_wait: bool,
+        how: How,
     ) -> Result<usize, Error> {
         let mut buffers = BUFFERS.take();
         let mut out = Reply::new(&mut buffers.reply, &mut buffers.looked_up);
@@ -178,11 +202,18 @@ impl Server {
                 Err(malformed.reason),
             ),
             Ok(Ok(decoded)) => {
-                let decoded = Request {
-                    may_wait,
-                    ..decoded
-                };
-                self.answer(&decoded, &mut request, &mut reply, &mut out)
+                if let How::Finish(point) = how {
+                    let done = self.fs.volume().finish_fsync(point);
+                    let done = done.map_err(FsError::from);
+                    self.send(&mut reply, &decoded.header, &mut out, done)
+                } else {
+                    let may_wait = how == How::Wait;
+                    let decoded = Request {
+                        may_wait,
+                        ..decoded
+                    };
+                    self.answer(&decoded, &mut request, &mut reply, &mut out)
+                }
             }
         };
         if buffers.is_small() {
@@ -270,7 +301,7 @@ impl Server {
         };
         match result {
             Err(FsError::Engine(EngineError::WouldWait)) => return Err(Error::WouldWait),
-            Err(FsError::Engine(EngineError::Begun)) => return Err(Error::Begun),
+            Err(FsError::Engine(EngineError::Begun(point))) => return Err(Error::Begun(point)),
             _ => {}
         }
         if matches!(result, Err(FsError::Engine(EngineError::Quota))) {

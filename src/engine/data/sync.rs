@@ -14,7 +14,7 @@ use super::space::{self, PUNCHED};
 use super::table::InodeState;
 use crate::disk::buffer::forget_spare;
 use crate::engine::volume::Dataset;
-use crate::engine::{Durability, EngineError, Store, Volume};
+use crate::engine::{Durability, EngineError, Store, SyncPoint, Volume};
 use crate::format::id::{DatasetId, Generation, Ino, Lsn};
 use crate::log::journal::Pressure;
 use crate::log::{Change, Tx};
@@ -24,6 +24,8 @@ use crate::sync::RwLockReadGuard;
 
 /// Unwritten bytes of a file up to which an fsync puts them into the log.
 const LOGGED_MAX_BYTES: u64 = 64 << 10;
+/// Of a file with more runs of unwritten bytes than these nothing is logged by who must not wait.
+const RUNS_AT_ONCE: usize = 64;
 /// File bytes carried over in one transaction.
 const CARRY_STEP_BYTES: usize = 256 << 10;
 /// Pending ranges freed in one transaction.
@@ -51,34 +53,51 @@ impl Volume {
     }
 
     /// As [`Volume::fsync`], as far as that goes without waiting for the disk: few unwritten bytes go to
-    /// the log, which then is durable for all that were begun before somebody waits.
+    /// the log. Several that are begun need one [`Volume::finish_fsync`].
     ///
     /// # Errors
     /// [`EngineError::Begun`] when only the log must become durable; [`EngineError::WouldWait`] when
-    /// there is more to do, and nothing was done; as [`Volume::fsync`].
+    /// there is more to do, or others are at it, and nothing was done; as [`Volume::fsync`].
     pub fn begin_fsync(&self, ino: Ino) -> Result<(), EngineError> {
         if self.store.options.durability == Durability::Relaxed {
             return Ok(());
         }
         let state = self.dataset.inodes.find(ino);
-        if let Some(state) = &state {
-            let nothing = |data: RwLockReadGuard<'_, DirtyMap>| !data.has_unlogged();
-            let written = state.data.try_read().is_some_and(nothing);
-            // Whoever writes out may hold it for long.
-            let io = state.io.try_lock();
-            let logged = match io {
-                _ if written => true,
-                Some(_io) => self.log_data(ino, state)?,
-                None => false,
-            };
-            if !logged {
-                return Err(EngineError::WouldWait);
-            }
+        if let Some(state) = &state
+            && !self.log_at_once(ino, state)?
+        {
+            return Err(EngineError::WouldWait);
         }
         match self.last_change(ino, state.as_deref()) {
-            Some(lsn) if lsn > self.store.journal.durable_lsn() => Err(EngineError::Begun),
+            Some(lsn) if lsn > self.store.journal.durable_lsn() => {
+                Err(EngineError::Begun(SyncPoint(lsn)))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Waits for what [`Volume::begin_fsync`] has begun.
+    ///
+    /// # Errors
+    /// As [`Volume::fsync`].
+    pub fn finish_fsync(&self, point: SyncPoint) -> Result<(), EngineError> {
+        Ok(self.store.journal.sync(point.0)?)
+    }
+
+    /// Puts a file's unwritten bytes into the log, if that takes neither long nor waiting for others, who
+    /// may be waiting for the disk.
+    fn log_at_once(&self, ino: Ino, state: &InodeState) -> Result<bool, EngineError> {
+        let nothing = |data: RwLockReadGuard<'_, DirtyMap>| !data.has_unlogged();
+        if state.data.try_read().is_some_and(nothing) {
+            return Ok(true);
+        }
+        let (Some(_io), Some(mut data)) = (state.io.try_lock(), state.data.try_write()) else {
+            return Ok(false);
+        };
+        if data.runs().nth(RUNS_AT_ONCE).is_some() {
+            return Ok(false);
+        }
+        self.log_data(ino, state, &mut data)
     }
 
     /// The end of the last transaction that changed an inode, with its state or without: of an inode that
@@ -164,7 +183,7 @@ impl Volume {
             return Ok(());
         }
         let io = state.io.lock();
-        if self.log_data(ino, state)? {
+        if self.log_data(ino, state, &mut state.data.write())? {
             return Ok(());
         }
         drop(io);
@@ -173,8 +192,12 @@ impl Volume {
 
     /// Puts a file's unwritten bytes into the log; false when they are too many. To be called with its
     /// `io`: a write-out under way would take newer bytes in the log for those that it writes.
-    fn log_data(&self, ino: Ino, state: &InodeState) -> Result<bool, EngineError> {
-        let mut data = state.data.write();
+    fn log_data(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        data: &mut DirtyMap,
+    ) -> Result<bool, EngineError> {
         if data.unlogged_bytes() > LOGGED_MAX_BYTES {
             return Ok(false);
         }
@@ -191,7 +214,7 @@ impl Volume {
         }
         let lsn = tx.commit()?;
         state.touch(lsn);
-        self.change_dirty(&mut data, |map| map.set_logged(lsn));
+        self.change_dirty(data, |map| map.set_logged(lsn));
         Ok(true)
     }
 

@@ -56,6 +56,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
+use crate::engine::SyncPoint;
 use crate::server::state::StateError;
 use crate::server::{Error, Server};
 
@@ -102,7 +103,8 @@ pub trait Answer: Send + Sync {
     /// would have to wait for something to be written, nothing is done.
     ///
     /// # Errors
-    /// As [`Answer::handle`]; [`Error::WouldWait`].
+    /// As [`Answer::handle`]; [`Error::WouldWait`], or [`Error::Begun`] when the guest makes it an FSYNC
+    /// meanwhile.
     fn handle_at_once(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
         self.handle(request, reply)
     }
@@ -111,10 +113,23 @@ pub trait Answer: Send + Sync {
     /// nothing to wait for.
     ///
     /// # Errors
-    /// As [`Answer::handle`]; [`Error::Begun`] when the rest is to wait, [`Error::WouldWait`] when nothing
-    /// could be begun.
+    /// As [`Answer::handle`]; [`Error::Begun`] when [`Answer::finish`] is to wait, [`Error::WouldWait`]
+    /// when nothing could be begun.
     fn begin(&self, _request: Readable<'_>, _reply: Writable<'_>) -> Result<usize, Error> {
         Err(Error::WouldWait)
+    }
+
+    /// Waits for what was begun, by then or before, and answers one of the requests.
+    ///
+    /// # Errors
+    /// As [`Answer::handle`].
+    fn finish(
+        &self,
+        _point: SyncPoint,
+        request: Readable<'_>,
+        reply: Writable<'_>,
+    ) -> Result<usize, Error> {
+        self.handle(request, reply)
     }
 
     /// Whether requests can be answered: not while another process has the store.
@@ -158,6 +173,15 @@ impl Answer for Server {
 
     fn begin(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
         Server::handle_at_once(self, request, reply)
+    }
+
+    fn finish(
+        &self,
+        point: SyncPoint,
+        request: Readable<'_>,
+        reply: Writable<'_>,
+    ) -> Result<usize, Error> {
+        Server::finish(self, point, request, reply)
     }
 
     fn save(&self) -> Result<Vec<u8>, StateError> {

@@ -29,6 +29,7 @@ use super::poll::Poller;
 use super::pool::Pool;
 use super::ring::{Next, Ring, Watch};
 use super::slow::Slow;
+use crate::engine::SyncPoint;
 use crate::metrics::{Carried, Meter, QueueMeter};
 use crate::server::Error;
 use crate::server::consts::opcode;
@@ -95,7 +96,7 @@ enum Now {
     /// It was answered, with so many bytes of reply.
     Answered(u32),
     /// It waits for what others wait for, too.
-    Begun,
+    Begun(SyncPoint),
     /// It would wait, and nothing was done.
     Waits,
 }
@@ -103,10 +104,9 @@ enum Now {
 impl Now {
     fn of(handled: Result<usize, Error>) -> Now {
         match handled {
-            Ok(written) => Now::Answered(u32::try_from(written).unwrap_or(u32::MAX)),
-            Err(Error::Begun) => Now::Begun,
+            Err(Error::Begun(point)) => Now::Begun(point),
             Err(Error::WouldWait) => Now::Waits,
-            Err(error) => Now::Answered(unanswered(&error)),
+            other => Now::Answered(reply_bytes(other)),
         }
     }
 }
@@ -279,8 +279,8 @@ impl Worker {
                 let parts = match chain.parts() {
                     Ok(parts) => parts,
                     Err(error) => {
-                        self.hand_over_begun(&mut begun);
                         ring.notify();
+                        self.hand_over_begun(&mut begun);
                         ring.give_up(&error.to_string());
                         return None;
                     }
@@ -296,16 +296,17 @@ impl Worker {
                     }
                     *pooled = true;
                     match answered {
-                        Now::Begun => begun.push(chain, since),
+                        Now::Begun(point) => begun.push(chain, point, since),
                         _ => self.hand_over(chain),
                     }
                     // Starting a thread may have taken long too.
                     since = Instant::now();
+                    if begun.let_pass(since) {
+                        self.hand_over_begun(&mut begun);
+                        since = Instant::now();
+                    }
                     continue;
                 };
-                if begun.let_pass() {
-                    self.hand_over_begun(&mut begun);
-                }
                 let now = Instant::now();
                 let took = now.duration_since(since);
                 work.slow.took(shape.opcode, took);
@@ -321,11 +322,17 @@ impl Worker {
                     // Who is told may take the CPU: not the next request's fault.
                     since = Instant::now();
                 }
+                if begun.let_pass(since) {
+                    // Without a pool it is waited for here.
+                    ring.notify();
+                    self.hand_over_begun(&mut begun);
+                    since = Instant::now();
+                }
             };
-            self.hand_over_begun(&mut begun);
             if untold > 0 {
                 ring.notify();
             }
+            self.hand_over_begun(&mut begun);
             drop(batch);
             if stopped {
                 return None;
@@ -398,16 +405,15 @@ impl Worker {
 
     /// Has one thread of the pool wait for requests that are begun.
     fn hand_over_begun(&self, begun: &mut Begun) {
-        let begun = begun.take();
-        if begun.is_empty() {
+        let Some(batch) = begun.take() else {
             return;
-        }
+        };
         let (ring, work) = (self.ring.clone(), self.work.clone());
         let meter = self.meter.clone();
-        meter.handed_over.add(begun.len() as u64);
+        meter.handed_over.add(batch.len() as u64);
         self.work
             .pool
-            .run(move || begun::answer_all(&begun, &ring, &work, &meter));
+            .run(move || batch.finish(&ring, &work, &meter));
     }
 }
 
@@ -447,16 +453,21 @@ fn give_back(ring: &Ring, chain: &Chain, answered: Result<u32, ChainError>) {
 /// Has a request answered; returns the bytes written to its reply.
 fn answer(by: &dyn Answer, parts: Parts<'_>) -> u32 {
     let (request, reply) = parts.split();
-    match by.handle(request, reply) {
-        Ok(written) => u32::try_from(written).unwrap_or(u32::MAX),
-        Err(error) => unanswered(&error),
-    }
+    reply_bytes(by.handle(request, reply))
 }
 
 /// As [`answer`], as far as that goes without waiting.
 fn begin(by: &dyn Answer, parts: Parts<'_>) -> Now {
     let (request, reply) = parts.split();
     Now::of(by.begin(request, reply))
+}
+
+/// Bytes of a reply.
+fn reply_bytes(handled: Result<usize, Error>) -> u32 {
+    match handled {
+        Ok(written) => u32::try_from(written).unwrap_or(u32::MAX),
+        Err(error) => unanswered(&error),
+    }
 }
 
 /// A request that nobody can answer: the guest gets it back without a reply.

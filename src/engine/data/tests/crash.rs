@@ -3,6 +3,7 @@
 use super::*;
 use crate::disk::sim::{Call, Fault};
 use crate::engine::inode::FLAG_SYNC;
+use crate::store::StoreError;
 
 /// Power lost at many moments: what was fsynced is there, and every byte is one that was written
 /// there since (or before) the last fsync, or zero.
@@ -28,7 +29,7 @@ fn a_power_cut_keeps_what_was_fsynced() {
             };
             match is_synced {
                 Ok(true) => synced.push((sim.events(), model.clone())),
-                Ok(false) | Err(EngineError::Begun | EngineError::WouldWait) => {}
+                Ok(false) | Err(EngineError::Begun(_) | EngineError::WouldWait) => {}
                 Err(error) => panic!("seed {seed}: {error}"),
             }
         }
@@ -167,13 +168,16 @@ fn what_is_begun_is_durable_with_the_next_that_is_waited_for() {
         .collect();
     for file in &files {
         write(&volume, *file, 0, b"begun");
-        assert!(matches!(volume.begin_fsync(*file), Err(EngineError::Begun)));
+        assert!(matches!(
+            volume.begin_fsync(*file),
+            Err(EngineError::Begun(_))
+        ));
     }
     let before = sim.events();
     // The directory's entries are in the same log.
     assert!(matches!(
         volume.begin_fsync(Ino::ROOT),
-        Err(EngineError::Begun)
+        Err(EngineError::Begun(_))
     ));
     volume.fsync(files[3], false).unwrap();
     let waited = sim.events();
@@ -190,6 +194,40 @@ fn what_is_begun_is_durable_with_the_next_that_is_waited_for() {
             assert_eq!(found.is_ok_and(|found| found == b"begun"), there);
         }
     }
+}
+
+/// Who waits for what a failed write took is told so, then and later, and not that the volume is read-only
+/// since: `EIO`, not `EROFS`.
+#[test]
+fn all_who_wait_for_what_is_lost_hear_of_the_disk() {
+    let sim = make();
+    let volume = open(&sim);
+    let files = ["a", "b"].map(|name| create(&volume, name));
+    let points = files.map(|file| {
+        write(&volume, file, 0, b"lost");
+        match volume.begin_fsync(file) {
+            Err(EngineError::Begun(point)) => point,
+            other => panic!("{other:?}"),
+        }
+    });
+    sim.set_fault(Some(Fault {
+        call: Call::Write,
+        after: 0,
+        sticky: true,
+        kind: std::io::ErrorKind::Other,
+    }));
+    for _ in 0..2 {
+        for (file, point) in files.iter().zip(points) {
+            for result in [volume.finish_fsync(point), volume.fsync(*file, false)] {
+                let told = matches!(result, Err(EngineError::Store(StoreError::Io { .. })));
+                assert!(told, "{result:?}");
+            }
+        }
+    }
+    let refused =
+        try_write(&volume, files[0], 0, b"more").and_then(|_| volume.sync_all().map(|()| 0));
+    let told = matches!(refused, Err(EngineError::Store(StoreError::ReadOnly(_))));
+    assert!(told, "{refused:?}");
 }
 
 #[test]

@@ -4,82 +4,99 @@
 //! before it. One thread then waits for all, where each would have cost two changes of threads and
 //! an interrupt.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::chain::{Chain, ChainError};
 use super::super::ring::Ring;
-use super::{Now, Work, answer, begin, carried};
+use super::{Work, carried, reply_bytes};
+use crate::engine::SyncPoint;
 use crate::metrics::QueueMeter;
 
-/// Requests that may be answered before those that are begun are waited for.
-const OTHERS_MAX: u32 = 16;
+/// Requests that are taken behind one that is begun, before that is waited for, at most.
+const BEHIND_MAX: u32 = 32;
+/// And how long they may take.
+const TIME_MAX: Duration = Duration::from_micros(200);
 
-/// Requests that are begun, and when each was taken off the ring.
+/// Collects requests that are begun.
 #[derive(Default)]
 pub(super) struct Begun {
-    all: Vec<(Chain, Instant)>,
-    /// Requests that were answered since the first.
-    others: u32,
+    batch: Option<Batch>,
+    /// Requests that came behind the first.
+    behind: u32,
+}
+
+/// Requests that wait for the same point.
+pub(super) struct Batch {
+    /// With the times at which they were taken off the ring.
+    requests: Vec<(Chain, Instant)>,
+    point: SyncPoint,
 }
 
 impl Begun {
-    pub(super) fn push(&mut self, chain: Chain, since: Instant) {
-        self.all.push((chain, since));
-    }
-
-    /// Counts a request that was answered; whether those that are begun have let enough pass.
-    pub(super) fn let_pass(&mut self) -> bool {
-        if self.all.is_empty() {
-            return false;
-        }
-        self.others = self.others.saturating_add(1);
-        self.others >= OTHERS_MAX
-    }
-
-    pub(super) fn take(&mut self) -> Vec<(Chain, Instant)> {
-        self.others = 0;
-        std::mem::take(&mut self.all)
-    }
-}
-
-/// Waits for requests and gives them back, the guest being told of all that nobody has to wait for
-/// any more together.
-pub(super) fn answer_all(begun: &[(Chain, Instant)], ring: &Ring, work: &Work, meter: &QueueMeter) {
-    let mut untold = false;
-    for (chain, since) in begun {
-        let tell = || {
-            if std::mem::take(&mut untold) {
-                ring.notify();
+    pub(super) fn push(&mut self, chain: Chain, point: SyncPoint, since: Instant) {
+        match &mut self.batch {
+            Some(batch) => {
+                batch.requests.push((chain, since));
+                batch.point = batch.point.max(point);
             }
-        };
-        match answer_one(chain, *since, work, meter, tell) {
-            Ok(written) => ring.give_back(chain.head, written, true),
-            Err(error) => ring.give_up(&error.to_string()),
+            None => {
+                let requests = vec![(chain, since)];
+                self.batch = Some(Batch { requests, point });
+            }
         }
-        untold = true;
-        meter.handed_back.note();
     }
-    ring.notify();
+
+    /// To be called behind each request; whether those that are begun have waited for enough.
+    pub(super) fn let_pass(&mut self, now: Instant) -> bool {
+        let first = self.batch.as_ref().and_then(|batch| batch.requests.first());
+        let Some((_, since)) = first else {
+            return false;
+        };
+        self.behind = self.behind.saturating_add(1);
+        self.behind >= BEHIND_MAX || now.saturating_duration_since(*since) >= TIME_MAX
+    }
+
+    /// Those that there are, if any.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        self.behind = 0;
+        self.batch.take()
+    }
 }
 
-/// Has one answered, and calls `before_waiting` where that takes waiting.
-fn answer_one(
-    chain: &Chain,
-    since: Instant,
-    work: &Work,
-    meter: &QueueMeter,
-    before_waiting: impl FnOnce(),
-) -> Result<u32, ChainError> {
-    // Walked again, as always behind a wait: only the guest can have changed it.
-    let parts = chain.parts()?;
-    let shape = parts.shape();
-    let written = match begin(&*work.answer, parts) {
-        Now::Answered(written) => written,
-        Now::Begun | Now::Waits => {
-            before_waiting();
-            answer(&*work.answer, chain.parts()?)
+impl Batch {
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Waits for all of them, and gives them back; the guest is told once.
+    pub(super) fn finish(&self, ring: &Ring, work: &Work, meter: &QueueMeter) {
+        for (chain, since) in &self.requests {
+            match self.finish_one(chain, *since, work, meter) {
+                Ok(written) => ring.give_back(chain.head, written, true),
+                Err(error) => {
+                    ring.notify();
+                    ring.give_up(&error.to_string());
+                }
+            }
+            meter.handed_back.note();
         }
-    };
-    meter.answered(shape.opcode, since.elapsed(), carried(shape, written));
-    Ok(written)
+        ring.notify();
+    }
+
+    /// The first waits for all.
+    fn finish_one(
+        &self,
+        chain: &Chain,
+        since: Instant,
+        work: &Work,
+        meter: &QueueMeter,
+    ) -> Result<u32, ChainError> {
+        // Walked again: it was a chain a moment ago, and only the guest can have changed it.
+        let parts = chain.parts()?;
+        let shape = parts.shape();
+        let (request, reply) = parts.split();
+        let written = reply_bytes(work.answer.finish(self.point, request, reply));
+        meter.answered(shape.opcode, since.elapsed(), carried(shape, written));
+        Ok(written)
+    }
 }

@@ -4,6 +4,7 @@ use parking_lot::{Condvar, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::engine::SyncPoint;
 use crate::server::{Error, Input as _};
 use crate::transport::vhost_user::{Readable, Writable};
 
@@ -145,8 +146,8 @@ struct Log {
 #[derive(Default)]
 struct Logged {
     begun: usize,
-    /// Of those begun, how many each wait made durable.
-    waits: Vec<usize>,
+    /// What was waited for.
+    waits: Vec<SyncPoint>,
     others: usize,
     in_vain: bool,
 }
@@ -154,12 +155,7 @@ struct Logged {
 impl Answer for Log {
     fn handle(&self, request: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
         let mut state = self.state.lock();
-        if opcode_of(request)? == opcode::FSYNC {
-            let begun = state.begun;
-            state.waits.push(begun);
-            self.waited.notify_all();
-            return Ok(0);
-        }
+        assert_ne!(opcode_of(request)?, opcode::FSYNC);
         state.others += 1;
         if self.attributes_wait > 0 && state.others > self.attributes_wait {
             let none = |state: &mut Logged| state.waits.is_empty();
@@ -171,11 +167,15 @@ impl Answer for Log {
 
     fn begin(&self, _: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
         let mut state = self.state.lock();
-        if !state.waits.is_empty() {
-            return Ok(0);
-        }
         state.begun += 1;
-        Err(Error::Begun)
+        Err(Error::Begun(SyncPoint::of(state.begun as u64)))
+    }
+
+    fn finish(&self, point: SyncPoint, _: Readable<'_>, _: Writable<'_>) -> Result<usize, Error> {
+        let mut state = self.state.lock();
+        state.waits.push(point);
+        self.waited.notify_all();
+        Ok(0)
     }
 
     fn reset(&self) {}
@@ -185,8 +185,7 @@ impl Answer for Log {
 fn one_waits_for_all_that_are_begun() {
     let log = Arc::new(Log::default());
     let work = serve(&[opcode::FSYNC; 6], log.clone());
-    // The one that waits is begun once more.
-    assert_eq!(log.state.lock().waits, [7]);
+    assert_eq!(log.state.lock().waits, [SyncPoint::of(6); 6]);
     let read = work.meter.read();
     assert_eq!(read.handed_over, 6);
     let times = read
@@ -199,11 +198,11 @@ fn one_waits_for_all_that_are_begun() {
 #[test]
 fn what_is_begun_does_not_wait_for_many_others() {
     let log = Arc::new(Log {
-        attributes_wait: 20,
+        attributes_wait: 40,
         ..Log::default()
     });
     let mut requests = vec![opcode::FSYNC];
-    requests.resize(30, opcode::GETATTR);
+    requests.resize(60, opcode::GETATTR);
     serve(&requests, log.clone());
     let state = log.state.lock();
     assert_eq!(state.waits.len(), 1);
