@@ -96,5 +96,9 @@ impl Answer for Constants {
         Ok(HEADER + body.len())
     }
 
+    fn begin(&self, request: Readable<'_>, reply: Writable<'_>) -> Result<usize, Error> {
+        self.handle(request, reply)
+    }
+
     fn reset(&self) {}
 }

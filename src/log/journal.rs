@@ -332,6 +332,12 @@ impl Journal {
         }
     }
 
+    /// What to tell who waits for what will not become durable any more, once the journal is latched.
+    #[must_use]
+    pub fn lost(&self) -> Option<StoreError> {
+        self.latch.read().clone().map(StoreError::lost)
+    }
+
     /// Passes a result on; an error latches the journal.
     ///
     /// # Errors
@@ -355,9 +361,8 @@ impl Journal {
         if wal.durable_lsn() >= lsn {
             return Ok(());
         }
-        // Who waited for what is lost hears of the error itself, now and later: EIO, as all who waited.
-        if let Some(error) = &*self.latch.read() {
-            return Err(error.clone());
+        if let Some(lost) = self.lost() {
+            return Err(lost);
         }
         self.latching(wal.sync(lsn).map_err(StoreError::from))
     }

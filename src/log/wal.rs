@@ -89,10 +89,7 @@ impl From<WalError> for StoreError {
             },
             WalError::Format(source) => StoreError::format("wal.log", source),
             WalError::Full { .. } => StoreError::NoSpace("the log is full"),
-            WalError::Latched(_) => StoreError::Io {
-                what: "wal.log".into(),
-                source: Arc::new(io::Error::other(error)),
-            },
+            WalError::Latched(reason) => StoreError::lost(reason),
             WalError::Foreign | WalError::Size(_) => StoreError::Corrupt(error.to_string()),
         }
     }

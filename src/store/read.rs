@@ -59,6 +59,15 @@ impl StoreError {
         }
     }
 
+    /// What was to become durable and never will, and why. Whoever waits for it hears of a failed disk
+    /// whatever failed: that there was no space would ask for another try.
+    pub fn lost(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        StoreError::Io {
+            what: "not on the disk".into(),
+            source: std::sync::Arc::new(io::Error::other(why)),
+        }
+    }
+
     /// A format error at a place.
     pub fn format(what: impl Into<String>, source: FormatError) -> Self {
         StoreError::Format {

@@ -43,8 +43,13 @@ impl Volume {
         }
         let state = self.dataset.inodes.find(ino);
         if let Some(state) = &state {
-            self.store.throttle()?;
-            self.log_or_write_out(ino, state)?;
+            let throttled = self.store.throttle();
+            let moved = throttled.and_then(|()| self.log_or_write_out(ino, state));
+            // Not that the volume is read-only since.
+            moved.map_err(|error| match self.store.journal.lost() {
+                Some(lost) => lost.into(),
+                None => error,
+            })?;
         }
         match self.last_change(ino, state.as_deref()) {
             Some(lsn) => Ok(self.store.journal.sync(lsn)?),

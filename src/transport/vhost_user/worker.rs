@@ -102,11 +102,53 @@ enum Now {
 }
 
 impl Now {
+    /// What it waits for, when it is begun.
+    fn point(&self) -> Option<SyncPoint> {
+        match self {
+            Now::Begun(point) => Some(*point),
+            Now::Answered(_) | Now::Waits => None,
+        }
+    }
+
     fn of(handled: Result<usize, Error>) -> Now {
         match handled {
             Err(Error::Begun(point)) => Now::Begun(point),
             Err(Error::WouldWait) => Now::Waits,
             other => Now::Answered(reply_bytes(other)),
+        }
+    }
+}
+
+/// A request that waits for the disk.
+struct Waiting {
+    chain: Chain,
+    /// What for, when it is begun.
+    point: Option<SyncPoint>,
+}
+
+/// Requests that were given back, and the guest not told.
+#[derive(Default)]
+struct Untold {
+    requests: u32,
+    bytes: u64,
+}
+
+impl Untold {
+    /// Counts one; whether it need not be told yet.
+    fn add(&mut self, bytes: u64) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        let later = self.requests < UNTOLD_MAX && self.bytes < UNTOLD_BYTES_MAX;
+        if !later {
+            *self = Untold::default();
+        }
+        later
+    }
+
+    /// Tells the guest, if there are any.
+    fn tell(&mut self, ring: &Ring) {
+        if std::mem::take(self).requests > 0 {
+            ring.notify();
         }
     }
 }
@@ -241,11 +283,11 @@ impl Worker {
         loop {
             let next = match self.drain(&mut poller, &mut pooled) {
                 None => self.lead.leave(poller),
-                Some(chain) => match self.step_aside(poller) {
-                    Ok(()) => self.answer_aside(&chain),
+                Some(alone) => match self.step_aside(poller) {
+                    Ok(()) => self.answer_aside(&alone),
                     Err(poller) => {
                         pooled = true;
-                        self.hand_over(chain);
+                        self.hand_over(alone);
                         Some(poller)
                     }
                 },
@@ -260,12 +302,11 @@ impl Worker {
     /// Takes requests off the ring and has them answered until there are no more and kicks are
     /// asked for. Returns the last of them when it waits for the disk, and had better be answered
     /// by this thread.
-    fn drain(&self, poller: &mut Poller, pooled: &mut bool) -> Option<Chain> {
+    fn drain(&self, poller: &mut Poller, pooled: &mut bool) -> Option<Waiting> {
         let (ring, work) = (&*self.ring, &*self.work);
         loop {
             ring.want_kicks(false);
-            let mut untold = 0u32;
-            let mut untold_bytes = 0u64;
+            let mut untold = Untold::default();
             let mut since = Instant::now();
             let mut batch = self.meter.batch();
             let mut begun = Begun::default();
@@ -279,7 +320,7 @@ impl Worker {
                 let parts = match chain.parts() {
                     Ok(parts) => parts,
                     Err(error) => {
-                        ring.notify();
+                        untold.tell(ring);
                         self.hand_over_begun(&mut begun);
                         ring.give_up(&error.to_string());
                         return None;
@@ -287,51 +328,41 @@ impl Worker {
                 };
                 let shape = parts.shape();
                 let answered = work.answer_now(parts);
-                let Now::Answered(written) = answered else {
-                    if self.may_step_aside() {
-                        if untold > 0 {
-                            ring.notify();
+                match answered {
+                    Now::Answered(written) => {
+                        let now = Instant::now();
+                        let took = now.duration_since(since);
+                        work.slow.took(shape.opcode, took);
+                        self.meter
+                            .answered(shape.opcode, took, carried(shape, written));
+                        let later = untold.add(shape.len_bytes);
+                        ring.give_back(chain.head, written, later);
+                        // Who is told may take the CPU: not the next request's fault.
+                        since = if later { now } else { Instant::now() };
+                    }
+                    waits => {
+                        let point = waits.point();
+                        if self.may_step_aside() {
+                            untold.tell(ring);
+                            return Some(Waiting { chain, point });
                         }
-                        return Some(chain);
-                    }
-                    *pooled = true;
-                    match answered {
-                        Now::Begun(point) => begun.push(chain, point, since),
-                        _ => self.hand_over(chain),
-                    }
-                    // Starting a thread may have taken long too.
-                    since = Instant::now();
-                    if begun.let_pass(since) {
-                        self.hand_over_begun(&mut begun);
+                        *pooled = true;
+                        match point {
+                            Some(point) => begun.push(chain, point, since),
+                            None => self.hand_over(Waiting { chain, point }),
+                        }
+                        // Starting a thread may have taken long too.
                         since = Instant::now();
                     }
-                    continue;
-                };
-                let now = Instant::now();
-                let took = now.duration_since(since);
-                work.slow.took(shape.opcode, took);
-                self.meter
-                    .answered(shape.opcode, took, carried(shape, written));
-                untold = untold.saturating_add(1);
-                untold_bytes = untold_bytes.saturating_add(shape.len_bytes);
-                let later = untold < UNTOLD_MAX && untold_bytes < UNTOLD_BYTES_MAX;
-                ring.give_back(chain.head, written, later);
-                since = now;
-                if !later {
-                    (untold, untold_bytes) = (0, 0);
-                    // Who is told may take the CPU: not the next request's fault.
-                    since = Instant::now();
                 }
                 if begun.let_pass(since) {
-                    // Without a pool it is waited for here.
-                    ring.notify();
+                    // Without a pool they are waited for here.
+                    untold.tell(ring);
                     self.hand_over_begun(&mut begun);
                     since = Instant::now();
                 }
             };
-            if untold > 0 {
-                ring.notify();
-            }
+            untold.tell(ring);
             self.hand_over_begun(&mut begun);
             drop(batch);
             if stopped {
@@ -382,23 +413,24 @@ impl Worker {
 
     /// Answers a request while the other thread may lead. Returns the seat, if it is still free:
     /// before the guest has its answer, as what it then does next need not wake anybody.
-    fn answer_aside(&self, chain: &Chain) -> Option<Poller> {
-        let answered = answer_slowly(&self.work, &self.meter, chain);
+    fn answer_aside(&self, alone: &Waiting) -> Option<Poller> {
+        let answered = answer_slowly(&self.work, &self.meter, alone);
         let seat = self.lead.come_back();
         if seat.is_some() {
             self.ring.hold_kicks();
         }
-        give_back(&self.ring, chain, answered);
+        give_back(&self.ring, &alone.chain, answered);
         seat
     }
 
     /// Has a request answered by the pool.
-    fn hand_over(&self, chain: Chain) {
+    fn hand_over(&self, waiting: Waiting) {
         let (ring, work) = (self.ring.clone(), self.work.clone());
         let meter = self.meter.clone();
         meter.handed_over.note();
         self.work.pool.run(move || {
-            give_back(&ring, &chain, answer_slowly(&work, &meter, &chain));
+            let answered = answer_slowly(&work, &meter, &waiting);
+            give_back(&ring, &waiting.chain, answered);
             meter.handed_back.note();
         });
     }
@@ -418,8 +450,12 @@ impl Worker {
 }
 
 /// Has a request answered that waits for the disk.
-fn answer_slowly(work: &Work, meter: &QueueMeter, chain: &Chain) -> Result<u32, ChainError> {
+fn answer_slowly(work: &Work, meter: &QueueMeter, waiting: &Waiting) -> Result<u32, ChainError> {
+    let Waiting { chain, point } = waiting;
     let since = Instant::now();
+    if let Some(point) = *point {
+        return finish(work, meter, chain, point, since);
+    }
     // Walked again: it was a chain a moment ago, and only the guest can have changed it.
     let parts = chain.parts()?;
     let shape = parts.shape();
@@ -430,6 +466,23 @@ fn answer_slowly(work: &Work, meter: &QueueMeter, chain: &Chain) -> Result<u32, 
     if !shape.may_block(work.strict) {
         work.slow.took(shape.opcode, took);
     }
+    Ok(written)
+}
+
+/// Has a request answered that is begun, once what it waits for is durable.
+fn finish(
+    work: &Work,
+    meter: &QueueMeter,
+    chain: &Chain,
+    point: SyncPoint,
+    since: Instant,
+) -> Result<u32, ChainError> {
+    // Walked again, as above.
+    let parts = chain.parts()?;
+    let shape = parts.shape();
+    let (request, reply) = parts.split();
+    let written = reply_bytes(work.answer.finish(point, request, reply));
+    meter.answered(shape.opcode, since.elapsed(), carried(shape, written));
     Ok(written)
 }
 

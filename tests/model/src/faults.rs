@@ -168,6 +168,7 @@ fn ops(workload: &Workload) -> Vec<Op> {
 fn is_failure(why: &str) -> bool {
     let words = [
         "made to fail",
+        "not on the disk",
         "ReadOnly",
         "NoSpace",
         "no space",

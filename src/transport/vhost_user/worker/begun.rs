@@ -6,26 +6,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::chain::{Chain, ChainError};
+use super::super::chain::Chain;
 use super::super::ring::Ring;
-use super::{Work, carried, reply_bytes};
+use super::{Work, finish};
 use crate::engine::SyncPoint;
 use crate::metrics::QueueMeter;
 
-/// Requests that are taken behind one that is begun, before that is waited for, at most.
+/// Requests that come behind one that is begun, before that is waited for, at most.
 const BEHIND_MAX: u32 = 32;
-/// And how long they may take.
-const TIME_MAX: Duration = Duration::from_micros(200);
+/// And how long they may take. Under test so long that nothing depends on it by chance.
+const TIME_MAX: Duration = Duration::from_micros(if cfg!(test) { 1 << 40 } else { 200 });
 
 /// Collects requests that are begun.
 #[derive(Default)]
 pub(super) struct Begun {
     batch: Option<Batch>,
+    /// When the first is to be waited for at the latest.
+    until: Option<Instant>,
     /// Requests that came behind the first.
     behind: u32,
 }
 
-/// Requests that wait for the same point.
+/// Requests that are begun, and one point that all of them wait for.
 pub(super) struct Batch {
     /// With the times at which they were taken off the ring.
     requests: Vec<(Chain, Instant)>,
@@ -48,18 +50,20 @@ impl Begun {
 
     /// To be called behind each request; whether those that are begun have waited for enough.
     pub(super) fn let_pass(&mut self, now: Instant) -> bool {
-        let first = self.batch.as_ref().and_then(|batch| batch.requests.first());
-        let Some((_, since)) = first else {
+        if self.batch.is_none() {
+            return false;
+        }
+        let Some(until) = self.until else {
+            self.until = now.checked_add(TIME_MAX);
             return false;
         };
         self.behind = self.behind.saturating_add(1);
-        self.behind >= BEHIND_MAX || now.saturating_duration_since(*since) >= TIME_MAX
+        self.behind >= BEHIND_MAX || now >= until
     }
 
     /// Those that there are, if any.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        self.behind = 0;
-        self.batch.take()
+        std::mem::take(self).batch
     }
 }
 
@@ -68,10 +72,10 @@ impl Batch {
         self.requests.len()
     }
 
-    /// Waits for all of them, and gives them back; the guest is told once.
+    /// Gives all of them back once what they wait for is durable, and tells the guest once.
     pub(super) fn finish(&self, ring: &Ring, work: &Work, meter: &QueueMeter) {
         for (chain, since) in &self.requests {
-            match self.finish_one(chain, *since, work, meter) {
+            match finish(work, meter, chain, self.point, *since) {
                 Ok(written) => ring.give_back(chain.head, written, true),
                 Err(error) => {
                     ring.notify();
@@ -82,21 +86,31 @@ impl Batch {
         }
         ring.notify();
     }
+}
 
-    /// The first waits for all.
-    fn finish_one(
-        &self,
-        chain: &Chain,
-        since: Instant,
-        work: &Work,
-        meter: &QueueMeter,
-    ) -> Result<u32, ChainError> {
-        // Walked again: it was a chain a moment ago, and only the guest can have changed it.
-        let parts = chain.parts()?;
-        let shape = parts.shape();
-        let (request, reply) = parts.split();
-        let written = reply_bytes(work.answer.finish(self.point, request, reply));
-        meter.answered(shape.opcode, since.elapsed(), carried(shape, written));
-        Ok(written)
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::transport::vhost_user::worker::tests::chain;
+
+    #[test]
+    fn those_that_are_begun_wait_for_so_many_and_so_long() {
+        let start = Instant::now();
+        let mut begun = Begun::default();
+        assert!(!begun.let_pass(start) && begun.take().is_none());
+        for last in [start, start + TIME_MAX] {
+            begun.push(chain(), SyncPoint::of(2), start);
+            // It does not wait for itself.
+            assert!(!begun.let_pass(start));
+            begun.push(chain(), SyncPoint::of(1), start);
+            let early = (1..BEHIND_MAX).filter(|_| begun.let_pass(start)).count();
+            assert_eq!(early, 0);
+            assert!(begun.let_pass(last));
+            let batch = begun.take().unwrap();
+            assert_eq!((batch.len(), batch.point), (2, SyncPoint::of(2)));
+        }
+        begun.push(chain(), SyncPoint::of(3), start);
+        assert!(!begun.let_pass(start));
+        assert!(begun.let_pass(start + TIME_MAX), "after one, but late");
     }
 }

@@ -75,6 +75,16 @@ impl Answer for Disk {
     }
 }
 
+/// A request that nobody asked for.
+pub(super) fn chain() -> Chain {
+    Chain {
+        memory: Arc::new(Memory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap()),
+        table: 0,
+        size: 1,
+        head: 0,
+    }
+}
+
 /// Has requests served that a guest made available at once, by a worker and a pool.
 fn serve(requests: &[u32], answer: Arc<dyn Answer>) -> Arc<Work> {
     let memory = Memory::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
