@@ -240,22 +240,21 @@ fn all_who_wait_for_what_is_lost_hear_of_the_disk() {
 fn what_takes_more_than_the_log_is_not_begun() {
     let sim = make();
     let volume = open(&sim);
-    write(&volume, FILE, 0, &vec![7; 1 << 20]);
-    let before = sim.events();
-    assert!(matches!(
-        volume.begin_fsync(FILE),
-        Err(EngineError::WouldWait)
-    ));
     let small = create(&volume, "small");
     write(&volume, small, 0, b"few");
+    let before = sim.events();
+    let waits = |ino| matches!(volume.begin_fsync(ino), Err(EngineError::WouldWait));
     let state = volume.live_state(small).unwrap();
     let io = state.io.lock();
-    // Somebody is just writing it out.
-    assert!(matches!(
-        volume.begin_fsync(small),
-        Err(EngineError::WouldWait)
-    ));
+    assert!(waits(small), "somebody is just writing it out");
     drop(io);
+    let reading = state.data.read();
+    assert!(waits(small), "somebody is just reading it");
+    drop(reading);
+    let begun = volume.begin_fsync(small);
+    assert!(matches!(begun, Err(EngineError::Begun(_))), "{begun:?}");
+    write(&volume, FILE, 0, &vec![7; 1 << 20]);
+    assert!(waits(FILE));
     assert_eq!(sim.events(), before, "nothing was written");
     for file in [FILE, small] {
         volume.fsync(file, false).unwrap();
