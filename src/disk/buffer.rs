@@ -17,8 +17,8 @@ struct Block([u8; BLOCK_BYTES]);
 
 const _: () = assert!(size_of::<Block>() == BLOCK_BYTES && align_of::<Block>() == BLOCK_BYTES);
 
-/// Memory that was given back, for the next buffer of that size, for a few seconds
-/// ([`forget_spare`]). Fresh memory costs a page fault for each page, which takes longer than copying
+/// Memory that was given back, for the next buffer of that size, half of it for a few seconds, half
+/// of the rest for some more, and so on ([`forget_spare`]). Fresh memory costs a page fault for each page, which takes longer than copying
 /// into it.
 struct Spare {
     /// Blocks of each.
@@ -46,11 +46,14 @@ impl Spare {
     }
 }
 
-/// Lets go of memory that is kept for buffers to come.
+/// Lets go of half of the memory that is kept for buffers to come.
 pub fn forget_spare() {
     for spare in &SPARE {
-        let kept = std::mem::take(&mut *spare.kept.lock());
+        let mut kept = spare.kept.lock();
+        let left = kept.len() / 2;
+        let gone = kept.split_off(left);
         drop(kept);
+        drop(gone);
     }
 }
 
@@ -123,6 +126,12 @@ impl Buffer {
         if let Some(target) = self.get_mut(start..) {
             target.copy_from_slice(bytes);
         }
+    }
+
+    /// Memory that it takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.blocks.capacity().saturating_mul(BLOCK_BYTES)
     }
 
     /// It, and the zeros up to the end of its last block.

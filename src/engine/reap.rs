@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::data::drop_reference;
 use super::datasets::{lineage, lineages, put_lineage};
 use super::{EngineError, Store};
 use crate::format::id::{ChunkId, DatasetId, Generation};
@@ -99,7 +98,7 @@ impl Store {
         let follower = lineages(&tx)?.into_iter().find(|(_, each)| each.prev == id);
         let part = part(&tx, id, &own, follower.as_ref().map(|(id, _)| *id))?;
         for chunk in part.chunks {
-            drop_reference(&mut tx, chunk)?;
+            self.data.drop_reference(&mut tx, chunk)?;
         }
         let is_last = part.next.is_none();
         let inodes = match is_last {

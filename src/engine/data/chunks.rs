@@ -139,6 +139,9 @@ impl Reader<'_> {
     ) -> Result<(), EngineError> {
         let mut at = offset as usize;
         let end = at.saturating_add(len);
+        if self.put_cached(Part::Whole, &(at..end), sink)? {
+            return Ok(());
+        }
         let found = OnceCell::new();
         let record = || -> Result<&ChunkRecord, StoreError> {
             if let Some(record) = found.get() {

@@ -218,6 +218,7 @@ impl Volume {
         let birth = tx.generation();
         let mut editor = Editor {
             tx: &mut tx,
+            kept: &self.store.data.cache,
             tree,
             ino: range.target,
             record: &mut record,

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
+use super::kept::Cache;
 use super::{hashes, space};
 use crate::engine::EngineError;
 use crate::engine::datasets::lineage;
@@ -184,6 +185,8 @@ pub(super) fn chunk(read: &impl Read, id: ChunkId) -> Result<ChunkRecord, StoreE
 /// Changes to one file's extents in a transaction, with the sums that go with them.
 pub(super) struct Editor<'t, 'j> {
     pub(super) tx: &'t mut Tx<'j>,
+    /// What memory keeps of content.
+    pub(super) kept: &'t Cache,
     pub(super) tree: TreeId,
     pub(super) ino: Ino,
     pub(super) record: &'t mut InodeRecord,
@@ -318,7 +321,7 @@ impl Editor<'_, '_> {
         if extent.record.has_chunk() && kept > had {
             add_references(self.tx, chunk, kept - had)?;
         } else if extent.record.has_chunk() && kept < had {
-            drop_reference(self.tx, chunk)?;
+            drop_reference(self.tx, self.kept, chunk)?;
         }
         Ok(())
     }
@@ -361,8 +364,8 @@ pub(super) fn add_references(tx: &mut Tx<'_>, id: ChunkId, count: u64) -> Result
     tx.put(TreeId::Chunks, key::chunk(id), record.encode())
 }
 
-/// Counts an extent of a chunk less; the last one frees it.
-pub(in crate::engine) fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
+/// Counts an extent of a chunk less; the last one frees it, and nobody will ask for it again.
+pub(super) fn drop_reference(tx: &mut Tx<'_>, kept: &Cache, id: ChunkId) -> Result<(), StoreError> {
     let mut record = chunk(tx, id)?;
     record.refcount = record.refcount.checked_sub(1).ok_or_else(|| {
         StoreError::Corrupt(format!(
@@ -372,6 +375,7 @@ pub(in crate::engine) fn drop_reference(tx: &mut Tx<'_>, id: ChunkId) -> Result<
     if record.refcount > 0 {
         return tx.put(TreeId::Chunks, key::chunk(id), record.encode());
     }
+    kept.forget(id, record.raw_len);
     tx.delete(TreeId::Chunks, key::chunk(id))?;
     hashes::remove(tx, &record.hash, id)?;
     space::free(

@@ -91,6 +91,7 @@ impl Volume {
         }
         let mut counters = self.load_counters(&tx)?;
         let mut editor = Editor {
+            kept: &self.store.data.cache,
             tree: self.tree(),
             ino,
             record: &mut record,

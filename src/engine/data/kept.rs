@@ -1,17 +1,20 @@
-//! Content that memory keeps once it was read and checked.
+//! Content that memory keeps: what was written, and what was read and checked.
 //!
-//! While there is room, all of it. Then only what is read a second time: who reads a file once, or
-//! here and there in one that is larger than memory, neither drives out what others read again and
-//! again, nor pays for keeping what nobody will ask for.
+//! While there is room, all of it. Then, of what is read, only what is read a second time: who reads
+//! a file once, or here and there in one that is larger than memory, neither drives out what others
+//! read again and again, nor pays for keeping what nobody will ask for. What was written goes past the
+//! system's page cache, so it is here or on the disk; it gives way to what is read again, too.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
 use super::chunks::{BLOCK, GROUP};
+use crate::disk::buffer::Buffer;
 use crate::format::id::ChunkId;
+use crate::format::record::CHUNK_MAX;
 use crate::store::pages::Looks;
 
 /// A part of a chunk that is kept.
@@ -21,6 +24,8 @@ pub(super) enum Part {
     Group(u32),
     /// A block of the chunk.
     Block(u32),
+    /// All of it, when it is more than a group.
+    Whole,
 }
 
 impl Part {
@@ -39,6 +44,7 @@ impl Part {
         let (number, size) = match self {
             Part::Group(number) => (number, GROUP),
             Part::Block(number) => (number, BLOCK),
+            Part::Whole => (0, CHUNK_MAX as usize),
         };
         let start = (number as usize).saturating_mul(size);
         start..start.saturating_add(size)
@@ -51,16 +57,36 @@ impl Part {
     }
 }
 
+/// Bytes of a chunk's content.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// As they were read.
+    Read(Arc<[u8]>),
+    /// As they were written.
+    Written(Arc<Buffer>),
+}
+
+impl Deref for Content {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Content::Read(content) => content,
+            Content::Written(content) => content,
+        }
+    }
+}
+
 type Kept = quick_cache::sync::Cache<
     (ChunkId, Part),
-    Arc<[u8]>,
+    Content,
     Bytes,
     quick_cache::DefaultHashBuilder,
     Full,
 >;
 
-/// Content as it was read and checked. Chunks never change and their numbers are not used twice, so
-/// nothing here is ever stale.
+/// Content as it was written, or read and checked. Chunks never change and their numbers are not used
+/// twice, so nothing here is ever stale.
 pub(super) struct Cache {
     parts: Kept,
     full: Full,
@@ -93,7 +119,7 @@ impl Cache {
     }
 
     /// A part that is kept.
-    pub(super) fn get(&self, id: ChunkId, part: Part) -> Option<Arc<[u8]>> {
+    pub(super) fn get(&self, id: ChunkId, part: Part) -> Option<Content> {
         self.parts.get(&(id, part))
     }
 
@@ -123,8 +149,31 @@ impl Cache {
         })
     }
 
-    /// Keeps a part.
+    /// Keeps a part that was read.
     pub(super) fn keep(&self, id: ChunkId, part: Part, content: Arc<[u8]>) {
+        self.parts.insert((id, part), Content::Read(content));
+    }
+
+    /// Lets go of all parts of a chunk, of `len` bytes of content, which nobody will ask for again.
+    /// There is room then.
+    pub(super) fn forget(&self, id: ChunkId, len: u32) {
+        let starts = |part: usize| (0..len as usize).step_by(part);
+        let groups = starts(GROUP).map(Part::group);
+        let blocks = starts(BLOCK).map(Part::block);
+        for part in groups.chain(blocks).chain([Part::Whole]) {
+            if self.parts.remove(&(id, part)).is_some() {
+                self.full.0.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Keeps the content of a chunk that was written, of at most [`CHUNK_MAX`] bytes.
+    pub(super) fn keep_written(&self, id: ChunkId, content: &Arc<Buffer>) {
+        let (part, content) = match content.len() <= GROUP {
+            // Memory for direct I/O takes up to twice its size where it is small.
+            true => (Part::group(0), Content::Read(Arc::from(&***content))),
+            false => (Part::Whole, Content::Written(Arc::clone(content))),
+        };
         self.parts.insert((id, part), content);
     }
 }
@@ -145,9 +194,13 @@ fn mark_of(id: ChunkId, part: Part, start: usize) -> (u32, u64) {
 #[derive(Clone)]
 struct Bytes;
 
-impl quick_cache::Weighter<(ChunkId, Part), Arc<[u8]>> for Bytes {
-    fn weight(&self, _: &(ChunkId, Part), content: &Arc<[u8]>) -> u64 {
-        content.len() as u64 + 64
+impl quick_cache::Weighter<(ChunkId, Part), Content> for Bytes {
+    fn weight(&self, _: &(ChunkId, Part), content: &Content) -> u64 {
+        let bytes = match content {
+            Content::Read(content) => content.len(),
+            Content::Written(content) => content.memory_bytes(),
+        };
+        bytes as u64 + 64
     }
 }
 
@@ -155,15 +208,15 @@ impl quick_cache::Weighter<(ChunkId, Part), Arc<[u8]>> for Bytes {
 #[derive(Clone, Default)]
 struct Full(Arc<AtomicBool>);
 
-impl quick_cache::Lifecycle<(ChunkId, Part), Arc<[u8]>> for Full {
+impl quick_cache::Lifecycle<(ChunkId, Part), Content> for Full {
     /// What goes is freed without the cache's lock.
-    type RequestState = SmallVec<[Arc<[u8]>; 2]>;
+    type RequestState = SmallVec<[Content; 2]>;
 
     fn begin_request(&self) -> Self::RequestState {
         SmallVec::new()
     }
 
-    fn on_evict(&self, gone: &mut Self::RequestState, _: (ChunkId, Part), content: Arc<[u8]>) {
+    fn on_evict(&self, gone: &mut Self::RequestState, _: (ChunkId, Part), content: Content) {
         self.0.store(true, Ordering::Relaxed);
         gone.push(content);
     }
@@ -172,6 +225,23 @@ impl quick_cache::Lifecycle<(ChunkId, Part), Arc<[u8]>> for Full {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_makes_room() {
+        let cache = Cache::new(8 * CHUNK_MAX.next_multiple_of(4096) as u64);
+        let content = Arc::new(Buffer::zeroed(CHUNK_MAX as usize));
+        let small = Arc::new(Buffer::zeroed(GROUP));
+        let mut ids = (0..1000).map(ChunkId);
+        cache.keep_written(ids.next().unwrap(), &small);
+        while !cache.full.0.load(Ordering::Relaxed) {
+            cache.keep_written(ids.next().unwrap(), &content);
+        }
+        let written = 0..ids.next().unwrap().0;
+        assert!(cache.looks().bytes > 4 * u64::from(CHUNK_MAX));
+        written.for_each(|id| cache.forget(ChunkId(id), CHUNK_MAX));
+        assert_eq!(cache.looks().bytes, 0);
+        assert!(!cache.full.0.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn without_room_only_what_is_read_again_is_kept() {

@@ -41,16 +41,16 @@ pub(super) use table::InodeTable;
 pub use trim::{TrimOptions, Trimmed};
 
 use super::{EngineError, Store, Volume};
-use crate::format::id::Ino;
+use crate::format::id::{ChunkId, Ino};
 use crate::format::record::InodeRecord;
 use crate::format::superblock::UNIT_BYTES;
+use crate::log::Tx;
 use crate::metrics::Counter;
 use crate::store::StoreError;
 use crate::store::pages::Looks;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use dirty::DirtyMap;
-pub(super) use extents::drop_reference;
 pub(super) use received::chunk_record;
 pub(super) use write::SIZE_MAX as FILE_SIZE_MAX;
 pub use writeout::Content;
@@ -143,6 +143,11 @@ impl DataState {
             stored_bytes: Counter::default(),
             deduplicated_bytes: Counter::default(),
         }
+    }
+
+    /// Counts an extent of a chunk less, as [`extents::drop_reference`] does.
+    pub(super) fn drop_reference(&self, tx: &mut Tx<'_>, id: ChunkId) -> Result<(), StoreError> {
+        extents::drop_reference(tx, &self.cache, id)
     }
 
     /// What came of looking for content in memory.

@@ -99,6 +99,7 @@ impl Volume {
         let before = counters.allocated_bytes;
         let until = act(&mut Editor {
             tx: &mut tx,
+            kept: &self.store.data.cache,
             tree: self.tree(),
             ino,
             record: &mut record,

@@ -74,6 +74,7 @@ impl Volume {
     ) -> Result<Option<u64>, EngineError> {
         let tree = self.tree();
         let mut editor = Editor {
+            kept: &self.store.data.cache,
             tx,
             tree,
             ino,

@@ -296,6 +296,11 @@ impl Volume {
                 }
             });
         }
+        for piece in pieces.iter() {
+            if let Some(id) = piece.new_chunk() {
+                self.store.data.cache.keep_written(id, &piece.run.data);
+            }
+        }
         Ok(())
     }
 
@@ -335,6 +340,7 @@ impl Volume {
             }
             let mut editor = Editor {
                 tx: &mut *tx,
+                kept: &self.store.data.cache,
                 tree: self.tree(),
                 ino,
                 record: &mut record,

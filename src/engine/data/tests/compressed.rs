@@ -244,6 +244,7 @@ fn what_does_not_decompress_is_an_error_that_names_it() {
             let named = format!("chunk {id}: it does not decompress");
             let error = plant(change);
             assert!(error.contains(&named), "{error}");
+            volume.store.data.cache.forget(id, whole.raw_len);
             let error = read_one(&volume, FILE, 9).unwrap_err();
             assert!(error.contains(&named), "{error}");
         }

@@ -8,6 +8,7 @@ mod deduplicated;
 mod defragment;
 mod evacuate;
 mod full;
+mod kept;
 mod limits;
 mod lost;
 mod quota;
@@ -141,6 +142,8 @@ fn make_storing(compression: Compression, dedup: Dedup) -> SimMedia {
 fn try_open(sim: &SimMedia) -> Result<Arc<Volume>, EngineError> {
     let options = OpenOptions {
         background: false,
+        // What was written is read back from the disk.
+        cache_bytes: 0,
         ..OpenOptions::default()
     };
     Volume::open_media(sim.media(), options, clock())

@@ -182,6 +182,17 @@ impl Piece {
         }
     }
 
+    /// The chunk that holds all of it and nothing else, when it became one.
+    pub(super) fn new_chunk(&self) -> Option<ChunkId> {
+        match self.parts.as_slice() {
+            [one] => match one.chunk {
+                Chunk::New(id, _) if self.is_one(one) => Some(id),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Whether the chunk that it was to refer to is gone.
     pub(super) fn is_gone(&self) -> bool {
         let gone = |part: &Part| matches!(part.chunk, Chunk::Gone);
